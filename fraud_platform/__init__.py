@@ -1,0 +1,1 @@
+"""The domain of the fraud-decision platform. Imports neither Dagster nor BentoML; `assets/` and `bento/` expose it."""

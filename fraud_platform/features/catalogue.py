@@ -1,0 +1,136 @@
+"""The catalogue: the only place where a feature's name, source, window, unit, cold-start default and meaning stand.
+
+What belongs here: the list and look-ups over it. What does not: arithmetic. A feature's position here is its position in
+the vector; `CATALOGUE.hash` changes with anything that changes a value, so tables, views and models are keyed by it.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+Source = Literal["user", "merchant", "velocity", "request"]
+ColdStart = Literal["median", "zero", "null"]
+
+MIN_TRANSACTIONS = 5
+"""Transactions in 90 days that make an entity personal; below, its `median` features take the population's median."""
+
+VALUES_VERSION = 1
+"""Raised by hand when the arithmetic behind a feature changes but its entry here does not."""
+
+MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000
+VELOCITY_WINDOWS: dict[str, int] = {"1m": MINUTE, "10m": 10 * MINUTE, "1h": HOUR, "24h": DAY}
+"""Velocity windows in microseconds: (t − w, t] over effective time, the transaction itself included."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column of the vector; every value is a float32, null is NaN."""
+
+    name: str
+    source: Source
+    window: str
+    unit: str
+    cold_start: ColdStart
+    meaning: str
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The ordered features."""
+
+    features: tuple[Feature, ...]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names in the vector's order."""
+        return tuple(feature.name for feature in self.features)
+
+    def of(self, source: Source) -> tuple[Feature, ...]:
+        """The features of one source, in the vector's order."""
+        return tuple(feature for feature in self.features if feature.source == source)
+
+    def columns(self, source: Source) -> slice:
+        """Where a source's features lie in the vector; each source is one contiguous block."""
+        positions = [index for index, feature in enumerate(self.features) if feature.source == source]
+        return slice(positions[0], positions[-1] + 1)
+
+    @cached_property
+    def hash(self) -> str:
+        """Twelve hex digits that name this version of the features."""
+        text = repr((VALUES_VERSION, MIN_TRANSACTIONS, self.features))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _user(name: str, window: str, unit: str, cold_start: ColdStart, meaning: str) -> Feature:
+    return Feature(f"user_{name}_{window}", "user", window, unit, cold_start, meaning)
+
+
+def _merchant(name: str, window: str, unit: str, cold_start: ColdStart, meaning: str) -> Feature:
+    return Feature(f"merchant_{name}_{window}", "merchant", window, unit, cold_start, meaning)
+
+
+def _velocity(entity: str, name: str, window: str, unit: str, meaning: str) -> Feature:
+    return Feature(f"{entity}_{name}_{window}", "velocity", window, unit, "null", meaning)
+
+
+def _request(name: str, unit: str, meaning: str) -> Feature:
+    return Feature(name, "request", "now", unit, "null", meaning)
+
+
+CATALOGUE = Catalogue(
+    (
+        _user("txn_count", "1d", "transactions", "zero", "Transactions of the user on the snapshot's day."),
+        _user("txn_count", "7d", "transactions", "zero", "Transactions of the user in 7 days."),
+        _user("txn_count", "30d", "transactions", "zero", "Transactions of the user in 30 days."),
+        _user("txn_count", "90d", "transactions", "zero", "Transactions of the user in 90 days."),
+        _user("amount_avg", "7d", "minor units", "median", "Mean amount of the user in 7 days."),
+        _user("amount_avg", "30d", "minor units", "median", "Mean amount of the user in 30 days."),
+        _user("amount_avg", "90d", "minor units", "median", "Mean amount of the user in 90 days."),
+        _user("amount_std", "30d", "minor units", "median", "Sample standard deviation of the amount in 30 days."),
+        _user("amount_std", "90d", "minor units", "median", "Sample standard deviation of the amount in 90 days."),
+        _user("amount_max", "30d", "minor units", "median", "Largest amount of the user in 30 days."),
+        _user("amount_max", "90d", "minor units", "median", "Largest amount of the user in 90 days."),
+        _user("merchants", "30d", "merchants", "zero", "Distinct merchants that the user paid in 30 days."),
+        _user("countries", "90d", "countries", "zero", "Distinct countries that the user paid in, in 90 days."),
+        _user("devices", "90d", "devices", "zero", "Distinct devices that the user paid from in 90 days."),
+        _user("foreign_share", "90d", "share", "median", "Share of the user's payments outside the home country."),
+        _user("online_share", "30d", "share", "median", "Share of the user's payments made online in 30 days."),
+        _user("night_share", "30d", "share", "median", "Share of the user's payments from 00:00 to 06:00 UTC."),
+        _merchant("txn_count", "1d", "transactions", "zero", "Transactions at the merchant on the snapshot's day."),
+        _merchant("txn_count", "30d", "transactions", "zero", "Transactions at the merchant in 30 days."),
+        _merchant("txn_count", "90d", "transactions", "zero", "Transactions at the merchant in 90 days."),
+        _merchant("amount_avg", "30d", "minor units", "median", "Mean amount at the merchant in 30 days."),
+        _merchant("amount_std", "30d", "minor units", "median", "Sample standard deviation at the merchant, 30 days."),
+        _merchant("users", "30d", "users", "zero", "Distinct users who paid the merchant in 30 days."),
+        _merchant("foreign_share", "30d", "share", "median", "Share of the merchant's payments from abroad."),
+        _merchant("fraud_rate", "7d", "share", "median", "Known frauds by transactions, 7 days, ended by label delay."),
+        _merchant("fraud_rate", "30d", "share", "median", "Known frauds by transactions, 30 days, same delay."),
+        _merchant("fraud_rate", "90d", "share", "median", "Known frauds by transactions, 90 days, same delay."),
+        _velocity("user", "txn_count", "1m", "transactions", "Attempts of the user in the last minute, this included."),
+        _velocity("user", "txn_count", "10m", "transactions", "Attempts of the user in the last ten minutes."),
+        _velocity("user", "txn_count", "1h", "transactions", "Attempts of the user in the last hour."),
+        _velocity("user", "txn_count", "24h", "transactions", "Attempts of the user in the last 24 hours."),
+        _velocity("user", "amount_sum", "1m", "minor units", "Amount of the user's attempts in the last minute."),
+        _velocity("user", "amount_sum", "10m", "minor units", "Amount of the user's attempts in ten minutes."),
+        _velocity("user", "amount_sum", "1h", "minor units", "Amount of the user's attempts in the last hour."),
+        _velocity("user", "amount_sum", "24h", "minor units", "Amount of the user's attempts in the last 24 hours."),
+        _velocity("merchant", "txn_count", "10m", "transactions", "Attempts at the merchant in ten minutes."),
+        _velocity("merchant", "txn_count", "1h", "transactions", "Attempts at the merchant in the last hour."),
+        _velocity("merchant", "txn_count", "24h", "transactions", "Attempts at the merchant in the last 24 hours."),
+        _request("amount", "minor units", "Amount of the payment in the base currency."),
+        _request("amount_to_user_avg_30d", "ratio", "Amount by the user's mean amount in 30 days."),
+        _request("amount_zscore_90d", "deviations", "Amount less the user's 90-day mean, by the 90-day deviation."),
+        _request("amount_to_user_max_90d", "ratio", "Amount by the user's largest amount in 90 days."),
+        _request("amount_to_merchant_avg_30d", "ratio", "Amount by the merchant's mean amount in 30 days."),
+        _request("hour_of_day", "hours", "Hour of the event time, UTC."),
+        _request("day_of_week", "days", "Day of the event time, Monday is 0, UTC."),
+        _request("is_online", "flag", "The channel is online."),
+        _request("country_mismatch", "flag", "The country is not the user's home country."),
+        _request("country_is_new", "flag", "The user has not paid in this country in 90 days."),
+        _request("device_is_new", "flag", "The user has not paid from this device in 90 days."),
+        _request("seconds_since_last", "seconds", "Time since the user's previous attempt."),
+    )
+)
+"""The features in force."""

@@ -1,0 +1,60 @@
+"""Every knob of the platform in one typed class, read from FRAUD_* in the environment.
+
+What belongs here: a name, a type, a default and one sentence. What does not: anything that opens a file or a connection.
+"""
+
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The platform's settings; each field is the environment variable FRAUD_<FIELD> in upper case."""
+
+    model_config = SettingsConfigDict(env_prefix="FRAUD_", env_file=".env", extra="ignore", frozen=True)
+
+    # where state lives
+    home: Path = Field(Path("var"), description="Folder of all local state: lake, Redis, MLflow, Dagster, logs.")
+    lake_url: str | None = Field(None, description="Root of the lake, any fsspec address; default <home>/lake.")
+
+    # where the history comes from
+    mapping: Path | None = Field(None, description="Mapping file of an imported history; unset: the simulated bank.")
+    history_start: date | None = Field(None, description="First day of history; unset: fixed at the first run.")
+    history_days: int = Field(120, ge=1, description="Days of simulated history at the first run, ending yesterday.")
+    transactions_per_day: int = Field(4_600, ge=1, description="Mean transactions a day of the simulated bank.")
+    users: int = Field(5_000, ge=1, description="Users of the simulated bank.")
+    merchants: int = Field(800, ge=1, description="Merchants of the simulated bank.")
+    seed: int = Field(20_240_501, description="Seed of the simulated bank and of training.")
+    base_currency: str = Field("EUR", description="ISO 4217 currency of all amounts inside; others are converted.")
+
+    # engines
+    redis_url: str | None = Field(None, description="Redis of the online store; unset: an embedded server.")
+    redis_port: int = Field(6390, description="Port of the embedded Redis on loopback.")
+    duckdb_memory: str = Field("4GB", description="Memory limit of one DuckDB connection.")
+    duckdb_threads: int | None = Field(None, description="Threads of one DuckDB connection; unset: all cores.")
+
+    # servers that `fraud-platform up` starts, all on loopback
+    dagster_port: int = Field(3000, description="Port of the Dagster webserver.")
+    service_port: int = Field(3001, description="Port of the decision service.")
+    mlflow_port: int = Field(5000, description="Port of the MLflow server.")
+    service_workers: int = Field(1, ge=1, description="Worker processes of the decision service.")
+
+    # features
+    label_delay_days: int = Field(7, ge=0, description="Merchant fraud rates end this many days before the snapshot.")
+    online_ttl_days: int = Field(3, ge=1, description="Age at which a batch feature value counts as missing.")
+
+    # model and policy
+    label_maturity_days: int = Field(14, ge=0, description="Age at which a transaction without a label counts as good.")
+    warmup_days: int = Field(30, ge=0, description="First days of history kept out of training: windows still fill.")
+    validation_days: int = Field(10, ge=1, description="Days that stop training early, after the training days.")
+    holdout_days: int = Field(16, ge=1, description="Last matured days, seen by no training, that measure the model.")
+    threshold: float = Field(0.7, gt=0, lt=1, description="A payment is blocked when its score is strictly greater.")
+    review_threshold: float = Field(0.4, gt=0, lt=1, description="A score strictly greater is flagged for review.")
+
+    @cached_property
+    def lake(self) -> str:
+        """Root of the lake as an fsspec address."""
+        return self.lake_url or str((self.home / "lake").absolute())
