@@ -1,0 +1,1 @@
+"""The feature store at serving speed: byte layout, bulk writer, snapshots in force."""

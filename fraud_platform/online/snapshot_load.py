@@ -1,0 +1,203 @@
+"""Loads one snapshot into the online store and records since when it is in force.
+
+What belongs here: packing a snapshot's columns, the order rows → record → ledger, and the ledger of past loads. What
+does not: bytes (`writer`, `layout`), Feast objects (`feature_repo`), when to load (the schedule).
+"""
+
+import json
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from redis import Redis
+
+from fraud_platform.features import tables
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.lake import Lake
+from fraud_platform.online import layout
+from fraud_platform.online.packed import EVENT_TIMESTAMP, PROJECT, VECTOR, PackedView
+from fraud_platform.online.snapshot_record import SnapshotRecord, encode_record, end_of_day, in_force, record_key
+from fraud_platform.online.writer import write_packed
+from fraud_platform.settings import Settings
+
+Clock = Callable[[], int]
+"""Gives the present as UTC microseconds since 1970."""
+
+SNAPSHOT_TABLES = {"user": tables.USER_FEATURES, "merchant": tables.MERCHANT_FEATURES}
+
+_SCAN_BATCH = 1_000
+
+
+class OlderSnapshotError(RuntimeError):
+    """A newer snapshot than the one asked for is in force."""
+
+
+def pack(snapshot: pa.Table, view: PackedView) -> pa.Table:
+    """The packed rows of a snapshot table: join key, `snapshot_at`, `vector` (list<float32>, null as NaN), extras.
+
+    `snapshot` is a partition of USER_FEATURES or MERCHANT_FEATURES: the join key, `snapshot_at` and one float32 column
+    per feature of the view.
+    """
+    matrix = np.empty((snapshot.num_rows, len(view.names)), np.float32)
+    for position, name in enumerate(view.names):
+        matrix[:, position] = pc.fill_null(snapshot[name].cast(pa.float32()), np.float32("nan")).to_numpy()
+    offsets = np.arange(0, matrix.size + 1, matrix.shape[1], dtype=np.int32)
+    vector = pa.ListArray.from_arrays(pa.array(offsets), pa.array(matrix.reshape(-1)))
+    columns = {view.join_key: snapshot[view.join_key], EVENT_TIMESTAMP: snapshot[EVENT_TIMESTAMP], VECTOR: vector}
+    return pa.table(columns | {name: snapshot[name] for name, _ in view.extras})
+
+
+def packed_snapshot(lake: Lake, view: PackedView, day: date) -> pa.Table:
+    """The packed rows of the snapshot of `day`. Raises MissingPartition."""
+    names = [view.join_key, EVENT_TIMESTAMP, *view.names, *(name for name, _ in view.extras)]
+    return pack(lake.read(SNAPSHOT_TABLES[view.entity], day, names), view)
+
+
+def view_medians(lake: Lake, view: PackedView, day: date) -> list[float | None]:
+    """Population medians of a view's features on `day`, in the vector's order; None where there is none."""
+    rows = lake.read(tables.FEATURE_MEDIANS, day)
+    medians: dict[str, float | None] = dict(zip(rows["feature"].to_pylist(), rows["median"].to_pylist(), strict=True))
+    return [medians[name] for name in view.names]
+
+
+def load_snapshot_direct(
+    redis_client: Redis,
+    lake: Lake,
+    view: PackedView,
+    day: date,
+    *,
+    now: Clock,
+    ttl_seconds: int,
+    key_prefix: bytes = b"",
+    force: bool = False,
+) -> SnapshotRecord:
+    """Write the snapshot of `day` under `key_prefix` and put it in force; no Feast, no ledger.
+
+    Rows and record are those of the real store, so replay reads its own key space by the same code. Rows expire
+    `ttl_seconds` after being written. Raises OlderSnapshotError unless `force`, MissingPartition, WriteError.
+    """
+    loaded_at = now()
+    refuse_older(redis_client, view, day, key_prefix, force=force)
+    rows = packed_snapshot(lake, view, day)
+    medians = view_medians(lake, view, day)
+    write_packed(redis_client, PROJECT, view, rows, key_prefix=key_prefix, ttl_seconds=ttl_seconds)
+    return put_in_force(redis_client, view, day, medians, rows.num_rows, loaded_at, now, key_prefix)
+
+
+def load_snapshot_feast(
+    settings: Settings, lake: Lake, view: PackedView, day: date, *, now: Clock, force: bool = False
+) -> SnapshotRecord:
+    """Materialize the snapshot of `day` through Feast, put it in force and append it to the ledger of loads.
+
+    Feast's source file of the view is replaced by this one day, so the work does not grow with the history. Raises
+    OlderSnapshotError unless `force`, MissingPartition, WriteError.
+    """
+    from feature_repo.store import materialize, write_source
+    from fraud_platform.online.embedded_redis import ensure_redis
+
+    loaded_at = now()
+    with Redis.from_url(ensure_redis(settings)) as redis_client:
+        current = refuse_older(redis_client, view, day, b"", force=force)
+        if current:
+            append_load(lake, current)  # a load that was killed between record and ledger is completed here
+        rows = packed_snapshot(lake, view, day)
+        medians = view_medians(lake, view, day)
+        write_source(settings, view, rows)
+        materialize(settings, view, day)
+        record = put_in_force(redis_client, view, day, medians, rows.num_rows, loaded_at, now, b"")
+    append_load(lake, record)
+    return record
+
+
+def refuse_older(
+    redis_client: Redis, view: PackedView, day: date, key_prefix: bytes, *, force: bool
+) -> SnapshotRecord | None:
+    """The record in force. Raises OlderSnapshotError when it is of a later day than `day`; with `force` rows that are
+    newer than `day` are deleted instead, since they would pass for those of a running load."""
+    current = in_force(redis_client, view, key_prefix)
+    if current and current.snapshot > day:
+        if not force:
+            raise OlderSnapshotError(
+                f"{view.name}: snapshot {current.snapshot} is in force, {day} is older; force the load to go back"
+            )
+        _delete_newer(redis_client, view, end_of_day(day), key_prefix)
+    return current
+
+
+def put_in_force(
+    redis_client: Redis,
+    view: PackedView,
+    day: date,
+    medians: list[float | None],
+    rows: int,
+    loaded_at: int,
+    now: Clock,
+    key_prefix: bytes,
+) -> SnapshotRecord:
+    """Write the view's record: from this instant on the snapshot of `day` is in force."""
+    record = SnapshotRecord(
+        view=view.name,
+        snapshot=day,
+        snapshot_at=end_of_day(day),
+        visible_from=now(),
+        loaded_at=loaded_at,
+        catalogue_hash=CATALOGUE.hash,
+        medians=medians,
+        rows=rows,
+    )
+    redis_client.set(record_key(view, key_prefix), encode_record(record))
+    return record
+
+
+def append_load(lake: Lake, record: SnapshotRecord) -> None:
+    """Write a load to the ledger; the same load twice is one entry."""
+    name = f"online_loads/{record.view}/{record.loaded_at:020d}"
+    entry: dict[str, Any] = {
+        "snapshot": record.snapshot.isoformat(),
+        "visible_from": record.visible_from,
+        "loaded_at": record.loaded_at,
+        "catalogue_hash": record.catalogue_hash,
+        "rows": record.rows,
+    }
+    if lake.read_record(name) != entry:
+        lake.write_record(name, entry)
+
+
+def read_loads(lake: Lake, view: PackedView) -> list[tuple[int, date]]:
+    """Every load of the real online store as (visible_from in UTC microseconds, snapshot day), ascending."""
+    fs, root = fsspec.core.url_to_fs(lake.root)
+    fs.invalidate_cache()
+    entries = [json.loads(fs.cat_file(path)) for path in fs.glob(f"{root.rstrip('/')}/online_loads/{view.name}/*.json")]
+    return sorted((int(entry["visible_from"]), date.fromisoformat(entry["snapshot"])) for entry in entries)
+
+
+def _delete_newer(redis_client: Redis, view: PackedView, snapshot_at: int, key_prefix: bytes) -> None:
+    """Delete a view's rows whose event timestamp is after `snapshot_at`: a scan of the whole key space."""
+    prefix = key_prefix + layout.entity_key_prefix(view.join_key)
+    field = layout.timestamp_field(view.name)
+    keys: list[bytes] = []
+
+    def sweep() -> None:
+        with redis_client.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hget(key, field)  # type: ignore[arg-type]  # redis-py types hash fields as str, bytes are as good
+            stamps = pipe.execute()
+        stale = [key for key, at in zip(keys, stamps, strict=True) if at and layout.timestamp(at) > snapshot_at]
+        if stale:
+            redis_client.delete(*stale)
+        keys.clear()
+
+    for key in redis_client.scan_iter(match=_literal(prefix) + b"*", count=_SCAN_BATCH, _type="HASH"):
+        keys.append(key)
+        if len(keys) >= _SCAN_BATCH:
+            sweep()
+    sweep()
+
+
+def _literal(pattern: bytes) -> bytes:
+    """A Redis glob that matches these bytes and nothing else."""
+    return b"".join(b"\\" + bytes((byte,)) if byte in b"\\*?[]^-" else bytes((byte,)) for byte in pattern)

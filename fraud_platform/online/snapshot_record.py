@@ -1,0 +1,65 @@
+"""The snapshot in force per packed view, as one small Redis value that serving reads with every request.
+
+What belongs here: the record, its key and its bytes. What does not: loading (`snapshot_load`). Only msgspec and redis
+are imported, since the decision service imports this module.
+"""
+
+from datetime import UTC, date, datetime, timedelta
+
+import msgspec
+from redis import Redis
+
+from fraud_platform.online.packed import PackedView
+
+
+class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is in force for one view. Written after the last row of a load, at `visible_from`.
+
+    A row whose `_ts` is older than `snapshot_at` belongs to an entity that has left the snapshot: it counts as absent.
+    A row whose `_ts` is newer belongs to a load that is still running.
+    """
+
+    view: str
+    snapshot: date
+    """The snapshot's UTC day."""
+    snapshot_at: int
+    """Event timestamp of its rows: last UTC microsecond of that day."""
+    visible_from: int
+    """UTC microseconds at which this record was written, all rows being there."""
+    loaded_at: int
+    """UTC microseconds at which the load began."""
+    catalogue_hash: str
+    medians: list[float | None]
+    """Population medians of the packed features, float32 values in the vector's order; None where there is none."""
+    rows: int
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(SnapshotRecord)
+
+
+def record_key(view: PackedView, prefix: bytes = b"") -> bytes:
+    """Redis key of a view's record."""
+    return prefix + b"fraud:snapshot:" + view.name.encode()
+
+
+def encode_record(record: SnapshotRecord) -> bytes:
+    """JSON bytes of a record."""
+    return _encoder.encode(record)
+
+
+def decode_record(value: bytes) -> SnapshotRecord:
+    """Inverse of `encode_record`. Raises msgspec.DecodeError."""
+    return _decoder.decode(value)
+
+
+def in_force(redis_client: Redis, view: PackedView, prefix: bytes = b"") -> SnapshotRecord | None:
+    """The record of the snapshot in force, or None before the first load."""
+    value = redis_client.get(record_key(view, prefix))
+    return decode_record(value) if isinstance(value, bytes) else None
+
+
+def end_of_day(day: date) -> int:
+    """Last UTC microsecond of a day: the event timestamp of its snapshot."""
+    midnight = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+    return int(midnight.timestamp()) * 1_000_000 - 1
