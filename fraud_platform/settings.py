@@ -43,7 +43,6 @@ class Settings(BaseSettings):
     service_workers: int = Field(1, ge=1, description="Worker processes of the decision service.")
 
     # features
-    label_delay_days: int = Field(7, ge=0, description="Merchant fraud rates end this many days before the snapshot.")
     online_ttl_days: int = Field(3, ge=1, description="Age at which a batch feature value counts as missing.")
 
     # model and policy

@@ -1,7 +1,7 @@
 """The catalogue: the only place where a feature's name, source, window, unit, cold-start default and meaning stand.
 
-What belongs here: the list and look-ups over it. What does not: arithmetic. A feature's position here is its position in
-the vector; `CATALOGUE.hash` changes with anything that changes a value, so tables, views and models are keyed by it.
+What belongs here: the list and look-ups over it. What does not: arithmetic. A feature's position here is its position
+in the vector; `CATALOGUE.hash` changes with anything that changes a value, so tables, views and models are keyed by it.
 """
 
 import hashlib
@@ -14,6 +14,9 @@ ColdStart = Literal["median", "zero", "null"]
 
 MIN_TRANSACTIONS = 5
 """Transactions in 90 days that make an entity personal; below, its `median` features take the population's median."""
+
+LABEL_DELAY_DAYS = 7
+"""Merchant fraud rates end this many days before the snapshot: labels of newer transactions have hardly arrived."""
 
 VALUES_VERSION = 1
 """Raised by hand when the arithmetic behind a feature changes but its entry here does not."""
@@ -59,7 +62,7 @@ class Catalogue:
     @cached_property
     def hash(self) -> str:
         """Twelve hex digits that name this version of the features."""
-        text = repr((VALUES_VERSION, MIN_TRANSACTIONS, self.features))
+        text = repr((VALUES_VERSION, MIN_TRANSACTIONS, LABEL_DELAY_DAYS, self.features))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -1,0 +1,65 @@
+"""The offline engine: ibis expressions over the lake, run on DuckDB.
+
+What belongs here: connecting, reading daily tables as ibis tables, writing a result back one partition per day. What
+does not: any feature's arithmetic.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import ibis
+import pyarrow as pa
+import pyarrow.compute as pc
+from ibis.backends.duckdb import Backend
+
+from fraud_platform.lake import Lake
+from fraud_platform.settings import Settings
+
+EPOCH = ibis.timestamp("1970-01-01 00:00:00", timezone="UTC")
+
+
+@dataclass(frozen=True)
+class Written:
+    """One partition that a step has written."""
+
+    day: date
+    rows: int
+    bytes: int
+
+
+def connect(settings: Settings, lake: Lake) -> Backend:
+    """An in-memory DuckDB behind ibis that reads the lake, in UTC, within the settings' memory and threads."""
+    backend = ibis.duckdb.connect()
+    backend.raw_sql("SET TimeZone = 'UTC'")
+    backend.raw_sql(f"SET memory_limit = '{settings.duckdb_memory}'")
+    backend.raw_sql(f"SET temp_directory = '{(settings.home / 'duckdb').absolute()}'")
+    backend.raw_sql("SET enable_progress_bar = false")
+    if settings.duckdb_threads:
+        backend.raw_sql(f"SET threads = {settings.duckdb_threads}")
+    lake.attach(backend.con)
+    return backend
+
+
+def daily(backend: Backend, lake: Lake, table: str, days: Sequence[date], schema: pa.Schema) -> ibis.Table:
+    """The partitions of `days` that exist as one ibis table with a `date` column; empty, typed, when none do."""
+    paths = lake.scan_paths(table, days)
+    if not paths:
+        empty = schema.append(pa.field("date", pa.date32())).empty_table()
+        return ibis.memtable(empty)
+    return backend.read_parquet(paths, hive_partitioning=True).cast({"date": "date"})
+
+
+def microseconds(time: ibis.Value) -> ibis.Value:
+    """A timestamp column as int64 UTC microseconds since 1970."""
+    return time.delta(EPOCH, unit="microsecond")
+
+
+def write_days(lake: Lake, table: str, rows: pa.Table, days: Iterable[date], schema: pa.Schema) -> list[Written]:
+    """Split `rows` on their `date` column and write one partition per day, empty ones too, with exactly `schema`."""
+    written = []
+    dates = rows.column("date")
+    for day in days:
+        part = rows.filter(pc.equal(dates, pa.scalar(day, pa.date32()))).select(schema.names).cast(schema)
+        written.append(Written(day, part.num_rows, lake.write(table, day, part.combine_chunks())))
+    return written

@@ -1,0 +1,278 @@
+"""Snapshots: the batch features of every user and merchant as of the end of one UTC day, windows over tiles.
+
+What belongs here: window arithmetic and the population's medians. What does not: when a snapshot is in force
+(`in_force`), how it reaches the online store (`online.snapshot_load`).
+
+Counts and sums are integers; averages, shares and deviations are one float64 division or square root of them, rounded
+once to float32.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+
+import ibis
+import numpy as np
+import pyarrow as pa
+from ibis.backends.duckdb import Backend
+from tqdm import tqdm
+
+from fraud_platform.features import tables
+from fraud_platform.features.catalogue import CATALOGUE, LABEL_DELAY_DAYS, MIN_TRANSACTIONS, Source
+from fraud_platform.features.offline import Written, connect, daily, write_days
+from fraud_platform.features.tiles import LABEL_TILE, MERCHANT_TILE, USER_TILE
+from fraud_platform.lake import Lake, days_between
+from fraud_platform.schema import TIME
+from fraud_platform.settings import Settings
+
+LONGEST_WINDOW = 90
+CHUNK_DAYS = 15
+"""Snapshots computed by one query. A tile counts in up to 90 snapshots, so this bounds the join's memory."""
+
+
+def _feature_schema(source: Source, key: str, extra: Sequence[pa.Field] = ()) -> pa.Schema:
+    features = [
+        pa.field(
+            feature.name,
+            pa.float32(),
+            metadata={"unit": feature.unit, "window": feature.window, "description": feature.meaning},
+        )
+        for feature in CATALOGUE.of(source)
+    ]
+    return pa.schema([pa.field(key, pa.string()), pa.field("snapshot_at", TIME), *features, *extra])
+
+
+USER_SNAPSHOT = _feature_schema(
+    "user",
+    "user_id",
+    [
+        pa.field("last_seen_us", pa.int64()),
+        pa.field("known_countries", pa.list_(pa.string())),
+        pa.field("known_devices", pa.list_(pa.int64())),
+    ],
+)
+MERCHANT_SNAPSHOT = _feature_schema("merchant", "merchant_id")
+MEDIANS = pa.schema([pa.field("feature", pa.string()), pa.field("median", pa.float32())])
+
+
+def snapshot_at(day: date) -> datetime:
+    """The last microsecond of a UTC day: the instant that a snapshot speaks of."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, microseconds=-1)
+
+
+def _per_snapshot(tiles: ibis.Table, days: ibis.Table, reach: int) -> ibis.Table:
+    """Every tile once per snapshot that may count it, with `snapshot` and `age` in days, 0 on the snapshot's day."""
+    age = days.snapshot.delta(tiles.date, unit="day")
+    joined = tiles.join(days, [tiles.date <= days.snapshot, age < reach])
+    return joined.mutate(age=joined.snapshot.delta(joined.date, unit="day").cast("int32"))
+
+
+def _total(column: ibis.Value, inside: ibis.Value) -> ibis.Value:
+    return column.sum(where=inside).coalesce(0).cast("int64")
+
+
+def _ratio(part: ibis.Value, whole: ibis.Value) -> ibis.Value:
+    """part / whole as float32; null where whole is 0."""
+    return (part.cast("float64") / whole.nullif(0).cast("float64")).cast("float32")
+
+
+def _deviation(count: ibis.Value, total: ibis.Value, squares: ibis.Value) -> ibis.Value:
+    """Sample standard deviation from exact sums: √((n Σx² − (Σx)²) / (n (n − 1))); null below two values."""
+    exact = "decimal(38, 0)"
+    spread = (count.cast(exact) * squares).cast(exact) - (total.cast(exact) * total.cast(exact)).cast(exact)
+    variance = spread.cast("float64") / (count * (count - 1)).nullif(0).cast("float64")
+    return variance.sqrt().cast("float32")
+
+
+def _distinct_counts(rows: ibis.Table, key: str, column: str, window: int, name: str) -> ibis.Table:
+    """Distinct members of a tile's set in a window, per entity and snapshot."""
+    members = rows.filter(rows.age < window).select(key, "snapshot", member=rows[column].unnest())
+    return members.group_by(key, "snapshot").agg(**{name: members.member.nunique().cast("float32")})
+
+
+def _known(rows: ibis.Table, key: str, column: str, name: str) -> ibis.Table:
+    """Sorted distinct members of a tile's set in 90 days, per entity and snapshot."""
+    members = rows.select(key, "snapshot", member=rows[column].unnest())
+    return members.group_by(key, "snapshot").agg(
+        **{name: members.member.collect(distinct=True, order_by=members.member)}
+    )
+
+
+def _join(left: ibis.Table, right: ibis.Table, key: str) -> ibis.Table:
+    return left.left_join(right, [key, "snapshot"]).drop(f"{key}_right", "snapshot_right")
+
+
+def _windows(rows: ibis.Table, prefix: str) -> dict[str, ibis.Value]:
+    """Integer totals that the features of both entities are made of, named by window."""
+    totals: dict[str, ibis.Value] = {}
+    for window in (1, 7, 30, 90):
+        inside = rows.age < window
+        totals[f"n_{window}"] = _total(rows.txn_count, inside)
+        totals[f"sum_{window}"] = _total(rows.amount_sum, inside)
+        totals[f"squares_{window}"] = (
+            rows.amount_square_sum.sum(where=inside).coalesce(ibis.literal(0, "decimal(38, 0)")).cast("decimal(38, 0)")
+        )
+        totals[f"max_{window}"] = rows.amount_max.max(where=inside)
+        totals[f"foreign_{window}"] = _total(rows.foreign_count, inside)
+        totals[f"foreign_known_{window}"] = _total(rows.foreign_known, inside)
+    return totals
+
+
+def user_features(tiles: ibis.Table, days: ibis.Table) -> ibis.Table:
+    """USER_SNAPSHOT columns with `snapshot`, for every user with a transaction in the 90 days to each of `days`.
+
+    tiles: USER_TILE rows with `date`, from 89 days before the first day on. days: one date column `snapshot`.
+    """
+    rows = _per_snapshot(tiles, days, LONGEST_WINDOW)
+    recent = rows.age < 30
+    totals = rows.group_by("user_id", "snapshot").agg(
+        **_windows(rows, "user"),
+        online=_total(rows.online_count, recent),
+        channel_known=_total(rows.channel_known, recent),
+        night=_total(rows.night_count, recent),
+        last_seen_us=rows.last_effective_time.max(),
+    )
+    features = totals.select(
+        "user_id",
+        "snapshot",
+        **{f"user_txn_count_{w}d": totals[f"n_{w}"].cast("float32") for w in (1, 7, 30, 90)},
+        **{f"user_amount_avg_{w}d": _ratio(totals[f"sum_{w}"], totals[f"n_{w}"]) for w in (7, 30, 90)},
+        **{
+            f"user_amount_std_{w}d": _deviation(totals[f"n_{w}"], totals[f"sum_{w}"], totals[f"squares_{w}"])
+            for w in (30, 90)
+        },
+        **{f"user_amount_max_{w}d": totals[f"max_{w}"].cast("float32") for w in (30, 90)},
+        user_foreign_share_90d=_ratio(totals.foreign_90, totals.foreign_known_90),
+        user_online_share_30d=_ratio(totals.online, totals.channel_known),
+        user_night_share_30d=_ratio(totals.night, totals.n_30),
+        last_seen_us=totals.last_seen_us,
+    )
+    for column, window, name in (
+        ("merchants", 30, "user_merchants_30d"),
+        ("countries", 90, "user_countries_90d"),
+        ("devices", 90, "user_devices_90d"),
+    ):
+        features = _join(features, _distinct_counts(rows, "user_id", column, window, name), "user_id")
+        features = features.mutate(**{name: features[name].coalesce(ibis.literal(0, "float32"))})
+    features = _join(features, _known(rows, "user_id", "countries", "known_countries"), "user_id")
+    return _join(features, _known(rows, "user_id", "devices", "known_devices"), "user_id")
+
+
+def merchant_features(tiles: ibis.Table, labels: ibis.Table, days: ibis.Table) -> ibis.Table:
+    """MERCHANT_SNAPSHOT columns with `snapshot`, for every merchant with a transaction in the 90 days to each of `days`.
+
+    tiles: MERCHANT_TILE rows with `date`, from 89 + LABEL_DELAY_DAYS days before the first day on. labels: LABEL_TILE
+    rows whose `date` is the arrival day; a fraud rate counts what had arrived by the snapshot's day, no more.
+    """
+    rows = _per_snapshot(tiles, days, LONGEST_WINDOW + LABEL_DELAY_DAYS)
+    totals = rows.group_by("merchant_id", "snapshot").agg(
+        **_windows(rows, "merchant"),
+        **{f"delayed_n_{w}": _total(rows.txn_count, _delayed(rows.age, w)) for w in (7, 30, 90)},
+    )
+    totals = totals.filter(totals.n_90 > 0)
+    arrived = labels.join(days, labels.date <= days.snapshot)
+    age = arrived.snapshot.delta(arrived.transaction_date, unit="day").cast("int32")
+    frauds = arrived.group_by("merchant_id", "snapshot").agg(
+        **{f"frauds_{w}": _total(arrived.fraud_delta, _delayed(age, w)) for w in (7, 30, 90)}
+    )
+    totals = _join(totals, frauds, "merchant_id")
+    features = totals.select(
+        "merchant_id",
+        "snapshot",
+        **{f"merchant_txn_count_{w}d": totals[f"n_{w}"].cast("float32") for w in (1, 30, 90)},
+        merchant_amount_avg_30d=_ratio(totals.sum_30, totals.n_30),
+        merchant_amount_std_30d=_deviation(totals.n_30, totals.sum_30, totals.squares_30),
+        merchant_foreign_share_30d=_ratio(totals.foreign_30, totals.foreign_known_30),
+        **{
+            f"merchant_fraud_rate_{w}d": _ratio(totals[f"frauds_{w}"].coalesce(0), totals[f"delayed_n_{w}"])
+            for w in (7, 30, 90)
+        },
+    )
+    users = _distinct_counts(rows, "merchant_id", "users", 30, "merchant_users_30d")
+    features = _join(features, users, "merchant_id")
+    return features.mutate(merchant_users_30d=features.merchant_users_30d.coalesce(ibis.literal(0, "float32")))
+
+
+def _delayed(age: ibis.Value, window: int) -> ibis.Value:
+    return (age >= LABEL_DELAY_DAYS) & (age < LABEL_DELAY_DAYS + window)
+
+
+def medians(rows: pa.Table, source: Source) -> list[float | None]:
+    """The lower, discrete median of each batch feature over entities with at least MIN_TRANSACTIONS in 90 days.
+
+    rows: one snapshot. Returns float32 values in the catalogue's order; None where no entity has a value.
+    """
+    eligible = np.asarray(rows.column(f"{source}_txn_count_90d")) >= MIN_TRANSACTIONS
+    result: list[float | None] = []
+    for feature in CATALOGUE.of(source):
+        column = rows.column(feature.name).to_numpy(zero_copy_only=False)[eligible]
+        values = np.sort(column[~np.isnan(column)])
+        result.append(float(values[(len(values) - 1) // 2]) if len(values) else None)
+    return result
+
+
+def _chunks(days: Sequence[date], name: str) -> Iterator[list[date]]:
+    chunks = [list(days[start : start + CHUNK_DAYS]) for start in range(0, len(days), CHUNK_DAYS)]
+    yield from tqdm(chunks, desc=name, unit="chunk", disable=None)
+
+
+def _store(
+    backend: Backend, lake: Lake, table: str, rows: ibis.Table, chunk: list[date], schema: pa.Schema
+) -> list[Written]:
+    key = schema.names[0]
+    dated = rows.mutate(date=rows.snapshot).order_by([rows.snapshot, rows[key]])
+    # snapshot_at is a function of the day, so it is set here once rather than by SQL
+    plain = pa.schema([field for field in schema if field.name != "snapshot_at"])
+    result = backend.to_pyarrow(dated.select("date", *plain.names))
+    stamps = pa.array([snapshot_at(day) for day in chunk], TIME)
+    codes = [chunk.index(day) for day in result.column("date").to_pylist()] if len(chunk) > 1 else [0] * len(result)
+    result = result.append_column("snapshot_at", stamps.take(pa.array(codes, pa.int32())))
+    return write_days(lake, table, result, chunk, schema)
+
+
+def _calendar(chunk: list[date]) -> ibis.Table:
+    return ibis.memtable(pa.table({"snapshot": pa.array(chunk, pa.date32())}))
+
+
+def write_user_features(settings: Settings, lake: Lake, days: Sequence[date]) -> list[Written]:
+    """Write the user snapshots of `days`, which must be consecutive."""
+    written: list[Written] = []
+    for chunk in _chunks(days, "user_features"):
+        backend = connect(settings, lake)
+        read = days_between(chunk[0] - timedelta(days=LONGEST_WINDOW - 1), chunk[-1])
+        tiles = daily(backend, lake, tables.USER_TILES, read, USER_TILE)
+        rows = user_features(tiles, _calendar(chunk))
+        written += _store(backend, lake, tables.USER_FEATURES, rows, chunk, USER_SNAPSHOT)
+    return written
+
+
+def write_merchant_features(settings: Settings, lake: Lake, days: Sequence[date]) -> list[Written]:
+    """Write the merchant snapshots of `days`, which must be consecutive."""
+    written: list[Written] = []
+    for chunk in _chunks(days, "merchant_features"):
+        backend = connect(settings, lake)
+        reach = LONGEST_WINDOW + LABEL_DELAY_DAYS
+        read = days_between(chunk[0] - timedelta(days=reach - 1), chunk[-1])
+        tiles = daily(backend, lake, tables.MERCHANT_TILES, read, MERCHANT_TILE)
+        labels = daily(backend, lake, tables.LABEL_TILES, read, LABEL_TILE)
+        rows = merchant_features(tiles, labels, _calendar(chunk))
+        written += _store(backend, lake, tables.MERCHANT_FEATURES, rows, chunk, MERCHANT_SNAPSHOT)
+    return written
+
+
+def write_medians(lake: Lake, days: Sequence[date]) -> list[Written]:
+    """Write the medians of the snapshots of `days`: one row per batch feature, null where nobody is eligible."""
+    written = []
+    for day in days:
+        users = medians(lake.read(tables.USER_FEATURES, day), "user")
+        merchants = medians(lake.read(tables.MERCHANT_FEATURES, day), "merchant")
+        names = [feature.name for source in ("user", "merchant") for feature in CATALOGUE.of(source)]  # type: ignore[arg-type]
+        rows = pa.table({"feature": names, "median": pa.array(users + merchants, pa.float32())}, schema=MEDIANS)
+        written.append(Written(day, rows.num_rows, lake.write(tables.FEATURE_MEDIANS, day, rows)))
+    return written
+
+
+def read_medians(lake: Lake, day: date) -> dict[str, np.ndarray]:
+    """The medians of snapshot `day`: float32 arrays of shape (17,) and (10,) under "user" and "merchant", null as NaN."""
+    column = lake.read(tables.FEATURE_MEDIANS, day).column("median").to_numpy(zero_copy_only=False).astype(np.float32)
+    users = len(CATALOGUE.of("user"))
+    return {"user": column[:users], "merchant": column[users:]}

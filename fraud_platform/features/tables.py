@@ -1,0 +1,21 @@
+"""Names of the feature tables in the lake. Tables whose values follow the catalogue carry its hash, so that a changed
+catalogue writes beside the old tables and never over them."""
+
+from fraud_platform.features.catalogue import CATALOGUE
+
+RAW_TRANSACTIONS = "raw_transactions"
+FRAUD_LABELS = "fraud_labels"
+FX_RATES = "fx_rates"
+QUARANTINE = "quarantine"
+
+TILES_VERSION = 1
+"""Raised by hand when a tile's columns or arithmetic change."""
+
+USER_TILES = f"user_tiles/v{TILES_VERSION}"
+MERCHANT_TILES = f"merchant_tiles/v{TILES_VERSION}"
+LABEL_TILES = f"label_tiles/v{TILES_VERSION}"
+
+USER_FEATURES = f"user_features/{CATALOGUE.hash}"
+MERCHANT_FEATURES = f"merchant_features/{CATALOGUE.hash}"
+FEATURE_MEDIANS = f"feature_medians/{CATALOGUE.hash}"
+TRAINING_SET = f"training_set/{CATALOGUE.hash}"

@@ -1,0 +1,217 @@
+"""The training set: for every counted transaction the 50 values that serving would have computed at that instant.
+
+What belongs here: velocity as windows, the point-in-time join, one partition per UTC day of received_at. What does not:
+labels, which change after the fact and are joined as of a training's cut (`labels`).
+"""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+
+import ibis
+import numpy as np
+import pyarrow as pa
+from ibis.backends.duckdb import Backend
+from tqdm import tqdm
+
+from fraud_platform import schema
+from fraud_platform.features import tables
+from fraud_platform.features.catalogue import CATALOGUE, VELOCITY_WINDOWS, Source
+from fraud_platform.features.in_force import Span, spans_table
+from fraud_platform.features.offline import Written, connect, daily, microseconds, write_days
+from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS, sequence
+from fraud_platform.features.snapshots import MERCHANT_SNAPSHOT, USER_SNAPSHOT, read_medians
+from fraud_platform.features.vector import Matrix, VectorColumns, build_vectors
+from fraud_platform.lake import Lake, days_between
+from fraud_platform.settings import Settings
+
+LIVE_HISTORY = 48 * 3_600_000_000
+"""Microseconds of effective time that the online velocity store keeps; an older previous attempt comes from the
+snapshot."""
+
+CHUNK_DAYS = 10
+
+_IDENTITY = [
+    pa.field("transaction_id", pa.string()),
+    pa.field("user_id", pa.string()),
+    pa.field("merchant_id", pa.string()),
+    pa.field("transaction_date", pa.date32()),
+    pa.field("received_at", schema.TIME),
+    pa.field("event_time", schema.TIME),
+    pa.field("user_effective_time", pa.int64()),
+    pa.field("merchant_effective_time", pa.int64()),
+    pa.field("amount_minor", pa.int64(), metadata={"description": "amount in minor units of the base currency"}),
+    pa.field("country", pa.string()),
+    pa.field("user_country", pa.string()),
+    pa.field("channel", pa.string()),
+    pa.field("user_snapshot", pa.date32()),
+    pa.field("merchant_snapshot", pa.date32()),
+]
+TRAINING_ROW = pa.schema(
+    [*_IDENTITY, *(pa.field(f.name, pa.float32(), metadata={"description": f.meaning}) for f in CATALOGUE.features)]
+)
+
+
+def velocity(transactions: ibis.Table) -> ibis.Table:
+    """Counted transactions with both effective times, the 11 velocity features as int64 and `_live_last`, the user's
+    previous effective time where it is less than 48 hours back.
+
+    transactions: RAW_TRANSACTIONS with `date`, from WINDOW_LOOKBACK_DAYS before the first day wanted.
+    """
+    rows = sequence(sequence(transactions, "user"), "merchant")
+    columns = {}
+    for feature in CATALOGUE.of("velocity"):
+        entity = feature.name.split("_", 1)[0]
+        # (t − w, t] over whole microseconds is [t − w + 1, t]
+        window = ibis.range_window(
+            group_by=rows[f"{entity}_id"],
+            order_by=rows[f"{entity}_effective_time"],
+            preceding=VELOCITY_WINDOWS[feature.window] - 1,
+            following=0,
+        )
+        aggregate = rows.count() if "txn_count" in feature.name else rows.amount.sum()
+        columns[feature.name] = aggregate.over(window).cast("int64")
+    previous = rows.user_effective_time.lag(1).over(
+        ibis.window(group_by=rows.user_id, order_by=rows.user_effective_time)
+    )
+    live = previous > rows.user_effective_time - LIVE_HISTORY
+    return rows.mutate(**columns, _live_last=ibis.ifelse(live, previous, None))
+
+
+def _point_in_time(rows: ibis.Table, features: ibis.Table, spans: ibis.Table, entity: Source) -> ibis.Table:
+    """Left join of the entity's snapshot in force at received_at, with `<entity>_snapshot`."""
+    key, snapshot = f"{entity}_id", f"{entity}_snapshot"
+    in_force = spans.rename(**{snapshot: "snapshot"})
+    rows = rows.left_join(
+        in_force,
+        [rows.received_us >= in_force.visible_from_us, rows.received_us < in_force.visible_until_us],
+    ).drop("visible_from_us", "visible_until_us")
+    features = features.drop("snapshot_at")
+    joined = rows.left_join(features, [rows[key] == features[key], rows[snapshot] == features.date])
+    return joined.drop(f"{key}_right", "date_right")
+
+
+def _flag(condition: ibis.Value) -> ibis.Value:
+    return condition.cast("int64").cast("float64")
+
+
+def point_in_time(
+    transactions: ibis.Table,
+    users: ibis.Table,
+    merchants: ibis.Table,
+    user_spans: ibis.Table,
+    merchant_spans: ibis.Table,
+) -> ibis.Table:
+    """Every input of `vector.build_vectors` as columns, one row per counted transaction."""
+    rows = velocity(transactions)
+    rows = rows.mutate(received_us=microseconds(rows.received_at))
+    rows = _point_in_time(rows, users, user_spans, "user")
+    rows = _point_in_time(rows, merchants, merchant_spans, "merchant")
+    return rows.mutate(
+        transaction_date=rows.date,
+        _event_us=microseconds(rows.event_time),
+        _last=ibis.greatest(rows._live_last, rows.last_seen_us),
+        _is_online=_flag(rows.channel == "online"),
+        _country_mismatch=_flag(rows.country != rows.user_country),
+        _country_known=_flag(rows.known_countries.contains(rows.country)),
+        _device_known=_flag(rows.known_devices.contains(rows.device_key)),
+    )
+
+
+_INPUTS = ("_event_us", "_last", "_is_online", "_country_mismatch", "_country_known", "_device_known")
+
+
+def _floats(rows: pa.Table, name: str) -> np.ndarray:
+    return np.asarray(rows.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+
+
+def _block(rows: pa.Table, source: Source, dtype: type) -> np.ndarray:
+    columns = [rows.column(feature.name).to_numpy(zero_copy_only=False) for feature in CATALOGUE.of(source)]
+    return np.column_stack(columns).astype(dtype) if len(rows) else np.empty((0, len(columns)), dtype)
+
+
+class _Medians:
+    """Medians of the snapshots that a frame names, as one row per transaction."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+        self._cache: dict[date, dict[str, np.ndarray]] = {}
+
+    def rows(self, snapshots: pa.ChunkedArray, source: Source) -> Matrix:
+        encoded = snapshots.combine_chunks().dictionary_encode()
+        width = len(CATALOGUE.of(source))
+        # a transaction before the first snapshot has no medians: the last row stays NaN
+        known = np.full((len(encoded.dictionary) + 1, width), np.nan, np.float32)
+        for index, day in enumerate(encoded.dictionary.to_pylist()):
+            if day not in self._cache:
+                self._cache[day] = read_medians(self._lake, day)
+            known[index] = self._cache[day][source]
+        codes = encoded.indices.fill_null(len(encoded.dictionary)).to_numpy(zero_copy_only=False)
+        return np.asarray(known[codes.astype(np.intp)])
+
+
+def _vectors(rows: pa.Table, medians: _Medians) -> Matrix:
+    return build_vectors(
+        VectorColumns(
+            user_rows=_block(rows, "user", np.float32),
+            user_medians=medians.rows(rows.column("user_snapshot"), "user"),
+            merchant_rows=_block(rows, "merchant", np.float32),
+            merchant_medians=medians.rows(rows.column("merchant_snapshot"), "merchant"),
+            velocity=_block(rows, "velocity", np.float64),
+            amount=_floats(rows, "amount_minor"),
+            event_time=rows.column("_event_us").to_numpy(),
+            user_effective_time=_floats(rows, "user_effective_time"),
+            last_effective_time=_floats(rows, "_last"),
+            is_online=_floats(rows, "_is_online"),
+            country_mismatch=_floats(rows, "_country_mismatch"),
+            country_known=_floats(rows, "_country_known"),
+            device_known=_floats(rows, "_device_known"),
+        )
+    )
+
+
+def _frame(
+    backend: Backend, lake: Lake, chunk: list[date], user_spans: Sequence[Span], merchant_spans: Sequence[Span]
+) -> pa.Table:
+    read = days_between(chunk[0] - timedelta(days=WINDOW_LOOKBACK_DAYS), chunk[-1])
+    transactions = daily(backend, lake, tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
+    users = daily(backend, lake, tables.USER_FEATURES, _needed(user_spans, chunk), USER_SNAPSHOT)
+    merchants = daily(backend, lake, tables.MERCHANT_FEATURES, _needed(merchant_spans, chunk), MERCHANT_SNAPSHOT)
+    rows = point_in_time(
+        transactions,
+        users,
+        merchants,
+        ibis.memtable(spans_table(user_spans)),
+        ibis.memtable(spans_table(merchant_spans)),
+    )
+    # the training set speaks of base currency alone
+    rows = rows.drop("amount_minor").rename(amount_minor="amount")
+    columns = [field.name for field in _IDENTITY] + [
+        feature.name for feature in CATALOGUE.features if feature.source != "request"
+    ]
+    wanted = rows.filter(rows.date >= ibis.literal(chunk[0])).order_by(["received_at", "transaction_id"])
+    return backend.to_pyarrow(wanted.select(*columns, *_INPUTS))
+
+
+def _needed(spans: Sequence[Span], chunk: list[date]) -> list[date]:
+    """Snapshots in force at some instant of the chunk's days."""
+    start, end = (int(np.datetime64(day, "us").astype(np.int64)) for day in (chunk[0], chunk[-1] + timedelta(days=1)))
+    return sorted({s.snapshot for s in spans if s.visible_from_us < end and s.visible_until_us > start})
+
+
+def write_training_set(
+    settings: Settings, lake: Lake, days: Sequence[date], user_spans: Sequence[Span], merchant_spans: Sequence[Span]
+) -> list[Written]:
+    """Write the training set of `days`, which must be consecutive, with the snapshots that the spans say were in force."""
+    written: list[Written] = []
+    medians = _Medians(lake)
+    chunks = [list(days[start : start + CHUNK_DAYS]) for start in range(0, len(days), CHUNK_DAYS)]
+    for chunk in tqdm(chunks, desc="training_set", unit="chunk", disable=None):
+        rows = _frame(connect(settings, lake), lake, chunk, user_spans, merchant_spans)
+        vectors = _vectors(rows, medians)
+        # NaN is null in the lake, so that row counts and reports see what is missing
+        features = {name: pa.array(vectors[:, i], from_pandas=True) for i, name in enumerate(CATALOGUE.names)}
+        frame = pa.table({field.name: rows.column(field.name) for field in _IDENTITY} | features)
+        written += write_days(
+            lake, tables.TRAINING_SET, frame.append_column("date", frame["transaction_date"]), chunk, TRAINING_ROW
+        )
+    return written
