@@ -1,6 +1,6 @@
 """Every knob of the platform in one typed class, read from FRAUD_* in the environment.
 
-What belongs here: a name, a type, a default and one sentence. What does not: anything that opens a file or a connection.
+What belongs here: a name, a type, a default and one sentence. What does not: anything that opens a file.
 """
 
 from datetime import date

@@ -158,7 +158,7 @@ def user_features(tiles: ibis.Table, days: ibis.Table) -> ibis.Table:
 
 
 def merchant_features(tiles: ibis.Table, labels: ibis.Table, days: ibis.Table) -> ibis.Table:
-    """MERCHANT_SNAPSHOT columns with `snapshot`, for every merchant with a transaction in the 90 days to each of `days`.
+    """MERCHANT_SNAPSHOT columns with `snapshot`, for every merchant with a transaction in the 90 days to each day.
 
     tiles: MERCHANT_TILE rows with `date`, from 89 + LABEL_DELAY_DAYS days before the first day on. labels: LABEL_TILE
     rows whose `date` is the arrival day; a fraud rate counts what had arrived by the snapshot's day, no more.
@@ -265,14 +265,14 @@ def write_medians(lake: Lake, days: Sequence[date]) -> list[Written]:
     for day in days:
         users = medians(lake.read(tables.USER_FEATURES, day), "user")
         merchants = medians(lake.read(tables.MERCHANT_FEATURES, day), "merchant")
-        names = [feature.name for source in ("user", "merchant") for feature in CATALOGUE.of(source)]  # type: ignore[arg-type]
+        names = [feature.name for source in ("user", "merchant") for feature in CATALOGUE.of(source)]
         rows = pa.table({"feature": names, "median": pa.array(users + merchants, pa.float32())}, schema=MEDIANS)
         written.append(Written(day, rows.num_rows, lake.write(tables.FEATURE_MEDIANS, day, rows)))
     return written
 
 
 def read_medians(lake: Lake, day: date) -> dict[str, np.ndarray]:
-    """The medians of snapshot `day`: float32 arrays of shape (17,) and (10,) under "user" and "merchant", null as NaN."""
+    """The medians of snapshot `day`: float32 of shape (17,) under "user", (10,) under "merchant"; null is NaN."""
     column = lake.read(tables.FEATURE_MEDIANS, day).column("median").to_numpy(zero_copy_only=False).astype(np.float32)
     users = len(CATALOGUE.of("user"))
     return {"user": column[:users], "merchant": column[users:]}

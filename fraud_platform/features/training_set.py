@@ -201,7 +201,7 @@ def _needed(spans: Sequence[Span], chunk: list[date]) -> list[date]:
 def write_training_set(
     settings: Settings, lake: Lake, days: Sequence[date], user_spans: Sequence[Span], merchant_spans: Sequence[Span]
 ) -> list[Written]:
-    """Write the training set of `days`, which must be consecutive, with the snapshots that the spans say were in force."""
+    """Write the training set of `days`, which must be consecutive, with the snapshots in force by the spans."""
     written: list[Written] = []
     medians = _Medians(lake)
     chunks = [list(days[start : start + CHUNK_DAYS]) for start in range(0, len(days), CHUNK_DAYS)]
