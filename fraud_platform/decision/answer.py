@@ -1,0 +1,117 @@
+"""What the service answers: the shapes of a decision and of an explanation, and their bytes.
+
+What belongs here: the contract's outgoing side. What does not: errors (`problem`), making a decision (`engine`).
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from fraud_platform.decision.policy import DecisionName
+from fraud_platform.decision.problem import CONTENT_TYPE, Problem
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.inference_log.record import DecisionRecord, ServedBy
+
+SHOWN_DECIMALS = 6
+TOP = 5
+JSON = b"application/json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What goes back to the caller, whatever the transport."""
+
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+
+    @staticmethod
+    def of(problem: Problem) -> "Answer":
+        """An error as an answer."""
+        return Answer(problem.status, problem.body(), CONTENT_TYPE)
+
+
+class PredictAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The decision on one payment."""
+
+    transaction_id: str
+    score: Annotated[float, Meta(ge=0, le=1, description="Calibrated probability of fraud, shown to 6 decimals.")]
+    decision: Annotated[DecisionName, Meta(description="block means: unrounded score strictly greater than threshold.")]
+    reason: str
+    threshold: float
+    model_version: Annotated[str, Meta(description="Registered name and version, `name/version`.")]
+    policy_version: int
+    served_by: Annotated[ServedBy, Meta(description="The source of each part.")]
+    degraded: Annotated[bool, Meta(description="Anything was served by other than redis and the champion.")]
+
+
+class Contribution(msgspec.Struct, frozen=True, kw_only=True):
+    """What one feature added to the margin."""
+
+    feature: str
+    value: Annotated[float | None, Meta(description="The feature's value in `unit`; null where it is missing.")]
+    unit: str
+    contribution: Annotated[float, Meta(description="SHAP value: what the feature added to the margin.")]
+    meaning: str
+
+
+class ExplainAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a payment has its score: exact TreeSHAP over the vector that was scored."""
+
+    transaction_id: str
+    basis: Annotated[
+        Literal["recorded", "what_if"],
+        Meta(description="recorded: the vector and model that decided; what_if: the payment as it would score now."),
+    ]
+    model_version: str
+    score: Annotated[float, Meta(ge=0, le=1)]
+    decision: DecisionName
+    margin: Annotated[float, Meta(description="The model's raw output: base_value plus all 50 contributions.")]
+    base_value: Annotated[float, Meta(description="The margin of no knowledge, before any feature.")]
+    units: Annotated[str, Meta(description="Unit of margin, base_value and contributions.")]
+    contributions: Annotated[list[Contribution], Meta(description=f"The {TOP} largest by magnitude.")]
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def predict_body(record: DecisionRecord) -> bytes:
+    """The answer to a decision. The same record gives the same bytes."""
+    return _encode(
+        PredictAnswer(
+            transaction_id=record.request.transaction_id,
+            score=round(record.score, SHOWN_DECIMALS),
+            decision=record.decision,
+            reason=record.reason,
+            threshold=record.threshold,
+            model_version=record.model_version,
+            policy_version=record.policy_version,
+            served_by=record.served_by,
+            degraded=record.served_by.degraded,
+        )
+    )
+
+
+def explain_body(answer: ExplainAnswer) -> bytes:
+    """The answer to a question why."""
+    return _encode(answer)
+
+
+def top_contributions(vector: NDArray[np.float32], contributions: NDArray[np.floating]) -> list[Contribution]:
+    """The TOP features by magnitude of contribution, ties in the catalogue's order. Both arrays of shape (50,)."""
+    order = np.argsort(-np.abs(contributions), kind="stable")[:TOP]
+    return [
+        Contribution(
+            feature=feature.name,
+            value=None if np.isnan(vector[index]) else float(vector[index]),
+            unit=feature.unit,
+            contribution=round(float(contributions[index]), SHOWN_DECIMALS),
+            meaning=feature.meaning,
+        )
+        for index in order
+        for feature in [CATALOGUE.features[index]]
+    ]

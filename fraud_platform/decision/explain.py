@@ -1,0 +1,136 @@
+"""Explanations: of a decision by its very vector and model, or of a payment as it would score now.
+
+What belongs here: which vector and which model are explained. What does not: TreeSHAP itself (`model.bundle`). Nothing
+here writes: neither velocity, nor identity, nor a record.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fraud_platform.decision.answer import SHOWN_DECIMALS, ExplainAnswer, explain_body, top_contributions
+from fraud_platform.decision.identity import Decisions
+from fraud_platform.decision.parts import OnlineReader
+from fraud_platform.decision.policy import DecisionName
+from fraud_platform.decision.problem import unknown_transaction
+from fraud_platform.decision.request import Identifier, Rates, decode_json, named_fields, parse_payment, to_transaction
+from fraud_platform.decision.serving_model import PastModels, ServingModel
+from fraud_platform.features.vector import build_vector
+from fraud_platform.inference_log.record import DecisionRecord
+from fraud_platform.inference_log.spool import find_decision
+from fraud_platform.model.bundle import Scorer
+
+UNITS = "log-odds"
+T = TypeVar("T")
+
+
+class DecisionReference(msgspec.Struct, frozen=True):
+    """A decision made before, by its transaction_id."""
+
+    transaction_id: Identifier
+
+
+_reference = msgspec.json.Decoder(DecisionReference).decode
+
+
+class Explainer:
+    """Answers /v1/explain. SHAP takes milliseconds of CPU, so it runs on one thread beside the event loop.
+
+    search_days: UTC days of the inference log that are searched for a decision older than 24 hours.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: OnlineReader,
+        decisions: Decisions,
+        rates: Callable[[], Rates],
+        home: Path,
+        base_currency: str,
+        search_days: int,
+    ) -> None:
+        self._store = store
+        self._decisions = decisions
+        self._rates = rates
+        self._home = home
+        self._base_currency = base_currency
+        self._search_days = search_days
+        self._past = PastModels(home)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explain")
+
+    async def explain(self, body: bytes, caller: str, model: ServingModel, now: int) -> bytes:
+        """The answer's JSON. now: UTC microseconds. Raises Problem, InvalidRequest."""
+        if named_fields(body).keys() == {"transaction_id"}:
+            transaction_id = decode_json(_reference, body).transaction_id
+            return await self._recorded(transaction_id, caller, model, now)
+        return await self._what_if(body, model, now)
+
+    async def _recorded(self, transaction_id: str, caller: str, model: ServingModel, now: int) -> bytes:
+        record = await self._decisions.find(caller, transaction_id)
+        if record is None:
+            record = await self._beside(lambda: self._search(transaction_id, caller, now))
+        if record is None:
+            raise unknown_transaction(f"no decision of yours in the last {self._search_days} days has this id")
+        found = record
+
+        def answer() -> bytes:
+            # on the explaining thread: loading a past model takes long, and PastModels is not thread-safe
+            scorer = model.scorer if model.scorer_hash == found.scorer_hash else self._past.scorer(found)
+            return _answer(
+                scorer, found.values, transaction_id, "recorded", found.model_version, found.decision, found.score
+            )
+
+        return await self._beside(answer)
+
+    def _search(self, transaction_id: str, caller: str, now: int) -> DecisionRecord | None:
+        today = datetime.fromtimestamp(now // 1_000_000, UTC).date()
+        return find_decision(self._home, transaction_id, caller, until=today, days=self._search_days)
+
+    async def _what_if(self, body: bytes, model: ServingModel, now: int) -> bytes:
+        payment = parse_payment(body, self._base_currency)
+        transaction = to_transaction(payment, now, self._rates())
+        vector = build_vector(transaction, await self._store.peek(transaction))
+        score = float(model.scorer.score(vector[None, :])[0])
+        decision, _ = model.policy.decide(score)
+        return await self._beside(
+            lambda: _answer(model.scorer, vector, payment.transaction_id, "what_if", model.version, decision, score)
+        )
+
+    async def _beside(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def close(self) -> None:
+        """Let a running explanation finish and end the thread."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _answer(
+    scorer: Scorer,
+    vector: NDArray[np.float32],
+    transaction_id: str,
+    basis: Literal["recorded", "what_if"],
+    model_version: str,
+    decision: DecisionName,
+    score: float,
+) -> bytes:
+    explanation = scorer.explain(vector)
+    return explain_body(
+        ExplainAnswer(
+            transaction_id=transaction_id,
+            basis=basis,
+            model_version=model_version,
+            score=round(score, SHOWN_DECIMALS),
+            decision=decision,
+            margin=round(explanation.margin, SHOWN_DECIMALS),
+            base_value=round(explanation.base_value, SHOWN_DECIMALS),
+            units=UNITS,
+            contributions=top_contributions(vector, np.asarray(explanation.contributions)),
+        )
+    )

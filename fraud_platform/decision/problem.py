@@ -1,0 +1,87 @@
+"""RFC 9457 problem documents: the one place where an error becomes an answer.
+
+What belongs here: status, type and title per kind of error. What does not: HTTP transport.
+"""
+
+import msgspec
+
+CONTENT_TYPE = b"application/problem+json"
+_URN = "urn:fraud-platform:problem:"
+
+
+class Problem(Exception):  # noqa: N818 - named as RFC 9457 names it
+    """An error that is answered as a problem document."""
+
+    def __init__(self, status: int, kind: str, title: str, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.document = ProblemDocument(_URN + kind, title, status, detail, field or msgspec.UNSET)
+
+    def body(self) -> bytes:
+        """The problem document, JSON."""
+        return msgspec.json.encode(self.document)
+
+
+class ProblemDocument(msgspec.Struct, frozen=True):
+    """An error, as RFC 9457 defines it; `field` names the field of the request that is wrong."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    field: str | msgspec.UnsetType = msgspec.UNSET
+
+
+def malformed(detail: str) -> Problem:
+    """The body is not JSON."""
+    return Problem(400, "malformed-body", "The body is not JSON", detail)
+
+
+def invalid(field: str | None, detail: str) -> Problem:
+    """A field breaks the contract."""
+    return Problem(422, "invalid-request", "The request breaks the contract", detail, field)
+
+
+def not_found(detail: str) -> Problem:
+    """No such route."""
+    return Problem(404, "not-found", "Not found", detail)
+
+
+def unknown_transaction(detail: str) -> Problem:
+    """No decision of the caller is kept under this transaction_id."""
+    return Problem(404, "unknown-transaction", "No such decision", detail, "transaction_id")
+
+
+def model_gone(detail: str) -> Problem:
+    """The model that decided is no longer kept."""
+    return Problem(410, "model-gone", "The model that decided is no longer kept", detail)
+
+
+def method_not_allowed(detail: str) -> Problem:
+    """The route exists, with another method."""
+    return Problem(405, "method-not-allowed", "Method not allowed", detail)
+
+
+def timed_out(detail: str) -> Problem:
+    """The caller did not finish sending the body."""
+    return Problem(408, "request-timeout", "The body did not arrive in time", detail)
+
+
+def conflict(detail: str) -> Problem:
+    """The transaction_id was decided with another body."""
+    return Problem(409, "transaction-conflict", "The transaction_id is taken", detail, "transaction_id")
+
+
+def too_large(limit: int) -> Problem:
+    """The body is over the limit, in bytes."""
+    return Problem(413, "body-too-large", "The body is too large", f"at most {limit} bytes are read")
+
+
+def unsupported_media(detail: str) -> Problem:
+    """The body is declared as something other than JSON."""
+    return Problem(415, "unsupported-media-type", "Send application/json", detail)
+
+
+def unavailable() -> Problem:
+    """Something on our side failed; nothing of it is told to the caller."""
+    return Problem(503, "unavailable", "No decision could be made", "an unexpected error; try again")

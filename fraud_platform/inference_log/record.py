@@ -1,0 +1,96 @@
+"""The record of one decision: everything it can be explained, audited and replayed from.
+
+What belongs here: the fields, their units and their bytes. What does not: where records are kept (`spool`, Redis).
+Encoded as a MessagePack array, in field order: a new field is appended with a default, so old records stay readable.
+"""
+
+from datetime import UTC, date, datetime
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fraud_platform.decision.policy import DecisionName
+from fraud_platform.decision.request import Payment
+
+SCHEMA_VERSION = 1
+
+
+class ServedBy(msgspec.Struct, frozen=True, kw_only=True):
+    """The source of each part of a decision; anything but redis, redis and champion is degraded."""
+
+    user_features: str
+    merchant_features: str
+    model: str
+
+    @property
+    def degraded(self) -> bool:
+        """Whether anything was served by other than the first source."""
+        return (self.user_features, self.merchant_features, self.model) != ("redis", "redis", "champion")
+
+
+class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One decision, as it was made. Times are UTC microseconds since 1970."""
+
+    schema_version: int
+    decision_id: str
+    """Unique per decision; a record may be kept twice, so readers count a decision_id once."""
+    caller: str
+    request_hash: str
+    """`Payment.content_hash` of the body."""
+    request: Payment
+    received_at: int
+    amount: int
+    """Minor units of the base currency, at the rate in force."""
+    event_time: int
+    clock_skew: bool
+    user_effective_time: int
+    merchant_effective_time: int
+    catalogue_hash: str
+    vector: bytes
+    """50 float32, little endian, in the catalogue's order: the very bits that were scored; a null is a NaN."""
+    user_snapshot: str | None
+    merchant_snapshot: str | None
+    epoch: str | None
+    served_by: ServedBy
+    model_version: str
+    scorer_hash: str
+    """SHA-256 of the model file."""
+    policy_version: int
+    threshold: float
+    review_threshold: float
+    score: float
+    """Calibrated probability, unrounded."""
+    decision: DecisionName
+    reason: str
+    latency_us: int
+    """From received_at until the decision stood."""
+
+    @property
+    def day(self) -> date:
+        """UTC day of received_at: the partition that the record belongs to."""
+        return datetime.fromtimestamp(self.received_at // 1_000_000, UTC).date()
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """The vector, float32 of shape (50,); null is NaN."""
+        return np.frombuffer(self.vector, "<f4").astype(np.float32)
+
+
+def vector_bytes(vector: NDArray[np.float32]) -> bytes:
+    """A vector as a record keeps it."""
+    return vector.astype("<f4", copy=False).tobytes()
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(DecisionRecord)
+
+
+def encode_record(record: DecisionRecord) -> bytes:
+    """MessagePack; the vector's and the score's bits are kept."""
+    return _encoder.encode(record)
+
+
+def decode_record(payload: bytes) -> DecisionRecord:
+    """Inverse of `encode_record`. Raises msgspec.MsgspecError for bytes that are no record."""
+    return _decoder.decode(payload)
