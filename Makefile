@@ -1,0 +1,73 @@
+# The two commands are `make run` and `make test`; everything they need is set up by them.
+# What belongs here: names for commands. What does not: logic; that is in `fraud-platform` and the suite.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help run test lint down clean dagster serve lock setup
+
+BIN := .venv/bin
+READY := .venv/.ready
+export BENTOML_DO_NOT_TRACK := true
+export DO_NOT_TRACK := true
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+run: $(READY) ## build the platform from raw logs to live decisions, and keep it running until Ctrl-C
+	@$(BIN)/fraud-platform up
+
+down: $(READY) ## stop everything that `make run` started, Redis included
+	@$(BIN)/fraud-platform down
+
+test: $(READY) ## run the whole test suite
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(READY) ## check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+dagster: $(READY) ## open Dagster alone, as its developers do: http://127.0.0.1:3000
+	@DAGSTER_HOME="$$($(BIN)/python -m fraud_platform.run.home)" $(BIN)/dagster dev -w workspace.yaml \
+		--host 127.0.0.1 --port $${FRAUD_DAGSTER_PORT:-3000}
+
+serve: $(READY) ## start the decision service alone: http://127.0.0.1:3001
+	@OMP_NUM_THREADS=1 $(BIN)/bentoml serve bento.service:FraudDetector --host 127.0.0.1 \
+		--port $${FRAUD_SERVICE_PORT:-3001}
+
+clean: ## say what would be removed of local state and caches; CONFIRM=yes removes it
+	@paths="$$(ls -d $${FRAUD_HOME:-var} build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis 2>/dev/null)"; \
+	if [ -z "$$paths" ]; then echo "Nothing to remove."; \
+	elif [ "$(CONFIRM)" != yes ]; then echo "Would stop the platform and remove:" $$paths; echo "Do it with: make clean CONFIRM=yes"; \
+	else if [ -x $(BIN)/fraud-platform ]; then $(BIN)/fraud-platform down || exit 1; fi; rm -rf $$paths; echo "Removed:" $$paths; fi
+
+lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --upgrade -o requirements.lock
+
+setup: $(READY) ## create .venv from the lock file; every other target does this by itself
+
+# The stamp is written last, so an interrupted set-up is done again. uv comes from PATH, else from the lock by pip.
+$(READY): requirements.lock pyproject.toml
+	@set -euo pipefail; \
+	if ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
+		python=""; \
+		for candidate in python3.11 python3 python; do \
+			if "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then python="$$candidate"; break; fi; \
+		done; \
+		if [ -z "$$python" ]; then echo "Python 3.11 was not found: neither python3.11 nor python3 on PATH is 3.11. Install it (for example with pyenv or your package manager) and try again." >&2; exit 1; fi; \
+		echo "Creating .venv with $$("$$python" -V)"; rm -rf .venv; "$$python" -m venv .venv; \
+	fi; \
+	if command -v uv >/dev/null; then uv="$$(command -v uv)"; \
+	else \
+		uv=$(BIN)/uv; \
+		if [ ! -x "$$uv" ]; then \
+			echo "Installing uv into .venv"; \
+			awk '/^[^ #]/ {wanted = /^uv==/} wanted' requirements.lock > .venv/uv.txt; \
+			$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt; \
+		fi; \
+	fi; \
+	echo "Installing the locked packages (the first time downloads about 1 GB)"; \
+	"$$uv" pip sync --python $(BIN)/python --require-hashes requirements.lock; \
+	"$$uv" pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .; \
+	touch $@

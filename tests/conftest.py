@@ -1,0 +1,123 @@
+"""Fixtures that every test may use: a clean environment, settings with a home of their own, a real Redis.
+
+What belongs here: what several folders of tests share. What does not: data of one test.
+"""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from fraud_platform.online.embedded_redis import find_redis_server
+from fraud_platform.settings import Settings
+
+TESTS = Path(__file__).parent
+KINDS = {
+    "unit": "no server, no process: the code alone",
+    "integration": "with real servers and processes",
+    "e2e": "the path of `make run`, headless",
+}
+KEPT = {"FRAUD_SPARKOV_FILE"}
+"""Names for tests alone: where the Sparkov export lies."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers and keep the developer's own environment out of the suite."""
+    for kind, meaning in KINDS.items():
+        config.addinivalue_line("markers", f"{kind}: {meaning}")
+    for name in [name for name in os.environ if name.startswith("FRAUD_") and name not in KEPT]:
+        del os.environ[name]
+    for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "BENTOML_PORT", "BENTOML_HOST"):
+        os.environ.pop(name, None)
+    os.environ.update(DO_NOT_TRACK="true", BENTOML_DO_NOT_TRACK="true")
+    Settings.model_config["env_file"] = None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its folder's kind and run the kinds in order: quick answers first."""
+    order = list(KINDS)
+
+    def kind(item: pytest.Item) -> str:
+        return item.path.relative_to(TESTS).parts[0]
+
+    for item in items:
+        if kind(item) in KINDS:
+            item.add_marker(kind(item))
+    items.sort(key=lambda item: order.index(kind(item)) if kind(item) in KINDS else 0)
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on at this moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def port() -> int:
+    """A free loopback port."""
+    return free_port()
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> Callable[..., Settings]:
+    """Settings with a temporary home and free ports; keyword arguments replace single fields."""
+
+    def make(**fields: Any) -> Settings:
+        ports = {
+            name: free_port()
+            for name in ("redis_port", "dagster_port", "service_port", "mlflow_port")
+            if name not in fields
+        }
+        return Settings(**{"home": tmp_path / "home", **ports, **fields})
+
+    return make
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    """Default settings with a temporary home; no Redis is started by them."""
+    return make_settings()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real redis-server of this test process, without persistence."""
+    folder = tmp_path_factory.mktemp("redis")
+    port = free_port()
+    options = {"port": port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "hash-max-ziplist-value": 256}
+    command = [str(find_redis_server()), "--dir", str(folder)]
+    for name, value in options.items():
+        command += [f"--{name}", str(value)]
+    with (folder / "redis.log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    try:
+        client = redis.Redis(port=port)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                client.ping()
+                break
+            except redis.ConnectionError:
+                assert time.monotonic() < deadline, (folder / "redis.log").read_text()
+                time.sleep(0.02)
+        client.close()
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """URL of the test process's Redis, empty."""
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushall()
+    return redis_server
