@@ -1,0 +1,166 @@
+"""One day of a source's rows becomes one partition: checked, converted, ordered, duplicates marked, misfits set aside.
+
+What belongs here: which row fits and what its columns become. What does not: reading sources, writing the lake.
+Every row of the export comes out exactly once, in `transactions` or in `quarantine`.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fraud_platform.currency import Rates, country_codes, currency_codes
+from fraud_platform.processing import CountedRows, device_keys, event_time, mark_duplicates
+from fraud_platform.schema import EXPORT, QUARANTINE, RAW_TRANSACTIONS, TIME
+
+PROBLEM = pa.field("problem", pa.string())
+"""Optional column beside EXPORT's: why the source itself rejects the row, naming the field; null where it does not."""
+
+SOURCE_ROW = pa.field("source_row", pa.string())
+"""Optional column beside EXPORT's: the row as it stood in the source, JSON; read only for rows with a problem."""
+
+MAX_TEXT = 128
+"""Longest identifier or category, in characters."""
+
+_TEXTS = ("transaction_id", "user_id", "merchant_id", "merchant_category", "channel", "device_id")
+_REQUIRED = ("transaction_id", "user_id", "merchant_id", "amount_minor", "currency", "timestamp")
+_IDS = ("transaction_id", "user_id", "merchant_id", "device_id")
+_DEGREES = {"latitude": 90.0, "longitude": 180.0}
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Standardized:
+    """What became of one day's rows: RAW_TRANSACTIONS in processing order, and QUARANTINE."""
+
+    transactions: pa.Table
+    quarantine: pa.Table
+
+
+def standardize(
+    export: pa.Table, day: date, rates: Rates, base_currency: str, previous: pa.Table | None = None
+) -> Standardized:
+    """Check and convert the rows received on `day`.
+
+    `export` has EXPORT's columns in any order, and may have PROBLEM and SOURCE_ROW. `previous` is the RAW_TRANSACTIONS
+    partition of the day before, against which repeats are found. Raises ValueError when `rates` convert to another
+    currency than `base_currency`.
+    """
+    if rates.base_currency != base_currency:
+        raise ValueError(f"rates convert to {rates.base_currency}, the base currency is {base_currency}")
+    rows = export.select(EXPORT.names).cast(EXPORT)
+    received = pc.coalesce(rows["received_at"], rows["timestamp"])
+    rows = rows.set_column(rows.schema.get_field_index("received_at"), EXPORT.field("received_at"), received)
+    reasons = _reasons(rows, day, rates)
+    if PROBLEM.name in export.column_names:
+        reasons = pc.coalesce(export[PROBLEM.name].cast(pa.string()), reasons)
+    fits = pc.is_null(reasons)
+    # Stable: rows alike in both keys keep the source's order.
+    accepted = rows.filter(fits).sort_by([("received_at", "ascending"), ("transaction_id", "ascending")])
+    return Standardized(_finish(accepted, rates, previous), _set_aside(export, reasons, fits))
+
+
+def _reasons(rows: pa.Table, day: date, rates: Rates) -> pa.ChunkedArray:
+    """The first rule that each row breaks, null where it breaks none."""
+    broken = np.full(rows.num_rows, -1, dtype=np.int16)
+    rules: list[str] = []
+
+    def check(reason: str, breaks: Any) -> None:
+        marks = pc.fill_null(breaks, False).to_numpy(zero_copy_only=False) if _is_arrow(breaks) else breaks
+        broken[(broken < 0) & marks] = len(rules)
+        rules.append(reason)
+
+    for name in _REQUIRED:
+        check(f"{name} is null", pc.is_null(rows[name]))
+    for name in _IDS:
+        check(f"{name} is empty", pc.equal(rows[name], ""))
+    for name in _TEXTS:
+        check(f"{name} is longer than {MAX_TEXT} characters", pc.greater(pc.utf8_length(rows[name]), MAX_TEXT))
+    _check_amounts(rows, rates, check)
+    for name in ("country", "user_country"):
+        unknown = pc.invert(pc.is_in(rows[name], value_set=pa.array(sorted(country_codes()))))
+        check(f"{name} is not an ISO 3166 alpha-2 code", pc.and_(pc.is_valid(rows[name]), unknown))
+    for name, limit in _DEGREES.items():
+        outside = pc.invert(pc.less_equal(pc.abs(rows[name]), limit))  # a NaN is not within either
+        check(f"{name} is outside -{limit:.0f} to {limit:.0f} degrees", outside)
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    received = rows["received_at"]
+    before = pc.less(received, pa.scalar(start, TIME))
+    after = pc.greater_equal(received, pa.scalar(start + timedelta(days=1), TIME))
+    check("received_at is outside the partition's day", pc.or_(before, after))
+    return pa.chunked_array([pa.array(rules, pa.string()).take(pa.array(broken, mask=broken < 0))])
+
+
+def _is_arrow(values: Any) -> bool:
+    return isinstance(values, pa.Array | pa.ChunkedArray)
+
+
+def _check_amounts(rows: pa.Table, rates: Rates, check: Callable[[str, Any], None]) -> None:
+    currency, amount = rows["currency"], rows["amount_minor"]
+    known = pc.is_in(currency, value_set=pa.array(sorted(currency_codes())))
+    converts = pc.is_in(currency, value_set=pa.array(sorted(rates.currencies)))
+    check("currency is not an ISO 4217 code", pc.and_(pc.is_valid(currency), pc.invert(known)))
+    check("currency has no recorded rate", pc.and_(pc.is_valid(currency), pc.invert(converts)))
+    check("amount is negative", pc.less(amount, 0))
+    too_large: Bools = np.zeros(rows.num_rows, dtype=np.bool_)
+    for code in sorted(set(pc.unique(currency).to_pylist()) & rates.currencies):
+        above = pc.and_(pc.equal(currency, code), pc.greater(amount, rates.largest(code)))
+        too_large |= pc.fill_null(above, False).to_numpy(zero_copy_only=False)
+    check("amount is too large", too_large)
+
+
+def _finish(rows: pa.Table, rates: Rates, previous: pa.Table | None) -> pa.Table:
+    """Add the derived columns of RAW_TRANSACTIONS to rows that fit, in processing order."""
+    minor = rows["amount_minor"].to_numpy()
+    amounts = np.zeros(rows.num_rows, dtype=np.int64)
+    for code in pc.unique(rows["currency"]).to_pylist():
+        mine = pc.equal(rows["currency"], code).to_numpy()
+        amounts[mine] = rates.to_base(minor[mine], code)
+    received_us = _micros(rows["received_at"])
+    event_us, skew = event_time(_micros(rows["timestamp"]), received_us)
+    duplicate = mark_duplicates(rows["transaction_id"].combine_chunks(), received_us, _counted(previous))
+    derived = {
+        "amount": pa.array(amounts),
+        "event_time": pa.array(event_us).cast(TIME),
+        "clock_skew": pa.array(skew),
+        "device_key": device_keys(rows["device_id"]),
+        "is_duplicate": pa.array(duplicate),
+    }
+    columns = [derived[name] if name in derived else rows[name] for name in RAW_TRANSACTIONS.names]
+    return pa.table(columns, schema=RAW_TRANSACTIONS).combine_chunks()
+
+
+def _micros(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    values: npt.NDArray[np.int64] = column.cast(pa.int64()).to_numpy()
+    return values
+
+
+def _counted(previous: pa.Table | None) -> CountedRows | None:
+    if previous is None:
+        return None
+    kept = previous.filter(pc.invert(previous["is_duplicate"]))
+    return CountedRows(kept["transaction_id"].combine_chunks(), _micros(kept["received_at"]))
+
+
+def _set_aside(export: pa.Table, reasons: pa.ChunkedArray, fits: pa.ChunkedArray) -> pa.Table:
+    misfit = pc.invert(fits)
+    rows = export.filter(misfit)
+    given = rows[SOURCE_ROW.name].to_pylist() if SOURCE_ROW.name in rows.column_names else [None] * rows.num_rows
+    written = [
+        source_row if source_row is not None else json.dumps(row, default=_text)
+        for source_row, row in zip(given, rows.select(EXPORT.names).to_pylist(), strict=True)
+    ]
+    return pa.table([reasons.filter(misfit), pa.array(written, pa.string())], schema=QUARANTINE)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} in an exported row")

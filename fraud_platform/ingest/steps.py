@@ -1,0 +1,111 @@
+"""The ingest steps: a source's days into the lake's raw_transactions, quarantine, fraud_labels and fx_rates.
+
+What belongs here: which partitions are written, in which order, from what. What does not: what makes a row fit
+(standardize) or where rows come from (source). Every step replaces whole partitions, so repeating it adds nothing.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from fraud_platform.currency import Rates
+from fraud_platform.ingest.source import Source
+from fraud_platform.ingest.standardize import standardize
+from fraud_platform.lake import Lake, MissingPartition
+from fraud_platform.schema import LABELS, RATES
+
+RAW_TABLE = "raw_transactions"
+LABELS_TABLE = "fraud_labels"
+RATES_TABLE = "fx_rates"
+QUARANTINE_TABLE = "quarantine"
+
+
+class RowsLostError(RuntimeError):
+    """Rows read and rows accounted for differ: a defect of ingest, never of the data."""
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What became of one day's rows: accepted + quarantined = rows read; duplicates are among the accepted."""
+
+    day: date
+    accepted: int
+    quarantined: int
+    duplicates: int
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+def ingest_transactions(lake: Lake, source: Source, days: Sequence[date], base_currency: str) -> list[IngestReport]:
+    """Write raw_transactions and quarantine of `days`, ascending, also where a day is empty.
+
+    A day needs the day before it in the lake, against which repeats are found, unless it is the source's first. Amounts
+    convert at the day's recorded rates; where none are recorded yet, the source's are recorded first. The quarantine is
+    written first, so a raw_transactions partition stands for a finished day.
+
+    Raises MissingPartition when the day before was not ingested.
+    """
+    ordered = sorted(set(days))
+    first_day = source.first_day()
+    previous_day: date | None = None
+    previous: pa.Table | None = None
+    reports = []
+    for day, export in tqdm(
+        source.transactions(ordered), total=len(ordered), desc="ingest transactions", unit="day", disable=None
+    ):
+        if previous_day != day - timedelta(days=1):
+            previous = _day_before(lake, day, first_day)
+        result = standardize(export, day, _recorded_rates(lake, source, day, base_currency), base_currency, previous)
+        accepted, quarantined = result.transactions.num_rows, result.quarantine.num_rows
+        if accepted + quarantined != export.num_rows:
+            raise RowsLostError(f"{day}: read {export.num_rows} rows, accounted for {accepted + quarantined}")
+        lake.write(QUARANTINE_TABLE, day, result.quarantine)
+        lake.write(RAW_TABLE, day, result.transactions)
+        reasons = Counter(result.quarantine["reason"].to_pylist())
+        duplicates = result.transactions["is_duplicate"].to_numpy(zero_copy_only=False).sum()
+        reports.append(IngestReport(day, accepted, quarantined, int(duplicates), dict(reasons)))
+        previous_day, previous = day, result.transactions
+    return reports
+
+
+def ingest_labels(lake: Lake, source: Source, days: Sequence[date]) -> dict[date, int]:
+    """Write the fraud_labels that arrived on each of `days`, also where none did; returns the rows per day."""
+    ordered = sorted(set(days))
+    written = {}
+    for day, labels in tqdm(source.labels(ordered), total=len(ordered), desc="ingest labels", unit="day", disable=None):
+        in_order = labels.select(LABELS.names).cast(LABELS).sort_by([(name, "ascending") for name in _LABEL_ORDER])
+        lake.write(LABELS_TABLE, day, in_order.combine_chunks())
+        written[day] = labels.num_rows
+    return written
+
+
+_LABEL_ORDER = ("arrived_at", "transaction_id", "transaction_date", "source", "revision")
+
+
+def ingest_rates(lake: Lake, source: Source, days: Sequence[date]) -> dict[date, int]:
+    """Record the source's fx_rates of each of `days`; returns the currencies per day."""
+    written = {}
+    for day in sorted(set(days)):
+        rates = source.rates(day).select(RATES.names).cast(RATES).sort_by("currency")
+        lake.write(RATES_TABLE, day, rates.combine_chunks())
+        written[day] = rates.num_rows
+    return written
+
+
+def _recorded_rates(lake: Lake, source: Source, day: date, base_currency: str) -> Rates:
+    if not lake.exists(RATES_TABLE, day):
+        ingest_rates(lake, source, [day])
+    return Rates.from_table(lake.read(RATES_TABLE, day), base_currency)
+
+
+def _day_before(lake: Lake, day: date, first_day: date) -> pa.Table | None:
+    before = day - timedelta(days=1)
+    if before < first_day:
+        return None
+    try:
+        return lake.read(RAW_TABLE, before)
+    except MissingPartition as error:
+        raise MissingPartition(f"{day} cannot be ingested before {before}: {error}") from error
