@@ -9,6 +9,8 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import pyarrow as pa
 
+from fraud_platform.features.catalogue import DAY
+
 NIGHTLY_LOAD = time(2, 0)
 """UTC time of the day after a snapshot's day at which history takes the snapshot as loaded."""
 
@@ -30,8 +32,8 @@ def nightly_visible_from(snapshot: date) -> int:
     return int(instant.timestamp()) * 1_000_000
 
 
-def spans(snapshots: Sequence[date], loads: Sequence[tuple[int, date]]) -> list[Span]:
-    """When each snapshot was in force, ascending and without gaps after the first.
+def spans(snapshots: Sequence[date], loads: Sequence[tuple[int, date]], ttl_days: int) -> list[Span]:
+    """When each snapshot was in force, ascending; past its time to live a snapshot that nothing followed is missing.
 
     snapshots: days that were computed. loads: (visible_from in µs, snapshot) of the online store. History is what came
     before the first recorded load: there a snapshot counts as loaded the night after its day. From then on only
@@ -42,7 +44,8 @@ def spans(snapshots: Sequence[date], loads: Sequence[tuple[int, date]]) -> list[
     history = [(nightly_visible_from(day), day) for day in sorted(snapshots)]
     timeline = [entry for entry in history if entry[0] < first] + recorded
     ends = [visible_from for visible_from, _ in timeline[1:]] + [FOREVER_US]
-    return [Span(day, start, end) for (start, day), end in zip(timeline, ends, strict=True)]
+    life = ttl_days * DAY
+    return [Span(day, start, min(end, start + life + 1)) for (start, day), end in zip(timeline, ends, strict=True)]
 
 
 def spans_table(rows: Sequence[Span]) -> pa.Table:

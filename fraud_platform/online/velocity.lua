@@ -1,0 +1,71 @@
+-- One attempt of one entity: assigns its effective time, counts it once, and reads every window, atomically.
+--
+-- KEYS[1]  sorted set of the entity: score = effective time in us, member = '<cumulative count>:<cumulative sum>'
+-- KEYS[2]  identity of (caller, transaction) at this entity: '<received_at>:<effective time>'
+-- ARGV     event_time, amount, received_at (us, minor units, us), '1' to write or '0' to look,
+--          identity life, live history (us), set expiry, identity expiry (ms), then the windows (us)
+-- Returns  {effective time, duplicate 0/1, previous effective time or -1, count and sum per window}
+--
+-- Doubles hold microseconds since 1970 and sums of minor units exactly below 2^53.
+
+local function integer(number)
+  return string.format('%.0f', number)
+end
+
+local function parse(member)
+  local count, sum = string.match(member, '^(%d+):(%d+)$')
+  return tonumber(count), tonumber(sum)
+end
+
+local function newest_at_or_before(score)
+  local found = redis.call('ZREVRANGEBYSCORE', KEYS[1], score, '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  if not found[1] then
+    return 0, 0, -1
+  end
+  local count, sum = parse(found[1])
+  return count, sum, tonumber(found[2])
+end
+
+local event_time, amount, received_at = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local write = ARGV[4] == '1'
+local identity_life, live_history = tonumber(ARGV[5]), tonumber(ARGV[6])
+
+local effective, duplicate = nil, 0
+local seen = redis.call('GET', KEYS[2])
+if seen then
+  local first_received, first_effective = string.match(seen, '^(%d+):(%d+)$')
+  if received_at - tonumber(first_received) < identity_life then
+    effective, duplicate = tonumber(first_effective), 1
+  end
+end
+
+local count, sum, previous
+if duplicate == 1 then
+  count, sum = newest_at_or_before(integer(effective))
+  previous = select(3, newest_at_or_before('(' .. integer(effective)))
+else
+  count, sum, previous = newest_at_or_before('+inf')
+  effective = math.max(event_time, previous + 1)
+  count, sum = count + 1, sum + amount
+  if write then
+    redis.call('ZADD', KEYS[1], integer(effective), integer(count) .. ':' .. integer(sum))
+    -- the newest entry behind the horizon stays: it is what windows subtract from
+    local old = redis.call('ZCOUNT', KEYS[1], '-inf', integer(effective - live_history))
+    if old > 1 then
+      redis.call('ZREMRANGEBYRANK', KEYS[1], 0, old - 2)
+    end
+    redis.call('PEXPIRE', KEYS[1], ARGV[7])
+    redis.call('SET', KEYS[2], integer(received_at) .. ':' .. integer(effective), 'PX', ARGV[8])
+  end
+end
+
+if previous <= effective - live_history then
+  previous = -1
+end
+local reply = {effective, duplicate, previous}
+for index = 9, #ARGV do
+  local before_count, before_sum = newest_at_or_before(integer(effective - tonumber(ARGV[index])))
+  reply[#reply + 1] = count - before_count
+  reply[#reply + 1] = sum - before_sum
+end
+return reply

@@ -1,0 +1,133 @@
+"""Rebuilds the velocity sets from the lake: at the first start, after a loss of Redis, and for replay.
+
+What belongs here: which recorded attempts count, and since when the store is then complete. What does not: the sets'
+layout (`velocity`).
+"""
+
+import uuid
+from collections.abc import Iterator
+from datetime import date, timedelta
+
+import ibis
+import msgspec
+import numpy as np
+import pyarrow as pa
+from redis import Redis
+from tqdm import tqdm
+
+from fraud_platform import schema
+from fraud_platform.features import tables
+from fraud_platform.features.catalogue import DAY
+from fraud_platform.features.offline import connect, daily, microseconds
+from fraud_platform.features.sequence import CLAMP_LOOKBACK_DAYS, sequence
+from fraud_platform.lake import Lake, days_between
+from fraud_platform.online import velocity
+from fraud_platform.settings import Settings
+
+KEPT_DAYS = 4
+"""Days of received_at put back. A payment received just after the last of them may have an event time 24 h back and
+asks for the 48 h before that, less the 5 min that event times may be ahead."""
+
+_BATCH = 2_000
+
+
+def warm_velocity(
+    settings: Settings,
+    lake: Lake,
+    redis_client: Redis,
+    last_day: date,
+    *,
+    complete: bool = True,
+    now_us: int,
+    key_prefix: bytes = b"",
+) -> velocity.Epoch:
+    """Put the attempts of the lake's last days up to `last_day` before whatever the store has counted since.
+
+    `complete`: the lake holds every attempt up to now, as it does before the first payment is served; otherwise windows
+    that reach behind now stay null, since attempts after `last_day` were lost. An existing epoch is kept and nothing is
+    written. Killed and repeated, it ends in the same state: the epoch is written last.
+    """
+    existing = redis_client.get(velocity.epoch_key(key_prefix))
+    if existing:
+        return msgspec.json.decode(existing, type=velocity.Epoch)  # type: ignore[arg-type]  # bytes: no decoding is on
+    rows = attempts(settings, lake, last_day)
+    for entity in velocity.ENTITIES:
+        _seed(redis_client, rows, entity, key_prefix)
+    _remember(redis_client, rows, last_day, key_prefix)
+    since = _complete_since(lake, last_day) if complete else now_us + velocity.CLOCK_AHEAD + 1
+    epoch = velocity.Epoch(epoch=uuid.uuid4().hex, complete_since=since)
+    redis_client.set(velocity.epoch_key(key_prefix), msgspec.json.encode(epoch))
+    return epoch
+
+
+def attempts(settings: Settings, lake: Lake, last_day: date) -> pa.Table:
+    """Counted attempts received in the KEPT_DAYS up to `last_day`, in processing order: transaction_id, user_id,
+    merchant_id, amount, received_us and both effective times (int64)."""
+    first = last_day - timedelta(days=KEPT_DAYS - 1)
+    backend = connect(settings, lake)
+    read = days_between(first - timedelta(days=CLAMP_LOOKBACK_DAYS), last_day)
+    rows = daily(backend, lake, tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
+    rows = sequence(sequence(rows, "user"), "merchant").filter(lambda t: t.date >= ibis.literal(first))
+    ordered = rows.order_by(["received_at", "transaction_id"])
+    return backend.to_pyarrow(
+        ordered.select(
+            "transaction_id",
+            "user_id",
+            "merchant_id",
+            "amount",
+            "user_effective_time",
+            "merchant_effective_time",
+            received_us=microseconds(ordered.received_at),
+        )
+    )
+
+
+def _complete_since(lake: Lake, last_day: date) -> int:
+    """The effective time from which every attempt is among the kept days; 0 when they reach the start of history."""
+    first = last_day - timedelta(days=KEPT_DAYS - 1)
+    history = lake.days(tables.RAW_TRANSACTIONS)
+    if not history or history[0] >= first:
+        return 0
+    return int(np.datetime64(first, "us").astype(np.int64)) + velocity.CLOCK_AHEAD + 1
+
+
+def _seed(redis_client: Redis, rows: pa.Table, entity: velocity.Entity, prefix: bytes) -> None:
+    """One call of the seed script per entity, with cumulative counts and sums from 0."""
+    script = redis_client.script_load(velocity.SEED_SCRIPT)
+    pipe = redis_client.pipeline(transaction=False)
+    grouped = list(_by_entity(rows, entity))
+    for number, (identifier, entries) in enumerate(tqdm(grouped, f"{entity} velocity", unit="key", disable=None), 1):
+        key = velocity.set_key(entity, identifier, prefix)
+        pipe.execute_command("EVALSHA", script, 1, key, velocity.SET_EXPIRY_MS, *entries)  # type: ignore[no-untyped-call]
+        if number % _BATCH == 0:
+            pipe.execute()
+    pipe.execute()
+
+
+def _by_entity(rows: pa.Table, entity: velocity.Entity) -> Iterator[tuple[str, list[int]]]:
+    """Per entity: (effective time, cumulative count, cumulative sum) of its attempts, flat and ascending."""
+    encoded = rows.column(f"{entity}_id").combine_chunks().dictionary_encode()
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1))
+    effective = rows.column(f"{entity}_effective_time").to_numpy()[order]
+    amounts = rows.column("amount").to_numpy()[order]
+    for code, identifier in enumerate(encoded.dictionary.to_pylist()):
+        own = slice(bounds[code], bounds[code + 1])
+        counts = np.arange(1, bounds[code + 1] - bounds[code] + 1)
+        yield identifier, np.column_stack([effective[own], counts, np.cumsum(amounts[own])]).ravel().tolist()
+
+
+def _remember(redis_client: Redis, rows: pa.Table, last_day: date, prefix: bytes) -> None:
+    """Write the identities of attempts that a retry after `last_day` may still repeat."""
+    end = int(np.datetime64(last_day, "us").astype(np.int64)) + DAY
+    recent = rows.filter(pa.compute.greater(rows.column("received_us"), end - velocity.IDENTITY_LIFE))
+    pipe = redis_client.pipeline(transaction=False)
+    for number, row in enumerate(recent.to_pylist(), 1):
+        for entity in velocity.ENTITIES:
+            key = velocity.identity_key(entity, row[f"{entity}_id"], "", row["transaction_id"], prefix)
+            value = f"{row['received_us']}:{row[f'{entity}_effective_time']}"
+            pipe.set(key, value, px=velocity.IDENTITY_EXPIRY_MS, nx=True)
+        if number % _BATCH == 0:
+            pipe.execute()
+    pipe.execute()

@@ -1,0 +1,264 @@
+"""Replay: a day of raw transactions through the online code path, held against the training set bit for bit.
+
+What belongs here: driving the online store in processing order under a key space of its own, comparing, reporting. What
+does not: any feature's arithmetic; whatever differs here differs in production.
+"""
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from redis import Redis
+from tqdm import tqdm
+
+from fraud_platform import processing
+from fraud_platform.currency import Rates
+from fraud_platform.features import tables
+from fraud_platform.features.catalogue import CATALOGUE, DAY
+from fraud_platform.features.in_force import Span, spans
+from fraud_platform.features.snapshots import read_medians
+from fraud_platform.features.vector import build_vector
+from fraud_platform.lake import Lake
+from fraud_platform.online import velocity
+from fraud_platform.online.packed import MERCHANT_VECTOR, USER_VECTOR, PackedView
+from fraud_platform.online.snapshot_load import load_snapshot_direct, read_loads
+from fraud_platform.online.store import OnlineStore
+from fraud_platform.online.warm import warm_velocity
+from fraud_platform.schema import Transaction
+from fraud_platform.settings import Settings
+
+SHOWN_DIFFERENCES = 20
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One value that serving would not have computed."""
+
+    transaction_id: str
+    feature: str
+    online: float
+    offline: float
+
+
+@dataclass
+class ReplayReport:
+    """What a replay saw. `rows` counts transactions compared; duplicates pass through the store but have no row."""
+
+    day: date
+    rows: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    """Rows that reuse another payment's transaction_id within 24 hours: serving answers 409 and counts nothing."""
+    unmatched: int = 0
+    """Transactions on one side alone: also a difference."""
+    differing: Counter[str] = field(default_factory=Counter)
+    examples: list[Difference] = field(default_factory=list)
+    non_null: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(CATALOGUE.names), np.int64))
+    non_default: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(CATALOGUE.names), np.int64))
+
+    @property
+    def values(self) -> int:
+        """Values compared."""
+        return self.rows * len(CATALOGUE.names)
+
+    @property
+    def differences(self) -> int:
+        """Values that differ, plus 50 for every transaction found on one side alone."""
+        return sum(self.differing.values()) + self.unmatched * len(CATALOGUE.names)
+
+
+def spans_of(settings: Settings, lake: Lake, view: PackedView) -> list[Span]:
+    """When each snapshot of a view was in force, by the lake's tables and the ledger of loads."""
+    table = tables.USER_FEATURES if view is USER_VECTOR else tables.MERCHANT_FEATURES
+    return spans(lake.days(table), read_loads(lake, view), settings.online_ttl_days)
+
+
+def replay_day(settings: Settings, lake: Lake, day: date, redis_url: str) -> ReplayReport:
+    """Replay `day` against its training-set partition. Raises MissingPartition when the day was not built.
+
+    Keys are written under a prefix of their own and deleted afterwards; the live store is not touched.
+    """
+    prefix = f"replay:{day.isoformat()}:{uuid.uuid4().hex[:8]}:".encode()
+    offline = lake.read(tables.TRAINING_SET, day)
+    with Redis.from_url(redis_url) as redis_client:
+        try:
+            return asyncio.run(_replay(settings, lake, day, redis_client, redis_url, prefix, offline))
+        finally:
+            _delete(redis_client, prefix)
+
+
+async def _replay(
+    settings: Settings,
+    lake: Lake,
+    day: date,
+    redis_client: Redis,
+    redis_url: str,
+    prefix: bytes,
+    offline: pa.Table,
+) -> ReplayReport:
+    report = ReplayReport(day)
+    expected = _Expected(lake, offline)
+    start = int(np.datetime64(day, "us").astype(np.int64))
+    now = [start]
+    warm_velocity(settings, lake, redis_client, day - timedelta(days=1), now_us=start, key_prefix=prefix)
+    loads = _Loads(settings, lake, redis_client, prefix, start)
+    store = OnlineStore(redis_url, ttl_days=settings.online_ttl_days, prefix=prefix, clock=lambda: now[0])
+    raw = lake.read(tables.RAW_TRANSACTIONS, day)
+    rates = Rates.from_table(lake.read(tables.FX_RATES, day), settings.base_currency)
+    identities = _Identities(lake, day)
+    try:
+        for payment in tqdm(_payments(raw, rates), f"replay {day}", total=raw.num_rows, unit="txn", disable=None):
+            if identities.conflict(payment):
+                report.conflicts += 1
+                continue
+            now[0] = payment.received_at
+            loads.until(payment.received_at)
+            online = await store.read(payment)
+            if online.duplicate:
+                report.duplicates += 1
+                continue
+            expected.compare(payment.transaction_id, build_vector(payment, online), report)
+    finally:
+        await store.close()
+    report.unmatched += expected.left()
+    return report
+
+
+def _payments(raw: pa.Table, rates: Rates) -> Iterator[Transaction]:
+    """Raw rows as the service would have made them from a request: clock rule, conversion and fingerprint again."""
+    for batch in raw.to_batches(max_chunksize=10_000):
+        times = {name: batch.column(name).cast(pa.int64()).to_pylist() for name in ("timestamp", "received_at")}
+        for index, row in enumerate(batch.to_pylist()):
+            timestamp, received_at = times["timestamp"][index], times["received_at"][index]
+            event_time, skew = processing.event_time(timestamp, received_at)
+            yield Transaction(
+                transaction_id=row["transaction_id"],
+                user_id=row["user_id"],
+                merchant_id=row["merchant_id"],
+                amount=rates.to_base(row["amount_minor"], row["currency"]),
+                event_time=int(event_time),
+                received_at=received_at,
+                country=row["country"],
+                user_country=row["user_country"],
+                merchant_category=row["merchant_category"],
+                channel=row["channel"],
+                device_key=None if row["device_id"] is None else processing.device_key(row["device_id"]),
+                latitude=row["latitude"],
+                longitude=row["longitude"],
+                clock_skew=bool(skew),
+            )
+
+
+class _Identities:
+    """Who a transaction_id belongs to for 24 hours; the decision service refuses another payment under it."""
+
+    def __init__(self, lake: Lake, day: date) -> None:
+        self._owner: dict[str, tuple[int, str, str]] = {}
+        before = day - timedelta(days=1)
+        if lake.exists(tables.RAW_TRANSACTIONS, before):
+            rows = lake.read(tables.RAW_TRANSACTIONS, before)
+            counted = rows.filter(pc.invert(rows.column("is_duplicate")))
+            columns = [counted.column(name).to_pylist() for name in ("transaction_id", "user_id", "merchant_id")]
+            received = counted.column("received_at").cast(pa.int64()).to_pylist()
+            self._owner = {i: (at, u, m) for i, u, m, at in zip(*columns, received, strict=True)}
+
+    def conflict(self, payment: Transaction) -> bool:
+        """Whether the id is another payment's; an id that is free becomes this payment's."""
+        owner = self._owner.get(payment.transaction_id)
+        if owner is not None and payment.received_at - owner[0] < velocity.IDENTITY_LIFE:
+            return owner[1:] != (payment.user_id, payment.merchant_id)
+        self._owner[payment.transaction_id] = (payment.received_at, payment.user_id, payment.merchant_id)
+        return False
+
+
+class _Loads:
+    """Loads each snapshot into the replay's key space when the clock reaches its recorded `visible_from`."""
+
+    def __init__(self, settings: Settings, lake: Lake, redis_client: Redis, prefix: bytes, start: int) -> None:
+        self._lake, self._redis, self._prefix = lake, redis_client, prefix
+        self._ttl = settings.online_ttl_days * DAY // 1_000_000
+        pending: list[tuple[int, PackedView, date]] = []
+        for view in (USER_VECTOR, MERCHANT_VECTOR):
+            # of the snapshots visible before the day only the last can be seen
+            known = [(s.visible_from_us, view, s.snapshot) for s in spans_of(settings, lake, view)]
+            before = [load for load in known if load[0] <= start]
+            pending += before[-1:] + [load for load in known if start < load[0] < start + DAY]
+        self._pending = sorted(pending, key=lambda load: (load[0], load[1].name), reverse=True)
+
+    def until(self, now: int) -> None:
+        """Perform the loads that were visible at `now`."""
+        while self._pending and self._pending[-1][0] <= now:
+            visible_from, view, snapshot = self._pending.pop()
+            load_snapshot_direct(
+                self._redis,
+                self._lake,
+                view,
+                snapshot,
+                now=lambda at=visible_from: at,  # type: ignore[misc]
+                ttl_seconds=self._ttl,
+                key_prefix=self._prefix,
+                force=True,
+            )
+
+
+class _Expected:
+    """The training set's vectors by transaction, and which of their values are mere defaults."""
+
+    def __init__(self, lake: Lake, offline: pa.Table) -> None:
+        columns = [offline.column(name).to_numpy(zero_copy_only=False) for name in CATALOGUE.names]
+        self._vectors = np.column_stack(columns).astype(np.float32)
+        self._row = {identifier: i for i, identifier in enumerate(offline.column("transaction_id").to_pylist())}
+        self._seen: set[str] = set()
+        self._defaults = np.full_like(self._vectors, np.nan)
+        zero = [i for i, feature in enumerate(CATALOGUE.features) if feature.cold_start == "zero"]
+        for source in ("user", "merchant"):
+            snapshots = offline.column(f"{source}_snapshot").to_pylist()
+            medians = {day: read_medians(lake, day)[source] for day in set(snapshots) if day is not None}
+            for index, snapshot in enumerate(snapshots):
+                if snapshot is not None:
+                    self._defaults[index, CATALOGUE.columns(source)] = medians[snapshot]
+        self._defaults[:, zero] = 0.0
+
+    def compare(self, transaction_id: str, online: NDArray[np.float32], report: ReplayReport) -> None:
+        """Hold one online vector against the training set and count what it shows."""
+        if transaction_id not in self._row or transaction_id in self._seen:
+            report.unmatched += 1
+            return
+        self._seen.add(transaction_id)
+        row = self._row[transaction_id]
+        offline = self._vectors[row]
+        report.rows += 1
+        null = np.isnan(online)
+        report.non_null += ~null
+        report.non_default += ~null & (online != self._defaults[row])
+        same = (online.view(np.uint32) == offline.view(np.uint32)) | (null & np.isnan(offline))
+        for position in np.flatnonzero(~same):
+            name = CATALOGUE.names[position]
+            report.differing[name] += 1
+            if len(report.examples) < SHOWN_DIFFERENCES:
+                report.examples.append(
+                    Difference(transaction_id, name, float(online[position]), float(offline[position]))
+                )
+
+    def left(self) -> int:
+        """Transactions of the training set that the replay never saw."""
+        return len(self._row) - len(self._seen)
+
+
+def _delete(redis_client: Redis, prefix: bytes) -> None:
+    keys: list[Any] = []
+    for key in redis_client.scan_iter(match=prefix + b"*", count=5_000):
+        keys.append(key)
+        if len(keys) >= 5_000:
+            redis_client.unlink(*keys)
+            keys.clear()
+    if keys:
+        redis_client.unlink(*keys)
