@@ -36,6 +36,8 @@ class Feature:
     unit: str
     cold_start: ColdStart
     meaning: str
+    inputs: tuple[str, ...]
+    """Columns that the value is made of, as `table.column`: the lineage shown to people."""
     dtype: str = "float32"
 
 
@@ -66,20 +68,43 @@ class Catalogue:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+_TILE_COLUMNS: dict[str, tuple[str, ...]] = {
+    "txn_count": ("txn_count",),
+    "amount_avg": ("amount_sum", "txn_count"),
+    "amount_std": ("amount_sum", "amount_square_sum", "txn_count"),
+    "amount_max": ("amount_max",),
+    "foreign_share": ("foreign_count", "foreign_known"),
+    "online_share": ("online_count", "channel_known"),
+    "night_share": ("night_count", "txn_count"),
+    "merchants": ("merchants",),
+    "countries": ("countries",),
+    "devices": ("devices",),
+    "users": ("users",),
+}
+"""What a batch feature sums: columns of its entity's tiles."""
+
+
 def _user(name: str, window: str, unit: str, cold_start: ColdStart, meaning: str) -> Feature:
-    return Feature(f"user_{name}_{window}", "user", window, unit, cold_start, meaning)
+    inputs = tuple(f"user_tiles.{column}" for column in _TILE_COLUMNS[name])
+    return Feature(f"user_{name}_{window}", "user", window, unit, cold_start, meaning, inputs)
 
 
 def _merchant(name: str, window: str, unit: str, cold_start: ColdStart, meaning: str) -> Feature:
-    return Feature(f"merchant_{name}_{window}", "merchant", window, unit, cold_start, meaning)
+    columns = ("txn_count",) if name == "fraud_rate" else _TILE_COLUMNS[name]
+    inputs = tuple(f"merchant_tiles.{column}" for column in columns)
+    if name == "fraud_rate":
+        inputs += ("label_tiles.fraud_delta",)
+    return Feature(f"merchant_{name}_{window}", "merchant", window, unit, cold_start, meaning, inputs)
 
 
 def _velocity(entity: str, name: str, window: str, unit: str, meaning: str) -> Feature:
-    return Feature(f"{entity}_{name}_{window}", "velocity", window, unit, "null", meaning)
+    columns = (f"{entity}_id", "event_time", "received_at", *(("amount",) if name == "amount_sum" else ()))
+    inputs = tuple(f"raw_transactions.{column}" for column in columns)
+    return Feature(f"{entity}_{name}_{window}", "velocity", window, unit, "null", meaning, inputs)
 
 
-def _request(name: str, unit: str, meaning: str) -> Feature:
-    return Feature(name, "request", "now", unit, "null", meaning)
+def _request(name: str, unit: str, meaning: str, *inputs: str) -> Feature:
+    return Feature(name, "request", "now", unit, "null", meaning, inputs)
 
 
 CATALOGUE = Catalogue(
@@ -122,18 +147,68 @@ CATALOGUE = Catalogue(
         _velocity("merchant", "txn_count", "10m", "transactions", "Attempts at the merchant in ten minutes."),
         _velocity("merchant", "txn_count", "1h", "transactions", "Attempts at the merchant in the last hour."),
         _velocity("merchant", "txn_count", "24h", "transactions", "Attempts at the merchant in the last 24 hours."),
-        _request("amount", "minor units", "Amount of the payment in the base currency."),
-        _request("amount_to_user_avg_30d", "ratio", "Amount by the user's mean amount in 30 days."),
-        _request("amount_zscore_90d", "deviations", "Amount less the user's 90-day mean, by the 90-day deviation."),
-        _request("amount_to_user_max_90d", "ratio", "Amount by the user's largest amount in 90 days."),
-        _request("amount_to_merchant_avg_30d", "ratio", "Amount by the merchant's mean amount in 30 days."),
-        _request("hour_of_day", "hours", "Hour of the event time, UTC."),
-        _request("day_of_week", "days", "Day of the event time, Monday is 0, UTC."),
-        _request("is_online", "flag", "The channel is online."),
-        _request("country_mismatch", "flag", "The country is not the user's home country."),
-        _request("country_is_new", "flag", "The user has not paid in this country in 90 days."),
-        _request("device_is_new", "flag", "The user has not paid from this device in 90 days."),
-        _request("seconds_since_last", "seconds", "Time since the user's previous attempt."),
+        _request("amount", "minor units", "Amount of the payment in the base currency.", "raw_transactions.amount"),
+        _request(
+            "amount_to_user_avg_30d",
+            "ratio",
+            "Amount by the user's mean amount in 30 days.",
+            "raw_transactions.amount",
+            "user_features.user_amount_avg_30d",
+        ),
+        _request(
+            "amount_zscore_90d",
+            "deviations",
+            "Amount less the user's 90-day mean, by the 90-day deviation.",
+            "raw_transactions.amount",
+            "user_features.user_amount_avg_90d",
+            "user_features.user_amount_std_90d",
+        ),
+        _request(
+            "amount_to_user_max_90d",
+            "ratio",
+            "Amount by the user's largest amount in 90 days.",
+            "raw_transactions.amount",
+            "user_features.user_amount_max_90d",
+        ),
+        _request(
+            "amount_to_merchant_avg_30d",
+            "ratio",
+            "Amount by the merchant's mean amount in 30 days.",
+            "raw_transactions.amount",
+            "merchant_features.merchant_amount_avg_30d",
+        ),
+        _request("hour_of_day", "hours", "Hour of the event time, UTC.", "raw_transactions.event_time"),
+        _request("day_of_week", "days", "Day of the event time, Monday is 0, UTC.", "raw_transactions.event_time"),
+        _request("is_online", "flag", "The channel is online.", "raw_transactions.channel"),
+        _request(
+            "country_mismatch",
+            "flag",
+            "The country is not the user's home country.",
+            "raw_transactions.country",
+            "raw_transactions.user_country",
+        ),
+        _request(
+            "country_is_new",
+            "flag",
+            "The user has not paid in this country in 90 days.",
+            "raw_transactions.country",
+            "user_features.known_countries",
+        ),
+        _request(
+            "device_is_new",
+            "flag",
+            "The user has not paid from this device in 90 days.",
+            "raw_transactions.device_key",
+            "user_features.known_devices",
+        ),
+        _request(
+            "seconds_since_last",
+            "seconds",
+            "Time since the user's previous attempt.",
+            "raw_transactions.event_time",
+            "raw_transactions.received_at",
+            "user_features.last_seen_us",
+        ),
     )
 )
 """The features in force."""

@@ -1,0 +1,89 @@
+"""Which history this home holds: the source and its days, fixed at the first run.
+
+What belongs here: the record `dataset` in the lake and its rules. What does not: reading the source (`ingest`).
+"""
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from fraud_platform.ingest.source import Source, open_source
+from fraud_platform.lake import Lake, days_between
+from fraud_platform.settings import Settings
+
+RECORD = "dataset"
+
+
+class OtherDatasetError(RuntimeError):
+    """The home holds the history of another source than the settings name."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The history's days: `last_day` is None while the source goes on."""
+
+    first_day: date
+    last_day: date | None
+
+    def last_complete_day(self, now: datetime) -> date:
+        """The newest UTC day that is over and that the source has."""
+        yesterday = now.date() - timedelta(days=1)
+        return min(yesterday, self.last_day) if self.last_day else yesterday
+
+    def days(self, now: datetime) -> list[date]:
+        """Every complete day, ascending."""
+        return days_between(self.first_day, self.last_complete_day(now))
+
+    def now(self, now: datetime) -> datetime:
+        """The present as the history sees it: an export that ended years ago has no later labels to wait for."""
+        end = datetime.combine(self.last_complete_day(now) + timedelta(days=1), datetime.min.time(), now.tzinfo)
+        return min(now, end) if self.last_day else now
+
+
+def _identity(settings: Settings) -> dict[str, Any]:
+    """What makes two histories different."""
+    if settings.mapping is not None:
+        return {"mapping": settings.mapping.resolve().as_posix(), "base_currency": settings.base_currency}
+    return {
+        "seed": settings.seed,
+        "users": settings.users,
+        "merchants": settings.merchants,
+        "transactions_per_day": settings.transactions_per_day,
+        "base_currency": settings.base_currency,
+    }
+
+
+def find_dataset(settings: Settings, lake: Lake, now: datetime) -> Dataset:
+    """The dataset of this home: as recorded, else as the first run would record it. Writes nothing.
+
+    Raises OtherDatasetError when the record is of another source.
+    """
+    record = lake.read_record(RECORD)
+    if record is None:
+        return _first_look(settings, now)[0]
+    if record["source"] != _identity(settings):
+        raise OtherDatasetError(
+            f"{settings.home} holds the history of {record['source']}, the settings name {_identity(settings)}; "
+            "keep each history in its own folder with FRAUD_HOME"
+        )
+    last_day = date.fromisoformat(record["last_day"]) if record["last_day"] else None
+    return Dataset(date.fromisoformat(record["first_day"]), last_day)
+
+
+def fix_dataset(settings: Settings, lake: Lake, now: datetime) -> tuple[Dataset, Source]:
+    """The dataset and its open source, recorded if this is the first run. Raises OtherDatasetError."""
+    if lake.read_record(RECORD) is not None:
+        dataset = find_dataset(settings, lake, now)
+        return dataset, open_source(settings, dataset.first_day)
+    dataset, source = _first_look(settings, now)
+    last_day = dataset.last_day.isoformat() if dataset.last_day else None
+    lake.write_record(
+        RECORD, {"source": _identity(settings), "first_day": dataset.first_day.isoformat(), "last_day": last_day}
+    )
+    return dataset, source
+
+
+def _first_look(settings: Settings, now: datetime) -> tuple[Dataset, Source]:
+    first_day = settings.history_start or now.date() - timedelta(days=settings.history_days)
+    source = open_source(settings, first_day)
+    return Dataset(source.first_day(), source.last_day()), source
