@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     holdout_days: int = Field(16, ge=1, description="Last matured days, seen by no training, that measure the model.")
     threshold: float = Field(0.7, gt=0, lt=1, description="A payment is blocked when its score is strictly greater.")
     review_threshold: float = Field(0.4, gt=0, lt=1, description="A score strictly greater is flagged for review.")
+    policy_version: int = Field(1, ge=1, description="Raised by hand when thresholds or rules change; in every answer.")
 
     @cached_property
     def lake(self) -> str:
