@@ -32,7 +32,12 @@ _EXPONENTS = {
     **dict.fromkeys(("RWF", "UGX", "UYI", "VND", "VUV", "XAF", "XOF", "XPF"), 0),
     **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
     **dict.fromkeys(("CLF", "UYW"), 4),
+    "BYR": 0,
 }
+# List three (historic codes): withdrawn since 2005, and found in histories that go years back.
+_WITHDRAWN = frozenset(
+    ("ANG", "BGN", "BYR", "CUC", "CYP", "EEK", "GHC", "HRK", "LTL", "LVL", "MRO", "MTL", "SIT", "SKK", "SLL", "ZMK")
+)
 # The same list gives these codes no minor unit ("N.A."): metals, bond units, testing. Nobody pays in them.
 _NO_MINOR_UNIT = frozenset(("XAG", "XAU", "XBA", "XBB", "XBC", "XBD", "XDR", "XPD", "XPT", "XSU", "XTS", "XUA", "XXX"))
 
@@ -55,8 +60,8 @@ class UnknownRate(LookupError):  # noqa: N818 - reads as the condition it names
 
 @cache
 def currency_codes() -> frozenset[str]:
-    """The ISO 4217 codes that have a minor unit."""
-    return frozenset(entry.alpha_3 for entry in pycountry.currencies) - _NO_MINOR_UNIT
+    """The ISO 4217 codes that have a minor unit, those withdrawn since 2005 included."""
+    return (frozenset(entry.alpha_3 for entry in pycountry.currencies) | _WITHDRAWN) - _NO_MINOR_UNIT
 
 
 @cache
@@ -99,7 +104,7 @@ def to_minor(amount: Decimal, currency: str, field: str = "amount") -> int:
         raise AmountError(field, f"has more than {places} decimals, which {currency} does not have")
     coefficient = int("".join(map(str, digits)))
     shift = power + places
-    minor, rest = (coefficient * 10**shift, 0) if shift >= 0 else divmod(coefficient, 10**-shift)
+    minor, rest = divmod(coefficient * _power_of_ten(shift), _power_of_ten(-shift))
     if rest:
         raise AmountError(field, f"has more than {places} decimals, which {currency} does not have")
     if minor > MAX_MINOR:
