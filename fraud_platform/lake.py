@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 import fsspec
@@ -89,14 +89,18 @@ class Lake:
         found = fs.glob(f"{root}/{table}/date=*/data.parquet")
         return sorted(date.fromisoformat(path.split("/date=")[1].split("/")[0]) for path in found)
 
-    def read(self, table: str, day: date, columns: Sequence[str] | None = None) -> pa.Table:
-        """One partition. Raises MissingPartition."""
-        fs = self._fs[0]
+    def open(self, table: str, day: date) -> IO[bytes]:
+        """One partition's file, for its metadata. Raises MissingPartition."""
         try:
-            with fs.open(self.path(table, day), "rb") as file:
-                return pq.read_table(file, columns=list(columns) if columns else None)
+            file: IO[bytes] = self._fs[0].open(self.path(table, day), "rb")
         except FileNotFoundError as error:
             raise MissingPartition(f"{table} has no partition {day} under {self.root}") from error
+        return file
+
+    def read(self, table: str, day: date, columns: Sequence[str] | None = None) -> pa.Table:
+        """One partition. Raises MissingPartition."""
+        with self.open(table, day) as file:
+            return pq.read_table(file, columns=list(columns) if columns else None)
 
     def read_days(self, table: str, days: Iterable[date], columns: Sequence[str] | None = None) -> pa.Table | None:
         """The partitions of `days` that exist, concatenated in order; None when there are none."""

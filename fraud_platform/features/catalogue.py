@@ -64,7 +64,8 @@ class Catalogue:
     @cached_property
     def hash(self) -> str:
         """Twelve hex digits that name this version of the features."""
-        text = repr((VALUES_VERSION, MIN_TRANSACTIONS, LABEL_DELAY_DAYS, self.features))
+        values = [(f.name, f.source, f.window, f.unit, f.cold_start, f.dtype) for f in self.features]
+        text = repr((VALUES_VERSION, MIN_TRANSACTIONS, LABEL_DELAY_DAYS, values))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

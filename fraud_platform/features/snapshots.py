@@ -19,7 +19,7 @@ from tqdm import tqdm
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, LABEL_DELAY_DAYS, MIN_TRANSACTIONS, Source
 from fraud_platform.features.offline import Written, connect, daily, write_days
-from fraud_platform.features.tiles import LABEL_TILE, MERCHANT_TILE, USER_TILE
+from fraud_platform.features.tiles import INTEGERS, LABEL_TILE, MERCHANT_TILE, STRINGS, USER_TILE
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.schema import TIME
 from fraud_platform.settings import Settings
@@ -46,8 +46,8 @@ USER_SNAPSHOT = _feature_schema(
     "user_id",
     [
         pa.field("last_seen_us", pa.int64()),
-        pa.field("known_countries", pa.list_(pa.string())),
-        pa.field("known_devices", pa.list_(pa.int64())),
+        pa.field("known_countries", STRINGS),
+        pa.field("known_devices", INTEGERS),
     ],
 )
 MERCHANT_SNAPSHOT = _feature_schema("merchant", "merchant_id")

@@ -21,6 +21,10 @@ from fraud_platform.settings import Settings
 
 NIGHT_HOURS = 6
 
+# Parquet names a list's element so; the same name here keeps a file's schema equal to its table's
+STRINGS = pa.list_(pa.field("element", pa.string()))
+INTEGERS = pa.list_(pa.field("element", pa.int64()))
+
 _SUMS = [
     pa.field("txn_count", pa.int64()),
     pa.field("amount_sum", pa.int64()),
@@ -38,12 +42,12 @@ USER_TILE = pa.schema(
         pa.field("channel_known", pa.int64()),
         pa.field("night_count", pa.int64()),
         pa.field("last_effective_time", pa.int64()),
-        pa.field("merchants", pa.list_(pa.string())),
-        pa.field("countries", pa.list_(pa.string())),
-        pa.field("devices", pa.list_(pa.int64())),
+        pa.field("merchants", STRINGS),
+        pa.field("countries", STRINGS),
+        pa.field("devices", INTEGERS),
     ]
 )
-MERCHANT_TILE = pa.schema([pa.field("merchant_id", pa.string()), *_SUMS, pa.field("users", pa.list_(pa.string()))])
+MERCHANT_TILE = pa.schema([pa.field("merchant_id", pa.string()), *_SUMS, pa.field("users", STRINGS)])
 LABEL_TILE = pa.schema(
     [
         pa.field("merchant_id", pa.string()),

@@ -1,0 +1,260 @@
+"""Data quality: what must hold of a daily table before anything is built on it.
+
+What belongs here: the rules per table and their evaluation over partitions. What does not: who is told (`assets`). An
+`error` stops whatever depends on the day; a `warn` is shown and goes on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from statistics import median
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fraud_platform import schema
+from fraud_platform.features import tables
+from fraud_platform.features.catalogue import CATALOGUE, Source
+from fraud_platform.features.offline import connect
+from fraud_platform.features.snapshots import MEDIANS, MERCHANT_SNAPSHOT, USER_SNAPSHOT
+from fraud_platform.features.tiles import LABEL_TILE, MERCHANT_TILE, USER_TILE
+from fraud_platform.features.training_set import TRAINING_ROW
+from fraud_platform.lake import Lake
+from fraud_platform.settings import Settings
+
+ROW_COUNT_DAYS = 28
+ROW_COUNT_FACTOR = 3
+QUARANTINE_LIMIT = 0.05
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one rule over the days it was asked for."""
+
+    rule: str
+    passed: bool
+    severity: Literal["error", "warn"]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TableRules:
+    """What must hold of one table. `ranges` are SQL conditions, true or null for every good row."""
+
+    schema: pa.Schema
+    keys: tuple[str, ...]
+    ranges: tuple[str, ...] = ()
+    counted: str = "true"
+    """SQL condition of the rows among which keys are unique."""
+    row_count: bool = True
+    """Whether a day's row count is comparable with the days before it."""
+
+    @property
+    def names(self) -> tuple[tuple[str, Literal["error", "warn"]], ...]:
+        """Every rule with its severity, in the order of `evaluate`."""
+        rules: list[tuple[str, Literal["error", "warn"]]] = [
+            ("schema", "error"),
+            ("nulls", "error"),
+            ("duplicates", "error"),
+        ]
+        if self.ranges:
+            rules.append(("ranges", "error"))
+        if self.row_count:
+            rules.append(("row_count", "warn"))
+        rules.append(("freshness", "warn"))
+        return tuple(rules)
+
+
+def _feature_ranges(source: Source) -> tuple[str, ...]:
+    conditions = []
+    for feature in CATALOGUE.of(source):
+        conditions.append(f"isfinite({feature.name})")
+        if feature.unit in ("share", "flag"):
+            conditions.append(f"{feature.name} BETWEEN 0 AND 1")
+        elif feature.unit not in ("ratio", "deviations"):
+            conditions.append(f"{feature.name} >= 0")
+    return tuple(conditions)
+
+
+_TILE_RANGES = ("txn_count > 0", "amount_sum >= 0", "amount_max <= amount_sum", "foreign_count <= foreign_known")
+
+RULES: dict[str, TableRules] = {
+    tables.RAW_TRANSACTIONS: TableRules(
+        schema.RAW_TRANSACTIONS,
+        ("transaction_id",),
+        (
+            "amount_minor >= 0",
+            "amount >= 0",
+            "event_time <= received_at + INTERVAL 5 MINUTE",
+            "event_time >= received_at - INTERVAL 24 HOUR",
+            "CAST(received_at AS DATE) = date",
+            "length(country) = 2",
+            "length(user_country) = 2",
+        ),
+        counted="NOT is_duplicate",
+    ),
+    tables.FRAUD_LABELS: TableRules(
+        schema.LABELS,
+        ("transaction_id", "source", "revision"),
+        (
+            "state IN ('suspected', 'confirmed', 'disputed', 'cleared')",
+            "CAST(arrived_at AS DATE) = date",
+            "transaction_date <= date",
+            "revision >= 1",
+        ),
+        row_count=False,
+    ),
+    tables.FX_RATES: TableRules(schema.RATES, ("currency",), ("rate_e9 > 0",), row_count=False),
+    tables.USER_TILES: TableRules(USER_TILE, ("user_id",), _TILE_RANGES),
+    tables.MERCHANT_TILES: TableRules(MERCHANT_TILE, ("merchant_id",), _TILE_RANGES),
+    tables.LABEL_TILES: TableRules(
+        LABEL_TILE, ("merchant_id", "transaction_date"), ("fraud_delta <> 0",), row_count=False
+    ),
+    tables.USER_FEATURES: TableRules(USER_SNAPSHOT, ("user_id",), _feature_ranges("user"), row_count=False),
+    tables.MERCHANT_FEATURES: TableRules(
+        MERCHANT_SNAPSHOT, ("merchant_id",), _feature_ranges("merchant"), row_count=False
+    ),
+    tables.FEATURE_MEDIANS: TableRules(MEDIANS, ("feature",), row_count=False),
+    tables.TRAINING_SET: TableRules(
+        TRAINING_ROW,
+        ("transaction_id",),
+        (*_feature_ranges("velocity"), *_feature_ranges("request"), "user_snapshot < transaction_date"),
+    ),
+}
+
+
+@dataclass
+class _Facts:
+    """Facts of a rule by day, kept short for people."""
+
+    bad: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, day: date, what: Any) -> None:
+        if what:
+            self.bad[day.isoformat()] = what
+
+    def finding(self, rule: str, severity: Literal["error", "warn"], checked: int) -> Finding:
+        shown = dict(list(self.bad.items())[:20])
+        return Finding(rule, not self.bad, severity, {"days": checked, "bad_days": len(self.bad), "examples": shown})
+
+
+def evaluate(settings: Settings, lake: Lake, table: str, days: Sequence[date], expected_day: date) -> list[Finding]:
+    """Every rule of `table` over the partitions of `days`. `expected_day`: the newest day that should be there."""
+    rules = RULES[table]
+    files = {day: _metadata(lake, table, day) for day in days}
+    findings = [_schema(rules, files), _nulls(rules, files), _duplicates(settings, lake, table, rules, days)]
+    if rules.ranges:
+        findings.append(_ranges(settings, lake, table, rules, days))
+    if rules.row_count:
+        findings.append(_row_counts(lake, table, days))
+    newest = max(lake.days(table), default=None)
+    facts = {"newest_day": str(newest), "expected_day": str(expected_day)}
+    findings.append(Finding("freshness", newest is not None and newest >= expected_day, "warn", facts))
+    return findings
+
+
+def quarantine_share(lake: Lake, days: Sequence[date]) -> Finding:
+    """The share of rows that did not fit; a day above QUARANTINE_LIMIT is a broken export."""
+    facts, accepted, quarantined = _Facts(), 0, 0
+    for day in days:
+        good = _metadata(lake, tables.RAW_TRANSACTIONS, day).num_rows
+        bad = _metadata(lake, tables.QUARANTINE, day).num_rows
+        accepted, quarantined = accepted + good, quarantined + bad
+        share = bad / max(good + bad, 1)
+        facts.note(day, f"{share:.1%} of {good + bad} rows" if share > QUARANTINE_LIMIT else None)
+    finding = facts.finding("quarantine", "error", len(days))
+    return Finding(finding.rule, finding.passed, "error", finding.facts | {"accepted": accepted, "rows": quarantined})
+
+
+def every_transaction_has_a_row(settings: Settings, lake: Lake, days: Sequence[date]) -> Finding:
+    """The training set holds each counted transaction of the day, no more and no fewer."""
+    counted = _counts(settings, lake, tables.RAW_TRANSACTIONS, days, "NOT is_duplicate")
+    facts = _Facts()
+    for day in days:
+        rows = _metadata(lake, tables.TRAINING_SET, day).num_rows
+        expected = counted.get(day, 0)
+        facts.note(day, f"{rows} rows for {expected} transactions" if rows != expected else None)
+    return facts.finding("completeness", "error", len(days))
+
+
+def _metadata(lake: Lake, table: str, day: date) -> pq.FileMetaData:
+    with lake.open(table, day) as file:
+        return pq.read_metadata(file)
+
+
+def _schema(rules: TableRules, files: dict[date, pq.FileMetaData]) -> Finding:
+    facts = _Facts()
+    wanted = {column.name: column.type for column in rules.schema}
+    for day, metadata in files.items():
+        found = {column.name: column.type for column in metadata.schema.to_arrow_schema()}
+        facts.note(day, sorted(str(item) for item in set(found.items()) ^ set(wanted.items())))
+    return facts.finding("schema", "error", len(files))
+
+
+def _nulls(rules: TableRules, files: dict[date, pq.FileMetaData]) -> Finding:
+    """Required columns have no null, by the files' own statistics."""
+    facts = _Facts()
+    required = {column.name for column in rules.schema if not column.nullable} | set(rules.keys)
+    for day, metadata in files.items():
+        nulls: dict[str, int] = {}
+        for group in range(metadata.num_row_groups):
+            for position in range(metadata.num_columns):
+                column = metadata.row_group(group).column(position)
+                if column.path_in_schema in required and column.statistics and column.statistics.null_count:
+                    nulls[column.path_in_schema] = nulls.get(column.path_in_schema, 0) + column.statistics.null_count
+        facts.note(day, nulls)
+    return facts.finding("nulls", "error", len(files))
+
+
+def _query(settings: Settings, lake: Lake, table: str, days: Sequence[date], sql: str) -> list[tuple[Any, ...]]:
+    """Rows of `sql`, whose `{rows}` stands for the partitions with a `date` column."""
+    backend = connect(settings, lake)
+    paths = ", ".join(f"'{path}'" for path in lake.scan_paths(table, days))
+    rows = f"(SELECT * REPLACE (CAST(date AS DATE) AS date) FROM read_parquet([{paths}], hive_partitioning = true))"
+    result: list[tuple[Any, ...]] = backend.con.execute(sql.format(rows=rows)).fetchall()
+    return result
+
+
+def _counts(settings: Settings, lake: Lake, table: str, days: Sequence[date], condition: str) -> dict[date, int]:
+    sql = f"SELECT date, count(*) FROM {{rows}} WHERE {condition} GROUP BY date"
+    return dict(_query(settings, lake, table, days, sql))
+
+
+def _duplicates(settings: Settings, lake: Lake, table: str, rules: TableRules, days: Sequence[date]) -> Finding:
+    keys = ", ".join(rules.keys)
+    sql = (
+        f"SELECT date, sum(n - 1) FROM (SELECT date, count(*) AS n FROM {{rows}} WHERE {rules.counted} "
+        f"GROUP BY date, {keys} HAVING n > 1) GROUP BY date"
+    )
+    facts = _Facts()
+    for day, extra in _query(settings, lake, table, days, sql):
+        facts.note(day, f"{extra} rows repeat ({keys})")
+    return facts.finding("duplicates", "error", len(days))
+
+
+def _ranges(settings: Settings, lake: Lake, table: str, rules: TableRules, days: Sequence[date]) -> Finding:
+    sums = ", ".join(f"count(*) FILTER (WHERE NOT ({condition}))" for condition in rules.ranges)
+    facts = _Facts()
+    for day, *broken in _query(settings, lake, table, days, f"SELECT date, {sums} FROM {{rows}} GROUP BY date"):
+        facts.note(day, {rule: n for rule, n in zip(rules.ranges, broken, strict=True) if n})
+    return facts.finding("ranges", "error", len(days))
+
+
+def _row_counts(lake: Lake, table: str, days: Sequence[date]) -> Finding:
+    """A day has neither a third nor three times the rows of the median of the four weeks before it."""
+    facts = _Facts()
+    counts: dict[date, int] = {}
+
+    def rows(day: date) -> int:
+        if day not in counts:
+            counts[day] = _metadata(lake, table, day).num_rows
+        return counts[day]
+
+    written = set(lake.days(table))
+    for day in days:
+        before = [day - timedelta(days=back) for back in range(1, ROW_COUNT_DAYS + 1)]
+        usual = median([rows(other) for other in before if other in written] or [rows(day)])
+        odd = not usual / ROW_COUNT_FACTOR <= rows(day) <= usual * ROW_COUNT_FACTOR
+        facts.note(day, f"{rows(day)} rows, usually {usual:.0f}" if odd else None)
+    return facts.finding("row_count", "warn", len(days))
