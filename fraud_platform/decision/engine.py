@@ -11,7 +11,7 @@ from fraud_platform.decision.answer import Answer, predict_body
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
-from fraud_platform.decision.parts import Meter, OnlineReader, Recorder
+from fraud_platform.decision.parts import Meter, OnlineRead, OnlineReader, Recorder
 from fraud_platform.decision.problem import Problem, conflict, invalid, malformed, unavailable
 from fraud_platform.decision.request import InvalidRequest, MalformedBody, Payment, Rates, parse_payment, to_transaction
 from fraud_platform.decision.serving_model import ServingModel
@@ -24,6 +24,7 @@ from fraud_platform.inference_log.record import (
     encode_record,
     vector_bytes,
 )
+from fraud_platform.schema import Transaction
 
 _WINNER_POLLS = 10
 _WINNER_POLL_SECONDS = 0.005
@@ -88,8 +89,7 @@ class DecisionEngine:
         record = await self._decisions.find(caller, payment.transaction_id)
         repeated = record is not None
         if record is None:
-            fresh, record = await self._decide_now(payment, content, caller, received_at)
-            repeated = fresh is not record
+            record, repeated = await self._decide_now(payment, content, caller, received_at)
         if record.request_hash != content:
             raise conflict("it was decided within the last 24 hours, for another payment")
         # a repeat is appended too: the process that settled the decision may have died before it wrote the record
@@ -99,25 +99,32 @@ class DecisionEngine:
 
     async def _decide_now(
         self, payment: Payment, content: str, caller: str, received_at: int
-    ) -> tuple[DecisionRecord | None, DecisionRecord]:
-        """Our own decision, and the one that stands; they differ when the same payment came twice at once."""
-        model = self.model
+    ) -> tuple[DecisionRecord, bool]:
+        """The decision that stands, and whether it is somebody else's: the same payment may come twice at once."""
         transaction = to_transaction(payment, received_at, self._rates())
-        online = await self._store.read(transaction)
+        online = await self._store.read(transaction, caller=caller, write=True)
         if online.duplicate:
             standing = await self._awaited(caller, payment.transaction_id)
             if standing is not None:
-                return None, standing
+                return standing, True
+        record = self._judged(payment, content, caller, transaction, online)
+        standing = await self._decisions.settle(record)
+        return standing, standing is not record
+
+    def _judged(
+        self, payment: Payment, content: str, caller: str, transaction: Transaction, online: OnlineRead
+    ) -> DecisionRecord:
+        model = self.model
         vector = build_vector(transaction, online)
         score = float(model.scorer.score(vector[None, :])[0])
         decision, reason = model.policy.decide(score)
-        record = DecisionRecord(
+        return DecisionRecord(
             schema_version=SCHEMA_VERSION,
             decision_id=uuid.uuid4().hex,
             caller=caller,
             request_hash=content,
             request=payment,
-            received_at=received_at,
+            received_at=transaction.received_at,
             amount=transaction.amount,
             event_time=transaction.event_time,
             clock_skew=transaction.clock_skew,
@@ -128,6 +135,7 @@ class DecisionEngine:
             user_snapshot=online.user_snapshot,
             merchant_snapshot=online.merchant_snapshot,
             epoch=online.epoch,
+            complete_since=online.complete_since,
             served_by=ServedBy(
                 user_features=online.served_by["user_features"],
                 merchant_features=online.served_by["merchant_features"],
@@ -141,9 +149,8 @@ class DecisionEngine:
             score=score,
             decision=decision,
             reason=reason,
-            latency_us=self._clock() - received_at,
+            latency_us=self._clock() - transaction.received_at,
         )
-        return record, await self._decisions.settle(record)
 
     async def _awaited(self, caller: str, transaction_id: str) -> DecisionRecord | None:
         """The decision of whoever was first to count the payment; None when it does not come, its maker having died."""

@@ -70,7 +70,7 @@ class Explainer:
         if named_fields(body).keys() == {"transaction_id"}:
             transaction_id = decode_json(_reference, body).transaction_id
             return await self._recorded(transaction_id, caller, model, now)
-        return await self._what_if(body, model, now)
+        return await self._what_if(body, caller, model, now)
 
     async def _recorded(self, transaction_id: str, caller: str, model: ServingModel, now: int) -> bytes:
         record = await self._decisions.find(caller, transaction_id)
@@ -93,10 +93,10 @@ class Explainer:
         today = datetime.fromtimestamp(now // 1_000_000, UTC).date()
         return find_decision(self._home, transaction_id, caller, until=today, days=self._search_days)
 
-    async def _what_if(self, body: bytes, model: ServingModel, now: int) -> bytes:
+    async def _what_if(self, body: bytes, caller: str, model: ServingModel, now: int) -> bytes:
         payment = parse_payment(body, self._base_currency)
         transaction = to_transaction(payment, now, self._rates())
-        vector = build_vector(transaction, await self._store.peek(transaction))
+        vector = build_vector(transaction, await self._store.read(transaction, caller=caller, write=False))
         score = float(model.scorer.score(vector[None, :])[0])
         decision, _ = model.policy.decide(score)
         return await self._beside(

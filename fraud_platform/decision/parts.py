@@ -24,6 +24,8 @@ class OnlineRead(OnlineValues, Protocol):
     @property
     def epoch(self) -> str | None: ...
     @property
+    def complete_since(self) -> int | None: ...
+    @property
     def duplicate(self) -> bool:
         """Velocity has counted this transaction before."""
         ...
@@ -35,12 +37,8 @@ class OnlineRead(OnlineValues, Protocol):
 class OnlineReader(Protocol):
     """The online feature store."""
 
-    async def read(self, transaction: Transaction) -> OnlineRead:
-        """Features of a payment, which velocity counts."""
-        ...
-
-    async def peek(self, transaction: Transaction) -> OnlineRead:
-        """Features as `read` would give them, writing nothing."""
+    async def read(self, payment: Transaction, *, caller: str, write: bool) -> OnlineRead:
+        """Features of a payment, which velocity counts; `write` False counts and writes nothing."""
         ...
 
 

@@ -52,6 +52,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     user_snapshot: str | None
     merchant_snapshot: str | None
     epoch: str | None
+    """Velocity's epoch; `complete_since` is from when on it has counted every attempt."""
+    complete_since: int | None
     served_by: ServedBy
     model_version: str
     scorer_hash: str

@@ -1,0 +1,173 @@
+"""The HTTP side of the contract, as one ASGI middleware in front of BentoML's own routing.
+
+What belongs here: methods, media types, body limits, deadlines, and that every error is a problem document. What does
+not: what a decision is. It stands behind BentoML's metrics and before its request context, which cost more than a
+decision does; `/metrics` and the pages of BentoML pass through.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol
+
+import bentoml
+
+from bento.openapi import document
+from fraud_platform.decision.answer import Answer
+from fraud_platform.decision.problem import (
+    Problem,
+    malformed,
+    method_not_allowed,
+    not_found,
+    timed_out,
+    too_large,
+    unavailable,
+    unsupported_media,
+)
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MAX_BODY = 64 * 1024
+BODY_SECONDS = 1.0
+ANSWER_SECONDS = 2.0
+"""Backstop against a Redis that hangs; together with BODY_SECONDS below BentoML's own timeout."""
+
+DEFAULT_CALLER = "default"
+"""Whoever asks: callers are told apart by API keys, which this service does not have yet."""
+
+
+class Decider(Protocol):
+    """What the middleware needs of the service's instance; `bento.runtime.Runtime` has it."""
+
+    async def decide(self, body: bytes, caller: str) -> Answer: ...
+    async def explain(self, body: bytes, caller: str) -> Answer: ...
+    async def readiness(self) -> Answer: ...
+    def failed(self, stage: str, error: BaseException) -> None: ...
+
+
+class _GoneError(Exception):
+    """The caller hung up before the body was complete."""
+
+
+class Gateway:
+    """ASGI middleware that answers the routes of the contract."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._openapi: bytes | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a route of the contract, or pass on and turn BentoML's plain 404 and 405 into problem documents."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path, method = scope["path"], scope["method"]
+        if path in ("/v1/predict", "/v1/explain"):
+            if method == "POST":
+                await self._answer_post(path, scope, receive, send)
+            else:
+                await _send_problem(send, method_not_allowed(f"{path} takes POST"), (b"allow", b"POST"))
+        elif path in ("/livez", "/readyz", "/docs.json"):
+            if method in ("GET", "HEAD"):
+                await self._answer_get(path, method, send)
+            else:
+                await _send_problem(send, method_not_allowed(f"{path} takes GET"), (b"allow", b"GET, HEAD"))
+        else:
+            await self._app(scope, receive, _Translated(send, path))
+
+    async def _answer_post(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            _check_headers(scope["headers"])
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await _read(receive)
+        except Problem as problem:
+            # the rest of the body is not read: the connection cannot be used again
+            await _send_problem(send, problem, (b"connection", b"close"))
+            return
+        except TimeoutError:
+            await _send_problem(send, timed_out(f"within {BODY_SECONDS} s"), (b"connection", b"close"))
+            return
+        except _GoneError:
+            return
+        decider: Decider = bentoml.get_current_service().runtime
+        work = decider.decide if path == "/v1/predict" else decider.explain
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                answer = await work(body, DEFAULT_CALLER)
+        except TimeoutError as error:
+            decider.failed("deadline", error)
+            answer = Answer.of(unavailable())
+        await _send(send, answer)
+
+    async def _answer_get(self, path: str, method: str, send: Send) -> None:
+        if path == "/livez":
+            answer = Answer(200, b'{"live":true}')
+        elif path == "/readyz":
+            answer = await bentoml.get_current_service().runtime.readiness()
+        else:
+            if self._openapi is None:
+                self._openapi = document(bentoml.get_current_service().bento_service.openapi_spec.asdict())
+            answer = Answer(200, self._openapi)
+        await _send(send, answer, head=method == "HEAD")
+
+
+def _check_headers(headers: list[tuple[bytes, bytes]]) -> None:
+    media_type = b""
+    for name, value in headers:
+        if name == b"content-type":
+            media_type = value.partition(b";")[0].strip().lower()
+        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise unsupported_media("compressed bodies are not read")
+        elif name == b"content-length":
+            if not value.isdigit():
+                raise malformed("Content-Length is not a number")
+            if int(value[:20]) > MAX_BODY:
+                raise too_large(MAX_BODY)
+    if media_type != b"application/json":
+        raise unsupported_media("Content-Type has to be application/json")
+
+
+async def _read(receive: Receive) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _GoneError
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY:
+            raise too_large(MAX_BODY)
+        if not message.get("more_body", False):
+            return body
+
+
+async def _send(send: Send, answer: Answer, *headers: tuple[bytes, bytes], head: bool = False) -> None:
+    length = b"%d" % len(answer.body)
+    fixed = [(b"content-type", answer.content_type), (b"content-length", length), *headers]
+    await send({"type": "http.response.start", "status": answer.status, "headers": fixed})
+    await send({"type": "http.response.body", "body": b"" if head else answer.body})
+
+
+async def _send_problem(send: Send, problem: Problem, *headers: tuple[bytes, bytes]) -> None:
+    await _send(send, Answer.of(problem), *headers)
+
+
+class _Translated:
+    """A `send` that replaces plain-text 404 and 405 answers by problem documents."""
+
+    def __init__(self, send: Send, path: str) -> None:
+        self._send = send
+        self._path = path
+        self._replaced = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] in (404, 405):
+            self._replaced = True
+            missing = message["status"] == 404
+            problem = not_found("no such route") if missing else method_not_allowed("the route takes another method")
+            allow = [(name, value) for name, value in message.get("headers", []) if name == b"allow"]
+            await _send_problem(self._send, problem, *allow)
+        elif not self._replaced:
+            await self._send(message)

@@ -1,0 +1,40 @@
+"""Counters of the decision service, in Prometheus' format on BentoML's /metrics, summed over workers.
+
+What belongs here: names and labels. What does not: deciding what is worth counting, which the engine's `Meter` says.
+"""
+
+from fraud_platform.inference_log.record import DecisionRecord
+
+
+class PrometheusMeter:
+    """`fraud_platform.decision.parts.Meter` on prometheus_client. Create once per worker process."""
+
+    def __init__(self) -> None:
+        # imported here: a worker knows PROMETHEUS_MULTIPROC_DIR only after this module may have been imported
+        from prometheus_client import Counter, Histogram
+
+        self._decisions = Counter(
+            "fraud_decisions", "Decisions that went out.", ["decision", "model_version", "degraded", "repeated"]
+        )
+        self._features = Counter("fraud_features_served", "Sources of batch features.", ["entity", "source"])
+        self._failures = Counter("fraud_failures", "Errors on our side, by stage.", ["stage"])
+        self._latency = Histogram(
+            "fraud_decision_seconds",
+            "From receiving a payment until its decision stood.",
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2),
+        )
+
+    def decided(self, record: DecisionRecord, repeated: bool) -> None:
+        """Count a decision."""
+        served = record.served_by
+        self._decisions.labels(
+            record.decision, record.model_version, str(served.degraded).lower(), str(repeated).lower()
+        ).inc()
+        if not repeated:
+            self._features.labels("user", served.user_features).inc()
+            self._features.labels("merchant", served.merchant_features).inc()
+            self._latency.observe(record.latency_us / 1e6)
+
+    def failed(self, stage: str) -> None:
+        """Count an error."""
+        self._failures.labels(stage).inc()

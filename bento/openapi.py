@@ -1,0 +1,116 @@
+"""The OpenAPI document: BentoML's own, with the contract's exact schemas and its problem documents.
+
+What belongs here: turning the domain's types into OpenAPI 3.0. What does not: any field's meaning, which stands at the
+type. BentoML's generator knows neither `null` as a type nor answers other than its own errors.
+"""
+
+from typing import Any
+
+import msgspec
+
+from fraud_platform.decision.answer import ExplainAnswer, PredictAnswer
+from fraud_platform.decision.explain import DecisionReference
+from fraud_platform.decision.problem import ProblemDocument
+from fraud_platform.decision.request import PaymentRequest
+
+Json = dict[str, Any]
+
+_REF = "#/components/schemas/{name}"
+_TYPES = (PaymentRequest, DecisionReference, PredictAnswer, ExplainAnswer, ProblemDocument)
+_PROBLEMS = {
+    "predict": {
+        400: "The body is not JSON.",
+        408: "The body did not arrive in time.",
+        409: "The transaction_id was decided within 24 hours for another payment.",
+        413: "The body is over 64 KiB.",
+        415: "The body is not declared as application/json.",
+        422: "A field breaks the contract; `field` names it.",
+        503: "No decision could be made; the same body may be sent again.",
+    },
+    "explain": {
+        400: "The body is not JSON.",
+        404: "No decision of the caller is kept under this transaction_id.",
+        408: "The body did not arrive in time.",
+        410: "The model that decided is no longer kept.",
+        413: "The body is over 64 KiB.",
+        415: "The body is not declared as application/json.",
+        422: "A field breaks the contract; `field` names it.",
+        503: "No explanation could be made; the same body may be sent again.",
+    },
+}
+
+
+def components() -> Json:
+    """The contract's types as OpenAPI 3.0 schemas, by name."""
+    _, schemas = msgspec.json.schema_components(_TYPES, ref_template=_REF)
+    return {name: _openapi(schema) for name, schema in schemas.items()}
+
+
+def inlined(kind: type) -> Json:
+    """One type as a JSON Schema without references, for BentoML's own description of a method."""
+    (schema,), definitions = msgspec.json.schema_components((kind,), ref_template="{name}")
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return resolve({**definitions[node["$ref"]], **{k: v for k, v in node.items() if k != "$ref"}})
+            return {key: resolve(value) for key, value in node.items()}
+        return [resolve(item) for item in node] if isinstance(node, list) else node
+
+    return _openapi(resolve(schema))
+
+
+def _openapi(node: Any) -> Any:
+    """JSON Schema as OpenAPI 3.0 takes it: `nullable` in the place of the type null."""
+    if isinstance(node, list):
+        return [_openapi(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    schema = {key: _openapi(value) for key, value in node.items() if key not in ("anyOf", "const")}
+    if "const" in node:
+        schema["enum"] = [node["const"]]
+    options = node.get("anyOf")
+    if options:
+        real = [_openapi(option) for option in options if option != {"type": "null"}]
+        nullable = len(real) < len(options)
+        if len(real) == 1 and "$ref" not in real[0]:
+            schema = {**real[0], **schema}
+        else:
+            schema["allOf" if len(real) == 1 else "anyOf"] = real
+        if nullable:
+            schema["nullable"] = True
+    if schema.get("default", ...) is None:
+        del schema["default"]
+    return schema
+
+
+def _reference(kind: type) -> Json:
+    return {"$ref": _REF.format(name=kind.__name__)}
+
+
+def document(base: Json) -> bytes:
+    """BentoML's document (`Service.openapi_spec.asdict()`) with the contract's routes described exactly; JSON."""
+    spec: Json = msgspec.json.decode(msgspec.json.encode(base))
+    own = components()
+    spec["components"]["schemas"] = {
+        name: schema
+        for name, schema in spec["components"]["schemas"].items()
+        if not name.startswith(("predict__", "explain__"))
+    } | own
+    requests: Json = {
+        "predict": _reference(PaymentRequest),
+        "explain": {"anyOf": [_reference(PaymentRequest), _reference(DecisionReference)]},
+    }
+    answers = {"predict": PredictAnswer, "explain": ExplainAnswer}
+    for name, request in requests.items():
+        operation = spec["paths"][f"/v1/{name}"]["post"]
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": request}}}
+        problems = {"application/problem+json": {"schema": _reference(ProblemDocument)}}
+        operation["responses"] = {
+            "200": {
+                "description": (answers[name].__doc__ or "").strip(),
+                "content": {"application/json": {"schema": _reference(answers[name])}},
+            },
+            **{str(status): {"description": text, "content": problems} for status, text in _PROBLEMS[name].items()},
+        }
+    return msgspec.json.encode(spec)

@@ -1,0 +1,216 @@
+"""The record keeps every bit, and the spool gives back every record that was wholly written."""
+
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fraud_platform.decision.request import Payment
+from fraud_platform.inference_log.record import (
+    DecisionRecord,
+    ServedBy,
+    decode_record,
+    encode_record,
+    vector_bytes,
+)
+from fraud_platform.inference_log.spool import SpoolWriter, find_decision, read_spool, spool_folder
+
+DAY = date(2026, 11, 23)
+MIDNIGHT = 1_795_392_000_000_000
+
+
+def record(transaction_id: str = "t-1", **changes: Any) -> DecisionRecord:
+    """A decision on DAY."""
+    payment = Payment(
+        transaction_id=transaction_id,
+        user_id="u-1",
+        merchant_id="m-1",
+        amount_minor=4250,
+        currency="EUR",
+        country="DE",
+        timestamp=MIDNIGHT,
+    )
+    plain = DecisionRecord(
+        schema_version=1,
+        decision_id="0" * 32,
+        caller="default",
+        request_hash=payment.content_hash(),
+        request=payment,
+        received_at=MIDNIGHT,
+        amount=4250,
+        event_time=MIDNIGHT,
+        clock_skew=False,
+        user_effective_time=MIDNIGHT,
+        merchant_effective_time=MIDNIGHT + 1,
+        catalogue_hash="abc",
+        vector=vector_bytes(np.zeros(50, np.float32)),
+        user_snapshot="2026-11-22",
+        merchant_snapshot=None,
+        epoch=None,
+        complete_since=None,
+        served_by=ServedBy(user_features="redis", merchant_features="redis", model="champion"),
+        model_version="fraud-detector/7",
+        scorer_hash="f" * 64,
+        policy_version=1,
+        threshold=0.7,
+        review_threshold=0.4,
+        score=0.1,
+        decision="allow",
+        reason="score_below_threshold",
+        latency_us=1234,
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+@given(bits=st.lists(st.integers(0, 2**32 - 1), min_size=50, max_size=50), score=st.floats(0, 1))
+def test_a_vector_and_a_score_keep_their_bits_nan_payloads_included(bits: list[int], score: float) -> None:
+    vector = np.array(bits, np.uint32).view(np.float32)
+    back = decode_record(encode_record(record(vector=vector_bytes(vector), score=score)))
+    assert back.values.view(np.uint32).tolist() == bits
+    assert back.score.hex() == score.hex()
+
+
+def test_a_record_comes_back_whole() -> None:
+    assert decode_record(encode_record(record())) == record()
+
+
+def test_an_old_record_is_readable_after_a_field_was_appended() -> None:
+    class Next(DecisionRecord, frozen=True, kw_only=True, array_like=True):
+        shadow_score: float | None = None
+
+    assert msgspec.msgpack.decode(encode_record(record()), type=Next).shadow_score is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "degraded"),
+    [
+        (("redis", "redis", "champion"), False),
+        (("default", "redis", "champion"), True),
+        (("redis", "default", "champion"), True),
+        (("redis", "redis", "rules"), True),
+    ],
+)
+def test_anything_but_redis_and_the_champion_is_degraded(parts: tuple[str, str, str], degraded: bool) -> None:
+    served = ServedBy(user_features=parts[0], merchant_features=parts[1], model=parts[2])
+    assert served.degraded is degraded
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[SpoolWriter]:
+    writer = SpoolWriter(tmp_path, "17-1")
+    yield writer
+    writer.close()
+
+
+def append(writer: SpoolWriter, *records: DecisionRecord) -> None:
+    for each in records:
+        writer.append(each.day, encode_record(each))
+
+
+def test_records_come_back_in_the_order_they_were_appended(tmp_path: Path, writer: SpoolWriter) -> None:
+    written = [record(f"t-{n}") for n in range(20)]
+    append(writer, *written)
+    spool = read_spool(tmp_path, DAY)
+    assert list(spool) == written
+    assert spool.torn == 0
+
+
+def test_a_record_lies_on_the_utc_day_it_was_received(tmp_path: Path, writer: SpoolWriter) -> None:
+    append(writer, record("today"), record("before", received_at=MIDNIGHT - 1), record("again"))
+    assert [r.request.transaction_id for r in read_spool(tmp_path, DAY)] == ["today", "again"]
+    assert [r.request.transaction_id for r in read_spool(tmp_path, date(2026, 11, 22))] == ["before"]
+
+
+def test_a_day_without_records_is_empty(tmp_path: Path) -> None:
+    assert list(read_spool(tmp_path, DAY)) == []
+
+
+def test_a_torn_tail_of_any_length_costs_that_record_alone_and_is_counted(tmp_path: Path, writer: SpoolWriter) -> None:
+    append(writer, record("t-1"), record("t-2"))
+    path = next(spool_folder(tmp_path, DAY).iterdir())
+    whole = path.read_bytes()
+    half = len(whole) // 2
+    other = SpoolWriter(tmp_path, "99-1")
+    append(other, record("t-3"))
+    other.close()
+    for cut in range(half + 1, len(whole)):
+        path.write_bytes(whole[:cut])
+        spool = read_spool(tmp_path, DAY)
+        assert [r.request.transaction_id for r in spool] == ["t-1", "t-3"]
+        assert spool.torn == 1
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path, writer: SpoolWriter) -> None:
+    append(writer, record("t-1"), record("t-2"))
+    path = next(spool_folder(tmp_path, DAY).iterdir())
+    content = bytearray(path.read_bytes())
+    content[-10] ^= 1
+    path.write_bytes(content)
+    spool = read_spool(tmp_path, DAY)
+    assert [r.request.transaction_id for r in spool] == ["t-1"]
+    assert spool.torn == 1
+
+
+def test_a_killed_process_leaves_what_it_appended(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.path.insert(0, 'tests/unit'); from pathlib import Path; import os, signal\n"
+        "from test_inference_log_record import record, append; from fraud_platform.inference_log.spool import *\n"
+        f"append(SpoolWriter(Path({str(tmp_path)!r}), 'x'), *[record(str(n)) for n in range(5)])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [r.request.transaction_id for r in read_spool(tmp_path, DAY)] == list("01234")
+
+
+def test_a_disk_that_fills_amid_a_record_loses_that_record_and_none_after_it(
+    tmp_path: Path, writer: SpoolWriter
+) -> None:
+    append(writer, record("t-1"))
+    size = next(spool_folder(tmp_path, DAY).iterdir()).stat().st_size
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="could be written"):
+            append(writer, record("t-2"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    append(writer, record("t-3"))
+    spool = read_spool(tmp_path, DAY)
+    assert [r.request.transaction_id for r in spool] == ["t-1", "t-3"]
+    assert spool.torn == 0
+
+
+def test_the_spool_is_nobody_elses_to_read(tmp_path: Path, writer: SpoolWriter) -> None:
+    append(writer, record())
+    assert next(spool_folder(tmp_path, DAY).iterdir()).stat().st_mode & 0o077 == 0
+
+
+def test_a_decision_is_found_by_caller_and_transaction_the_latest_first(tmp_path: Path, writer: SpoolWriter) -> None:
+    earlier = record("t-1", received_at=MIDNIGHT - 1, decision_id="1" * 32)
+    append(
+        writer,
+        earlier,
+        record("t-1", received_at=MIDNIGHT + 5, decision_id="3" * 32),
+        record("t-1", received_at=MIDNIGHT + 4, decision_id="2" * 32),
+        record("t-1", received_at=MIDNIGHT + 9, caller="other"),
+        record("t-10", received_at=MIDNIGHT + 9),
+    )
+    found = find_decision(tmp_path, "t-1", "default", until=DAY, days=2)
+    assert found is not None
+    assert found.decision_id == "3" * 32
+    assert find_decision(tmp_path, "t-1", "default", until=date(2026, 11, 22), days=1) == earlier
+    assert find_decision(tmp_path, "t-1", "nobody", until=DAY, days=5) is None
+    assert find_decision(tmp_path, "t-1", "default", until=date(2026, 11, 26), days=3) is None
