@@ -1,0 +1,158 @@
+"""Opens the Feast store from the settings, registers the definitions, and materializes one snapshot.
+
+What belongs here: configuration, paths, the lock. What does not: definitions (`views`), bytes (`online.writer`). Feast
+is imported inside the functions, since its import takes ten seconds and most calls of `apply` need none of it.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.lake import open_lake
+from fraud_platform.online.embedded_redis import ensure_redis
+from fraud_platform.online.packed import PackedView
+from fraud_platform.online.snapshot_load import SNAPSHOT_TABLES
+from fraud_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+    from feature_repo.views import Definitions
+
+REPO = Path(__file__).parent
+DAY_SECONDS = 86_400
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables of feature_store.yaml and of definitions.py. Starts the embedded Redis where none runs."""
+    return {
+        "FRAUD_HOME": str(settings.home.absolute()),
+        "FRAUD_LAKE_URL": settings.lake,
+        "FRAUD_ONLINE_TTL_DAYS": str(settings.online_ttl_days),
+        "FRAUD_FEAST_REDIS": connection_string(ensure_redis(settings)),
+        "FRAUD_FEAST_KEY_TTL_SECONDS": str(settings.online_ttl_days * DAY_SECONDS),
+    }
+
+
+def connection_string(url: str) -> str:
+    """A Redis URL as Feast writes it: host:port,db=0,…. Raises ValueError for what Feast cannot express."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise ValueError("Feast reaches Redis by redis:// or rediss:// addresses only")
+    options: dict[str, str] = {"db": parts.path.strip("/") or "0"}
+    if parts.scheme == "rediss":
+        options["ssl"] = "true"
+    for name, value in (("username", parts.username), ("password", parts.password)):
+        if value:
+            options[name] = json.dumps(unquote(value))  # Feast parses values as JSON: a numeric password stays a text
+    options |= dict(parse_qsl(parts.query))
+    if any("," in value for value in options.values()):
+        raise ValueError("Feast separates the parts of a Redis address by commas, so no part may hold one")
+    return ",".join([f"{parts.hostname}:{parts.port or 6379}", *(f"{name}={value}" for name, value in options.items())])
+
+
+def open_store(settings: Settings) -> "FeatureStore":
+    """The Feast store of these settings, as feature_store.yaml describes it."""
+    from feast import FeatureStore, RepoConfig
+
+    # two advisories at each start about serving from this registry while it is written, which is what we want
+    logging.getLogger("feast.repo_config").setLevel(logging.ERROR)
+    text = Template((REPO / "feature_store.yaml").read_text()).substitute(environment(settings))
+    config = RepoConfig(**yaml.safe_load(text))
+    config.repo_path = REPO
+    return FeatureStore(config=config)
+
+
+def definitions(settings: Settings) -> "Definitions":
+    """The generated definitions with these settings' paths and ttl."""
+    from feature_repo.views import Sources, build
+
+    lake = open_lake(settings)
+
+    def sources(view: PackedView) -> Sources:
+        return Sources(_source(settings, view), f"{lake.uri(SNAPSHOT_TABLES[view.entity])}/date=*/data.parquet")
+
+    return build(sources, settings.online_ttl_days)
+
+
+def apply(settings: Settings) -> bool:
+    """Register the definitions; False, without importing Feast, when they are registered as they are."""
+    folder = _folder(settings)
+    registry, marker = folder / "registry.db", folder / "applied"
+    wanted = _fingerprint(settings)
+    with _lock(settings):
+        if registry.exists() and marker.exists() and marker.read_text() == wanted:
+            return False
+        marker.unlink(missing_ok=True)
+        open_store(settings).apply(definitions(settings).objects)
+        marker.write_text(wanted)
+    return True
+
+
+def write_source(settings: Settings, view: PackedView, rows: pa.Table) -> None:
+    """Replace Feast's source file of a packed view by the packed rows of one snapshot."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd")
+    path = fsspec.core.url_to_fs(_source(settings, view))[1]
+    open_lake(settings).write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def materialize(settings: Settings, view: PackedView, day: date) -> None:
+    """Run Feast's materialization of a packed view over `day`; its source file must hold that day's snapshot."""
+    apply(settings)
+    start, end = (datetime.combine(day, at, UTC) for at in (time.min, time.max))
+    with _lock(settings):
+        open_store(settings).materialize(start, end, feature_views=[view.name])
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.home.absolute() / "feast"
+
+
+def _source(settings: Settings, view: PackedView) -> str:
+    return f"{settings.lake.rstrip('/')}/online_source/{view.name}.parquet"
+
+
+def _fingerprint(settings: Settings) -> str:
+    """Changes with anything that `apply` registers."""
+    code = [(REPO / name).read_text() for name in ("entities.py", "views.py", "store.py", "feature_store.yaml")]
+    parts = (CATALOGUE.features, settings.lake, settings.online_ttl_days, code)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@contextmanager
+def _lock(settings: Settings) -> Iterator[None]:
+    """One writer of the registry at a time: Feast reads, changes and writes the whole file."""
+    folder = _folder(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> None:
+    """Print the shell commands that let the plain feast command work: eval "$(python -m feature_repo.store)"."""
+    settings = Settings()
+    _folder(settings).mkdir(parents=True, exist_ok=True)
+    for name, value in environment(settings).items():
+        print(f"export {name}={shlex.quote(value)}")
+    print(f'export PYTHONPATH={shlex.quote(str(REPO.parent))}"${{PYTHONPATH:+:$PYTHONPATH}}"')
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Feast's compute engine of this platform: `feast materialize` runs the bulk writer.
+
+What belongs here: the bridge from a materialization task to `writer.write_packed`. What does not: definitions and
+configuration (`feature_repo`). Named in feature_store.yaml as `batch_engine.type`; Feast passes that block's keys.
+"""
+
+from feast.feature_view import FeatureView
+from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
+from feast.infra.compute_engines.local.compute import LocalComputeEngine
+from feast.infra.compute_engines.local.job import LocalMaterializationJob
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.repo_config import FeastConfigBaseModel
+from redis import Redis
+
+from fraud_platform.online.packed import VIEWS, PackedView
+from fraud_platform.online.writer import write_packed
+
+
+class PackedComputeEngineConfig(FeastConfigBaseModel):
+    """Configuration block of the engine; Feast finds it by its name."""
+
+    type: str = "fraud_platform.online.feast_engine.PackedComputeEngine"
+
+
+class PackedComputeEngine(LocalComputeEngine):
+    """Writes the packed views by the bulk writer; refuses views that it does not know.
+
+    The rows come from the offline store, the newest per entity within the task's interval, and go to the Redis of the
+    online store's configuration. A refused or failed task is the job's error, which Feast raises.
+    """
+
+    def _materialize_one(
+        self, registry: BaseRegistry, task: MaterializationTask, **kwargs: object
+    ) -> LocalMaterializationJob:
+        job_id = f"{task.feature_view.name}-{task.start_time}-{task.end_time}"
+        try:
+            self._write(task)
+        except Exception as error:  # noqa: BLE001 - Feast's contract: the job carries the error, the provider raises it
+            return LocalMaterializationJob(job_id, MaterializationJobStatus.ERROR, error)
+        return LocalMaterializationJob(job_id, MaterializationJobStatus.SUCCEEDED)
+
+    def _write(self, task: MaterializationTask) -> int:
+        view = _packed(task.feature_view)
+        client, ttl_seconds = self._redis()
+        source = task.feature_view.batch_source
+        if source is None:
+            raise LookupError(f"{view.name} has no source to materialize from")
+        rows = self.offline_store.pull_latest_from_table_or_query(
+            config=self.repo_config,
+            data_source=source,
+            join_key_columns=[view.join_key],
+            feature_name_columns=[name for name, _ in view.features],
+            timestamp_field=source.timestamp_field,
+            created_timestamp_column=None,
+            start_date=task.start_time,
+            end_date=task.end_time,
+        ).to_arrow()
+        bar = task.tqdm_builder(rows.num_rows) if task.tqdm_builder else None
+
+        def advance(written: int) -> None:
+            if bar:
+                bar.update(written)
+
+        try:
+            return write_packed(
+                client,
+                task.project,
+                view,
+                rows,
+                ttl_seconds=ttl_seconds,
+                progress=advance,
+            )
+        finally:
+            if bar:
+                bar.close()
+
+    def _redis(self) -> tuple[Redis, int]:
+        """The online store's connection, as Feast itself opens it, and the keys' time to live in seconds."""
+        config = self.repo_config.online_store
+        if not isinstance(self.online_store, RedisOnlineStore) or not isinstance(config, RedisOnlineStoreConfig):
+            raise TypeError(f"the packed views are written to Redis only, the online store is {config.type}")
+        client = self.online_store._get_client(config)
+        if not isinstance(client, Redis):
+            raise TypeError(f"the bulk writer needs a single Redis, {config.redis_type.value} is configured")
+        if not config.key_ttl_seconds:
+            raise ValueError("online_store.key_ttl_seconds must be set: rows of departed entities expire by it")
+        return client, config.key_ttl_seconds
+
+
+def _packed(feature_view: FeatureView) -> PackedView:
+    """The packed view behind Feast's view. Raises LookupError, naming what can be materialized."""
+    for view in VIEWS:
+        if view.name == feature_view.name:
+            return view
+    known = ", ".join(view.name for view in VIEWS)
+    raise LookupError(f"{feature_view.name} has no packed layout: only {known} are materialized online")
