@@ -91,12 +91,8 @@ def _reference(kind: type) -> Json:
 def document(base: Json) -> bytes:
     """BentoML's document (`Service.openapi_spec.asdict()`) with the contract's routes described exactly; JSON."""
     spec: Json = msgspec.json.decode(msgspec.json.encode(base))
-    own = components()
-    spec["components"]["schemas"] = {
-        name: schema
-        for name, schema in spec["components"]["schemas"].items()
-        if not name.startswith(("predict__", "explain__"))
-    } | own
+    # BentoML's own schemas are of its own errors and tasks, which no route here answers with
+    spec["components"]["schemas"] = components()
     requests: Json = {
         "predict": _reference(PaymentRequest),
         "explain": {"anyOf": [_reference(PaymentRequest), _reference(DecisionReference)]},

@@ -1,0 +1,383 @@
+"""The decision service as a caller meets it: a real BentoML server, a real Redis, a small real model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from service_kit import USERS, fill_online_store, free_port, publish_small_model
+
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.inference_log.record import DecisionRecord
+from fraud_platform.inference_log.spool import read_spool
+
+ROOT = Path(__file__).parents[2]
+READY_SECONDS = 120
+"""A worker imports XGBoost, DuckDB and PyArrow: some seconds alone, more beside other processes."""
+
+
+@dataclass
+class Service:
+    """A running server."""
+
+    http: httpx.Client
+    redis: redis.Redis
+    home: Path
+    booster: Any
+    log: Path
+
+    def predict(self, **changes: Any) -> httpx.Response:
+        return self.http.post("/v1/predict", json=payment(**changes))
+
+    def explain(self, **fields: Any) -> httpx.Response:
+        return self.http.post("/v1/explain", json=fields)
+
+    def records(self, transaction_id: str) -> list[DecisionRecord]:
+        days = (datetime.now(UTC).date() - timedelta(days=back) for back in (1, 0))
+        return [r for day in days for r in read_spool(self.home, day) if r.request.transaction_id == transaction_id]
+
+
+def payment(**changes: Any) -> dict[str, Any]:
+    """A payment of a known user, now; a change to ... leaves a field out."""
+    fields = {
+        "transaction_id": "t-1",
+        "user_id": USERS[0],
+        "merchant_id": "m-1",
+        "amount": 42.5,
+        "currency": "EUR",
+        "country": "DE",
+        "channel": "online",
+        "device_id": "d-1",
+        "user_country": "DE",
+        "timestamp": datetime.now(UTC).isoformat(),
+    }
+    return {name: value for name, value in {**fields, **changes}.items() if value is not ...}
+
+
+def serve(home: Path, redis_url: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of `bentoml serve`."""
+    command = [sys.executable, "-m", "bentoml", "serve", "bento.service:FraudDetector", "--port", str(port)]
+    return command, {**os.environ, "FRAUD_HOME": str(home), "FRAUD_REDIS_URL": redis_url}
+
+
+@pytest.fixture(scope="module")
+def service(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    home = tmp_path_factory.mktemp("service")
+    client = redis.Redis.from_url(redis_server)
+    client.flushall()
+    fill_online_store(client)
+    booster = publish_small_model(home, version=7, seed=1)
+    port = free_port()
+    command, environment = serve(home, redis_server, port)
+    log = home / "service.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
+            wait_until_ready(http, server, log)
+            yield Service(http, client, home, booster, log)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+        client.close()
+
+
+def wait_until_ready(http: httpx.Client, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        try:
+            if http.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+
+
+def test_a_payment_is_decided_by_the_contract(service: Service) -> None:
+    response = service.predict(transaction_id="contract")
+    answer = response.json()
+    (record,) = service.records("contract")
+    score = float(service.booster.inplace_predict(record.values[None, :])[0])
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
+    assert answer == {
+        "transaction_id": "contract",
+        "score": round(score, 6),
+        "decision": "block" if score > 0.6 else "flag_for_review" if score > 0.3 else "allow",
+        "reason": answer["reason"],
+        "threshold": 0.6,
+        "model_version": "fraud-detector/7",
+        "policy_version": 1,
+        "served_by": {"user_features": "redis", "merchant_features": "redis", "model": "champion"},
+        "degraded": False,
+    }
+    assert record.score == pytest.approx(score, abs=1e-7)
+
+
+def test_the_recorded_vector_holds_the_users_snapshot_and_counts_velocity(service: Service) -> None:
+    for n in range(3):
+        service.predict(transaction_id=f"velocity-{n}", user_id=USERS[1], amount=10 + n)
+    (record,) = service.records("velocity-2")
+    values = dict(zip(CATALOGUE.names, record.values.tolist(), strict=True))
+    assert values["user_txn_count_90d"] == 9
+    assert values["user_txn_count_1h"] == 3
+    assert values["user_amount_sum_1h"] == 1000 + 1100 + 1200
+    assert values["amount"] == 1200
+    assert record.user_snapshot is not None
+
+
+def test_the_same_body_twice_gets_the_same_bytes_and_is_counted_once(service: Service) -> None:
+    body = payment(transaction_id="twice", user_id=USERS[2])
+    first = service.http.post("/v1/predict", json=body)
+    again = service.http.post("/v1/predict", content=json.dumps(body, indent=2), headers=JSON)
+    assert first.status_code == again.status_code == 200
+    assert first.content == again.content
+    service.predict(transaction_id="after-twice", user_id=USERS[2])
+    (record,) = service.records("after-twice")
+    assert record.values[CATALOGUE.names.index("user_txn_count_1h")] == 2
+
+
+def test_another_body_under_the_same_id_is_409(service: Service) -> None:
+    service.predict(transaction_id="conflict")
+    response = service.predict(transaction_id="conflict", amount=43)
+    assert (response.status_code, response.headers["content-type"]) == (409, "application/problem+json")
+    assert response.json()["field"] == "transaction_id"
+
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"transaction_id": ...}, "transaction_id"),
+        ({"user_id": ""}, "user_id"),
+        ({"user_id": 7}, "user_id"),
+        ({"merchant_id": "x" * 129}, "merchant_id"),
+        ({"amount": "42.5"}, "amount"),
+        ({"amount": -1}, "amount"),
+        ({"amount": 1.001}, "amount"),
+        ({"amount": 1.5, "currency": "JPY"}, "amount"),
+        ({"currency": "ABC"}, "currency"),
+        ({"currency": "SEK"}, "currency"),
+        ({"country": "XX"}, "country"),
+        ({"country": ...}, "country"),
+        ({"timestamp": "2026-11-23T10:00:00"}, "timestamp"),
+        ({"location": {"lat": 100, "lon": 0}}, "location.lat"),
+    ],
+)
+def test_a_wrong_field_is_a_422_that_names_it(service: Service, changes: dict[str, Any], field: str) -> None:
+    response = service.predict(**changes)
+    problem = response.json()
+    assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
+    assert (problem["status"], problem["field"]) == (422, field)
+    assert problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "headers", "status"),
+    [
+        ("POST", "/v1/predict", b"{", JSON, 400),
+        ("POST", "/v1/predict", b"{}", {"content-type": "text/plain"}, 415),
+        ("POST", "/v1/predict", b"{}", {"content-type": "application/json", "content-encoding": "gzip"}, 415),
+        ("POST", "/v1/predict", b"[" + b" " * 70_000 + b"]", JSON, 413),
+        ("GET", "/v1/predict", None, {}, 405),
+        ("POST", "/readyz", b"{}", JSON, 405),
+        ("POST", "/v2/predict", b"{}", JSON, 404),
+        ("POST", "/predict", b"{}", JSON, 404),
+        ("DELETE", "/metrics", None, {}, 405),
+        ("POST", "/v1/explain", b'{"transaction_id": "never seen"}', JSON, 404),
+        ("POST", "/v1/explain", b'{"transaction_id": ""}', JSON, 422),
+        ("POST", "/v1/explain", b"{}", JSON, 422),
+    ],
+)
+def test_every_error_is_a_problem_document(
+    service: Service, method: str, path: str, content: bytes | None, headers: dict[str, str], status: int
+) -> None:
+    response = service.http.request(method, path, content=content, headers=headers)
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (response.status_code, response.json()["status"]) == (status, status)
+    if status == 405:
+        assert response.headers["allow"]
+
+
+def test_a_body_that_grows_past_the_limit_while_it_is_sent_is_413(service: Service) -> None:
+    chunks = (b" " * 8_192 for _ in range(20))
+    assert service.http.post("/v1/predict", content=chunks, headers=JSON).status_code == 413
+
+
+def test_a_decision_is_explained_by_the_vector_that_was_scored(service: Service) -> None:
+    import xgboost
+
+    service.predict(transaction_id="why")
+    answer = service.explain(transaction_id="why").json()
+    (record,) = service.records("why")
+    matrix = xgboost.DMatrix(record.values[None, :])
+    shap = service.booster.predict(matrix, pred_contribs=True)[0]
+    assert (answer["basis"], answer["model_version"], answer["units"]) == ("recorded", "fraud-detector/7", "log-odds")
+    assert answer["score"] == round(record.score, 6)
+    assert answer["base_value"] == pytest.approx(shap[-1], abs=1e-5)
+    assert answer["margin"] == pytest.approx(shap.sum(), abs=1e-4)
+    expected = sorted(zip(CATALOGUE.names, shap[:-1].tolist(), strict=True), key=lambda pair: -abs(pair[1]))[:5]
+    given_values = [(each["feature"], each["contribution"]) for each in answer["contributions"]]
+    assert [name for name, _ in given_values] == [name for name, _ in expected]
+    assert [value for _, value in given_values] == pytest.approx([value for _, value in expected], abs=1e-5)
+
+
+def test_a_decision_that_redis_has_forgotten_is_explained_from_the_log(service: Service) -> None:
+    service.predict(transaction_id="forgotten")
+    before = service.explain(transaction_id="forgotten")
+    assert service.redis.delete("fraud:decision:default:forgotten") == 1
+    assert service.explain(transaction_id="forgotten").json() == before.json()
+
+
+def test_a_what_if_writes_nothing(service: Service) -> None:
+    service.predict(transaction_id="before-what-if")
+
+    def everything() -> dict[bytes, bytes | None]:
+        return {key: service.redis.dump(key) for key in service.redis.scan_iter()}
+
+    before = everything()
+    responses = [service.explain(**payment(transaction_id=t, amount=999)) for t in ("new", "before-what-if")]
+    assert [(r.status_code, r.json()["basis"]) for r in responses] == [(200, "what_if")] * 2
+    assert everything() == before
+    assert service.records("new") == []
+    assert service.explain(transaction_id="new").status_code == 404
+
+
+def test_readiness_says_what_is_there_and_follows_the_snapshots(service: Service) -> None:
+    ready = service.http.get("/readyz")
+    assert ready.status_code == 200
+    assert ready.json()["checks"]["model"] == {"ok": True, "version": "fraud-detector/7"}
+    record = service.redis.get("fraud:snapshot:user_vector")
+    assert record
+    service.redis.delete("fraud:snapshot:user_vector")
+    try:
+        gone = service.http.get("/readyz")
+        # without a snapshot the model's own medians serve, and the answer says so
+        degraded = service.predict(transaction_id="no-snapshot").json()
+    finally:
+        service.redis.set("fraud:snapshot:user_vector", record)
+    assert (gone.status_code, gone.json()["checks"]["snapshots"]["ok"]) == (503, False)
+    assert (degraded["degraded"], degraded["served_by"]["user_features"]) == (True, "default")
+
+
+def test_a_redis_that_hangs_makes_the_service_unready(service: Service) -> None:
+    service.redis.execute_command("CLIENT", "PAUSE", 1_500, "ALL")
+    unready = service.http.get("/readyz")
+    assert (unready.status_code, unready.json()["checks"]["redis"]["ok"]) == (503, False)
+
+
+def test_a_payment_that_redis_cannot_take_is_answered_in_time_with_a_problem(service: Service) -> None:
+    service.redis.execute_command("CLIENT", "PAUSE", 30_000, "WRITE")
+    began = time.monotonic()
+    try:
+        refused = service.predict(transaction_id="paused")
+    finally:
+        service.redis.execute_command("CLIENT", "UNPAUSE")
+    assert (refused.status_code, refused.headers["content-type"]) == (503, "application/problem+json")
+    assert time.monotonic() - began < 4
+    assert service.predict(transaction_id="resumed").status_code == 200
+
+
+def test_openapi_describes_the_routes_with_their_schemas_and_problems(service: Service) -> None:
+    document = service.http.get("/docs.json").json()
+    operation = document["paths"]["/v1/predict"]["post"]
+    schemas = document["components"]["schemas"]
+    assert operation["requestBody"]["content"]["application/json"]["schema"] == ref("PaymentRequest")
+    assert operation["responses"]["200"]["content"]["application/json"]["schema"] == ref("PredictAnswer")
+    assert operation["responses"]["422"]["content"]["application/problem+json"]["schema"] == ref("ProblemDocument")
+    assert {"400", "409", "413", "415", "503"} <= operation["responses"].keys()
+    required = ["transaction_id", "user_id", "merchant_id", "amount", "country", "timestamp"]
+    assert schemas["PaymentRequest"]["required"] == required
+    assert schemas["PredictAnswer"]["properties"]["decision"]["enum"] == ["allow", "block", "flag_for_review"]
+    assert '"null"' not in json.dumps(schemas)
+    assert "/v1/explain" in document["paths"]
+
+
+def ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def test_liveness_and_metrics_are_served(service: Service) -> None:
+    service.predict(transaction_id="counted")
+    assert service.http.get("/livez").status_code == 200
+    metrics = service.http.get("/metrics").text
+    assert "fraud_decisions_total{" in metrics
+    assert 'endpoint="/v1/predict"' in metrics
+
+
+hostile = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("2026-11-23T10:00:00Z"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@hypothesis_settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(
+    changes=st.dictionaries(st.sampled_from([*payment(), "location", "merchant_category"]), hostile, max_size=3),
+    raw=st.none() | st.binary(max_size=200),
+    path=st.sampled_from(["/v1/predict", "/v1/explain"]),
+)
+def test_hostile_bodies_never_get_a_5xx(
+    service: Service, changes: dict[str, Any], raw: bytes | None, path: str
+) -> None:
+    content = raw if raw is not None else json.dumps({**payment(transaction_id="hostile"), **changes}).encode()
+    response = service.http.post(path, content=content, headers=JSON)
+    assert response.status_code < 500, (content, response.text)
+    assert "Traceback" not in response.text
+
+
+def test_only_the_fault_that_was_provoked_reached_the_log_and_once(service: Service) -> None:
+    reports = [line for line in service.log.read_text().splitlines() if "since the last report" in line]
+    assert len(reports) == 1
+    assert "deadline failed" in reports[0]
+
+
+def test_without_a_release_the_server_says_what_to_run_and_stops(redis_server: str, tmp_path: Path) -> None:
+    command, environment = serve(tmp_path, redis_server, free_port())
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "make run" in output or "fraud-platform" in output
+    assert "Traceback" not in output
+
+
+def test_a_worker_imports_neither_mlflow_nor_feast_nor_scikit_learn(service: Service, redis_server: str) -> None:
+    program = """
+import asyncio, json, sys
+from bento.runtime import Runtime
+from fraud_platform.settings import Settings
+
+async def main():
+    runtime = Runtime(Settings())
+    answer = await runtime.decide(sys.argv[1].encode(), "default")
+    reason = await runtime.explain(sys.argv[1].encode(), "default")
+    await runtime.close()
+    print(json.dumps({"status": [answer.status, reason.status], "modules": sorted(
+        name for name in ("mlflow", "feast", "sklearn", "shap", "evidently", "dagster") if sys.modules.get(name))}))
+
+asyncio.run(main())
+"""
+    environment = {**os.environ, "FRAUD_HOME": str(service.home), "FRAUD_REDIS_URL": redis_server}
+    command = [sys.executable, "-c", program, json.dumps(payment(transaction_id="modules"))]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"status": [200, 200], "modules": []}
