@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from redis import Connection, Redis
-from redis.exceptions import RedisError
+from redis.exceptions import ResponseError
 
 from fraud_platform.online import layout
 from fraud_platform.online.packed import EVENT_TIMESTAMP, VECTOR, Kind, PackedView
@@ -44,7 +44,8 @@ def write_packed(
     `rows` has the view's join key (string), `snapshot_at` (timestamp, us, UTC), `vector` (list<float32> of the view's
     length; a null element is stored as NaN) and the view's extras. Keys are `key_prefix` + Feast's key and expire after
     `ttl_seconds`. `progress` is called with the rows acknowledged since its last call. An existing row is overwritten,
-    whatever its timestamp. Raises WriteError when Redis refuses a command, ValueError for rows of another shape.
+    whatever its timestamp. Raises WriteError when Redis refuses a command, redis.ConnectionError when it goes away,
+    ValueError for rows of another shape.
     """
     if ttl_seconds <= 0:
         raise ValueError(f"ttl_seconds must be positive, got {ttl_seconds}")
@@ -69,10 +70,11 @@ def write_packed(
 def _acknowledge(connection: Connection, size: int, progress: Callable[[int], None] | None) -> None:
     if not size:
         return
-    for _ in range(size * _REPLIES_PER_ROW):
-        reply = connection.read_response()  # type: ignore[no-untyped-call]
-        if isinstance(reply, RedisError):
-            raise WriteError(f"the online store refused a row: {reply}") from reply
+    try:
+        for _ in range(size * _REPLIES_PER_ROW):
+            connection.read_response()  # type: ignore[no-untyped-call]
+    except ResponseError as error:
+        raise WriteError(f"the online store refused a row: {error}") from error
     if progress:
         progress(size)
 
