@@ -1,0 +1,108 @@
+"""A dry run of a mapping file: what an ingest would accept and quarantine, without writing to the lake.
+
+What belongs here: counting over the very functions that ingest uses, and showing the counts. What does not: rules.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+from rich.console import Group
+from rich.table import Table
+from tqdm import tqdm
+
+from fraud_platform.currency import Rates
+from fraud_platform.ingest.mapped_source import MappedSource
+from fraud_platform.ingest.standardize import standardize
+from fraud_platform.lake import days_between
+from fraud_platform.settings import Settings
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class MappingReport:
+    """What an ingest of a mapped history would do: accepted + quarantined = rows; duplicates are among the accepted."""
+
+    name: str
+    rows: int
+    accepted: int
+    quarantined: int
+    duplicates: int
+    first_day: date
+    last_day: date
+    days_with_rows: int
+    users: int
+    merchants: int
+    reasons: dict[str, int]
+    """Quarantined rows by reason, most frequent first."""
+    examples: list[tuple[str, str]]
+    """(reason, row as JSON) of the first quarantined rows."""
+    labels: dict[str, int]
+    """Labels by state; `not arrived` are those with a value but no arrival."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row read is accounted for."""
+        return self.accepted + self.quarantined == self.rows
+
+
+def check_mapping(path: Path, settings: Settings) -> MappingReport:
+    """Read a mapped history as ingest would, and count. Raises MappingError where the mapping does not fit."""
+    source = MappedSource.open(path, settings)
+    days = days_between(source.first_day(), source.last_day())
+    accepted = quarantined = duplicates = days_with_rows = 0
+    reasons: Counter[str] = Counter()
+    examples: list[tuple[str, str]] = []
+    users: set[str] = set()
+    merchants: set[str] = set()
+    previous: tuple[date, pa.Table] | None = None
+    for day, export in tqdm(source.transactions(days), total=len(days), desc="check", unit="day", disable=None):
+        if export.num_rows == 0:
+            continue
+        before = previous[1] if previous is not None and previous[0] == day - timedelta(days=1) else None
+        rates = Rates.from_table(source.rates(day), settings.base_currency)
+        result = standardize(export, day, rates, settings.base_currency, before)
+        previous = day, result.transactions
+        days_with_rows += 1
+        accepted += result.transactions.num_rows
+        quarantined += result.quarantine.num_rows
+        duplicates += int(result.transactions["is_duplicate"].to_numpy(zero_copy_only=False).sum())
+        users.update(result.transactions["user_id"].unique().to_pylist())
+        merchants.update(result.transactions["merchant_id"].unique().to_pylist())
+        reasons.update(result.quarantine["reason"].to_pylist())
+        for row in result.quarantine.slice(0, EXAMPLES - len(examples)).to_pylist():
+            examples.append((row["reason"], row["row"]))
+    return MappingReport(
+        source.name, source.rows, accepted, quarantined, duplicates, source.first_day(), source.last_day(),
+        days_with_rows, len(users), len(merchants), dict(reasons.most_common()), examples, source.label_counts(),
+    )  # fmt: skip
+
+
+def render(report: MappingReport) -> Group:
+    """The report as tables for a terminal (rich)."""
+    counts = Table(title=f"mapping {report.name}", title_justify="left", show_header=False)
+    days = (report.last_day - report.first_day).days + 1
+    labels = ", ".join(f"{count:,} {state}" for state, count in report.labels.items()) or "none"
+    for what, value in (
+        ("rows read", f"{report.rows:,}"),
+        ("accepted", f"{report.accepted:,}"),
+        ("of them duplicates", f"{report.duplicates:,}"),
+        ("quarantined", f"{report.quarantined:,}"),
+        ("days", f"{report.first_day} to {report.last_day} ({report.days_with_rows:,} of {days:,} with rows)"),
+        ("users, merchants", f"{report.users:,}, {report.merchants:,}"),
+        ("labels", labels),
+    ):
+        counts.add_row(what, value)
+    parts = [counts]
+    if report.reasons:
+        reasons = Table("reason", "rows", title="quarantined", title_justify="left")
+        for reason, count in report.reasons.items():
+            reasons.add_row(reason, f"{count:,}")
+        rows = Table("reason", "row", title="the first of them", title_justify="left")
+        for reason, row in report.examples:
+            rows.add_row(reason, row)
+        parts += [reasons, rows]
+    return Group(*parts)
