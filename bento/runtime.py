@@ -9,7 +9,6 @@ import sys
 import time
 
 import msgspec
-import numpy as np
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -23,7 +22,7 @@ from fraud_platform.decision.rates import LakeRates
 from fraud_platform.decision.serving_model import load_model
 from fraud_platform.inference_log.spool import SpoolWriter
 from fraud_platform.lake import open_lake
-from fraud_platform.model.bundle import Bundle, current_release
+from fraud_platform.model.bundle import current_release
 from fraud_platform.online.embedded_redis import ensure_redis
 from fraud_platform.online.store import OnlineStore
 from fraud_platform.settings import Settings
@@ -57,13 +56,11 @@ class Runtime:
     def __init__(self, settings: Settings) -> None:
         keep_sklearn_out()
         url = ensure_redis(settings)
-        release = current_release(settings.home)
+        model = load_model(current_release(settings.home), settings.policy_version)
         meter = PrometheusMeter()
         self._faults = FaultLog(clock, meter.failed)
         self._redis = Redis.from_url(url)
-        self._store = OnlineStore(
-            url, ttl_days=settings.online_ttl_days, default_medians=_medians(Bundle.load(release))
-        )
+        self._store = OnlineStore(url, ttl_days=settings.online_ttl_days, default_medians=model.medians)
         self._spool = SpoolWriter(settings.home, f"{os.getpid()}-{clock()}")
         self._rates = LakeRates(open_lake(settings), settings.base_currency)
         self._rates.refresh()
@@ -79,7 +76,7 @@ class Runtime:
         self.engine = DecisionEngine(
             store=self._store,
             decisions=decisions,
-            model=load_model(release, settings.policy_version),
+            model=model,
             rates=self._rates,
             recorder=self._spool,
             explainer=self._explainer,
@@ -131,11 +128,3 @@ class Runtime:
         await self._store.close()
         await self._redis.aclose()
         self._spool.close()
-
-
-def _medians(bundle: Bundle) -> dict[str, np.ndarray]:
-    """The model's own copy of the medians, for when no snapshot can be read; float32, NaN where there is none."""
-    return {
-        entity: np.array([np.nan if value is None else value for value in values], np.float32)
-        for entity, values in bundle.medians.items()
-    }

@@ -11,6 +11,7 @@ import numpy as np
 from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.problem import model_gone
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.vector import Matrix
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.model.bundle import Bundle, BundleError, Scorer
 
@@ -27,6 +28,8 @@ class ServingModel:
     """SHA-256 of the model file."""
     scorer: Scorer
     policy: Policy
+    medians: dict[str, Matrix]
+    """The model's own copy of the cold-start medians under "user" and "merchant", for when no snapshot can be read."""
 
 
 def load_model(release: Path, policy_version: int) -> ServingModel:
@@ -39,6 +42,10 @@ def load_model(release: Path, policy_version: int) -> ServingModel:
         scorer_hash=bundle.model_sha256,
         scorer=scorer,
         policy=Policy(bundle.threshold, bundle.review_threshold, policy_version),
+        medians={
+            entity: np.array([np.nan if value is None else value for value in values], np.float32)
+            for entity, values in bundle.medians.items()
+        },
     )
 
 

@@ -146,7 +146,7 @@ class CountingMeter:
 
 
 def model(score: float, version: str = "fraud-detector/7") -> Any:
-    return ServingModel(version, "f" * 64, FixedScorer(score), Policy(0.7, 0.4, 3))  # type: ignore[arg-type]
+    return ServingModel(version, "f" * 64, FixedScorer(score), Policy(0.7, 0.4, 3), {})  # type: ignore[arg-type]
 
 
 @dataclass

@@ -259,3 +259,27 @@ def test_a_body_that_says_something_else_has_another_content_hash(change: dict[s
 
 def test_named_fields_leave_out_what_the_contract_does_not_know() -> None:
     assert named_fields(b'{"transaction_id": "t", "note": 1}') == {"transaction_id": b'"t"'}
+
+
+_numbers = st.integers().map(str) | st.floats(allow_nan=False, allow_infinity=False).map(repr)
+_texts = st.text().map(json.dumps) | st.text(st.characters(codec="utf-8")).map(
+    lambda t: json.dumps(t, ensure_ascii=False)
+)
+_json = st.recursive(
+    _numbers | _texts | st.sampled_from(["null", "true", "NaN", "1e999", "-0", "1E+2", '"2026-11-23T10:00:00Z"', "{}"]),
+    lambda inner: st.lists(inner, max_size=2).map(lambda parts: f"[{','.join(parts)}]"),
+    max_leaves=3,
+)
+
+
+@given(changes=st.dictionaries(st.sampled_from(list(BODY)), _json, max_size=4), tail=st.binary(max_size=3))
+def test_any_body_is_a_payment_or_an_invalid_request(changes: dict[str, str], tail: bytes) -> None:
+    fields = {**{name: json.dumps(value) for name, value in BODY.items()}, **changes}
+    text = "{" + ",".join(f'"{name}":{value}' for name, value in fields.items()) + "}"
+    try:
+        payment = parse(text.encode(errors="surrogatepass") + tail)
+    except InvalidRequest:
+        return
+    transaction = to_transaction(payment, NOON, Rates("EUR", dict.fromkeys({payment.currency} - {"EUR"}, 10**9)))
+    assert 0 <= transaction.amount <= 10**12
+    assert -(24 * 60 + 1) * 60_000_000 <= transaction.event_time - NOON <= 6 * 60_000_000
