@@ -112,6 +112,7 @@ def _statement(mapping: Mapping, fields: _Fields) -> str:
     currency = _optional_text(mapping, fields, "currency")
     problem = " ".join(f"WHEN {test} THEN {quote(reason)}" for reason, test in _problems(mapping, fields))
     label = _label_state(mapping.label, fields) if mapping.label else "NULL::VARCHAR"
+    outside = " OR ".join(test for _, test in _bounds(mapping)) or "false"
     return f"""
 WITH bound AS (SELECT __row, __bad, __raw, {bound} FROM {SOURCE}),
 typed AS (
@@ -128,7 +129,7 @@ typed AS (
 scaled AS (
     SELECT *, __amount * {_minor_units()} AS __minor, coalesce(received_at, "timestamp") AS __received FROM typed),
 judged AS (SELECT *, CASE {problem} END AS problem FROM scaled)
-SELECT CAST(__received AT TIME ZONE 'UTC' AS DATE) AS day,
+SELECT CASE WHEN NOT ({outside}) THEN CAST(__received AT TIME ZONE 'UTC' AS DATE) END AS day,
     transaction_id, user_id, merchant_id,
     CASE WHEN problem IS NULL THEN TRY_CAST(__minor AS BIGINT) END AS amount_minor,
     currency, "timestamp", received_at, {", ".join(EXPORT.names[7:])},
@@ -145,14 +146,7 @@ def _problems(mapping: Mapping, fields: _Fields) -> list[tuple[str, str]]:
     found.append((f"timestamp {readable}", '"timestamp" IS NULL'))
     if "received_at" in fields.sql:
         found.append((f"received_at {readable}", '"_received_at" IS NOT NULL AND received_at IS NULL'))
-    if mapping.first_day:
-        day = mapping.first_day.isoformat()
-        found.append(("received before the mapping's first_day", f"__received < TIMESTAMPTZ '{day} 00:00:00+00'"))
-    if mapping.last_day:
-        day = mapping.last_day.isoformat()
-        found.append(
-            ("received after the mapping's last_day", f"__received >= TIMESTAMPTZ '{day} 00:00:00+00' + INTERVAL 1 DAY")
-        )
+    found += _bounds(mapping)
     found += [
         ("amount is null", '"_amount" IS NULL'),
         ("amount is not a finite number", "__approximate IS NULL OR NOT isfinite(__approximate)"),
@@ -164,6 +158,18 @@ def _problems(mapping: Mapping, fields: _Fields) -> list[tuple[str, str]]:
             found.append((f"{name} is not a number", f'"_{name}" IS NOT NULL AND {name} IS NULL'))
     if "arrives_at" in fields.sql:
         found.append((f"label.arrives_at {readable}", '"_arrives_at" IS NOT NULL AND __arrives_at IS NULL'))
+    return found
+
+
+def _bounds(mapping: Mapping) -> list[tuple[str, str]]:
+    """(reason, SQL test) of a row that the mapping wants kept out; such a row has no day of its own either."""
+    found = []
+    if mapping.first_day:
+        start = f"TIMESTAMPTZ '{mapping.first_day.isoformat()} 00:00:00+00'"
+        found.append(("received before the mapping's first_day", f"__received < {start}"))
+    if mapping.last_day:
+        end = f"TIMESTAMPTZ '{mapping.last_day.isoformat()} 00:00:00+00' + INTERVAL 1 DAY"
+        found.append(("received after the mapping's last_day", f"__received >= {end}"))
     return found
 
 

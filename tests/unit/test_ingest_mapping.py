@@ -1,0 +1,123 @@
+"""Mapping files: what is accepted, and what the messages say where something does not fit."""
+
+from pathlib import Path
+
+import pytest
+
+from fraud_platform.ingest.mapped_source import MappedSource
+from fraud_platform.ingest.mapping import MappingError, load_mapping
+from fraud_platform.settings import Settings
+
+MINIMAL = """
+path: {path}
+currency: EUR
+columns:
+  user_id: customer
+  amount: total
+  timestamp: moment
+"""
+
+
+def written(folder: Path, text: str, name: str = "shop.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def opened(
+    folder: Path, mapping: str, rows: str = "customer,total,moment\n7,1.50,2019-05-01 10:00:00\n"
+) -> MappedSource:
+    (folder / "rows.csv").write_text(rows)
+    path = written(folder, mapping.replace("{path}", str(folder / "rows.csv")))
+    return MappedSource.open(path, Settings(home=folder / "var"))
+
+
+def test_ids_time_and_amount_are_enough(tmp_path):
+    source = opened(tmp_path, MINIMAL)
+    assert (source.name, source.rows) == ("shop", 1)
+    ((_, table),) = source.transactions([source.first_day()])
+    (row,) = table.to_pylist()
+    assert (row["user_id"], row["merchant_id"], row["amount_minor"], row["currency"]) == ("7", "unknown", 150, "EUR")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nonsense: 1\n" + MINIMAL, r"nonsense: unknown key; known here: path, columns"),
+        (MINIMAL + "  colour: red\n", r"columns.colour: unknown key; known here: user_id"),
+        (MINIMAL.replace("  amount: total\n", ""), r"columns.amount: Field required"),
+        (MINIMAL + "time_zone: Berlin\n", r"time_zone: 'Berlin' is not an IANA time zone"),
+        (MINIMAL.replace("EUR", "EURO"), r"currency: 'EURO' is not an ISO 4217"),
+        (MINIMAL.replace("currency: EUR\n", ""), r"currency of all amounts as `currency: EUR`"),
+        (
+            MINIMAL + "defaults: {country: NO}\n",
+            r"defaults.country: YAML reads this as true or false; put it in quotes",
+        ),
+        (MINIMAL + "label: {column: fraud}\n", r"label: give arrives_after_days, arrives_at or both"),
+        (MINIMAL + "label: {column: fraud, arrives_after_days: -1}\n", r"label.arrives_after_days: .*greater than"),
+        (MINIMAL + "first_day: 2020-01-02\nlast_day: 2020-01-01\n", r"last_day is before first_day"),
+        (MINIMAL + "epoch_unit: minutes\n", r"epoch_unit: .*'s', 'ms' or 'us'"),
+        ("- a\n- b\n", r"holds no keys"),
+        ("a: [", r"is not YAML"),
+    ],
+)
+def test_a_file_that_does_not_fit_says_where_and_why(tmp_path, text, message):
+    with pytest.raises(MappingError, match=message):
+        load_mapping(written(tmp_path, text.replace("{path}", "rows.csv")))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(MappingError, match=r"nowhere\.yaml: No such file"):
+        load_mapping(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("total", "totl"), r"columns.amount: 'totl' fits no column; the columns are customer, total, moment"),
+        (("total", "sum("), r"columns.amount: 'sum\(' fits no column"),
+        (("{path}", "${SHOP_EXPORT}"), r"path: the environment variable SHOP_EXPORT is not set"),
+        (("{path}", "/nowhere/*.csv"), r"path: no file at /nowhere"),
+        (("{path}", "shop.xlsx"), r"no file at shop.xlsx"),
+        (("{path}", "nosuch://bucket/a.csv"), r"path: cannot read nosuch"),
+        (
+            ("moment\n", "moment\nlabel: {column: \"'maybe'\", arrives_after_days: 1}\n"),
+            r"values 'maybe': list those that mean",
+        ),
+        (("total", "CAST(total || 'x' AS DOUBLE)"), r"expression failed on a row; TRY_CAST"),
+        (("moment\n", "epoch(moment::TIMESTAMP)\n"), r"timestamp is a number \(DOUBLE\): set epoch_unit"),
+        (("moment\n", "list_value(moment)\n"), r"timestamp is a VARCHAR\[\], which is no time"),
+        (("moment\n", "customer\n"), r"none of 1 rows has a readable time"),
+    ],
+)
+def test_a_mapping_that_its_data_does_not_bear_out_says_why(tmp_path, monkeypatch, change, message):
+    monkeypatch.delenv("SHOP_EXPORT", raising=False)
+    source = opened(tmp_path, MINIMAL.replace(*change))
+    with pytest.raises(MappingError, match=message):
+        source.first_day()
+    assert not list((tmp_path / "var").rglob("*.parquet"))
+    assert not list((tmp_path / "var").rglob("*.tmp"))
+
+
+def test_another_currency_without_rates_says_what_to_set(tmp_path):
+    with pytest.raises(MappingError, match="set FRAUD_BASE_CURRENCY=USD"):
+        opened(tmp_path, MINIMAL.replace("EUR", "USD"))
+
+
+def test_an_ending_that_names_no_format_needs_one(tmp_path):
+    (tmp_path / "rows.dat").write_text("customer,total,moment\n7,1,2019-05-01\n")
+    text = MINIMAL.replace("{path}", str(tmp_path / "rows.dat"))
+    settings = Settings(home=tmp_path / "var")
+    with pytest.raises(MappingError, match=r"format: the endings of .*rows\.dat"):
+        MappedSource.open(written(tmp_path, text), settings).first_day()
+    assert MappedSource.open(written(tmp_path, text + "format: csv\n"), settings).rows == 1
+
+
+def test_a_variable_and_a_default_name_are_filled_in(tmp_path, monkeypatch):
+    folder = tmp_path / "my shop"
+    folder.mkdir()
+    (folder / "rows.csv").write_text("customer,total,moment\n7,1,2019-05-01\n")
+    monkeypatch.setenv("SHOP_EXPORT", str(folder))
+    path = written(folder, MINIMAL.replace("{path}", "${SHOP_EXPORT}/rows.csv"), "mapping.yaml")
+    source = MappedSource.open(path, Settings(home=tmp_path / "var"))
+    assert (source.name, source.rows) == ("my-shop", 1)
