@@ -14,7 +14,7 @@ from fraud_platform.schema import LABEL_STATES, LABELS, RATES, TIME
 from fraud_platform.simulator.behaviour import Behaviour
 from fraud_platform.simulator.campaigns import MAX_LAG, MIN_LAG
 from fraud_platform.simulator.everyday import purchases
-from fraud_platform.simulator.fraud import PATTERNS, Incidents, incidents
+from fraud_platform.simulator.fraud import PATTERNS, Leaked, concat_leaked, incidents, leaked_cards
 from fraud_platform.simulator.geography import EURO_PER_UNIT
 from fraud_platform.simulator.labels import (
     LONGEST_AGE_DAYS,
@@ -27,7 +27,7 @@ from fraud_platform.simulator.legitimate import everyday_count, fraud_share, leg
 from fraud_platform.simulator.population import draw_merchants, draw_users
 from fraud_platform.simulator.randomness import Stream
 from fraud_platform.simulator.rates import rates_e9
-from fraud_platform.simulator.rows import NUMBERS, Naming, Rows, concat, names, transaction_ids
+from fraud_platform.simulator.rows import NUMBERS, Naming, Rows, concat, names, shuffled, transaction_ids
 from fraud_platform.simulator.world import DAY_US, World
 
 # where each kind of row is numbered from, so that every stream knows its identifiers without the others
@@ -40,7 +40,8 @@ class SimulatedBank:
     """A bank whose every day follows from (seed, day) alone, whatever was asked before.
 
     users, merchants: how many exist. transactions_per_day: the mean, fraud included. behaviour: from the first day on;
-    changes: other behaviour from the given days on. Raises ValueError for a base currency that nobody here uses.
+    changes: other behaviour from the given days on. Raises ValueError for a base currency that nobody here uses and
+    for more transactions a day than there are numbers.
     """
 
     name = "simulated-bank"
@@ -59,6 +60,8 @@ class SimulatedBank:
     ) -> None:
         if base_currency not in EURO_PER_UNIT:
             raise ValueError(f"base_currency {base_currency} is unknown here; known: {', '.join(EURO_PER_UNIT)}")
+        if transactions_per_day > NUMBERS // 2:
+            raise ValueError(f"transactions_per_day is {transactions_per_day}; a day has room for {NUMBERS // 2}")
         self._seed = seed
         self._first_day = first_day
         self._expected = float(transactions_per_day)
@@ -68,7 +71,8 @@ class SimulatedBank:
         self._users = draw_users(seed, users, self._merchants)
         self._naming = Naming(seed, base_currency, names("u", users, 5), names("m", merchants, 4))
         # a day's labels look back LONGEST_AGE_DAYS days; consecutive days share all but one
-        self._incidents = lru_cache(maxsize=LONGEST_AGE_DAYS + 2 * MAX_LAG)(self._draw_incidents)
+        self._leaked = lru_cache(maxsize=LONGEST_AGE_DAYS + 2 * MAX_LAG)(self._draw_leaked)
+        self._incidents = lru_cache(maxsize=LONGEST_AGE_DAYS + 3)(self._draw_incidents)
         self._label_history = lru_cache(maxsize=LONGEST_AGE_DAYS + 2)(self._draw_label_history)
 
     def first_day(self) -> date:
@@ -88,7 +92,7 @@ class SimulatedBank:
             self._check(day)
             world = self._world(day.toordinal())
             rows = with_retries(world, concat([legitimate_rows(world), self._visits(world), self._frauds(world)]))
-            rows = rows.take(np.argsort(rows.received, kind="stable"))
+            rows = rows.take(np.lexsort((shuffled(self._seed, world.ordinal, rows.number), rows.received)))
             rates = rates_e9(self._seed, world.ordinal, self._base_currency)
             table = self._naming.export(rows, world, rates)
             yield day, table
@@ -127,12 +131,17 @@ class SimulatedBank:
         since = max(day for day in self._behaviours if day.toordinal() <= ordinal)
         return World(self._seed, ordinal, self._expected, self._users, self._merchants, self._behaviours[since])
 
-    def _draw_incidents(self, ordinal: int) -> Incidents:
-        return incidents(self._world(ordinal))
+    def _draw_leaked(self, ordinal: int) -> Leaked:
+        return leaked_cards(self._world(ordinal))
+
+    def _draw_incidents(self, ordinal: int) -> Rows:
+        lags = range(MIN_LAG, MAX_LAG + 1)
+        due = concat_leaked([self._leaked(ordinal - lag).after(lag) for lag in lags])
+        return incidents(self._world(ordinal), due)
 
     def _frauds(self, world: World) -> Rows:
         """Frauds received on the world's day: of incidents that began on it and of those that began the day before."""
-        today, before = self._incidents(world.ordinal).rows, self._incidents(world.ordinal - 1).rows
+        today, before = self._incidents(world.ordinal), self._incidents(world.ordinal - 1)
         today = today.but(number=today.number + FRAUDS_FROM)
         before = before.but(number=before.number + YESTERDAYS_FROM)
         rows = concat([before, today])
@@ -140,11 +149,8 @@ class SimulatedBank:
 
     def _visits(self, world: World) -> Rows:
         """Legitimate purchases of today at leaking merchants, of the cards that will be abused for it."""
-        leaked = [self._incidents(world.ordinal + lag).leaked for lag in range(MIN_LAG, MAX_LAG + 1)]
-        due = [each.lag == lag for lag, each in enumerate(leaked, MIN_LAG)]
-        user = np.concatenate([each.user[now] for each, now in zip(leaked, due, strict=True)])
-        merchant = np.concatenate([each.merchant[now] for each, now in zip(leaked, due, strict=True)])
-        rows = purchases(world, world.rng(Stream.LEAK_VISITS), user, merchant)
+        leaked = self._leaked(world.ordinal)
+        rows = purchases(world, world.rng(Stream.LEAK_VISITS), leaked.user, leaked.merchant)
         return rows.but(number=rows.number + VISITS_FROM)
 
     def _draw_label_history(self, ordinal: int) -> dict[int, pa.Table]:
@@ -166,9 +172,8 @@ class SimulatedBank:
             },
             schema=LABELS,
         )
-        days, starts = np.unique((rows.arrived - world.start_us) // DAY_US, return_index=True)
-        ends = np.append(starts[1:], len(table))
+        age = (rows.arrived - world.start_us) // DAY_US
+        days, starts, sizes = np.unique(age, return_index=True, return_counts=True)
         return {
-            ordinal + int(day): table.slice(start, end - start)
-            for day, start, end in zip(days, starts, ends, strict=True)
+            ordinal + int(day): table.slice(start, size) for day, start, size in zip(days, starts, sizes, strict=True)
         }

@@ -18,14 +18,14 @@ class Behaviour:
     """Multiplies every user's share of online purchases, up to 1."""
 
     # fraud, as expected shares of all transactions
-    card_testing: float = 0.0019
-    account_takeover: float = 0.0013
-    compromised_merchant: float = 0.0013
+    card_testing: float = 0.0021
+    account_takeover: float = 0.0014
+    compromised_merchant: float = 0.0012
     out_of_character: float = 0.0006
-    unremarkable: float = 0.0011
+    unremarkable: float = 0.0009
 
     # legitimate traffic that resembles fraud
-    guest_device: float = 0.02
+    guest_device: float = 0.06
     """Share of online purchases from a device never seen before or again."""
     big_ticket: float = 0.012
     small_burst: float = 0.012

@@ -3,8 +3,6 @@
 What belongs here: which merchants, when. What does not: the frauds that follow (`fraud`).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from fraud_platform.simulator.randomness import Floats, Ints, Salt, uniform
@@ -23,31 +21,16 @@ TESTING_BLOCK_DAYS = 20
 TESTING_SHARE = 0.06
 
 
-@dataclass(frozen=True)
-class Leaks:
-    """Merchants whose leaked cards may be abused today, arrays of shape (leaks,)."""
-
-    merchant: Ints
-    age: Ints
-    """Days since the leak began."""
-    length: Ints
-    """Days that it lasts."""
-
-
-def leaks(world: World) -> Leaks:
-    """The leaks whose cards may be abused on the day; where there are none, the least lucky merchant's."""
+def leaking_merchants(world: World) -> Ints:
+    """Merchants that leak the cards used at them on the day; where there are none, the unluckiest one."""
     merchant = np.arange(len(world.merchants.country))
     phase = (uniform(world.seed, Salt.CAMPAIGN, merchant, 1) * BLOCK_DAYS).astype(np.int64)
     block, day = np.divmod(world.ordinal + phase, BLOCK_DAYS)
     length = 20 + (uniform(world.seed, Salt.CAMPAIGN, merchant, block, 2) * 25).astype(np.int64)
-    start = (uniform(world.seed, Salt.CAMPAIGN, merchant, block, 3) * 18).astype(np.int64)
+    start = (uniform(world.seed, Salt.CAMPAIGN, merchant, block, 3) * (BLOCK_DAYS - length)).astype(np.int64)
     luck = uniform(world.seed, Salt.CAMPAIGN, merchant, block, 4)
-    age = day - start
-    open_today = (age >= MIN_LAG) & (age < length + MAX_LAG - 1)
-    chosen = np.flatnonzero(open_today & (luck < LEAK_SHARE))
-    if not len(chosen) and open_today.any():
-        chosen = np.array([np.argmin(np.where(open_today, luck, 2.0))])
-    return Leaks(chosen, age[chosen], length[chosen])
+    chosen = np.flatnonzero((day >= start) & (day < start + length) & (luck < LEAK_SHARE))
+    return chosen if len(chosen) else np.array([np.argmin(luck)])
 
 
 def testing_grounds(world: World) -> Floats:

@@ -6,12 +6,13 @@ A day's incidents begin on that day and end within 24 hours, so the frauds recei
 before.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from fraud_platform.simulator.bursts import Groups, expand, stagger
-from fraud_platform.simulator.campaigns import MAX_LAG, MIN_LAG, leaks, testing_grounds
+from fraud_platform.simulator.campaigns import MAX_LAG, MIN_LAG, leaking_merchants, testing_grounds
 from fraud_platform.simulator.everyday import amounts, draw_users, local_to_us, places, purchases
 from fraud_platform.simulator.geography import shares
 from fraud_platform.simulator.population import pick_by
@@ -25,36 +26,45 @@ PATTERNS = ("card_testing", "account_takeover", "compromised_merchant", "out_of_
 
 @dataclass(frozen=True)
 class Leaked:
-    """Cards that were used at a leaking merchant some days before a day's abuse, arrays of shape (cards,)."""
+    """Cards used at leaking merchants, arrays of shape (cards,)."""
 
     user: Ints
     merchant: Ints
     lag: Ints
     """Days from the card's use to its abuse."""
 
-
-@dataclass(frozen=True)
-class Incidents:
-    """All fraud that begins on one day; `rows.number` is 0, 1, …"""
-
-    rows: Rows
-    leaked: Leaked
+    def after(self, days: int) -> "Leaked":
+        """The cards that are abused this many days after their use."""
+        due = self.lag == days
+        return Leaked(self.user[due], self.merchant[due], self.lag[due])
 
 
-def incidents(world: World) -> Incidents:
-    """The day's incidents."""
-    compromised, leaked = _compromised_merchant(world)
+def concat_leaked(parts: Sequence[Leaked]) -> Leaked:
+    """All cards, in order. `parts` is not empty."""
+    return Leaked(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Leaked)))
+
+
+def leaked_cards(world: World) -> Leaked:
+    """The cards that are used at leaking merchants on the day and will be abused for it."""
+    rng = world.rng(Stream.LEAKS)
+    user = _victims(world, rng, "compromised_merchant", 1.7)
+    merchant = rng.choice(leaking_merchants(world), len(user))
+    return Leaked(user, merchant, rng.integers(MIN_LAG, MAX_LAG + 1, len(user)))
+
+
+def incidents(world: World, leaked: Leaked) -> Rows:
+    """All fraud that begins on the day, numbered 0, 1, … `leaked`: the cards whose abuse is due."""
     rows = concat(
         [
             _card_testing(world),
             _account_takeover(world),
-            compromised,
+            _compromised_merchant(world, leaked),
             _out_of_character(world),
             _unremarkable(world),
         ]
     )
     rows = rows.but(number=np.arange(len(rows)))
-    return Incidents(rows.take(rows.received < world.start_us + 2 * DAY_US), leaked)
+    return rows.take(rows.received < world.start_us + 2 * DAY_US)
 
 
 def _victims(world: World, rng: np.random.Generator, pattern: str, mean_rows: float) -> Ints:
@@ -100,8 +110,8 @@ def _anytime(world: World, rng: np.random.Generator, size: int) -> Ints:
 def _card_testing(world: World) -> Rows:
     """Small online amounts in quick succession at one or few merchants; a large one where the card proved alive."""
     rng = world.rng(Stream.CARD_TESTING)
-    victim = _victims(world, rng, "card_testing", 7.4)
-    tests = 3 + rng.poisson(3.8, len(victim))
+    victim = _victims(world, rng, "card_testing", 8.0)
+    tests = 3 + rng.poisson(4.4, len(victim))
     cashes_in = rng.random(len(victim)) < 0.6
     groups = expand(tests + cashes_in)
     last = (groups.place == tests[groups.group]) & cashes_in[groups.group]
@@ -133,9 +143,9 @@ def _account_takeover(world: World) -> Rows:
     rows = purchases(world, rng, victim[groups.group])
     away = pick_by(rng, shares("trips"), len(victim))
     home = world.users.country[victim].astype(np.int64)
-    country = np.where(rng.random(len(victim)) < 0.8, away, home)[groups.group]
+    country = np.where(rng.random(len(victim)) < 0.85, away, home)[groups.group]
     online = rng.random(len(rows)) < 0.85
-    above = rng.lognormal(np.log(2.6), 0.5, len(rows))
+    above = rng.lognormal(np.log(3.5), 0.5, len(rows))
     modest = (rng.random(len(victim)) < 0.2)[groups.group]
     merchant = world.merchants.pick(rng, country, online)
     habitual = amounts(world, rng, rows.user, merchant)
@@ -148,30 +158,22 @@ def _account_takeover(world: World) -> Rows:
     return _finish(world, rng, rows, received, "account_takeover")
 
 
-def _compromised_merchant(world: World) -> tuple[Rows, Leaked]:
+def _compromised_merchant(world: World, leaked: Leaked) -> Rows:
     """Cards used at a leaking merchant are abused days later: elsewhere, and at that merchant itself."""
     rng = world.rng(Stream.COMPROMISED_MERCHANT)
-    victim = _victims(world, rng, "compromised_merchant", 1.7)
-    sources = leaks(world)
-    if not len(sources.merchant):
-        victim = victim[:0]
-    source = rng.integers(0, max(len(sources.merchant), 1), len(victim))
-    age, length = sources.age[source], sources.length[source]
-    shortest, longest = np.maximum(MIN_LAG, age - length + 1), np.minimum(MAX_LAG, age)
-    lag = shortest + (rng.random(len(victim)) * (longest - shortest + 1)).astype(np.int64)
-    leaked = Leaked(victim, sources.merchant[source], lag)
+    victim = leaked.user
     groups = expand(1 + rng.poisson(0.7, len(victim)))
     rows = purchases(world, rng, victim[groups.group])
     pull = world.merchants.exposure * world.merchants.popularity
     elsewhere = world.merchants.choose(rng, pull, len(rows))
     at_source = rng.random(len(rows)) < 0.45
-    unknown = rng.random(len(rows)) < 0.6
+    unknown = rng.random(len(rows)) < 0.45
     merchant = np.where(at_source, leaked.merchant[groups.group], elsewhere)
     amount = amounts(world, rng, rows.user, merchant) * rng.lognormal(np.log(2.0), 0.5, len(rows))
     rows = rows.but(merchant=merchant, amount=amount, device=np.where(unknown, _new_devices(rng, groups), rows.device))
     first = rows.received[groups.place == 0]
     received = stagger(first, groups, rng.lognormal(np.log(2_400), 0.8, len(rows)))
-    return _finish(world, rng, rows, received, "compromised_merchant"), leaked
+    return _finish(world, rng, rows, received, "compromised_merchant")
 
 
 def _out_of_character(world: World) -> Rows:

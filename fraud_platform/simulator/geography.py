@@ -34,12 +34,12 @@ COUNTRIES = (
     Country("AT", "EUR", "Europe/Vienna", 47.6, 14.1, 0.06, 0.055, 0.08),
     Country("BE", "EUR", "Europe/Brussels", 50.6, 4.7, 0.06, 0.055, 0.03),
     Country("IE", "EUR", "Europe/Dublin", 53.2, -8.2, 0.02, 0.04, 0.02),
-    Country("GB", "GBP", "Europe/London", 52.4, -1.5, 0.012, 0.03, 0.07),
-    Country("CH", "CHF", "Europe/Zurich", 46.8, 8.2, 0.010, 0.02, 0.04),
-    Country("PL", "PLN", "Europe/Warsaw", 52.1, 19.4, 0.008, 0.015, 0.03),
-    Country("SE", "SEK", "Europe/Stockholm", 59.6, 16.5, 0.004, 0.01, 0.02),
-    Country("US", "USD", "America/New_York", 40.1, -75.0, 0.004, 0.025, 0.05),
-    Country("JP", "JPY", "Asia/Tokyo", 35.7, 139.2, 0.002, 0.01, 0.04),
+    Country("GB", "GBP", "Europe/London", 52.4, -1.5, 0.022, 0.035, 0.07),
+    Country("CH", "CHF", "Europe/Zurich", 46.8, 8.2, 0.018, 0.025, 0.04),
+    Country("PL", "PLN", "Europe/Warsaw", 52.1, 19.4, 0.013, 0.02, 0.03),
+    Country("SE", "SEK", "Europe/Stockholm", 59.6, 16.5, 0.008, 0.012, 0.02),
+    Country("US", "USD", "America/New_York", 40.1, -75.0, 0.006, 0.03, 0.05),
+    Country("JP", "JPY", "Asia/Tokyo", 35.7, 139.2, 0.003, 0.01, 0.04),
 )
 
 EURO_PER_UNIT = {

@@ -105,7 +105,7 @@ def pick_by(rng: np.random.Generator, weights: Floats, size: int) -> Ints:
     """`size` indices into `weights`, drawn in proportion to them."""
     cumulative = np.cumsum(weights)
     at = np.searchsorted(cumulative, rng.random(size) * cumulative[-1], "right")
-    return np.minimum(at, len(weights) - 1).astype(np.int64)
+    return np.asarray(np.minimum(at, len(weights) - 1), np.int64)
 
 
 def draw_merchants(seed: int, count: int) -> Merchants:

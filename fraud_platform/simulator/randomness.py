@@ -32,6 +32,7 @@ class Stream(IntEnum):
     FRAUD_LABELS = 12
     LEGITIMATE_LABELS = 13
     LEAK_VISITS = 14
+    LEAKS = 15
 
 
 class Salt(IntEnum):

@@ -63,15 +63,21 @@ def concat(parts: Sequence[Rows]) -> Rows:
     return Rows(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Rows)})
 
 
-def transaction_ids(seed: int, ordinal: int, number: Ints) -> pa.Array:
-    """`t20260822-00000123`: the UTC day of received_at and the number, shuffled so that it tells nothing."""
-    factor = 2 * int(uniform(seed, Salt.IDENTIFIER, ordinal, 1)[0] * 4_000_000) * 5 + 1
+def shuffled(seed: int, ordinal: int, number: Ints) -> Ints:
+    """A day's numbers in an order that tells nothing about which stream a transaction came from."""
+    # odd and no multiple of 5, so that the map is one to one below a power of ten
+    factor = 10 * int(uniform(seed, Salt.IDENTIFIER, ordinal, 1)[0] * 4_000_000) + 1
     shift = int(uniform(seed, Salt.IDENTIFIER, ordinal, 2)[0] * NUMBERS)
-    shuffled = (number * factor + shift) % NUMBERS
+    return np.asarray((number * factor + shift) % NUMBERS, np.int64)
+
+
+def transaction_ids(seed: int, ordinal: int, number: Ints) -> pa.Array:
+    """`t20260822-00000123`: the UTC day of received_at and the shuffled number."""
+    rest = shuffled(seed, ordinal, number)
     text = np.empty((len(number), 18), np.uint8)
     text[:, :10] = np.frombuffer(f"t{date.fromordinal(ordinal):%Y%m%d}-".encode(), np.uint8)
     for position in range(17, 9, -1):
-        shuffled, digit = np.divmod(shuffled, 10)
+        rest, digit = np.divmod(rest, 10)
         text[:, position] = digit + ord("0")
     return _strings(text)
 
