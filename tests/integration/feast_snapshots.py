@@ -1,6 +1,6 @@
 """Small snapshots of users and merchants in a lake, for the tests of the online store's two sides."""
 
-from datetime import date
+from datetime import UTC, date, datetime, time
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +8,6 @@ import pyarrow as pa
 from fraud_platform.features import tables
 from fraud_platform.lake import Lake
 from fraud_platform.online.packed import MERCHANT_VECTOR, USER_VECTOR, PackedView
-from fraud_platform.online.snapshot_record import end_of_day
 
 COUNTRIES = ["DE", "FR", "US", ""]
 
@@ -19,7 +18,7 @@ def snapshot(view: PackedView, day: date, count: int, *, first: int = 0) -> pa.T
     ids = [f"{view.entity}-{number}é" for number in range(first, first + count)]
     columns = {
         view.join_key: pa.array(ids),
-        "snapshot_at": pa.array([end_of_day(day)] * count, pa.timestamp("us", tz="UTC")),
+        "snapshot_at": pa.array([datetime.combine(day, time.max, UTC)] * count, pa.timestamp("us", tz="UTC")),
     }
     for name in view.names:
         columns[name] = pa.array(rng.lognormal(3, 2, count).astype(np.float32), mask=rng.random(count) < 0.2)

@@ -130,6 +130,7 @@ def test_the_record_appears_only_after_the_last_row(client: redis.Redis, lake: L
     record = load_snapshot_direct(client, lake, USER_VECTOR, DAY, now=now, ttl_seconds=TTL)
     assert seen == [(0, None), (30, None)], "at loaded_at nothing is there, at visible_from all rows but no record"
     assert (record.loaded_at, record.visible_from, record.rows) == (1_001, 1_002, 30)
+    assert record.snapshot_at == 1_772_668_799_999_999, "the last microsecond of 2026-03-04"
     assert in_force(client, USER_VECTOR) == record
     assert record.catalogue_hash == CATALOGUE.hash
     assert record.medians[0] is None
