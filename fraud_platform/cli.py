@@ -1,0 +1,169 @@
+"""The `fraud-platform` command.
+
+What belongs here: names, options and help. What does not: work; each command imports what it needs when it is called, so
+that `--help` answers at once.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fraud_platform.settings import Settings
+
+app = typer.Typer(
+    help="A fraud-decision platform: raw logs to live decisions. Settings are FRAUD_* variables, see `settings`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _settings() -> "Settings":
+    from pydantic import ValidationError
+
+    from fraud_platform.settings import Settings
+
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = [f"FRAUD_{'.'.join(map(str, part['loc'])).upper()}: {part['msg']}" for part in error.errors()]
+        raise typer.BadParameter("\n".join(problems), param_hint="environment") from error
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@app.command()
+def up(
+    exit_when_ready: Annotated[
+        bool, typer.Option("--exit-when-ready", help="End again, with code 0, once the sample payments are decided.")
+    ] = False,
+) -> None:
+    """Build what is missing, start every server, decide sample payments; runs until Ctrl-C."""
+    from fraud_platform.run.up import up as run
+
+    raise typer.Exit(run(_settings(), _console(), _now, exit_when_ready))
+
+
+@app.command()
+def down() -> None:
+    """End everything that `up` started in this home, Redis included."""
+    from fraud_platform.online.embedded_redis import RedisUnavailableError
+    from fraud_platform.run.status import down as run
+
+    try:
+        raise typer.Exit(run(_settings(), _console()))
+    except RedisUnavailableError as error:
+        raise _refused(str(error)) from error
+
+
+@app.command()
+def status() -> None:
+    """Show what runs; the exit code is 0 when all of it is ready."""
+    from fraud_platform.run.status import status as run
+
+    raise typer.Exit(run(_settings(), _console()))
+
+
+@app.command()
+def features(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the Markdown table of the documentation.")
+    ] = False,
+) -> None:
+    """List the features: name, source, window, unit, dtype, cold start, meaning."""
+    from fraud_platform.features.catalogue import CATALOGUE
+
+    header = ["#", "feature", "source", "window", "unit", "dtype", "cold start", "meaning"]
+    rows = [
+        [str(number), one.name, one.source, one.window, one.unit, one.dtype, one.cold_start, one.meaning]
+        for number, one in enumerate(CATALOGUE.features, start=1)
+    ]
+    if markdown:
+        typer.echo(_markdown(header, [[row[0], f"`{row[1]}`", *row[2:]] for row in rows]))
+        return
+    _print_table(f"{len(rows)} features, catalogue {CATALOGUE.hash}", header, rows)
+
+
+@app.command()
+def settings() -> None:
+    """List every setting: environment variable, value, default, meaning."""
+    current = _settings()
+    rows = []
+    for name, field in type(current).model_fields.items():
+        value = getattr(current, name)
+        default = "" if field.default is None else str(field.default)
+        rows.append([f"FRAUD_{name.upper()}", _masked(value), default, field.description or ""])
+    _print_table(None, ["setting", "value", "default", "meaning"], rows)
+
+
+@app.command()
+def ingest(
+    mapping: Annotated[Path, typer.Option("--mapping", exists=True, dir_okay=False, help="The mapping file (YAML).")],
+    check: Annotated[bool, typer.Option("--check", help="Read a sample and report; write nothing.")] = False,
+) -> None:
+    """Check a mapping file against the data it points at, before a history is built from it."""
+    from fraud_platform.ingest.check import check_mapping, render
+    from fraud_platform.ingest.mapping import MappingError
+
+    if not check:
+        raise _refused(f"to build the platform from it, set FRAUD_MAPPING={mapping} and run `fraud-platform up`")
+    try:
+        report = check_mapping(mapping, _settings())
+    except MappingError as error:
+        raise _refused(str(error)) from error
+    _console().print(render(report))
+    if not report.complete:
+        raise _refused("rows were read that are neither accepted nor quarantined")
+
+
+def _refused(message: str) -> typer.Exit:
+    """Say on stderr why a command was not done, and end with code 1."""
+    typer.secho(message, fg=typer.colors.RED, err=True)
+    return typer.Exit(1)
+
+
+def _masked(value: Any) -> str:
+    """A setting's value as it may be shown: without the password of an address."""
+    if value is None:
+        return ""
+    text = str(value)
+    password = urlsplit(text).password if "://" in text else None
+    return text.replace(f":{password}@", ":***@") if password else text
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _print_table(title: str | None, header: list[str], rows: list[list[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(name, overflow="fold", no_wrap=number == 0 and name != "meaning")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = _console()
+    # a pipe has no width of its own: names must not be broken there
+    console.print(table, width=None if console.is_terminal else 200)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,211 @@
+"""One child process of `up`: started apart from the terminal, recorded in a pid file, ended with all its descendants.
+
+What belongs here: processes and signals. What does not: what the processes are for (`servers`), when they start (`up`).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from fraud_platform.run.home import MARK, PROJECT, Home
+
+GRACE_SECONDS = 12.0
+"""How long a process may take to end when asked politely, before it is killed."""
+
+
+@dataclass
+class Child:
+    """A command, and its process once started. Output goes to `<home>/log/<name>.log`, or to the terminal."""
+
+    name: str
+    command: Sequence[str]
+    home: Home
+    environment: Mapping[str, str]
+    to_terminal: bool = False
+    polite: signal.Signals = signal.SIGTERM
+    started_at: float = 0.0
+    _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes, unless that is the terminal."""
+        return self.home.logs / f"{self.name}.log"
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs or before it was started; negative when a signal ended it."""
+        return self._process.poll() if self._process else None
+
+    @property
+    def running(self) -> bool:
+        """Whether its process was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it in a session of its own, so that the terminal's Ctrl-C reaches only `up`."""
+        self.started_at = time.monotonic()
+        if self.to_terminal:
+            self._launch(None)
+        else:
+            with self.log.open("wb") as log:
+                self._launch(log.fileno())
+
+    def _launch(self, output: int | None) -> None:
+        self._process = subprocess.Popen(
+            self.command,
+            cwd=PROJECT,
+            env=dict(self.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output if output is None else subprocess.STDOUT,
+            start_new_session=True,
+        )
+        record_pid(self.home, self.name, self._process.pid)
+
+    def tail(self, lines: int = 20) -> str:
+        """The last lines of its log."""
+        return tail(self.log, lines)
+
+    def stop(self) -> None:
+        """End it and its descendants; returns when they are gone."""
+        stop_all([self])
+
+
+def stop_all(children: Iterable[Child]) -> None:
+    """End children side by side with all their descendants; returns when they are gone."""
+    started = [child for child in children if child._process is not None]
+    roots = [(child._process.pid, child.polite) for child in started if child._process and child.running]
+    end_trees(roots)
+    for child in started:
+        if child._process is not None:
+            child._process.wait()
+        pid_file(child.home, child.name).unlink(missing_ok=True)
+
+
+def tail(path: Path, lines: int) -> str:
+    """The last lines of a text file; what a progress bar overwrote counts as replaced."""
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - 65_536))
+        text = file.read().decode(errors="replace")
+    shown = [line.rstrip().rsplit("\r", 1)[-1] for line in text.split("\n") if line.strip()]
+    return "\n".join(shown[-lines:])
+
+
+def pid_file(home: Home, name: str) -> Path:
+    """Where the process id of a child is recorded."""
+    return home.run / f"{name}.pid"
+
+
+def record_pid(home: Home, name: str, pid: int) -> None:
+    """Record a process with its creation time, by which a later start knows that a pid was not given away since."""
+    path = pid_file(home, name)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"pid": pid, "created": psutil.Process(pid).create_time()}))
+    temporary.replace(path)
+
+
+def recorded_process(path: Path) -> psutil.Process | None:
+    """The live process of a pid file; None when it has ended, its pid is another's now, or the file is no pid file."""
+    try:
+        record = json.loads(path.read_text())
+        process = psutil.Process(record["pid"])
+        same = abs(process.create_time() - record["created"]) < 0.05
+        return process if same and _lives(process) else None
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return None
+
+
+def leftovers(home: Home) -> list[psutil.Process]:
+    """Live processes of this home that an `up` started and has not ended: by pid file, or by their mark.
+
+    The embedded Redis is none of them: it is meant to stay.
+    """
+    found = {process.pid: process for path in home.run.glob("*.pid") if (process := recorded_process(path))}
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(home.root) and not process.name().startswith("redis-server"):
+                found[process.pid] = process
+        except psutil.Error:  # another user's, or gone meanwhile
+            continue
+    mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    return [process for pid, process in found.items() if pid not in mine and _lives(process)]
+
+
+def end_leftovers(home: Home) -> int:
+    """End what a killed `up` left behind, and forget it; returns how many processes that were."""
+    left = leftovers(home)
+    end_trees([(process.pid, signal.SIGTERM) for process in left])
+    for path in home.run.glob("*.pid"):
+        path.unlink(missing_ok=True)
+    return len(left)
+
+
+def end_trees(roots: Sequence[tuple[int, signal.Signals]], grace: float = GRACE_SECONDS) -> None:
+    """End processes and all their descendants: the roots politely, then whoever is left, at last by SIGKILL.
+
+    Descendants are listed first: BentoML puts its workers into sessions of their own, so that no signal to a process
+    group would reach them once their parent is gone.
+    """
+    everybody: dict[int, psutil.Process] = {}
+    for pid, _ in roots:
+        try:
+            root = psutil.Process(pid)
+            for process in [root, *root.children(recursive=True)]:
+                if not process.name().startswith("redis-server"):
+                    everybody[process.pid] = process
+        except psutil.NoSuchProcess:
+            continue
+    processes = list(everybody.values())
+    for pid, polite in roots:
+        if pid in everybody:
+            _signal_group(everybody[pid], polite)
+    _wait([everybody[pid] for pid, _ in roots if pid in everybody], grace)
+    for process in processes:
+        _signal(process, signal.SIGTERM)
+    _wait(processes, grace / 4)
+    for process in processes:
+        _signal(process, signal.SIGKILL)
+    _wait(processes, grace)
+
+
+def _signal_group(process: psutil.Process, number: signal.Signals) -> None:
+    """Ctrl-C goes to the whole group, as a terminal sends it; a request to end goes to the process that leads."""
+    try:
+        if number == signal.SIGINT and os.getpgid(process.pid) == process.pid:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    if _lives(process):
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            return
+
+
+def _lives(process: psutil.Process) -> bool:
+    """A zombie has ended: where nobody reaps the children of others, it stays in the table for good."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _wait(processes: Sequence[psutil.Process], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(_lives(process) for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.05)

@@ -1,0 +1,100 @@
+"""The home of all local state: its folders, Dagster's instance file, the environment of what is started in it.
+
+What belongs here: where things lie under `<home>`. What does not: starting anything. As a command,
+`python -m fraud_platform.run.home` prepares the home and prints its DAGSTER_HOME, for work by hand.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from fraud_platform.settings import Settings
+
+PROJECT = Path(__file__).resolve().parents[2]
+"""The checkout: `workspace.yaml`, `assets` and `bento` are found in it."""
+
+MARK = "FRAUD_PLATFORM_CHILD_OF"
+"""Set in the environment of every process that `up` starts, and so of theirs: the home they belong to."""
+
+DAGSTER_YAML = """\
+# Dagster's instance on one machine: sqlite beside this file. Written once; edit it as you like.
+telemetry:
+  enabled: false
+# a run whose process was killed is started again; a failed step or check is an answer and is not
+run_retries:
+  enabled: true
+  max_retries: 2
+  retry_on_asset_or_op_failure: false
+# one run at a time: DuckDB and XGBoost already use every core
+concurrency:
+  runs:
+    max_concurrent_runs: 1
+run_monitoring:
+  enabled: true
+  start_timeout_seconds: 300
+"""
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths under one home; all absolute."""
+
+    root: Path
+
+    @property
+    def dagster(self) -> Path:
+        """DAGSTER_HOME."""
+        return self.root / "dagster"
+
+    @property
+    def logs(self) -> Path:
+        """One file per process."""
+        return self.root / "log"
+
+    @property
+    def run(self) -> Path:
+        """Pid files and the lock of `up`."""
+        return self.root / "run"
+
+    @property
+    def current_release(self) -> Path:
+        """The record of the model in force, absent before the first build ended."""
+        return self.root / "releases" / "current.json"
+
+    def prepare(self) -> None:
+        """Create what is missing; leaves a `dagster.yaml` that exists as it is."""
+        for folder in (self.dagster, self.logs, self.run):
+            folder.mkdir(parents=True, exist_ok=True)
+        instance = self.dagster / "dagster.yaml"
+        if not instance.exists():
+            temporary = instance.with_suffix(".tmp")
+            temporary.write_text(DAGSTER_YAML)
+            temporary.replace(instance)
+
+    def environment(self, settings: Settings) -> dict[str, str]:
+        """Environment of a child: these settings, whatever file or variable they came from, with absolute paths."""
+        environment = dict(os.environ)
+        for name in settings.model_fields_set:
+            value = getattr(settings, name)
+            if value is not None:
+                environment[f"FRAUD_{name.upper()}"] = str(value.absolute() if isinstance(value, Path) else value)
+        environment.update(
+            FRAUD_HOME=str(self.root),
+            DAGSTER_HOME=str(self.dagster),
+            BENTOML_DO_NOT_TRACK="true",
+            DO_NOT_TRACK="true",
+            PYTHONUNBUFFERED="1",
+        )
+        environment[MARK] = str(self.root)
+        return environment
+
+
+def open_home(settings: Settings) -> Home:
+    """The home that the settings name; creates nothing."""
+    return Home(settings.home.absolute())
+
+
+if __name__ == "__main__":
+    _home = open_home(Settings())
+    _home.prepare()
+    print(_home.dagster)

@@ -1,0 +1,154 @@
+"""The supervisor: builds, starts the servers in the right order, waits until they are ready, watches them, ends them.
+
+What belongs here: the order of things. What does not: commands (`servers`), processes (`child`), printing (`screen`).
+"""
+
+import json
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import httpx
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from fraud_platform.run.child import Child, end_trees, leftovers, stop_all
+from fraud_platform.run.home import Home
+from fraud_platform.run.screen import Line, status_table, trouble
+from fraud_platform.run.servers import CODE, DAEMON, DAGSTER, SERVICE, Server
+from fraud_platform.run.signals import StopRequest
+
+READY_SECONDS = 300.0
+
+
+class StartError(RuntimeError):
+    """Something that has to run does not; `log` is the end of what it wrote."""
+
+    def __init__(self, message: str, log: str) -> None:
+        super().__init__(message)
+        self.log = log
+
+
+@dataclass
+class Supervisor:
+    """The processes of one home while they are brought up and watched."""
+
+    home: Home
+    servers: dict[str, Server]
+    build: Child
+    console: Console
+    stop: StopRequest
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long each server took until ready; absent until then."""
+    built: bool = False
+    build_failed: bool = False
+    _reported: set[str] = field(default_factory=set)
+
+    @property
+    def children(self) -> list[Child]:
+        """Everything that may have to be ended."""
+        return [self.build, *(server.child for server in self.servers.values())]
+
+    def bring_up(self) -> None:
+        """Return when everything is built and ready. Raises StartError, or Stopped."""
+        release = self._release()
+        if release is None:
+            self._build_first()
+            self._start([name for name in self.servers if name not in (CODE, DAGSTER)])
+        else:
+            # the servers on the release in force start beside the check whether anything is missing; the daemon
+            # would launch what the build is about to do, and waits for its end
+            self.build.start()
+            self._start([name for name in self.servers if name != DAEMON])
+        began = time.monotonic()
+        with httpx.Client() as client, Live(self._table(), console=self.console, refresh_per_second=4) as live:
+            while not (self.built and self._all_ready(client)):
+                self._follow_build(release)
+                live.update(self._table())
+                if time.monotonic() - began > READY_SECONDS and self.built:
+                    late = [name for name in self.servers if name not in self.seconds]
+                    raise StartError(f"{', '.join(late)} not ready in time", self.servers[late[0]].child.tail())
+                self.stop.sleep(0.15)
+            live.update(self._table())
+
+    def watch(self) -> None:
+        """Report whoever ends, until Stopped."""
+        while True:
+            for name, server in self.servers.items():
+                if not server.child.running and name not in self._reported:
+                    self._reported.add(name)
+                    title = (
+                        f"{server.title} has ended (exit code {server.child.exit_code}); its log: {server.child.log}"
+                    )
+                    self.console.print(trouble(title, server.child.tail()))
+            self.stop.sleep(0.5)
+
+    def end(self) -> None:
+        """End every child; a second Ctrl-C makes it short."""
+        try:
+            stop_all(self.children)
+        except KeyboardInterrupt:
+            end_trees([(process.pid, signal.SIGKILL) for process in leftovers(self.home)], grace=1)
+
+    def _build_first(self) -> None:
+        """Build with its progress on the terminal; Dagster is up meanwhile, so that it can be watched."""
+        self._start([CODE, DAGSTER])
+        self.console.print(f"Building the platform. Watch it in Dagster: {self.servers[DAGSTER].url}")
+        self.build.to_terminal = True
+        self.build.start()
+        while self.build.running:
+            self.stop.sleep(0.2)
+        if self.build.exit_code:
+            raise StartError(f"the build failed (exit code {self.build.exit_code})", "What it said stands above.")
+        if self._release() is None:
+            raise StartError("the build ended without a model in force", "See the runs in Dagster.")
+        self.built = True
+
+    def _follow_build(self, before: str | None) -> None:
+        """Notice the end of a build that runs beside the servers, and what it means for them."""
+        if self.built or self.build.running:
+            return
+        self.built = True
+        self.build_failed = bool(self.build.exit_code)
+        service = self.servers[SERVICE]
+        if self._release() != before or not service.child.running:
+            service.child.stop()
+            self.seconds.pop(SERVICE, None)
+            self._start([SERVICE])
+        self._start([DAEMON])
+
+    def _start(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.servers[name].child.start()
+
+    def _all_ready(self, client: httpx.Client) -> bool:
+        for name, server in self.servers.items():
+            child = server.child
+            if child.exit_code is not None and not (name == SERVICE and not self.built):
+                raise StartError(f"{server.title} ended while starting (exit code {child.exit_code})", child.tail())
+            if name not in self.seconds and server.ready(client):
+                self.seconds[name] = time.monotonic() - child.started_at
+        return len(self.seconds) == len(self.servers)
+
+    def _release(self) -> str | None:
+        path = self.home.current_release
+        return str(json.loads(path.read_text())["release"]) if path.exists() else None
+
+    def _table(self) -> Table:
+        lines = []
+        if not self.built:
+            last = self.build.tail(1)
+            lines.append(Line("build", f"running {last}" if last else "running"))
+        elif self.build_failed:
+            lines.append(Line("build", f"ended with exit code {self.build.exit_code}"))
+        for name, server in self.servers.items():
+            if name in self.seconds:
+                state = "running" if server.port is None else "ready"
+            elif server.child.running:
+                state = "starting"
+            else:
+                state = "waiting for the build"
+            lines.append(Line(server.title, state, self.seconds.get(name), server.url))
+        return status_table(lines)

@@ -1,0 +1,111 @@
+"""`fraud-platform up`: the platform of a home in the foreground, from the first check to the last word.
+
+What belongs here: the command. What does not: the order in which processes live (`supervisor`).
+"""
+
+import os
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import httpx
+from rich.console import Console
+from rich.text import Text
+
+from fraud_platform.lake import open_lake
+from fraud_platform.online.embedded_redis import RedisUnavailableError, ensure_redis
+from fraud_platform.run.child import end_leftovers, pid_file, record_pid
+from fraud_platform.run.home import Home, open_home
+from fraud_platform.run.lock import AlreadyRunningError, running
+from fraud_platform.run.samples import choose_samples, decide_samples
+from fraud_platform.run.screen import Line, decision_table, status_table, trouble
+from fraud_platform.run.servers import SERVICE, PortInUseError, build, check_ports, servers
+from fraud_platform.run.signals import Stopped, StopRequest, stop_requests
+from fraud_platform.run.status import server_lines
+from fraud_platform.run.supervisor import StartError, Supervisor
+from fraud_platform.settings import Settings
+
+
+def up(settings: Settings, console: Console, clock: Callable[[], datetime], exit_when_ready: bool = False) -> int:
+    """Bring the platform up and keep it until Ctrl-C or SIGTERM; with `exit_when_ready`, until it decided the samples.
+
+    Returns the exit code: 0 also when it is already running or was asked to end, 1 when it could not start.
+    """
+    home = open_home(settings)
+    home.prepare()
+    try:
+        with running(home), stop_requests() as stop:
+            return _run(settings, home, console, clock, exit_when_ready, stop)
+    except AlreadyRunningError as error:
+        console.print(f"{error}:")
+        console.print(status_table(server_lines(settings)))
+        return 0
+
+
+def _run(
+    settings: Settings,
+    home: Home,
+    console: Console,
+    clock: Callable[[], datetime],
+    exit_when_ready: bool,
+    stop: StopRequest,
+) -> int:
+    """The platform's life, the home being held."""
+    began = time.monotonic()
+    ended = end_leftovers(home)
+    if ended:
+        console.print(f"Ended {ended} processes that an earlier run left behind.")
+    record_pid(home, "up", os.getpid())
+    try:
+        check_ports(settings)
+        redis_url = ensure_redis(settings)
+    except (PortInUseError, RedisUnavailableError) as error:
+        console.print(Text(f"Cannot start: {error}.", style="red"))
+        return 1
+    supervisor = Supervisor(home, servers(settings, home), build(settings, home), console, stop)
+    try:
+        supervisor.bring_up()
+        _decide_samples(settings, supervisor, clock())
+        console.print(f"Ready after {time.monotonic() - began:.1f} s.")
+        _say_where(supervisor, exit_when_ready)
+        if exit_when_ready:
+            return int(supervisor.build_failed)
+        supervisor.watch()
+    except Stopped:
+        console.print("Ending …")
+    except StartError as error:
+        console.print(trouble(f"Cannot start: {error}", error.log))
+        console.print(f"All logs: {home.logs}")
+        return 1
+    finally:
+        supervisor.end()
+        pid_file(home, "up").unlink(missing_ok=True)
+        if settings.redis_url is None:
+            console.print(f"Redis keeps running at {redis_url}; `fraud-platform down` stops it.")
+    return 0
+
+
+def _decide_samples(settings: Settings, supervisor: Supervisor, now: datetime) -> None:
+    samples = choose_samples(open_lake(settings), settings.base_currency, now)
+    url = supervisor.servers[SERVICE].url
+    if not samples or url is None:
+        supervisor.console.print("The lake holds no transactions yet: there is nothing to make sample payments of.")
+        return
+    try:
+        supervisor.console.print(decision_table(decide_samples(samples, url)))
+    except (httpx.HTTPError, ValueError) as error:
+        raise StartError(f"the service did not decide: {error}", supervisor.servers[SERVICE].child.tail()) from error
+
+
+def _say_where(supervisor: Supervisor, ends: bool) -> None:
+    if supervisor.build_failed:
+        code = supervisor.build.exit_code
+        title = (
+            f"The build failed (exit code {code}); the service decides by the model it had. Log: {supervisor.build.log}"
+        )
+        supervisor.console.print(trouble(title, supervisor.build.tail()))
+    lines = [Line(server.title, "ready", url=server.url) for server in supervisor.servers.values() if server.url]
+    supervisor.console.print(status_table(lines))
+    supervisor.console.print(f"API: {supervisor.servers[SERVICE].url}/docs.json   Logs: {supervisor.home.logs}")
+    if not ends:
+        supervisor.console.print("Ctrl-C ends it.")

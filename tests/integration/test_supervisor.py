@@ -1,0 +1,309 @@
+"""`fraud-platform up` with real processes: small servers stand in for the platform's own, everything else is as it is."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from fraud_platform.lake import open_lake
+from fraud_platform.online.embedded_redis import redis_pid, stop_redis
+from fraud_platform.run.child import Child, end_leftovers, leftovers, pid_file, record_pid, recorded_process, tail
+from fraud_platform.run.home import Home, open_home
+from fraud_platform.schema import RAW_TRANSACTIONS
+from fraud_platform.settings import Settings
+
+SERVER = """
+import http.server, json, os, subprocess, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def answer(self, content):
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def do_GET(self):
+        self.answer({})
+    def do_POST(self):
+        payment = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.answer({"transaction_id": payment["transaction_id"], "score": 0.25, "decision": "allow",
+                     "reason": "score_below_threshold", "served_by": {"user_features": "redis", "model": "champion"}})
+    def log_message(self, *args):
+        pass
+if sys.argv[2:] == ["worker"]:  # as BentoML has it: a worker in a session of its own
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+print("I listen on", sys.argv[1], flush=True)
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+BUILD = """
+import pathlib, sys, time
+home, mode = pathlib.Path(sys.argv[1]), sys.argv[2]
+(home / "build-started").touch()
+try:
+    if mode == "slow":
+        time.sleep(60)
+    if mode == "broken":
+        sys.exit("the lake is on fire")
+except KeyboardInterrupt:
+    (home / "build-interrupted").touch()
+    sys.exit(130)
+(home / "releases").mkdir(exist_ok=True)
+(home / "releases" / "current.json").write_text('{"release": "fraud-detector-1"}')
+"""
+
+DRIVER = """
+import sys
+from datetime import UTC, datetime
+from rich.console import Console
+from fraud_platform.run import up
+from fraud_platform.run.child import Child
+from fraud_platform.run.servers import FACES, Server
+from fraud_platform.settings import Settings
+
+def servers(settings, home):
+    def server(name):
+        title, setting, path = FACES[name]
+        port = getattr(settings, setting)
+        command = [sys.executable, "server.py", str(port), *(["worker"] if name == "service" else [])]
+        if name == "mlflow" and "mlflow-dies" in sys.argv:
+            command = [sys.executable, "-c", "raise SystemExit('no such database')"]
+        return Server(title, child(name, command), port, path)
+    def child(name, command):
+        return Child(name, [command[0], *(FOLDER + "/" + part if part.endswith(".py") else part for part in command[1:])],
+                     home, home.environment(settings))
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    return {"service": server("service"), "dagster-code": Server("code", child("dagster-code", sleeper)),
+            "dagster": server("dagster"), "mlflow": server("mlflow"),
+            "dagster-daemon": Server("daemon", child("dagster-daemon", sleeper))}
+
+def build(settings, home):
+    import signal
+    command = [sys.executable, FOLDER + "/build.py", str(home.root), sys.argv[2]]
+    return Child("build", command, home, home.environment(settings), polite=signal.SIGINT)
+
+FOLDER = sys.argv[1]
+up.servers, up.build = servers, build
+sys.exit(up.up(Settings(), Console(width=200), lambda: datetime.now(UTC), "exit" in sys.argv))
+"""
+
+
+class Up:
+    """A driver of `up` in a process of its own, with stand-in servers."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings, self.folder, self.home = settings, folder, open_home(settings)
+        self.processes: list[subprocess.Popen[str]] = []
+        for name, text in (("server.py", SERVER), ("build.py", BUILD), ("driver.py", DRIVER)):
+            (folder / name).write_text(text)
+
+    def start(self, build: str = "quick", *options: str) -> "subprocess.Popen[str]":
+        names = ("home", "redis_port", "dagster_port", "service_port", "mlflow_port")
+        environment = {**os.environ, **{f"FRAUD_{name.upper()}": str(getattr(self.settings, name)) for name in names}}
+        output = (self.folder / f"up-{len(self.processes)}.txt").open("w+")
+        command = [sys.executable, str(self.folder / "driver.py"), str(self.folder), build, *options]
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+        self.processes.append(process)
+        return process
+
+    def said(self, number: int = -1) -> str:
+        index = number % len(self.processes)
+        return (self.folder / f"up-{index}.txt").read_text()
+
+    def wait_for(self, text: str, number: int = -1) -> None:
+        until(lambda: text in self.said(number), lambda: f"{text!r} in:\n{self.said(number)}")
+
+    def pids(self) -> list[int]:
+        return [process.pid for process in leftovers(self.home)]
+
+    def end(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        end_leftovers(self.home)
+        stop_redis(self.settings)
+
+
+def until(condition: Callable[[], object], what: Callable[[], str] = lambda: "", seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def up(settings: Settings, tmp_path: Path) -> Iterator[Up]:
+    rows = [
+        {
+            "transaction_id": f"t{n}", "user_id": f"u{n}", "merchant_id": "m", "amount_minor": 100 * n, "currency": "EUR",
+            "amount": 100 * n, "timestamp": datetime(2026, 1, 1, tzinfo=UTC), "clock_skew": False, "country": "DE",
+            "received_at": datetime(2026, 1, 1, tzinfo=UTC), "event_time": datetime(2026, 1, 1, tzinfo=UTC),
+            "is_duplicate": False,
+        }
+        for n in range(1, 11)
+    ]  # fmt: skip
+    open_lake(settings).write("raw_transactions", date(2026, 1, 1), pa.Table.from_pylist(rows, RAW_TRANSACTIONS))
+    started = Up(settings, tmp_path)
+    yield started
+    started.end()
+
+
+def test_the_first_run_builds_starts_decides_and_says_where_everything_is(up: Up) -> None:
+    process = up.start("quick", "exit")
+    assert process.wait(40) == 0, up.said()
+    said = up.said()
+    for story in ("an ordinary payment", "a card is tested", "and then used", "large, abroad, new device"):
+        assert story in said
+    assert said.count("score_below_threshold") == 8
+    for port in (up.settings.dagster_port, up.settings.service_port, up.settings.mlflow_port):
+        assert f"http://127.0.0.1:{port}" in said
+    assert str(up.home.logs) in said
+    assert "I listen on" in (up.home.logs / "mlflow.log").read_text()
+    assert up.pids() == []
+    assert redis_pid(up.settings) is not None
+    assert "fraud-platform down" in said
+
+
+def test_ctrl_c_ends_every_process_and_the_second_run_says_that_it_runs_already(up: Up) -> None:
+    process = up.start()
+    up.wait_for("Ctrl-C ends it")
+    pids = up.pids()
+    assert len(pids) >= 7  # five servers, the worker in its own session, up itself
+    assert up.start().wait(20) == 0
+    assert "already running" in up.said()
+    assert str(up.settings.service_port) in up.said()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0, up.said(0)
+    assert not any(alive(pid) for pid in pids)
+    assert list(up.home.run.glob("*.pid")) == []
+
+
+def test_ctrl_c_during_the_build_lets_the_build_end_cleanly(up: Up) -> None:
+    process = up.start("slow")
+    until((up.home.root / "build-started").exists)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0, up.said()
+    assert (up.home.root / "build-interrupted").exists()
+    assert up.pids() == []
+
+
+def test_a_killed_up_leaves_nothing_in_the_way_of_the_next_one(up: Up) -> None:
+    process = up.start()
+    up.wait_for("Ctrl-C ends it")
+    left = [pid for pid in up.pids() if pid != process.pid]
+    process.kill()
+    process.wait()
+    assert all(alive(pid) for pid in left)
+    assert up.start("quick", "exit").wait(40) == 0, up.said()
+    assert "left behind" in up.said()
+    assert not any(alive(pid) for pid in left)
+
+
+def test_a_server_that_dies_later_is_reported_with_the_end_of_its_log(up: Up) -> None:
+    process = up.start()
+    up.wait_for("Ctrl-C ends it")
+    mlflow = recorded_process(pid_file(up.home, "mlflow"))
+    assert mlflow is not None
+    mlflow.kill()
+    up.wait_for("MLflow has ended (exit code -9)")
+    up.wait_for("I listen on")
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait(20) == 0
+
+
+def test_a_server_that_cannot_start_ends_the_start_and_shows_why(up: Up) -> None:
+    process = up.start("quick", "mlflow-dies")
+    assert process.wait(40) == 1
+    assert "MLflow ended while starting (exit code 1)" in up.said()
+    assert "no such database" in up.said()
+    assert up.pids() == []
+
+
+def test_a_failed_first_build_is_the_end(up: Up) -> None:
+    assert up.start("broken").wait(40) == 1
+    assert "the lake is on fire" in up.said()
+    assert "the build failed (exit code 1)" in up.said()
+    assert up.pids() == []
+
+
+def test_a_failed_later_build_leaves_the_model_in_force_deciding_and_is_told(up: Up) -> None:
+    assert up.start("quick", "exit").wait(40) == 0, up.said()
+    assert up.start("broken", "exit").wait(40) == 1
+    assert "decides by the model it had" in up.said()
+    assert "the lake is on fire" in up.said()
+    assert "score_below_threshold" in up.said()
+
+
+def test_a_port_in_use_is_named_by_its_setting_before_anything_starts(up: Up) -> None:
+    with socket.create_server(("127.0.0.1", up.settings.mlflow_port)):
+        assert up.start().wait(20) == 1
+    assert "FRAUD_MLFLOW_PORT" in up.said()
+    assert f"process {os.getpid()}" in up.said()
+    assert not (up.home.root / "build-started").exists()
+    assert redis_pid(up.settings) is None
+
+
+def test_down_ends_the_platform_of_another_terminal_and_redis(up: Up) -> None:
+    process = up.start()
+    up.wait_for("Ctrl-C ends it")
+    pids = up.pids()
+    environment = {**os.environ, "FRAUD_HOME": str(up.settings.home), "FRAUD_REDIS_PORT": str(up.settings.redis_port)}
+    command = [sys.executable, "-m", "fraud_platform.cli", "down"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=40, check=True).stdout
+    assert "Stopped Redis" in said
+    assert process.wait(10) == 0
+    assert not any(alive(pid) for pid in pids)
+    assert redis_pid(up.settings) is None
+
+
+def test_a_pid_file_is_believed_only_for_the_process_it_was_written_for(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.prepare()
+    record_pid(home, "me", os.getpid())
+    path = pid_file(home, "me")
+    found = recorded_process(path)
+    assert found is not None
+    assert found.pid == os.getpid()
+    path.write_text(json.dumps({"pid": os.getpid(), "created": psutil.Process().create_time() - 60}))
+    assert recorded_process(path) is None
+    path.write_text("not a pid file")
+    assert recorded_process(path) is None
+
+
+def test_a_process_that_ignores_requests_to_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path)
+    home.prepare()
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    )
+    child = Child("deaf", [sys.executable, "-c", deaf], home, dict(os.environ))
+    child.start()
+    until(lambda: "deaf" in child.tail())
+    monkeypatch.setattr("fraud_platform.run.child.end_trees.__defaults__", (0.4,))
+    child.stop()
+    assert child.exit_code == -signal.SIGKILL
+
+
+def test_a_progress_bar_s_tail_is_its_last_state(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"one\nbuild 10%\rbuild 50%\rbuild 90%\n\n")
+    assert tail(log, 1) == "build 90%"
+    assert tail(log, 5) == "one\nbuild 90%"
+    assert tail(tmp_path / "absent", 3) == ""
