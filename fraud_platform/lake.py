@@ -89,6 +89,11 @@ class Lake:
         found = fs.glob(f"{root}/{table}/date=*/data.parquet")
         return sorted(date.fromisoformat(path.split("/date=")[1].split("/")[0]) for path in found)
 
+    def size(self, table: str, day: date) -> tuple[int, int]:
+        """Rows and bytes of one partition. Raises MissingPartition."""
+        with self.open(table, day) as file:
+            return pq.read_metadata(file).num_rows, int(self._fs[0].size(self.path(table, day)))
+
     def open(self, table: str, day: date) -> IO[bytes]:
         """One partition's file, for its metadata. Raises MissingPartition."""
         try:
