@@ -1,0 +1,1 @@
+"""The model room: labels and vectors become a measured, registered and released model."""
