@@ -22,7 +22,7 @@ from fraud_platform.decision.rates import LakeRates
 from fraud_platform.decision.serving_model import load_model
 from fraud_platform.inference_log.spool import SpoolWriter
 from fraud_platform.lake import open_lake
-from fraud_platform.model.bundle import current_release
+from fraud_platform.model.bundle import Bundle, current_release
 from fraud_platform.online.embedded_redis import ensure_redis
 from fraud_platform.online.store import OnlineStore
 from fraud_platform.settings import Settings
@@ -38,8 +38,11 @@ def clock() -> int:
 
 
 def preflight(settings: Settings) -> None:
-    """What every worker will need, checked once before any starts. Raises NoReleaseError, RedisUnavailableError."""
-    current_release(settings.home)
+    """What every worker will need, checked once before any starts.
+
+    Raises NoReleaseError, BundleError, RedisUnavailableError; each says what to do.
+    """
+    Bundle.load(current_release(settings.home))
     ensure_redis(settings)
 
 

@@ -17,7 +17,7 @@ from bento.openapi import inlined
 from bento.runtime import Runtime, preflight
 from fraud_platform.decision.answer import Answer, ExplainAnswer, PredictAnswer
 from fraud_platform.decision.request import PaymentRequest
-from fraud_platform.model.bundle import NoReleaseError
+from fraud_platform.model.bundle import BundleError, NoReleaseError
 from fraud_platform.online.embedded_redis import RedisUnavailableError
 from fraud_platform.settings import Settings
 
@@ -54,7 +54,7 @@ class FraudDetector:
         """Fail once, with the reason, rather than in every worker again and again."""
         try:
             preflight(Settings())
-        except (NoReleaseError, RedisUnavailableError) as error:
+        except (NoReleaseError, BundleError, RedisUnavailableError) as error:
             raise BentoMLException(str(error)) from error
 
     @bentoml.on_shutdown

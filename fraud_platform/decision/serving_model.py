@@ -69,7 +69,7 @@ class PastModels:
     def _load(self, record: DecisionRecord) -> Scorer:
         try:
             bundle = Bundle.load(self._releases / record.model_version.replace("/", "-"))
-        except (BundleError, FileNotFoundError) as error:
+        except BundleError as error:
             raise model_gone(f"{record.model_version} cannot be loaded any more") from error
         if bundle.model_sha256 != record.scorer_hash:
             raise model_gone(f"{record.model_version} is kept, with another model file than the one that decided")

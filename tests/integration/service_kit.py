@@ -1,6 +1,6 @@
 """What a decision service needs around it in a test: users in the online store, and a small model released."""
 
-import json
+import hashlib
 import socket
 import time
 from datetime import UTC, datetime, timedelta
@@ -13,6 +13,7 @@ import pyarrow as pa
 import redis
 
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.model.bundle import Bundle, publish
 from fraud_platform.online import velocity
 from fraud_platform.online.packed import MERCHANT_VECTOR, PROJECT, USER_VECTOR, PackedView
 from fraud_platform.online.snapshot_load import pack, put_in_force
@@ -60,8 +61,6 @@ def _load(client: redis.Redis, view: PackedView, ids: list[str]) -> None:
 
 def publish_small_model(home: Path, *, version: int, seed: int) -> Any:
     """Train a few trees on noise, release them as fraud-detector/`version` and return the native booster."""
-    import hashlib
-
     import xgboost
 
     random = np.random.default_rng(seed)
@@ -69,24 +68,25 @@ def publish_small_model(home: Path, *, version: int, seed: int) -> Any:
     vectors[random.random(vectors.shape) < 0.1] = np.nan
     labels = np.nan_to_num(vectors[:, 38]) + random.normal(0, 5, len(vectors)) > 20
     parameters = {"objective": "binary:logistic", "max_depth": 3, "nthread": 1, "seed": seed, "base_score": 0.5}
-    booster = xgboost.train(parameters, xgboost.DMatrix(vectors, labels), num_boost_round=8)
-    folder = home / "releases" / f"fraud-detector-{version}"
-    folder.mkdir(parents=True)
-    booster.save_model(folder / "model.ubj")
-    bundle = {
-        "model_name": "fraud-detector",
-        "version": version,
-        "catalogue_hash": CATALOGUE.hash,
-        "features": CATALOGUE.names,
-        "medians": {entity: [1.0] * len(CATALOGUE.of(entity)) for entity in ("user", "merchant")},
-        "threshold": 0.6,
-        "review_threshold": 0.3,
-        "model_sha256": hashlib.sha256((folder / "model.ubj").read_bytes()).hexdigest(),
-        "mlflow_run_id": "none",
-        "dagster_run_id": "none",
-        "data": {},
-        "trained_at": "2026-11-23T00:00:00+00:00",
-    }
-    (folder / "bundle.json").write_text(json.dumps(bundle))
-    (home / "releases" / "current.json").write_text(json.dumps({"release": folder.name}))
+    matrix = xgboost.DMatrix(vectors, labels, feature_names=list(CATALOGUE.names))
+    booster = xgboost.train(parameters, matrix, num_boost_round=8)
+    model = bytes(booster.save_raw("ubj"))
+    bundle = Bundle(
+        model_name="fraud-detector",
+        version=version,
+        catalogue_hash=CATALOGUE.hash,
+        features=CATALOGUE.names,
+        medians={entity: [1.0] * len(CATALOGUE.of(entity)) for entity in ("user", "merchant")},
+        threshold=0.6,
+        review_threshold=0.3,
+        model_sha256=hashlib.sha256(model).hexdigest(),
+        mlflow_run_id=None,
+        dagster_run_id=None,
+        data={},
+        trained_at="2026-11-23T00:00:00Z",
+        model=model,
+    )
+    folder = home / f"bundle-{version}-{seed}"
+    bundle.write(folder)
+    publish(home, folder)
     return booster

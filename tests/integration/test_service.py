@@ -70,7 +70,9 @@ def payment(**changes: Any) -> dict[str, Any]:
 def serve(home: Path, redis_url: str, port: int) -> tuple[list[str], dict[str, str]]:
     """Command and environment of `bentoml serve`."""
     command = [sys.executable, "-m", "bentoml", "serve", "bento.service:FraudDetector", "--port", str(port)]
-    return command, {**os.environ, "FRAUD_HOME": str(home), "FRAUD_REDIS_URL": redis_url}
+    # BentoML keeps its metrics' files in its home, where a second server would empty them
+    own = {"FRAUD_HOME": str(home), "FRAUD_REDIS_URL": redis_url, "BENTOML_HOME": str(home / "bentoml")}
+    return command, {**os.environ, **own}
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +228,7 @@ def test_a_decision_is_explained_by_the_vector_that_was_scored(service: Service)
     service.predict(transaction_id="why")
     answer = service.explain(transaction_id="why").json()
     (record,) = service.records("why")
-    matrix = xgboost.DMatrix(record.values[None, :])
+    matrix = xgboost.DMatrix(record.values[None, :], feature_names=list(CATALOGUE.names))
     shap = service.booster.predict(matrix, pred_contribs=True)[0]
     assert (answer["basis"], answer["model_version"], answer["units"]) == ("recorded", "fraud-detector/7", "log-odds")
     assert answer["score"] == round(record.score, 6)
@@ -356,7 +358,7 @@ def test_without_a_release_the_server_says_what_to_run_and_stops(redis_server: s
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
     output = done.stdout + done.stderr
     assert done.returncode != 0
-    assert "make run" in output or "fraud-platform" in output
+    assert "make run" in output
     assert "Traceback" not in output
 
 
