@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 from tqdm import tqdm
 
 from fraud_platform.currency import Rates
@@ -103,6 +104,6 @@ def render(report: MappingReport) -> Group:
             reasons.add_row(reason, f"{count:,}")
         rows = Table("reason", "row", title="the first of them", title_justify="left")
         for reason, row in report.examples:
-            rows.add_row(reason, row)
+            rows.add_row(reason, Text(row, overflow="fold"))  # Text: brackets in somebody's data are no markup
         parts += [reasons, rows]
     return Group(*parts)

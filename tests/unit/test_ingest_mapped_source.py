@@ -168,10 +168,11 @@ def test_a_dry_run_counts_the_same_and_writes_no_lake(tmp_path, german):
     assert len(report.examples) == 5
     assert not Path(settings.lake).exists()
     screen = io.StringIO()
-    Console(width=160, file=screen).print(render(report))
+    Console(width=400, file=screen).print(render(report))
     shown = screen.getvalue()
     assert "2015-03-09 to 2015-03-12 (4 of 4 with rows)" in shown
     assert "amount is negative" in shown
+    assert '"Betrag":"1,005"' in shown
 
 
 NESTED = """
