@@ -48,6 +48,7 @@ def write_world(settings: Settings, lake: Lake, rows: list[Row], labels: list[La
         assert result.quarantine.num_rows == 0, result.quarantine.to_pylist()
         lake.write(tables.RAW_TRANSACTIONS, day, result.transactions)
         previous = (day, result.transactions)
+    lake.write(tables.FX_RATES, TODAY, schema.RATES.empty_table())
     days = days_between(FIRST_DAY, TODAY)
     write_user_tiles(settings, lake, days)
     write_merchant_tiles(settings, lake, days)
