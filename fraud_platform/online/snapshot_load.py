@@ -32,6 +32,10 @@ SNAPSHOT_TABLES = {"user": tables.USER_FEATURES, "merchant": tables.MERCHANT_FEA
 _SCAN_BATCH = 1_000
 
 
+class IncompleteLoadError(RuntimeError):
+    """Materialization ended without an error, yet rows of the snapshot are not in the online store."""
+
+
 class OlderSnapshotError(RuntimeError):
     """A newer snapshot than the one asked for is in force."""
 
@@ -94,7 +98,7 @@ def load_snapshot_feast(
     """Materialize the snapshot of `day` through Feast, put it in force and append it to the ledger of loads.
 
     Feast's source file of the view is replaced by this one day, so the work does not grow with the history. Raises
-    OlderSnapshotError unless `force`, MissingPartition, WriteError.
+    OlderSnapshotError unless `force`, MissingPartition, WriteError, IncompleteLoadError.
     """
     from feature_repo.store import materialize, write_source
     from fraud_platform.online.embedded_redis import ensure_redis
@@ -108,6 +112,7 @@ def load_snapshot_feast(
         medians = view_medians(lake, view, day)
         write_source(settings, view, rows)
         materialize(settings, view, day)
+        _check_written(redis_client, view, rows, day)
         record = put_in_force(redis_client, view, day, medians, rows.num_rows, loaded_at, now, b"")
     append_load(lake, record)
     return record
@@ -173,6 +178,16 @@ def read_loads(lake: Lake, view: PackedView) -> list[tuple[int, date]]:
     fs.invalidate_cache()
     entries = [json.loads(fs.cat_file(path)) for path in fs.glob(f"{root.rstrip('/')}/online_loads/{view.name}/*.json")]
     return sorted((int(entry["visible_from"]), date.fromisoformat(entry["snapshot"])) for entry in entries)
+
+
+def _check_written(redis_client: Redis, view: PackedView, rows: pa.Table, day: date) -> None:
+    """Look up the first, middle and last row: Feast also succeeds when its source or interval held nothing."""
+    for position in {0, rows.num_rows // 2, rows.num_rows - 1} if rows.num_rows else ():
+        entity = rows[view.join_key][position].as_py()
+        key = layout.entity_key(PROJECT, view.join_key, entity)
+        at = redis_client.hget(key, layout.timestamp_field(view.name))  # type: ignore[arg-type]
+        if not isinstance(at, bytes) or layout.timestamp(at) != end_of_day(day):
+            raise IncompleteLoadError(f"{view.name}: {entity} of snapshot {day} is not in the online store")
 
 
 def _delete_newer(redis_client: Redis, view: PackedView, snapshot_at: int, key_prefix: bytes) -> None:

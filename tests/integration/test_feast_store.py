@@ -21,7 +21,7 @@ from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import Lake, open_lake
 from fraud_platform.online import layout
 from fraud_platform.online.packed import MERCHANT_VECTOR, PROJECT, USER_VECTOR, VIEWS, PackedView
-from fraud_platform.online.snapshot_load import load_snapshot_feast, packed_snapshot, read_loads
+from fraud_platform.online.snapshot_load import IncompleteLoadError, load_snapshot_feast, packed_snapshot, read_loads
 from fraud_platform.online.snapshot_record import SnapshotRecord, in_force
 from fraud_platform.settings import Settings
 
@@ -191,6 +191,20 @@ def test_each_load_is_recorded_and_kept_in_the_ledger_also_after_a_kill(loaded: 
         loads = read_loads(loaded.lake, view)
         assert [day for _, day in loads] == [BEFORE, DAY]
         assert loads[-1][0] == record.visible_from > record.loaded_at > loads[0][0]
+
+
+def test_a_materialization_that_wrote_nothing_puts_nothing_in_force(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_snapshots(loaded.lake, DAY + timedelta(days=1), 3)
+    source = open_lake(loaded.settings).uri("online_source") + "/user_vector.parquet"
+    before = Path(source).read_bytes()
+    monkeypatch.setattr(feast_store, "materialize", lambda *_: None)
+    with pytest.raises(IncompleteLoadError, match=r"user-\dé of snapshot 2026-03-05"):
+        load_snapshot_feast(loaded.settings, loaded.lake, USER_VECTOR, DAY + timedelta(days=1), now=lambda: 20_000)
+    Path(source).write_bytes(before)
+    assert in_force(loaded.client, USER_VECTOR) == loaded.records["user_vector"]
+    assert len(read_loads(loaded.lake, USER_VECTOR)) == 2
 
 
 def test_only_the_snapshot_in_force_lies_in_feasts_source(loaded: Loaded) -> None:
