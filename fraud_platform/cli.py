@@ -1,7 +1,7 @@
 """The `fraud-platform` command.
 
-What belongs here: names, options and help. What does not: work; each command imports what it needs when it is called, so
-that `--help` answers at once.
+What belongs here: names, options and help. What does not: work; each command imports what it needs when it is called,
+so that `--help` answers at once.
 """
 
 from datetime import UTC, datetime

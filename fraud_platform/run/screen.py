@@ -5,13 +5,15 @@ What belongs here: tables and panels. What does not: knowing what to print.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from fraud_platform.run.samples import Decided
+if TYPE_CHECKING:
+    from fraud_platform.run.samples import Decided  # which imports Arrow
 
 COLOURS = {"ready": "green", "running": "green", "starting": "yellow", "waiting": "dim", "ended": "red", "down": "red"}
 DECISIONS = {"allow": "green", "flag_for_review": "yellow", "block": "red"}
@@ -40,7 +42,7 @@ def status_table(lines: Sequence[Line]) -> Table:
     return table
 
 
-def decision_table(decided: Sequence[Decided]) -> Table:
+def decision_table(decided: "Sequence[Decided]") -> Table:
     """The sample payments and their answers; an answer that is no decision shows its problem."""
     table = Table(title="Sample payments", box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
     for name in ("payment", "transaction"):

@@ -12,12 +12,10 @@ import httpx
 from rich.console import Console
 from rich.text import Text
 
-from fraud_platform.lake import open_lake
 from fraud_platform.online.embedded_redis import RedisUnavailableError, ensure_redis
 from fraud_platform.run.child import end_leftovers, pid_file, record_pid
 from fraud_platform.run.home import Home, open_home
 from fraud_platform.run.lock import AlreadyRunningError, running
-from fraud_platform.run.samples import choose_samples, decide_samples
 from fraud_platform.run.screen import Line, decision_table, status_table, trouble
 from fraud_platform.run.servers import SERVICE, PortInUseError, build, check_ports, servers
 from fraud_platform.run.signals import Stopped, StopRequest, stop_requests
@@ -86,6 +84,9 @@ def _run(
 
 
 def _decide_samples(settings: Settings, supervisor: Supervisor, now: datetime) -> None:
+    from fraud_platform.lake import open_lake
+    from fraud_platform.run.samples import choose_samples, decide_samples
+
     samples = choose_samples(open_lake(settings), settings.base_currency, now)
     url = supervisor.servers[SERVICE].url
     if not samples or url is None:

@@ -1,0 +1,79 @@
+"""The command line: its commands answer, quickly, and hide what must not be shown."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from fraud_platform.cli import app
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.settings import Settings
+
+runner = CliRunner()
+
+
+def said(*arguments: str, code: int = 0, **environment: str) -> str:
+    result = runner.invoke(app, list(arguments), env={"COLUMNS": "200", "NO_COLOR": "1", **environment})
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_help_names_each_command_with_a_sentence() -> None:
+    text = said("--help")
+    for command in ("up", "down", "status", "features", "ingest", "settings"):
+        assert re.search(rf"\b{command}\b +\S+ \S+ .*\.", text), command
+
+
+def test_the_module_imports_nothing_heavy() -> None:
+    heavy = "{'pandas', 'pyarrow', 'duckdb', 'dagster', 'bentoml', 'mlflow', 'feast', 'xgboost', 'sklearn', 'redis'}"
+    code = f"import sys, fraud_platform.cli; sys.exit(str({heavy} & set(sys.modules)) if {heavy} & set(sys.modules) else 0)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_features_shows_every_feature_of_the_catalogue() -> None:
+    text = said("features")
+    assert CATALOGUE.hash in text
+    for name in CATALOGUE.names:
+        assert f" {name} " in text
+
+
+def test_the_markdown_table_has_a_row_per_feature_and_the_same_columns_in_each() -> None:
+    lines = said("features", "--markdown").strip().splitlines()
+    assert len(lines) == 2 + len(CATALOGUE.names)
+    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+    for name, line in zip(CATALOGUE.names, lines[2:], strict=True):
+        assert f"| `{name}` |" in line
+
+
+def test_settings_lists_every_variable_with_its_value() -> None:
+    text = said("settings", FRAUD_DAGSTER_PORT="4321")
+    for name in Settings.model_fields:
+        assert f"FRAUD_{name.upper()} " in text
+    assert re.search(r"FRAUD_DAGSTER_PORT +4321 +3000 +Port of the Dagster webserver\.", text)
+
+
+def test_passwords_in_addresses_are_not_shown() -> None:
+    text = said("settings", FRAUD_REDIS_URL="redis://user:s3cret@db.example:6379/0")
+    assert "s3cret" not in text
+    assert "redis://user:***@db.example:6379/0" in text
+
+
+@pytest.mark.parametrize("command", ["status", "settings", "up"])
+def test_a_wrong_setting_is_named_without_a_traceback(command: str) -> None:
+    text = said(command, code=2, FRAUD_DAGSTER_PORT="many")
+    assert "FRAUD_DAGSTER_PORT" in text
+    assert "Traceback" not in text
+
+
+def test_status_of_a_home_where_nothing_runs_says_so(settings: Settings) -> None:
+    text = said("status", code=1, FRAUD_HOME=str(settings.home), FRAUD_REDIS_PORT=str(settings.redis_port))
+    assert text.count(" down ") == 2
+    assert not settings.home.exists()
+
+
+def test_down_of_a_home_where_nothing_runs_says_so_and_creates_nothing(settings: Settings) -> None:
+    environment = {"FRAUD_HOME": str(settings.home), "FRAUD_REDIS_PORT": str(settings.redis_port)}
+    assert "Nothing of" in said("down", **environment)
+    assert not settings.home.exists()
