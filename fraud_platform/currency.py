@@ -38,7 +38,7 @@ _EXPONENTS = {
 _WITHDRAWN = frozenset(
     ("ANG", "BGN", "BYR", "CUC", "CYP", "EEK", "GHC", "HRK", "LTL", "LVL", "MRO", "MTL", "SIT", "SKK", "SLL", "ZMK")
 )
-# The same list gives these codes no minor unit ("N.A."): metals, bond units, testing. Nobody pays in them.
+# List one gives these codes no minor unit ("N.A."): metals, bond units, testing. Nobody pays in them.
 _NO_MINOR_UNIT = frozenset(("XAG", "XAU", "XBA", "XBB", "XBC", "XBD", "XDR", "XPD", "XPT", "XSU", "XTS", "XUA", "XXX"))
 
 

@@ -154,8 +154,8 @@ class MappedSource:
 
     @cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:
-        folder = self.home / "imports"
-        config: dict[str, Any] = {"memory_limit": self.memory, "temp_directory": str(folder / "spill")}
+        spill = self.home / "imports" / f"spill-{uuid.uuid4().hex}"  # its own: names inside would collide
+        config: dict[str, Any] = {"memory_limit": self.memory, "temp_directory": str(spill)}
         if self.threads is not None:
             config["threads"] = self.threads
         connection = duckdb.connect(config=config)

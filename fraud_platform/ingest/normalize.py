@@ -1,7 +1,7 @@
 """A mapping's expressions over a source's rows become one DuckDB table in EXPORT's shape, one row per source row.
 
-What belongs here: the SQL of times, amounts, ids and labels, and what makes a source's value unreadable. What does not:
-finding and reading files (readers), or the rules that every source's rows must keep (standardize).
+What belongs here: the SQL of amounts, ids and labels, and what makes a source's value unreadable. What does not: files
+(readers), times (times), or the rules that every source's rows must keep (standardize).
 """
 
 import duckdb
@@ -9,36 +9,12 @@ import duckdb
 from fraud_platform.currency import currency_codes, exponent
 from fraud_platform.ingest.mapping import CsvOptions, LabelMapping, Mapping, MappingError
 from fraud_platform.ingest.readers import SOURCE, identifier, quote, rejected_lines
+from fraud_platform.ingest.times import FLOATS, TIME_MACROS, YEARS, instant
 from fraud_platform.schema import EXPORT
 
 NORMALIZED = "__normalized"
 """The table: day, EXPORT's columns, problem, source_row, label_state, label_arrived_at."""
 
-YEARS = (1990, 2100)
-"""Times outside are not believed: a zero in an epoch column would otherwise make decades of empty partitions."""
-
-_MACROS = f"""
-CREATE OR REPLACE TEMP MACRO __plausible(t) AS
-    CASE WHEN t >= TIMESTAMPTZ '{YEARS[0]}-01-01 00:00:00+00'
-          AND t < TIMESTAMPTZ '{YEARS[1]}-01-01 00:00:00+00' THEN t END;
--- A wall-clock time that a zone has twice is the first of the two; one that it skips moves forward by the gap: both are
--- the offset in force before the change (PEP 495, fold=0). ICU alone would take the second of two.
-CREATE OR REPLACE TEMP MACRO __shifted(t, zone) AS
-    make_timestamptz(epoch_us(t) - epoch_us(timezone(zone, timezone(zone, t) - INTERVAL 1 DAY))
-                     + epoch_us(timezone(zone, t) - INTERVAL 1 DAY));
-CREATE OR REPLACE TEMP MACRO __first(t, zone) AS
-    CASE WHEN timezone(zone, __shifted(t, zone)) = t THEN least(__shifted(t, zone), timezone(zone, t))
-         ELSE timezone(zone, t) END;
-CREATE OR REPLACE TEMP MACRO __localize(t, zone) AS
-    CASE WHEN t >= TIMESTAMP '{YEARS[0] - 1}-12-01' AND t < TIMESTAMP '{YEARS[1]}-02-01' THEN __first(t, zone) END;
-"""
-
-_NAIVE = r"^\d{4}[-/]\d{1,2}[-/]\d{1,2}([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?$"
-_OFFSET = r"^\d{4}[-/]\d{1,2}[-/]\d{1,2}[T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s*([Zz]|[+-]\d{2}(:?\d{2})?)$"
-_MICROS = {"s": 1_000_000, "ms": 1_000, "us": 1}
-_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
-_INTEGER_TYPES = {*_INTEGERS, *(f"U{name}" for name in _INTEGERS)}
-_FLOATS = {"FLOAT", "DOUBLE"}
 _TRUE, _FALSE = ("1", "true", "t"), ("0", "false", "f")
 
 
@@ -48,7 +24,7 @@ def build(connection: duckdb.DuckDBPyConnection, mapping: Mapping) -> int:
     Raises MappingError when an expression does not fit the source, when a label has values that nobody explained, and
     when no row at all has a readable time.
     """
-    connection.execute(_MACROS)
+    connection.execute(TIME_MACROS)
     fields = _Fields(connection, mapping)
     sql = _statement(mapping, fields)
     try:
@@ -106,7 +82,7 @@ class _Fields:
 
 def _statement(mapping: Mapping, fields: _Fields) -> str:
     bound = ", ".join(f"{sql} AS {identifier('_' + name)}" for name, sql in fields.sql.items())
-    times = {name: _time(fields, name, mapping) for name in ("timestamp", "received_at", "arrives_at")}
+    times = {name: _instant(fields, name, mapping) for name in ("timestamp", "received_at", "arrives_at")}
     texts = {name: _optional_text(mapping, fields, name) for name in ("country", "user_country", "channel")}
     texts |= {name: _optional_text(mapping, fields, name) for name in ("merchant_category", "device_id")}
     currency = _optional_text(mapping, fields, "currency")
@@ -137,6 +113,12 @@ SELECT CASE WHEN NOT ({outside}) THEN CAST(__received AT TIME ZONE 'UTC' AS DATE
     CASE WHEN problem IS NULL THEN label_state END AS label_state,
     CASE WHEN problem IS NULL AND label_state IS NOT NULL THEN {_arrival(mapping.label)} END AS label_arrived_at
 FROM judged"""
+
+
+def _instant(fields: _Fields, name: str, mapping: Mapping) -> str:
+    if name not in fields.sql:
+        return "NULL::TIMESTAMPTZ"
+    return instant(name, identifier("_" + name), fields.types[name], mapping)
 
 
 def _problems(mapping: Mapping, fields: _Fields) -> list[tuple[str, str]]:
@@ -176,7 +158,7 @@ def _bounds(mapping: Mapping) -> list[tuple[str, str]]:
 def _text(fields: _Fields, name: str) -> str:
     """A value as text: a float that holds a whole number (an integer column with nulls, often) without its `.0`."""
     column = identifier("_" + name)
-    if fields.types[name] in _FLOATS:
+    if fields.types[name] in FLOATS:
         whole = f"{column} = floor({column}) AND abs({column}) < 9007199254740992"
         return f"CASE WHEN {whole} THEN CAST(CAST({column} AS BIGINT) AS VARCHAR) ELSE CAST({column} AS VARCHAR) END"
     return f"CAST({column} AS VARCHAR)"
@@ -219,37 +201,6 @@ def _minor_units() -> str:
         by_places.setdefault(exponent(code), []).append(quote(code))
     cases = [f"WHEN currency IN ({', '.join(codes)}) THEN {10**n}" for n, codes in by_places.items() if n != 2]
     return f"(CASE {' '.join(cases)} ELSE 100 END)::DECIMAL(5, 0)"
-
-
-def _time(fields: _Fields, name: str, mapping: Mapping) -> str:
-    """SQL of an instant (TIMESTAMPTZ), null where the value is none of the believed years."""
-    if name not in fields.sql:
-        return "NULL::TIMESTAMPTZ"
-    column, dtype, zone = identifier("_" + name), fields.types[name], quote(mapping.time_zone)
-    if dtype == "TIMESTAMP WITH TIME ZONE":
-        return f"__plausible({column})"
-    if dtype.startswith("TIMESTAMP") or dtype == "DATE":
-        return f"__plausible(__localize(CAST({column} AS TIMESTAMP), {zone}))"
-    numeric = dtype in _INTEGER_TYPES or dtype in _FLOATS or dtype.startswith("DECIMAL")
-    if numeric and mapping.epoch_unit is None:
-        raise MappingError(f"{name} is a number ({dtype}): set epoch_unit to s, ms or us")
-    if numeric or (dtype == "VARCHAR" and mapping.epoch_unit is not None):
-        micros = f"TRY_CAST(TRY_CAST({column} AS DECIMAL(24, 6)) * {_MICROS[mapping.epoch_unit or 's']} AS BIGINT)"
-        low, high = ((year - 1970) * 366 * 86_400_000_000 for year in YEARS)
-        # Near bounds only keep make_timestamptz within its range; __plausible is exact.
-        return f"__plausible(CASE WHEN {micros} BETWEEN {low // 2} AND {high} THEN make_timestamptz({micros}) END)"
-    if dtype != "VARCHAR":
-        raise MappingError(f"{name} is a {dtype}, which is no time: give an expression that makes it one")
-    if mapping.time_format is not None:
-        parsed = f"try_strptime(trim({column}), {quote(mapping.time_format)})"
-        zoned = "%z" in mapping.time_format or "%Z" in mapping.time_format
-        return f"__plausible({parsed if zoned else f'__localize({parsed}, {zone})'})"
-    text = f"trim({column})"
-    # DuckDB drops an offset or zone name when it casts to TIMESTAMP, so the shape decides first.
-    return f"""__plausible(CASE
-        WHEN regexp_matches({text}, {quote(_NAIVE)}) THEN __localize(TRY_CAST({text} AS TIMESTAMP), {zone})
-        WHEN regexp_matches({text}, {quote(_OFFSET)})
-            THEN TRY_CAST(regexp_replace({text}, '\\s+([Zz+-])', '\\1') AS TIMESTAMPTZ) END)"""
 
 
 def _label_state(label: LabelMapping, fields: _Fields) -> str:

@@ -1,0 +1,65 @@
+"""Times as a source writes them become instants, in DuckDB SQL.
+
+What belongs here: types, formats, zones and clock changes of one time column. What does not: which column that is.
+"""
+
+from fraud_platform.ingest.mapping import Mapping, MappingError
+from fraud_platform.ingest.readers import quote
+
+YEARS = (1990, 2100)
+"""Times outside are not believed: a zero in an epoch column would otherwise make decades of empty partitions."""
+
+TIME_MACROS = f"""
+CREATE OR REPLACE TEMP MACRO __plausible(t) AS
+    CASE WHEN t >= TIMESTAMPTZ '{YEARS[0]}-01-01 00:00:00+00'
+          AND t < TIMESTAMPTZ '{YEARS[1]}-01-01 00:00:00+00' THEN t END;
+-- A wall-clock time that a zone has twice is the first of the two; one that it skips moves forward by the gap: both are
+-- the offset in force before the change (PEP 495, fold=0). ICU alone would take the second of two.
+CREATE OR REPLACE TEMP MACRO __shifted(t, zone) AS
+    make_timestamptz(epoch_us(t) - epoch_us(timezone(zone, timezone(zone, t) - INTERVAL 1 DAY))
+                     + epoch_us(timezone(zone, t) - INTERVAL 1 DAY));
+CREATE OR REPLACE TEMP MACRO __first(t, zone) AS
+    CASE WHEN timezone(zone, __shifted(t, zone)) = t THEN least(__shifted(t, zone), timezone(zone, t))
+         ELSE timezone(zone, t) END;
+CREATE OR REPLACE TEMP MACRO __localize(t, zone) AS
+    CASE WHEN t >= TIMESTAMP '{YEARS[0] - 1}-12-01' AND t < TIMESTAMP '{YEARS[1]}-02-01' THEN __first(t, zone) END;
+"""
+
+_NAIVE = r"^\d{4}[-/]\d{1,2}[-/]\d{1,2}([T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?$"
+_OFFSET = r"^\d{4}[-/]\d{1,2}[-/]\d{1,2}[T ]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s*([Zz]|[+-]\d{2}(:?\d{2})?)$"
+_MICROS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+_INTEGER_TYPES = {*_INTEGERS, *(f"U{name}" for name in _INTEGERS)}
+FLOATS = {"FLOAT", "DOUBLE"}
+
+
+def instant(name: str, column: str, dtype: str, mapping: Mapping) -> str:
+    """SQL of the instant (TIMESTAMPTZ) in `column` of DuckDB type `dtype`, null where it is none of the believed years.
+
+    Raises MappingError naming the field where the type can be no time, or lacks its unit.
+    """
+    zone = quote(mapping.time_zone)
+    if dtype == "TIMESTAMP WITH TIME ZONE":
+        return f"__plausible({column})"
+    if dtype.startswith("TIMESTAMP") or dtype == "DATE":
+        return f"__plausible(__localize(CAST({column} AS TIMESTAMP), {zone}))"
+    numeric = dtype in _INTEGER_TYPES or dtype in FLOATS or dtype.startswith("DECIMAL")
+    if numeric and mapping.epoch_unit is None:
+        raise MappingError(f"{name} is a number ({dtype}): set epoch_unit to s, ms or us")
+    if numeric or (dtype == "VARCHAR" and mapping.epoch_unit is not None):
+        micros = f"TRY_CAST(TRY_CAST({column} AS DECIMAL(24, 6)) * {_MICROS[mapping.epoch_unit or 's']} AS BIGINT)"
+        low, high = ((year - 1970) * 366 * 86_400_000_000 for year in YEARS)
+        # Near bounds only keep make_timestamptz within its range; __plausible is exact.
+        return f"__plausible(CASE WHEN {micros} BETWEEN {low // 2} AND {high} THEN make_timestamptz({micros}) END)"
+    if dtype != "VARCHAR":
+        raise MappingError(f"{name} is a {dtype}, which is no time: give an expression that makes it one")
+    if mapping.time_format is not None:
+        parsed = f"try_strptime(trim({column}), {quote(mapping.time_format)})"
+        zoned = "%z" in mapping.time_format or "%Z" in mapping.time_format
+        return f"__plausible({parsed if zoned else f'__localize({parsed}, {zone})'})"
+    text = f"trim({column})"
+    # DuckDB drops an offset or zone name when it casts to TIMESTAMP, so the shape decides first.
+    return f"""__plausible(CASE
+        WHEN regexp_matches({text}, {quote(_NAIVE)}) THEN __localize(TRY_CAST({text} AS TIMESTAMP), {zone})
+        WHEN regexp_matches({text}, {quote(_OFFSET)})
+            THEN TRY_CAST(regexp_replace({text}, '\\s+([Zz+-])', '\\1') AS TIMESTAMPTZ) END)"""
