@@ -18,16 +18,16 @@ class Behaviour:
     """Multiplies every user's share of online purchases, up to 1."""
 
     # fraud, as expected shares of all transactions
-    card_testing: float = 0.0021
+    card_testing: float = 0.0020
     account_takeover: float = 0.0014
     compromised_merchant: float = 0.0012
-    out_of_character: float = 0.0006
-    unremarkable: float = 0.0009
+    out_of_character: float = 0.0008
+    unremarkable: float = 0.0008
 
     # legitimate traffic that resembles fraud
-    guest_device: float = 0.06
+    guest_device: float = 0.05
     """Share of online purchases from a device never seen before or again."""
-    big_ticket: float = 0.012
+    big_ticket: float = 0.02
     small_burst: float = 0.012
     shopping_spree: float = 0.006
 

@@ -51,6 +51,7 @@ def _merchants(world: World, rng: np.random.Generator, user: Ints, online: Bools
     travelling = (trips.country >= 0) & ~online
     somewhere = pick_by(rng, shares("merchants"), len(user))
     elsewhere = np.where(online & (rng.random(len(user)) < 0.28), somewhere, home)
+    elsewhere = np.where((trips.country >= 0) & (rng.random(len(user)) < 0.4), trips.country, elsewhere)
     discovered = merchants.pick(rng, np.where(travelling, trips.country, elsewhere), online)
     rank = rng.random(len(user))
     favourite = np.where(
@@ -72,18 +73,22 @@ def amounts(world: World, rng: np.random.Generator, user: Ints, merchant: Ints) 
     return np.asarray(np.where(rng.random(len(user)) < 0.35, rounded, np.maximum(amount, 10)))
 
 
-def devices(world: World, rng: np.random.Generator, user: Ints, online: Bools, trips: Trips) -> Keys:
-    """What these users pay from: mostly their first device online; at a till a phone's wallet or nothing."""
+def _devices(
+    world: World, rng: np.random.Generator, user: Ints, online: Bools, trips: Trips
+) -> tuple[Keys, Bools, Bools]:
+    """What these users pay from: mostly their first device online; at a till a phone's wallet or nothing. Then who pays
+    from a device of a trip, and who from one that nobody sees again.
+    """
     draw = rng.random(len(user))
     slot = np.minimum((draw > 0.74).astype(np.int64) + (draw > 0.94), world.users.devices[user] - 1)
     slot = np.where(online, slot, 0)
     device = world.device(user, slot)
-    with_own = trips.has_device & (rng.random(len(user)) < 0.8)
-    device = np.where(with_own, trips.device, device)
+    travelling = trips.has_device & (rng.random(len(user)) < 0.8)
+    device = np.where(travelling, trips.device, device)
     guest = online & (rng.random(len(user)) < world.behaviour.guest_device)
     device = np.where(guest, rng.integers(1, 2**63, len(user), dtype=np.uint64), device)
     silent = rng.random(len(user)) < np.where(online, 0.03, 0.9)
-    return np.where(silent, np.uint64(0), device)
+    return np.where(silent, np.uint64(0), device), travelling, guest
 
 
 def places(world: World, rng: np.random.Generator, user: Ints, merchant: Ints) -> tuple[Floats, Floats]:
@@ -125,13 +130,17 @@ def purchases(world: World, rng: np.random.Generator, user: Ints, merchant: Ints
     online = world.merchants.online[merchant]
     received = local_to_us(world, user, _hours(rng, online) + world.users.phase_hours[user])
     latitude, longitude = places(world, rng, user, merchant)
+    device, on_trips_device, guest = _devices(world, rng, user, online, trips)
+    # holidays are dear and a large order is rather placed at a borrowed desk, but nobody trusts a hotel's computer
+    away = np.where(trips.country >= 0, 1.8, 1.0) * np.where(on_trips_device & online, 0.35, 1.0)
+    mood = away * np.where(guest & (trips.country < 0), 1.7, 1.0)
     return Rows(
         user=user,
         merchant=merchant.astype(np.int64),
-        amount=amounts(world, rng, user, merchant),
+        amount=amounts(world, rng, user, merchant) * mood,
         timestamp=received - delays(world, rng, len(user)),
         received=received,
-        device=devices(world, rng, user, online, trips),
+        device=device,
         latitude=latitude,
         longitude=longitude,
         number=np.arange(len(user)),

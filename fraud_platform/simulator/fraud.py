@@ -110,8 +110,8 @@ def _anytime(world: World, rng: np.random.Generator, size: int) -> Ints:
 def _card_testing(world: World) -> Rows:
     """Small online amounts in quick succession at one or few merchants; a large one where the card proved alive."""
     rng = world.rng(Stream.CARD_TESTING)
-    victim = _victims(world, rng, "card_testing", 8.0)
-    tests = 3 + rng.poisson(4.4, len(victim))
+    victim = _victims(world, rng, "card_testing", 9.1)
+    tests = 4 + rng.poisson(4.5, len(victim))
     cashes_in = rng.random(len(victim)) < 0.6
     groups = expand(tests + cashes_in)
     last = (groups.place == tests[groups.group]) & cashes_in[groups.group]
@@ -143,10 +143,10 @@ def _account_takeover(world: World) -> Rows:
     rows = purchases(world, rng, victim[groups.group])
     away = pick_by(rng, shares("trips"), len(victim))
     home = world.users.country[victim].astype(np.int64)
-    country = np.where(rng.random(len(victim)) < 0.85, away, home)[groups.group]
-    online = rng.random(len(rows)) < 0.85
-    above = rng.lognormal(np.log(3.5), 0.5, len(rows))
-    modest = (rng.random(len(victim)) < 0.2)[groups.group]
+    country = np.where(rng.random(len(victim)) < 0.88, away, home)[groups.group]
+    online = rng.random(len(rows)) < 0.92
+    above = rng.lognormal(np.log(4.5), 0.45, len(rows))
+    modest = (rng.random(len(victim)) < 0.15)[groups.group]
     merchant = world.merchants.pick(rng, country, online)
     habitual = amounts(world, rng, rows.user, merchant)
     rows = rows.but(
@@ -166,12 +166,15 @@ def _compromised_merchant(world: World, leaked: Leaked) -> Rows:
     rows = purchases(world, rng, victim[groups.group])
     pull = world.merchants.exposure * world.merchants.popularity
     elsewhere = world.merchants.choose(rng, pull, len(rows))
-    at_source = rng.random(len(rows)) < 0.45
+    at_source = (rng.random(len(victim)) < 0.5)[groups.group]
     unknown = rng.random(len(rows)) < 0.45
     merchant = np.where(at_source, leaked.merchant[groups.group], elsewhere)
     amount = amounts(world, rng, rows.user, merchant) * rng.lognormal(np.log(2.0), 0.5, len(rows))
     rows = rows.but(merchant=merchant, amount=amount, device=np.where(unknown, _new_devices(rng, groups), rows.device))
-    first = rows.received[groups.place == 0]
+    # whoever abuses cards where they were stolen does it when nobody looks
+    begins = groups.place == 0
+    hours = rng.uniform(22.5, 29, len(victim)) % 24
+    first = np.where(at_source[begins], local_to_us(world, victim, hours), rows.received[begins])
     received = stagger(first, groups, rng.lognormal(np.log(2_400), 0.8, len(rows)))
     return _finish(world, rng, rows, received, "compromised_merchant")
 
@@ -182,9 +185,9 @@ def _out_of_character(world: World) -> Rows:
     victim = _victims(world, rng, "out_of_character", 1.3)
     groups = expand(1 + rng.poisson(0.3, len(victim)))
     rows = purchases(world, rng, victim[groups.group])
-    amount = _habit(world, rows.user) * rng.lognormal(np.log(6), 0.45, len(rows))
+    amount = _habit(world, rows.user) * rng.lognormal(np.log(8), 0.45, len(rows))
     night = local_to_us(world, victim, rng.uniform(0, 5.5, len(victim)))
-    first = np.where(rng.random(len(victim)) < 0.7, night, rows.received[groups.place == 0])
+    first = np.where(rng.random(len(victim)) < 0.85, night, rows.received[groups.place == 0])
     received = stagger(first, groups, rng.lognormal(np.log(900), 0.8, len(rows)))
     return _finish(world, rng, rows.but(amount=amount), received, "out_of_character")
 
