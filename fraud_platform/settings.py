@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     warmup_days: int = Field(30, ge=0, description="First days of history kept out of training: windows still fill.")
     validation_days: int = Field(10, ge=1, description="Days that stop training early, after the training days.")
     holdout_days: int = Field(16, ge=1, description="Last matured days, seen by no training, that measure the model.")
+    training_threads: int | None = Field(None, ge=1, description="Threads of one training; unset: all cores.")
     threshold: float = Field(0.7, gt=0, lt=1, description="A payment is blocked when its score is strictly greater.")
     review_threshold: float = Field(0.4, gt=0, lt=1, description="A score strictly greater is flagged for review.")
     policy_version: int = Field(1, ge=1, description="Raised by hand when thresholds or rules change; in every answer.")

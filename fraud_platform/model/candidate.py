@@ -1,0 +1,120 @@
+"""A trained and measured model before the registry knows it: one folder, named by what it was made of.
+
+What belongs here: the folder's form, the fingerprint. What does not: making one (`steps`).
+"""
+
+import hashlib
+import json
+import shutil
+import uuid
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.model.bundle import Bundle
+from fraud_platform.model.evaluate import Evaluation
+from fraud_platform.model.split import Split
+from fraud_platform.model.train import TRAINING_VERSION, parameters
+from fraud_platform.settings import Settings
+
+RECORD_FILE, PLOTS_FOLDER = "candidate.json", "plots"
+
+DataVersions = dict[str, dict[str, str | int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateRecord:
+    """What `candidate.json` holds."""
+
+    fingerprint: str
+    split: Split
+    evaluation: Evaluation
+    parameters: dict[str, Any]
+    data: DataVersions
+    rounds: int
+    validation_average_precision: float | None
+    train_rows: int
+    train_frauds: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A candidate's folder, read. The bundle in it has no version yet."""
+
+    folder: Path
+    record: CandidateRecord
+
+    @staticmethod
+    def load(folder: Path) -> "Candidate":
+        """Read a complete candidate. Raises FileNotFoundError."""
+        record = msgspec.json.decode((folder / RECORD_FILE).read_bytes(), type=CandidateRecord)
+        return Candidate(folder, record)
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of what it was made of."""
+        return self.record.fingerprint
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        """The verified bundle. Raises BundleError."""
+        return Bundle.load(self.folder)
+
+    @cached_property
+    def plots(self) -> dict[str, bytes]:
+        """PNG bytes by file name."""
+        return {path.name: path.read_bytes() for path in sorted((self.folder / PLOTS_FOLDER).glob("*.png"))}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Flat figures for MLflow and Dagster."""
+        record = self.record
+        flat = record.evaluation.metrics() | {
+            "rounds": float(record.rounds),
+            "train_rows": float(record.train_rows),
+            "train_frauds": float(record.train_frauds),
+        }
+        if record.validation_average_precision is not None:
+            flat["validation_average_precision"] = record.validation_average_precision
+        return flat
+
+
+def candidate_folder(home: Path, fingerprint: str) -> Path:
+    """Where the candidate of a fingerprint lies."""
+    return home / "candidates" / fingerprint
+
+
+def write_candidate(
+    folder: Path, record: CandidateRecord, bundle: Bundle, plots: dict[str, bytes], report: str
+) -> Candidate:
+    """Write a candidate aside and rename it into place; one that is there already was made of the same and stays."""
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        bundle.write(temporary)
+        (temporary / PLOTS_FOLDER).mkdir()
+        for name, picture in plots.items():
+            (temporary / PLOTS_FOLDER / name).write_bytes(picture)
+        (temporary / "report.md").write_text(report)
+        (temporary / RECORD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))
+        if not folder.exists():
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Candidate.load(folder)
+
+
+def fingerprint(settings: Settings, split: Split, data: DataVersions) -> str:
+    """16 hex digits over everything that decides the bundle and its figures; the same again need not be trained."""
+    made_of = {
+        "training_version": TRAINING_VERSION,
+        "parameters": parameters(settings),
+        "catalogue": CATALOGUE.hash,
+        "thresholds": [settings.threshold, settings.review_threshold],
+        "split": {name: str(value) for name, value in asdict(split).items()},
+        "data": data,
+    }
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]

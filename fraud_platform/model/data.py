@@ -1,0 +1,164 @@
+"""What a model learns from and is measured on: training-set partitions with the labels known at a cut.
+
+What belongs here: reading vectors and labels of a split, medians, and the versions of all that. What does not: the
+split itself (`split`), which label counts (`features.labels`).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fraud_platform import schema
+from fraud_platform.features import tables
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.labels import label_transactions, resolve_labels
+from fraud_platform.lake import Lake, days_between
+from fraud_platform.model.split import Split, TrainingDataError, microseconds, plan_split
+from fraud_platform.settings import Settings
+
+Matrix = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+_KEYS = ("transaction_id", "transaction_date", "received_at")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled vectors in the order of the training set; transactions of unknown label are left out and counted."""
+
+    vectors: Matrix
+    """(n, 50), C-contiguous, NaN for null."""
+    is_fraud: Bools
+    unknown: int
+
+    def __len__(self) -> int:
+        return len(self.is_fraud)
+
+    @property
+    def frauds(self) -> int:
+        """How many of the examples are fraud."""
+        return int(self.is_fraud.sum())
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The three windows of a split."""
+
+    train: Examples
+    validation: Examples
+    holdout: Examples
+
+
+def find_split(lake: Lake, settings: Settings, now: datetime) -> Split:
+    """The split of the history that the lake holds before `now`'s day.
+
+    The history ends where either the training set or the labels end: a day without its labels would look matured while
+    nobody could have reported a fraud. Raises TrainingDataError.
+    """
+    ends = []
+    for table in (tables.TRAINING_SET, tables.FRAUD_LABELS):
+        days = [day for day in lake.days(table) if day < now.date()]
+        if not days:
+            raise TrainingDataError(f"{table} has no partition before {now.date()} under {lake.root}; build it first")
+        ends.append((days[0], days[-1]))
+    return plan_split(ends[0][0], min(end for _, end in ends), settings)
+
+
+def load_training_data(lake: Lake, split: Split) -> TrainingData:
+    """Train and validation with the labels known at the training cut, holdout with those of the evaluation cut.
+
+    Raises TrainingDataError when train or holdout hold no fraud or nothing but fraud.
+    """
+    known = _labels_before(lake, split, split.training_cut)
+    train = load_examples(lake, split.train, known, split.training_cut, split.maturity_days)
+    validation = load_examples(lake, split.validation, known, split.training_cut, split.maturity_days)
+    holdout = load_holdout(lake, split)
+    for name, examples, days in (("train", train, split.train), ("holdout", holdout, split.holdout)):
+        if examples.frauds in (0, len(examples)):
+            raise TrainingDataError(
+                f"{name}, {days[0]} to {days[-1]}, has {examples.frauds} known frauds among {len(examples)} labelled "
+                "transactions; both kinds are needed: ingest more history or labels, or widen the window by a setting"
+            )
+    return TrainingData(train, validation, holdout)
+
+
+def load_holdout(lake: Lake, split: Split) -> Examples:
+    """The holdout with the labels known at the evaluation cut."""
+    known = _labels_before(lake, split, split.evaluation_cut)
+    return load_examples(lake, split.holdout, known, split.evaluation_cut, split.maturity_days)
+
+
+def load_examples(lake: Lake, days: Sequence[date], resolved: pa.Table, cut: date, maturity_days: int) -> Examples:
+    """The examples of the partitions of `days` that exist. resolved: labels as of `cut`."""
+    keys = lake.read_days(tables.TRAINING_SET, days, _KEYS)
+    if keys is None:
+        return Examples(np.empty((0, len(CATALOGUE.names)), np.float32), np.empty(0, np.bool_), 0)
+    is_fraud = label_transactions(keys, resolved, microseconds(cut), maturity_days).column("is_fraud")
+    known = np.asarray(pc.is_valid(is_fraud).to_numpy(zero_copy_only=False), np.bool_)
+    labels = np.asarray(pc.fill_null(is_fraud, False).to_numpy(zero_copy_only=False), np.bool_)
+    # one matrix filled day by day: neither pandas nor a second copy of everything
+    vectors = np.empty((int(known.sum()), len(CATALOGUE.names)), np.float32)
+    read = filled = 0
+    for day in tqdm(days, desc="training data", unit="day", disable=None, leave=False):
+        if not lake.exists(tables.TRAINING_SET, day):
+            continue
+        rows = lake.read(tables.TRAINING_SET, day, CATALOGUE.names)
+        kept = known[read : read + rows.num_rows]
+        end = filled + int(kept.sum())
+        for index, name in enumerate(CATALOGUE.names):
+            vectors[filled:end, index] = rows.column(name).to_numpy(zero_copy_only=False)[kept]
+        read, filled = read + rows.num_rows, end
+    return Examples(vectors, labels[known], int((~known).sum()))
+
+
+def newest_medians(lake: Lake, last_day: date) -> tuple[date, dict[str, list[float | None]]]:
+    """The newest snapshot's cold-start medians up to `last_day`, in the catalogue's order, and its day.
+
+    They travel with the model for when no snapshot can be read. Raises TrainingDataError.
+    """
+    days = [day for day in lake.days(tables.FEATURE_MEDIANS) if day <= last_day]
+    if not days:
+        raise TrainingDataError(f"{tables.FEATURE_MEDIANS} has no partition up to {last_day} under {lake.root}")
+    rows = lake.read(tables.FEATURE_MEDIANS, days[-1]).to_pylist()
+    medians = {row["feature"]: row["median"] for row in rows}
+    return days[-1], {
+        "user": [medians[feature.name] for feature in CATALOGUE.of("user")],
+        "merchant": [medians[feature.name] for feature in CATALOGUE.of("merchant")],
+    }
+
+
+def data_versions(lake: Lake, split: Split, medians_day: date) -> dict[str, dict[str, str | int]]:
+    """Per table that a training reads: first and last day, partitions, and a SHA-256 over the days and their files."""
+    used = {
+        tables.TRAINING_SET: [*split.train, *split.validation, *split.holdout],
+        tables.FRAUD_LABELS: days_between(split.first_day, split.last_day),
+        tables.FEATURE_MEDIANS: [medians_day],
+    }
+    versions: dict[str, dict[str, str | int]] = {}
+    for table, days in used.items():
+        written = set(lake.days(table))
+        digest = hashlib.sha256()
+        present = [day for day in days if day in written]
+        for day in present:
+            with lake.open(table, day) as file:
+                digest.update(day.isoformat().encode() + hashlib.sha256(file.read()).digest())
+        versions[table.split("/")[0]] = {
+            "first_day": present[0].isoformat() if present else "",
+            "last_day": present[-1].isoformat() if present else "",
+            "partitions": len(present),
+            "sha256": digest.hexdigest(),
+        }
+    return versions
+
+
+def _labels_before(lake: Lake, split: Split, cut: date) -> pa.Table:
+    days = [day for day in lake.days(tables.FRAUD_LABELS) if day < cut]
+    labels = lake.read_days(tables.FRAUD_LABELS, days)
+    return resolve_labels(schema.LABELS.empty_table() if labels is None else labels, microseconds(cut))
