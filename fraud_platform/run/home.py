@@ -4,7 +4,11 @@ What belongs here: where things lie under `<home>`. What does not: starting anyt
 `python -m fraud_platform.run.home` prepares the home and prints its DAGSTER_HOME, for work by hand.
 """
 
+import fcntl
 import os
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,14 +66,35 @@ class Home:
         return self.root / "releases" / "current.json"
 
     def prepare(self) -> None:
-        """Create what is missing; leaves a `dagster.yaml` that exists as it is."""
-        for folder in (self.dagster, self.logs, self.run):
+        """Create the folders and Dagster's instance where they are missing; what exists is left as it is.
+
+        Dagster's processes corrupt their sqlite files for good when several create them at once, or one is killed while
+        it does. So one command creates them in a folder of its own, which then gets its name in one step.
+        """
+        for folder in (self.logs, self.run):
             folder.mkdir(parents=True, exist_ok=True)
-        instance = self.dagster / "dagster.yaml"
-        if not instance.exists():
-            temporary = instance.with_suffix(".tmp")
-            temporary.write_text(DAGSTER_YAML)
-            temporary.replace(instance)
+        with (self.run / "prepare.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self.dagster.exists():
+                self._create_dagster()
+
+    def _create_dagster(self) -> None:
+        unfinished = self.root / "dagster.new"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        (unfinished / "dagster.yaml").write_text(DAGSTER_YAML)
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "dagster"), "instance", "info"],
+            env={**os.environ, "DAGSTER_HOME": str(unfinished)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            start_new_session=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"Dagster could not create its instance in {unfinished}: {done.stdout}{done.stderr}")
+        unfinished.replace(self.dagster)
 
     def environment(self, settings: Settings) -> dict[str, str]:
         """Environment of a child: these settings, whatever file or variable they came from, with absolute paths."""

@@ -56,10 +56,9 @@ class Supervisor:
         release = self._release()
         if release is None:
             self._build_first()
-            self._start([name for name in self.servers if name not in (CODE, DAGSTER)])
+            self._start([name for name in self.servers if name not in (CODE, DAGSTER, DAEMON)])
         else:
-            # the servers on the release in force start beside the check whether anything is missing; the daemon
-            # would launch what the build is about to do, and waits for its end
+            # the servers start, on the release in force, beside the check whether anything is missing
             self.build.start()
             self._start([name for name in self.servers if name != DAEMON])
         began = time.monotonic()
@@ -117,19 +116,23 @@ class Supervisor:
             service.child.stop()
             self.seconds.pop(SERVICE, None)
             self._start([SERVICE])
-        self._start([DAEMON])
 
     def _start(self, names: Sequence[str]) -> None:
         for name in names:
             self.servers[name].child.start()
 
     def _all_ready(self, client: httpx.Client) -> bool:
+        """Ask all, and start the daemon once the others answer: nobody waits for it, and it launches scheduled runs,
+        which have to find the build done."""
         for name, server in self.servers.items():
             child = server.child
             if child.exit_code is not None and not (name == SERVICE and not self.built):
                 raise StartError(f"{server.title} ended while starting (exit code {child.exit_code})", child.tail())
             if name not in self.seconds and server.ready(client):
                 self.seconds[name] = time.monotonic() - child.started_at
+        daemon = self.servers[DAEMON].child
+        if self.built and not daemon.started_at and len(self.seconds) == len(self.servers) - 1:
+            daemon.start()
         return len(self.seconds) == len(self.servers)
 
     def _release(self) -> str | None:
@@ -149,6 +152,6 @@ class Supervisor:
             elif server.child.running:
                 state = "starting"
             else:
-                state = "waiting for the build"
+                state = "waiting"
             lines.append(Line(server.title, state, self.seconds.get(name), server.url))
         return status_table(lines)

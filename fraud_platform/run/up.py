@@ -30,7 +30,6 @@ def up(settings: Settings, console: Console, clock: Callable[[], datetime], exit
     Returns the exit code: 0 also when it is already running or was asked to end, 1 when it could not start.
     """
     home = open_home(settings)
-    home.prepare()
     try:
         with running(home), stop_requests() as stop:
             return _run(settings, home, console, clock, exit_when_ready, stop)
@@ -56,6 +55,7 @@ def _run(
     record_pid(home, "up", os.getpid())
     try:
         check_ports(settings)
+        home.prepare()
         redis_url = ensure_redis(settings)
     except (PortInUseError, RedisUnavailableError) as error:
         console.print(Text(f"Cannot start: {error}.", style="red"))

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -162,6 +163,7 @@ def up(settings: Settings, tmp_path: Path) -> Iterator[Up]:
         for n in range(1, 11)
     ]  # fmt: skip
     open_lake(settings).write("raw_transactions", date(2026, 1, 1), pa.Table.from_pylist(rows, RAW_TRANSACTIONS))
+    (settings.home / "dagster").mkdir()  # nothing here runs Dagster: creating its instance would take longer than all
     started = Up(settings, tmp_path)
     yield started
     started.end()
@@ -270,6 +272,7 @@ def test_a_server_that_dies_is_reported_with_its_log_and_down_ends_the_rest_and_
 
 def test_a_pid_file_is_believed_only_for_the_process_it_was_written_for(tmp_path: Path) -> None:
     home = Home(tmp_path)
+    home.dagster.mkdir()
     home.prepare()
     record_pid(home, "me", os.getpid())
     path = pid_file(home, "me")
@@ -284,6 +287,7 @@ def test_a_pid_file_is_believed_only_for_the_process_it_was_written_for(tmp_path
 
 def test_a_process_that_ignores_requests_to_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(tmp_path)
+    home.dagster.mkdir()
     home.prepare()
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
@@ -302,3 +306,16 @@ def test_a_progress_bar_s_tail_is_its_last_state(tmp_path: Path) -> None:
     assert tail(log, 1) == "build 90%"
     assert tail(log, 5) == "one\nbuild 90%"
     assert tail(tmp_path / "absent", 3) == ""
+
+
+def test_dagster_s_instance_is_complete_or_absent_and_an_existing_one_is_left_alone(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    (home.root / "dagster.new" / "half").mkdir(parents=True)  # a start was killed here
+    home.prepare()
+    for database in ("history/runs.db", "history/runs/index.db", "schedules/schedules.db"):
+        with sqlite3.connect(home.dagster / database) as connection:
+            assert connection.execute("select count(*) from alembic_version").fetchone() == (1,)
+    assert not (home.root / "dagster.new").exists()
+    (home.dagster / "dagster.yaml").write_text("# my own\n")
+    home.prepare()
+    assert (home.dagster / "dagster.yaml").read_text() == "# my own\n"
