@@ -63,7 +63,7 @@ class Supervisor:
             self._start([name for name in self.servers if name != DAEMON])
         began = time.monotonic()
         with httpx.Client() as client, Live(self._table(), console=self.console, refresh_per_second=4) as live:
-            while not (self.built and self._all_ready(client)):
+            while not (self._all_ready(client) and self.built):
                 self._follow_build(release)
                 live.update(self._table())
                 if time.monotonic() - began > READY_SECONDS and self.built:
