@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,9 @@ from fraud_platform.online.store import OnlineStore
 from fraud_platform.online.warm import warm_velocity
 from fraud_platform.schema import Transaction
 from fraud_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 SHOWN_DIFFERENCES = 20
 
@@ -262,3 +265,35 @@ def _delete(redis_client: Redis, prefix: bytes) -> None:
             keys.clear()
     if keys:
         redis_client.unlink(*keys)
+
+
+def render(report: ReplayReport) -> "Group":
+    """The report as people read it: rows and values, then per feature what was there and what differed."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("feature", "source"):
+        table.add_column(name, no_wrap=True)
+    for name in ("non-null", "non-default", "differences"):
+        table.add_column(name, justify="right")
+    rows = max(report.rows, 1)
+    for position, feature in enumerate(CATALOGUE.features):
+        differing = report.differing[feature.name]
+        table.add_row(
+            feature.name,
+            feature.source,
+            f"{report.non_null[position] / rows:.1%}",
+            f"{report.non_default[position] / rows:.1%}",
+            Text(str(differing), style="red" if differing else ""),
+        )
+    aside = f"{report.duplicates} duplicates, {report.conflicts} conflicts, {report.unmatched} on one side alone"
+    verdict = (
+        f"{report.day}: {report.rows:,} rows, {report.values:,} values, {report.differences:,} differences ({aside})"
+    )
+    examples = [
+        Text(f"{e.transaction_id} {e.feature}: online {e.online!r}, offline {e.offline!r}") for e in report.examples
+    ]
+    return Group(table, *examples, Text(verdict, style="red" if report.differences else "green"))

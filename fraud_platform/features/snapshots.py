@@ -83,18 +83,26 @@ def _deviation(count: ibis.Value, total: ibis.Value, squares: ibis.Value) -> ibi
     return variance.sqrt().cast("float32")
 
 
-def _distinct_counts(rows: ibis.Table, key: str, column: str, window: int, name: str) -> ibis.Table:
-    """Distinct members of a tile's set in a window, per entity and snapshot."""
-    members = rows.filter(rows.age < window).select(key, "snapshot", member=rows[column].unnest())
-    return members.group_by(key, "snapshot").agg(**{name: members.member.nunique().cast("float32")})
+def _members(tiles: ibis.Table, days: ibis.Table, key: str, column: str, window: int) -> ibis.Table:
+    """Members of a tile's set in the window to each snapshot, each once per entity and snapshot.
+
+    A member stands for the snapshots from a day it was seen to the day before it is seen again, at most `window` of
+    them. These spans do not overlap, so nothing has to be made distinct once per snapshot.
+    """
+    seen = tiles.select(key, "date", member=tiles[column].unnest())
+    following = seen.date.lead(1).over(ibis.window(group_by=[seen[key], seen.member], order_by=seen.date))
+    again = following.delta(seen.date, unit="day").coalesce(window)
+    spans = seen.mutate(_life=ibis.least(again, window))
+    age = days.snapshot.delta(spans.date, unit="day")
+    return spans.join(days, [spans.date <= days.snapshot, age < spans._life]).select(key, "snapshot", "member")
 
 
-def _known(rows: ibis.Table, key: str, column: str, name: str) -> ibis.Table:
-    """Sorted distinct members of a tile's set in 90 days, per entity and snapshot."""
-    members = rows.select(key, "snapshot", member=rows[column].unnest())
-    return members.group_by(key, "snapshot").agg(
-        **{name: members.member.collect(distinct=True, order_by=members.member)}
-    )
+def _distinct_counts(members: ibis.Table, key: str, name: str) -> ibis.Table:
+    return members.group_by(key, "snapshot").agg(**{name: members.count().cast("float32")})
+
+
+def _known(members: ibis.Table, key: str, name: str) -> ibis.Table:
+    return members.group_by(key, "snapshot").agg(**{name: members.member.collect(order_by=members.member)})
 
 
 def _join(left: ibis.Table, right: ibis.Table, key: str) -> ibis.Table:
@@ -151,10 +159,13 @@ def user_features(tiles: ibis.Table, days: ibis.Table) -> ibis.Table:
         ("countries", 90, "user_countries_90d"),
         ("devices", 90, "user_devices_90d"),
     ):
-        features = _join(features, _distinct_counts(rows, "user_id", column, window, name), "user_id")
+        members = _members(tiles, days, "user_id", column, window)
+        features = _join(features, _distinct_counts(members, "user_id", name), "user_id")
         features = features.mutate(**{name: features[name].coalesce(ibis.literal(0, "float32"))})
-    features = _join(features, _known(rows, "user_id", "countries", "known_countries"), "user_id")
-    return _join(features, _known(rows, "user_id", "devices", "known_devices"), "user_id")
+    for column, name in (("countries", "known_countries"), ("devices", "known_devices")):
+        members = _members(tiles, days, "user_id", column, LONGEST_WINDOW)
+        features = _join(features, _known(members, "user_id", name), "user_id")
+    return features
 
 
 def merchant_features(tiles: ibis.Table, labels: ibis.Table, days: ibis.Table) -> ibis.Table:
@@ -187,8 +198,8 @@ def merchant_features(tiles: ibis.Table, labels: ibis.Table, days: ibis.Table) -
             for w in (7, 30, 90)
         },
     )
-    users = _distinct_counts(rows, "merchant_id", "users", 30, "merchant_users_30d")
-    features = _join(features, users, "merchant_id")
+    users = _members(tiles, days, "merchant_id", "users", 30)
+    features = _join(features, _distinct_counts(users, "merchant_id", "merchant_users_30d"), "merchant_id")
     return features.mutate(merchant_users_30d=features.merchant_users_30d.coalesce(ibis.literal(0, "float32")))
 
 
