@@ -4,6 +4,7 @@ What belongs here: names, options and help. What does not: work; each command im
 so that `--help` answers at once.
 """
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,7 +40,10 @@ def _settings() -> "Settings":
 def _console() -> "Console":
     from rich.console import Console
 
-    return Console()
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 180  # a pipe or a log has no width of its own: names must not be broken there
+    return console
 
 
 def _now() -> datetime:
@@ -160,9 +164,7 @@ def _print_table(title: str | None, header: list[str], rows: list[list[str]]) ->
         table.add_column(name, overflow="fold", no_wrap=number == 0 and name != "meaning")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = _console()
-    # a pipe has no width of its own: names must not be broken there
-    console.print(table, width=None if console.is_terminal else 200)
+    _console().print(table)
 
 
 if __name__ == "__main__":
