@@ -25,7 +25,7 @@ class Behaviour:
     unremarkable: float = 0.0008
 
     # legitimate traffic that resembles fraud
-    guest_device: float = 0.04
+    guest_device: float = 0.05
     """Share of online purchases from a device never seen before or again."""
     big_ticket: float = 0.02
     small_burst: float = 0.012

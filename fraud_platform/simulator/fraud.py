@@ -124,9 +124,9 @@ def _card_testing(world: World) -> Rows:
     small = rng.uniform(40, 450, len(rows)) * world.behaviour.amount_scale
     large = _habit(world, rows.user) * rng.lognormal(np.log(4), 0.5, len(rows))
     # patient testers look like anyone's small purchases
-    pace = np.where(rng.random(len(victim)) < 0.12, 900.0, 16.0)[groups.group]
+    pace = np.where(rng.random(len(victim)) < 0.15, 900.0, 25.0)[groups.group]
     gap = np.where(last, rng.uniform(60, 3_600, len(rows)), pace * rng.lognormal(0, 0.7, len(rows)))
-    own_device = rng.random(len(victim)) < 0.15
+    own_device = rng.random(len(victim)) < 0.25
     rows = rows.but(
         merchant=np.where(last, target, np.where(hops, second, ground)),
         amount=np.where(last, large, small),
@@ -138,8 +138,8 @@ def _card_testing(world: World) -> Rows:
 def _account_takeover(world: World) -> Rows:
     """A new device, mostly in a country that is not the user's, spends above habit for some hours."""
     rng = world.rng(Stream.ACCOUNT_TAKEOVER)
-    victim = _victims(world, rng, "account_takeover", 3.2)
-    groups = expand(1 + rng.poisson(2.2, len(victim)))
+    victim = _victims(world, rng, "account_takeover", 2.8)
+    groups = expand(1 + rng.poisson(1.8, len(victim)))
     rows = purchases(world, rng, victim[groups.group])
     away = pick_by(rng, shares("trips"), len(victim))
     home = world.users.country[victim].astype(np.int64)
