@@ -88,9 +88,7 @@ def candidate_folder(home: Path, fingerprint: str) -> Path:
     return home / "candidates" / fingerprint
 
 
-def write_candidate(
-    folder: Path, record: CandidateRecord, bundle: Bundle, plots: dict[str, bytes], report: str
-) -> Candidate:
+def write_candidate(folder: Path, record: CandidateRecord, bundle: Bundle, plots: dict[str, bytes]) -> Candidate:
     """Write a candidate aside and rename it into place; one that is there already was made of the same and stays."""
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -98,7 +96,6 @@ def write_candidate(
         (temporary / PLOTS_FOLDER).mkdir()
         for name, picture in plots.items():
             (temporary / PLOTS_FOLDER / name).write_bytes(picture)
-        (temporary / "report.md").write_text(report)
         (temporary / RECORD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))
         if not folder.exists():
             temporary.rename(folder)

@@ -1,4 +1,4 @@
-"""How good a model is on a holdout: ranking with intervals, precision and recall at the thresholds, beside the baseline.
+"""How good a model is on a holdout: ranking with intervals, the baseline beside it, precision and recall at thresholds.
 
 What belongs here: figures of one model. What does not: whether it may be promoted (`gate`), pictures (`plots`).
 """

@@ -33,7 +33,7 @@ def decide_promotion(frauds: int, against_baseline: Comparison, against_champion
             return Verdict(
                 True,
                 [
-                    f"WARNING: only {frauds} frauds in the holdout, at least {MIN_FRAUDS} are needed to trust any figure; "
+                    f"WARNING: only {frauds} frauds in the holdout, {MIN_FRAUDS} are needed to trust a figure; "
                     "released because there is no model yet",
                     gain,
                 ],

@@ -47,8 +47,8 @@ def report_text(record: CandidateRecord) -> str:
         f"| holdout | {' to '.join(days['holdout'])} | {evaluation.rows:,} | {evaluation.frauds:,} |",
         "",
         f"Labels that arrived before {days['training_cut']} trained it, labels that arrived before "
-        f"{days['evaluation_cut']} measured it. {evaluation.unknown:,} holdout transactions were left out because their "
-        f"label is unknown. {record.rounds} trees.",
+        f"{days['evaluation_cut']} measured it. {evaluation.unknown:,} holdout transactions of unknown label were left "
+        f"out. {record.rounds} trees.",
     ]
     if record.split.shrunk:
         lines += [

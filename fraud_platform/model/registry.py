@@ -1,0 +1,277 @@
+"""MLflow: experiment, runs, versions of the registered model and their aliases, and promotion into force.
+
+What belongs here: everything that speaks to MLflow. What does not: whether to promote (`gate`). MLflow takes five
+seconds to import, so functions import it, after `_client` has switched its telemetry off.
+"""
+
+import logging
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fraud_platform.model.bundle import MODEL_NAME, BundleError, exclusive, publish, releases, replace_file
+from fraud_platform.model.candidate import PLOTS_FOLDER, Candidate
+from fraud_platform.model.ledger import Change, append_change
+from fraud_platform.model.report import report_markdown
+from fraud_platform.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+EXPERIMENT = MODEL_NAME
+CHAMPION, CHALLENGER = "champion", "challenger"
+FINGERPRINT_TAG = "fingerprint"
+"""Set last: a version without it was left behind by a killed registration."""
+DAGSTER_RUN_TAG = "dagster_run_id"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of the registered model."""
+
+    version: int
+    mlflow_run_id: str
+    reused: bool
+    """The same training was registered before, so nothing was added."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Intent:
+    """A promotion that was decided; it lies in a file until it is complete."""
+
+    version: int
+    who: str
+    why: str
+    at: datetime
+
+
+def tracking_uri(settings: Settings) -> str:
+    """Address of the embedded tracking store and registry."""
+    return f"sqlite:///{_database(settings)}"
+
+
+def ensure_experiment(settings: Settings) -> str:
+    """Id of the experiment, created where it is missing with its artifacts under the home."""
+    client = _client(settings)
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        artifacts = _database(settings).parent / "artifacts"
+        try:
+            return str(client.create_experiment(EXPERIMENT, artifact_location=artifacts.as_uri()))
+        except MlflowException:
+            # another process may have created it meanwhile; anything else is an error
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+            if experiment is None:
+                raise
+    return str(experiment.experiment_id)
+
+
+def log_and_register(settings: Settings, candidate: Candidate, dagster_run_id: str | None) -> Registered:
+    """Log a candidate into the active MLflow run, or one of its own, and register it as a new version.
+
+    A candidate whose fingerprint has a version is not registered again. The version gets the alias `challenger`, unless
+    it is the champion already.
+    """
+    client = _client(settings)
+    with exclusive(_database(settings).parent / "register.lock"):
+        _delete_unfinished_versions(client)
+        existing = client.search_model_versions(
+            f"name = '{MODEL_NAME}' and tags.{FINGERPRINT_TAG} = '{candidate.fingerprint}'"
+        )
+        if existing:
+            registered = Registered(int(existing[0].version), str(existing[0].run_id), True)
+        else:
+            with _run(settings, candidate.fingerprint) as run_id:
+                version = _register(client, candidate, run_id, dagster_run_id)
+            registered = Registered(version, run_id, False)
+        if champion_version(settings) != registered.version:
+            client.set_registered_model_alias(MODEL_NAME, CHALLENGER, str(registered.version))
+    return registered
+
+
+def champion_version(settings: Settings) -> int | None:
+    """The version that carries the alias `champion`, or None."""
+    return _alias(_client(settings), CHAMPION)
+
+
+def promote(settings: Settings, version: int, *, who: str, why: str, now: datetime) -> Path:
+    """Put a registered version into force: alias `champion`, release, ledger. Returns the release's folder.
+
+    Killed in between, `resume_promotion` or the same call again completes it. Raises BundleError when the version does
+    not fit the catalogue in force.
+    """
+    root = releases(settings.home)
+    root.mkdir(parents=True, exist_ok=True)
+    with exclusive(root / ".promotion.lock"):
+        _finish_pending(settings)
+        intent = _Intent(version=version, who=who, why=why, at=now)
+        replace_file(_intent_file(settings), msgspec.json.encode(intent))
+        return _apply(settings, intent)
+
+
+def resume_promotion(settings: Settings) -> Path | None:
+    """Complete a promotion whose process was killed; None, at once and without MLflow, when there is none."""
+    if not _intent_file(settings).exists():
+        return None
+    with exclusive(releases(settings.home) / ".promotion.lock"):
+        return _finish_pending(settings)
+
+
+def close_orphan_runs(settings: Settings, is_alive: Callable[[str], bool]) -> list[str]:
+    """End MLflow runs that a killed Dagster run left RUNNING as KILLED; returns their ids.
+
+    is_alive: whether a Dagster run of this id still runs. Runs without the tag of a Dagster run belong to people and
+    are left alone. Costs nothing while no run is RUNNING.
+    """
+    if not _any_running(settings):
+        return []
+    client = _client(settings)
+    running = client.search_runs([ensure_experiment(settings)], "attributes.status = 'RUNNING'")
+    orphans = [
+        run.info.run_id
+        for run in running
+        if DAGSTER_RUN_TAG in run.data.tags and not is_alive(run.data.tags[DAGSTER_RUN_TAG])
+    ]
+    for run_id in orphans:
+        client.set_terminated(run_id, "KILLED")
+    with exclusive(_database(settings).parent / "register.lock"):
+        _delete_unfinished_versions(client)
+    return orphans
+
+
+def _finish_pending(settings: Settings) -> Path | None:
+    """Callers hold the promotion's lock."""
+    path = _intent_file(settings)
+    if not path.exists():
+        return None
+    intent = msgspec.json.decode(path.read_bytes(), type=_Intent)
+    try:
+        return _apply(settings, intent)
+    except BundleError:
+        # the code has changed since it was decided; kept, it would stop every later promotion
+        _log.exception("dropped the interrupted promotion of version %d, which this code cannot load", intent.version)
+        path.unlink()
+        return None
+
+
+def _apply(settings: Settings, intent: _Intent) -> Path:
+    client = _client(settings)
+    version = client.get_model_version(MODEL_NAME, str(intent.version))
+    with tempfile.TemporaryDirectory() as temporary:
+        from mlflow.artifacts import download_artifacts
+
+        folder = download_artifacts(
+            run_id=version.run_id,
+            artifact_path=f"{MODEL_NAME}-{intent.version}",
+            dst_path=temporary,
+            tracking_uri=tracking_uri(settings),
+        )
+        release = publish(settings.home, Path(folder))
+    client.set_registered_model_alias(MODEL_NAME, CHAMPION, str(intent.version))
+    if _alias(client, CHALLENGER) == intent.version:
+        client.delete_registered_model_alias(MODEL_NAME, CHALLENGER)
+    append_change(settings.home, Change(at=intent.at, who=intent.who, why=intent.why, to=release.name))
+    _intent_file(settings).unlink()
+    return release
+
+
+def _register(client: Any, candidate: Candidate, run_id: str, dagster_run_id: str | None) -> int:
+    """Log everything into the active run and create the version; its fingerprint comes last."""
+    import mlflow
+    import mlflow.xgboost
+    import xgboost
+    from mlflow.models.signature import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    record, draft = candidate.record, candidate.bundle
+    data = {f"data.{table}": f"{v['first_day']}..{v['last_day']} {v['sha256']}" for table, v in record.data.items()}
+    tags = {"catalogue_hash": draft.catalogue_hash, **data}
+    if dagster_run_id is not None:
+        tags[DAGSTER_RUN_TAG] = dagster_run_id
+    windows = {f"split.{name}": value for name, value in record.split.describe().items()}
+    mlflow.set_tags(tags | {FINGERPRINT_TAG: candidate.fingerprint})
+    mlflow.log_params(record.parameters | windows)
+    mlflow.log_metrics(candidate.metrics)
+    mlflow.log_artifacts(str(candidate.folder / PLOTS_FOLDER), PLOTS_FOLDER)
+    mlflow.log_text(report_markdown(candidate), "report.md")
+    booster = xgboost.Booster(model_file=bytearray(draft.model))
+    logged = mlflow.xgboost.log_model(
+        booster,
+        name="model",
+        model_format="ubj",
+        signature=ModelSignature(
+            inputs=Schema([ColSpec("float", name) for name in draft.features]), outputs=Schema([ColSpec("float")])
+        ),
+        # given, since MLflow would find them by starting Python and loading the model
+        pip_requirements=[f"xgboost=={xgboost.__version__}"],
+    )
+    version = int(mlflow.register_model(logged.model_uri, MODEL_NAME, tags=tags).version)
+    bundle = replace(draft, version=version, mlflow_run_id=run_id, dagster_run_id=dagster_run_id)
+    with tempfile.TemporaryDirectory() as temporary:
+        bundle.write(Path(temporary))
+        mlflow.log_artifacts(temporary, bundle.name)
+    client.set_model_version_tag(MODEL_NAME, str(version), FINGERPRINT_TAG, candidate.fingerprint)
+    return version
+
+
+@contextmanager
+def _run(settings: Settings, name: str) -> Iterator[str]:
+    """The active MLflow run's id, or that of a new run which ends with the block."""
+    import mlflow
+
+    active = mlflow.active_run()
+    if active is not None:
+        yield str(active.info.run_id)
+        return
+    mlflow.set_tracking_uri(tracking_uri(settings))
+    with mlflow.start_run(experiment_id=ensure_experiment(settings), run_name=name) as run:
+        yield str(run.info.run_id)
+
+
+def _delete_unfinished_versions(client: Any) -> None:
+    """Delete versions whose registration was killed; those of runs that still run are left. Callers hold the lock."""
+    for version in client.search_model_versions(f"name = '{MODEL_NAME}'"):
+        if FINGERPRINT_TAG not in version.tags and client.get_run(version.run_id).info.status != "RUNNING":
+            client.delete_model_version(MODEL_NAME, version.version)
+
+
+def _alias(client: Any, alias: str) -> int | None:
+    models = client.search_registered_models(f"name = '{MODEL_NAME}'")
+    version = models[0].aliases.get(alias) if models else None
+    return None if version is None else int(version)
+
+
+def _any_running(settings: Settings) -> bool:
+    """Whether a run is RUNNING, asked of the database itself: MLflow takes seconds to say so at every start."""
+    if not _database(settings).exists():
+        return False
+    with closing(sqlite3.connect(f"file:{_database(settings)}?mode=ro", uri=True)) as database:
+        if not database.execute("select 1 from sqlite_master where name = 'runs'").fetchone():
+            return False
+        return bool(database.execute("select 1 from runs where status = 'RUNNING' limit 1").fetchone())
+
+
+def _database(settings: Settings) -> Path:
+    return settings.home.absolute() / "mlflow" / "mlflow.db"
+
+
+def _intent_file(settings: Settings) -> Path:
+    return releases(settings.home) / "promotion.json"
+
+
+def _client(settings: Settings) -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    from mlflow.tracking import MlflowClient
+
+    _database(settings).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri(settings), tracking_uri(settings))
