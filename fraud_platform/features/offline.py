@@ -4,7 +4,7 @@ What belongs here: connecting, reading daily tables as ibis tables, writing a re
 does not: any feature's arithmetic.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -12,6 +12,7 @@ import ibis
 import pyarrow as pa
 import pyarrow.compute as pc
 from ibis.backends.duckdb import Backend
+from tqdm import tqdm
 
 from fraud_platform.lake import Lake
 from fraud_platform.settings import Settings
@@ -53,6 +54,23 @@ def daily(backend: Backend, lake: Lake, table: str, days: Sequence[date], schema
 def microseconds(time: ibis.Value) -> ibis.Value:
     """A timestamp column as int64 UTC microseconds since 1970."""
     return time.delta(EPOCH, unit="microsecond")
+
+
+def chunks(lake: Lake, table: str, days: Sequence[date], rows: int, name: str) -> Iterator[list[date]]:
+    """Consecutive days with about `rows` rows of `table` together, at least one day each, behind a progress bar."""
+    sizes = [(day, lake.size(table, day)[0] if lake.exists(table, day) else 0) for day in days]
+    groups: list[list[date]] = []
+    room = 0
+    for day, size in sizes:
+        if not groups or size > room:
+            groups.append([])
+            room = rows
+        groups[-1].append(day)
+        room -= size
+    with tqdm(total=len(days), desc=name, unit="day", disable=None) as progress:
+        for group in groups:
+            yield group
+            progress.update(len(group))
 
 
 def write_days(lake: Lake, table: str, rows: pa.Table, days: Iterable[date], schema: pa.Schema) -> list[Written]:

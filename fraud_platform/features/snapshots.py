@@ -7,26 +7,25 @@ Counts and sums are integers; averages, shares and deviations are one float64 di
 once to float32.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 
 import ibis
 import numpy as np
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
-from tqdm import tqdm
 
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, LABEL_DELAY_DAYS, MIN_TRANSACTIONS, Source
-from fraud_platform.features.offline import Written, connect, daily, write_days
+from fraud_platform.features.offline import Written, chunks, connect, daily, write_days
 from fraud_platform.features.tiles import INTEGERS, LABEL_TILE, MERCHANT_TILE, STRINGS, USER_TILE
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.schema import TIME
 from fraud_platform.settings import Settings
 
 LONGEST_WINDOW = 90
-CHUNK_DAYS = 15
-"""Snapshots computed by one query. A tile counts in up to 90 snapshots, so this bounds the join's memory."""
+CHUNK_ROWS = 40_000
+"""Tiles of the days computed by one query. A tile counts in up to 90 snapshots, so this bounds the join's memory."""
 
 
 def _feature_schema(source: Source, key: str, extra: Sequence[pa.Field] = ()) -> pa.Schema:
@@ -221,11 +220,6 @@ def medians(rows: pa.Table, source: Source) -> list[float | None]:
     return result
 
 
-def _chunks(days: Sequence[date], name: str) -> Iterator[list[date]]:
-    chunks = [list(days[start : start + CHUNK_DAYS]) for start in range(0, len(days), CHUNK_DAYS)]
-    yield from tqdm(chunks, desc=name, unit="chunk", disable=None)
-
-
 def _store(
     backend: Backend, lake: Lake, table: str, rows: ibis.Table, chunk: list[date], schema: pa.Schema
 ) -> list[Written]:
@@ -247,7 +241,7 @@ def _calendar(chunk: list[date]) -> ibis.Table:
 def write_user_features(settings: Settings, lake: Lake, days: Sequence[date]) -> list[Written]:
     """Write the user snapshots of `days`, which must be consecutive."""
     written: list[Written] = []
-    for chunk in _chunks(days, "user_features"):
+    for chunk in chunks(lake, tables.USER_TILES, days, CHUNK_ROWS, "user_features"):
         backend = connect(settings, lake)
         read = days_between(chunk[0] - timedelta(days=LONGEST_WINDOW - 1), chunk[-1])
         tiles = daily(backend, lake, tables.USER_TILES, read, USER_TILE)
@@ -259,7 +253,7 @@ def write_user_features(settings: Settings, lake: Lake, days: Sequence[date]) ->
 def write_merchant_features(settings: Settings, lake: Lake, days: Sequence[date]) -> list[Written]:
     """Write the merchant snapshots of `days`, which must be consecutive."""
     written: list[Written] = []
-    for chunk in _chunks(days, "merchant_features"):
+    for chunk in chunks(lake, tables.MERCHANT_TILES, days, CHUNK_ROWS, "merchant_features"):
         backend = connect(settings, lake)
         reach = LONGEST_WINDOW + LABEL_DELAY_DAYS
         read = days_between(chunk[0] - timedelta(days=reach - 1), chunk[-1])

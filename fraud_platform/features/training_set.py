@@ -11,13 +11,12 @@ import ibis
 import numpy as np
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
-from tqdm import tqdm
 
 from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, VELOCITY_WINDOWS, Source
 from fraud_platform.features.in_force import Span, spans_table
-from fraud_platform.features.offline import Written, connect, daily, microseconds, write_days
+from fraud_platform.features.offline import Written, chunks, connect, daily, microseconds, write_days
 from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS, sequence
 from fraud_platform.features.snapshots import MERCHANT_SNAPSHOT, USER_SNAPSHOT, read_medians
 from fraud_platform.features.vector import Matrix, VectorColumns, build_vectors
@@ -28,7 +27,8 @@ LIVE_HISTORY = 48 * 3_600_000_000
 """Microseconds of effective time that the online velocity store keeps; an older previous attempt comes from the
 snapshot."""
 
-CHUNK_DAYS = 10
+CHUNK_ROWS = 100_000
+"""Transactions joined by one query, or one day if it has more: bounds memory."""
 
 _IDENTITY = [
     pa.field("transaction_id", pa.string()),
@@ -204,8 +204,7 @@ def write_training_set(
     """Write the training set of `days`, which must be consecutive, with the snapshots in force by the spans."""
     written: list[Written] = []
     medians = _Medians(lake)
-    chunks = [list(days[start : start + CHUNK_DAYS]) for start in range(0, len(days), CHUNK_DAYS)]
-    for chunk in tqdm(chunks, desc="training_set", unit="chunk", disable=None):
+    for chunk in chunks(lake, tables.RAW_TRANSACTIONS, days, CHUNK_ROWS, "training_set"):
         rows = _frame(connect(settings, lake), lake, chunk, user_spans, merchant_spans)
         vectors = _vectors(rows, medians)
         # NaN is null in the lake, so that row counts and reports see what is missing

@@ -1,0 +1,164 @@
+"""`python -m assets.bootstrap`: brings this home up to date, running in Dagster whatever is missing, and nothing else.
+
+What belongs here: deciding what is missing and running the jobs in this process, which pays the heavy imports once. What
+does not: what a job does. Killed and started again, it ends in the same state.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from types import FrameType
+
+import dagster as dg
+import psutil
+from redis import Redis
+
+from assets.partitions import key_range_tags
+from assets.resources import Platform
+from assets.schedules import DAILY_ASSETS, missing_days
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.lake import days_between
+from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, current_release
+from fraud_platform.model.registry import close_orphan_runs, resume_promotion
+from fraud_platform.online import velocity
+from fraud_platform.online.embedded_redis import ensure_redis
+from fraud_platform.online.packed import VIEWS
+from fraud_platform.online.snapshot_record import in_force
+from fraud_platform.settings import Settings
+
+PROCESS_TAG = "fraud/process"
+"""Tag of runs executed by this command: `pid:start time`, by which a later start knows that their process is gone."""
+
+
+class BuildFailed(RuntimeError):  # noqa: N818 - reads as the condition it names
+    """A job of the build did not succeed; the message names its failed steps and checks."""
+
+
+def _process() -> str:
+    return f"{os.getpid()}:{psutil.Process().create_time():.0f}"
+
+
+def _alive(process: str) -> bool:
+    pid, _, started = process.partition(":")
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.0f}" == started
+    except psutil.NoSuchProcess:
+        return False
+
+
+def close_dead_runs(instance: dg.DagsterInstance) -> int:
+    """Mark runs whose process was killed as failed; returns how many."""
+    unfinished = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.NOT_STARTED]
+    )
+    dead = [
+        run for run in instance.get_runs(unfinished) if PROCESS_TAG in run.tags and not _alive(run.tags[PROCESS_TAG])
+    ]
+    for run in dead:
+        instance.report_run_failed(run, "the process of this run is gone")
+    return len(dead)
+
+
+def _unfinished(instance: dg.DagsterInstance, run_id: str) -> bool:
+    run = instance.get_run_by_id(run_id)
+    return run is not None and not run.is_finished
+
+
+def unbuilt_days(platform: Platform, instance: dg.DagsterInstance) -> list[date]:
+    """Days missing in the lake or unknown to Dagster, as one range to the newest day; empty when all is current."""
+    missing = missing_days(platform)
+    wanted = platform.dataset.days(platform.now)
+    known = [set(instance.get_materialized_partitions(dg.AssetKey(name))) for name in DAILY_ASSETS]
+    for day in wanted:
+        if any(day.isoformat() not in partitions for partitions in known):
+            return days_between(min([day, *missing[:1]]), wanted[-1])
+    return missing
+
+
+def online_is_current(platform: Platform) -> bool:
+    """Whether Redis has the newest snapshot of the present catalogue, and velocity."""
+    day = platform.dataset.last_complete_day(platform.now)
+    with Redis.from_url(ensure_redis(platform.settings)) as redis_client:
+        records = [in_force(redis_client, view) for view in VIEWS]
+        warmed = bool(redis_client.exists(velocity.epoch_key()))
+    return warmed and all(
+        record is not None and record.snapshot == day and record.catalogue_hash == CATALOGUE.hash for record in records
+    )
+
+
+def release_is_usable(settings: Settings) -> bool:
+    """Whether a published model of the present catalogue is there to decide."""
+    try:
+        Bundle.load(current_release(settings.home))
+    except (NoReleaseError, BundleError):
+        return False
+    return True
+
+
+def _run(job: str, instance: dg.DagsterInstance, tags: dict[str, str]) -> None:
+    # the definitions read partitions from the dataset, so they are imported once it is fixed
+    from assets.definitions import defs
+
+    result = defs.resolve_job_def(job).execute_in_process(
+        instance=instance, tags=tags | {PROCESS_TAG: _process()}, raise_on_error=False
+    )
+    if not result.success:
+        failed = [f"{event.step_key}: {event.event_specific_data.error_display_string}"
+                  for event in result.all_events if event.is_step_failure]  # fmt: skip
+        raise BuildFailed(f"{job} failed\n" + "\n".join(failed))
+
+
+def _stage(title: str, work: Callable[[], None]) -> None:
+    started = time.monotonic()
+    print(f"→ {title}", file=sys.stderr, flush=True)
+    work()
+    print(f"✓ {title} ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
+
+
+def build(settings: Settings, now: datetime) -> None:
+    """Bring the home up to date. Raises BuildFailed."""
+    platform = Platform(settings, now)
+    platform.opened  # noqa: B018 - fixes which history this home holds, before Dagster reads its partitions
+    with dg.DagsterInstance.get() as instance:
+        close_dead_runs(instance)
+        close_orphan_runs(settings, lambda run_id: _unfinished(instance, run_id))
+        resume_promotion(settings)
+        days = unbuilt_days(platform, instance)
+        if days:
+            title = f"history: {len(days)} day(s), {days[0]} to {days[-1]}"
+            _stage(title, lambda: _run("history", instance, key_range_tags(days)))
+        if not online_is_current(platform):
+            _stage("online store: snapshot and velocity to Redis", lambda: _run("online", instance, {}))
+        if not release_is_usable(settings):
+            _stage("model: train, register, promote", lambda: _run("training", instance, {}))
+            if not release_is_usable(settings):
+                raise BuildFailed("no model was promoted; the check `promoted` of champion_model says why")
+
+
+def _interrupted(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Exit code 0 when everything is current, 1 when a job failed, 130 when interrupted."""
+    signal.signal(signal.SIGTERM, _interrupted)
+    settings = Settings()
+    dagster_home = (settings.home / "dagster").absolute()
+    dagster_home.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("DAGSTER_HOME", str(dagster_home))
+    try:
+        build(settings, datetime.now(UTC))
+    except BuildFailed as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the next start goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""The feature stage: tiles, snapshots, medians and the training set.
+
+What belongs here: names, order and how many days back each looks. What does not: arithmetic (`fraud_platform.features`).
+"""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from assets.daily_table import daily_table
+from assets.partitions import looking_back
+from assets.resources import Platform
+from fraud_platform.features import tables
+from fraud_platform.features.catalogue import CATALOGUE, LABEL_DELAY_DAYS, Source
+from fraud_platform.features.sequence import CLAMP_LOOKBACK_DAYS, WINDOW_LOOKBACK_DAYS
+from fraud_platform.features.snapshots import (
+    LONGEST_WINDOW,
+    write_medians,
+    write_merchant_features,
+    write_user_features,
+)
+from fraud_platform.features.tiles import write_label_tiles, write_merchant_tiles, write_user_tiles
+from fraud_platform.features.training_set import write_training_set
+from fraud_platform.online.packed import MERCHANT_VECTOR, USER_VECTOR
+from fraud_platform.quality import every_transaction_has_a_row
+from fraud_platform.replay import spans_of
+
+_WINDOW_DAYS = LONGEST_WINDOW - 1
+_SNAPSHOT_DAYS = 3
+"""A day's payments see the snapshot of the day before, and until the nightly load the one before that."""
+
+
+def _lineage(*sources: Source) -> dict[str, Sequence[str]]:
+    return {feature.name: feature.inputs for source in sources for feature in CATALOGUE.of(source)}
+
+
+def _training_lineage() -> dict[str, Sequence[str]]:
+    batch = {
+        feature.name: [f"{source}_features.{feature.name}", "feature_medians.median"]
+        for source in ("user", "merchant")
+        for feature in CATALOGUE.of(source)
+    }
+    return batch | _lineage("velocity", "request")
+
+
+def _training_set(platform: Platform, days: list) -> None:
+    settings, lake = platform.settings, platform.lake
+    user_spans, merchant_spans = (spans_of(settings, lake, view) for view in (USER_VECTOR, MERCHANT_VECTOR))
+    write_training_set(settings, lake, days, user_spans, merchant_spans)
+
+
+def feature_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
+    """user_tiles, merchant_tiles, label_tiles, user_features, merchant_features, feature_medians and training_set."""
+    tiles_version, catalogue = f"tiles-{tables.TILES_VERSION}", CATALOGUE.hash
+    return [
+        daily_table(
+            name="user_tiles",
+            table=tables.USER_TILES,
+            group="features",
+            kinds={"parquet", "duckdb"},
+            description="One row of partial sums and sets per user and day.",
+            partitions=partitions,
+            deps=[dg.AssetDep("raw_transactions", partition_mapping=looking_back(CLAMP_LOOKBACK_DAYS))],
+            write=lambda platform, days: write_user_tiles(platform.settings, platform.lake, days),
+            code_version=tiles_version,
+        ),
+        daily_table(
+            name="merchant_tiles",
+            table=tables.MERCHANT_TILES,
+            group="features",
+            kinds={"parquet", "duckdb"},
+            description="One row of partial sums and sets per merchant and day.",
+            partitions=partitions,
+            deps=["raw_transactions"],
+            write=lambda platform, days: write_merchant_tiles(platform.settings, platform.lake, days),
+            code_version=tiles_version,
+        ),
+        daily_table(
+            name="label_tiles",
+            table=tables.LABEL_TILES,
+            group="features",
+            kinds={"parquet", "duckdb"},
+            description="Changes of known frauds per merchant and transaction day, booked on the labels' arrival day.",
+            partitions=partitions,
+            deps=[
+                dg.AssetDep("fraud_labels", partition_mapping=looking_back(_WINDOW_DAYS)),
+                dg.AssetDep("raw_transactions", partition_mapping=looking_back(_WINDOW_DAYS)),
+            ],
+            write=lambda platform, days: write_label_tiles(platform.settings, platform.lake, days),
+            code_version=tiles_version,
+        ),
+        daily_table(
+            name="user_features",
+            table=tables.USER_FEATURES,
+            group="features",
+            kinds={"parquet", "duckdb"},
+            description="Snapshot of every active user's batch features at the end of the day: windows over tiles.",
+            partitions=partitions,
+            deps=[dg.AssetDep("user_tiles", partition_mapping=looking_back(_WINDOW_DAYS))],
+            write=lambda platform, days: write_user_features(platform.settings, platform.lake, days),
+            lineage=_lineage("user"),
+            code_version=catalogue,
+        ),
+        daily_table(
+            name="merchant_features",
+            table=tables.MERCHANT_FEATURES,
+            group="features",
+            kinds={"parquet", "duckdb"},
+            description="Snapshot of every active merchant's batch features; fraud rates count arrived labels alone.",
+            partitions=partitions,
+            deps=[
+                dg.AssetDep("merchant_tiles", partition_mapping=looking_back(_WINDOW_DAYS + LABEL_DELAY_DAYS)),
+                dg.AssetDep("label_tiles", partition_mapping=looking_back(_WINDOW_DAYS + LABEL_DELAY_DAYS)),
+            ],
+            write=lambda platform, days: write_merchant_features(platform.settings, platform.lake, days),
+            lineage=_lineage("merchant"),
+            code_version=catalogue,
+        ),
+        daily_table(
+            name="feature_medians",
+            table=tables.FEATURE_MEDIANS,
+            group="features",
+            kinds={"parquet"},
+            description="Cold-start values: the snapshot's lower medians over entities with enough transactions.",
+            partitions=partitions,
+            deps=["user_features", "merchant_features"],
+            write=lambda platform, days: write_medians(platform.lake, days),
+            code_version=catalogue,
+        ),
+        daily_table(
+            name="training_set",
+            table=tables.TRAINING_SET,
+            group="features",
+            kinds={"parquet", "duckdb"},
+            description="The 50 values that serving would have computed for each transaction, point in time.",
+            partitions=partitions,
+            deps=[
+                dg.AssetDep("raw_transactions", partition_mapping=looking_back(WINDOW_LOOKBACK_DAYS)),
+                dg.AssetDep("user_features", partition_mapping=looking_back(_SNAPSHOT_DAYS)),
+                dg.AssetDep("merchant_features", partition_mapping=looking_back(_SNAPSHOT_DAYS)),
+                dg.AssetDep("feature_medians", partition_mapping=looking_back(_SNAPSHOT_DAYS)),
+            ],
+            write=_training_set,
+            lineage=_training_lineage(),
+            extra_checks={
+                "completeness": lambda platform, days: every_transaction_has_a_row(
+                    platform.settings, platform.lake, days
+                )
+            },
+            code_version=catalogue,
+        ),
+    ]

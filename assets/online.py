@@ -1,0 +1,103 @@
+"""The online stage: the snapshot in force goes to Redis through Feast, and velocity is warmed from the lake.
+
+What belongs here: names, order and the check that what is served is what was computed. What does not: writing Redis.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import dagster as dg
+import numpy as np
+import pyarrow.compute as pc
+from redis import Redis
+
+from assets.daily_table import OWNERS, check_result
+from assets.resources import Platform
+from fraud_platform.features.tables import FEATURE_MEDIANS
+from fraud_platform.online.embedded_redis import ensure_redis
+from fraud_platform.online.packed import VIEWS
+from fraud_platform.online.snapshot_load import SNAPSHOT_TABLES, load_snapshot_feast, read_loads
+from fraud_platform.online.snapshot_record import in_force
+from fraud_platform.online.warm import warm_velocity
+from fraud_platform.quality import Finding
+
+SAMPLE = 50
+
+
+def _microseconds() -> int:
+    return int(datetime.now(UTC).timestamp() * 1_000_000)
+
+
+def _served_as_computed(platform: Platform) -> Finding:
+    """A sample of entities, read as people read Feast, holds the snapshot's values bit for bit."""
+    from feature_repo.store import open_store
+
+    store = open_store(platform.settings)
+    wrong: dict[str, str] = {}
+    compared = 0
+    for view in VIEWS:
+        day = platform.lake.days(SNAPSHOT_TABLES[view.entity])[-1]
+        rows = platform.lake.read(SNAPSHOT_TABLES[view.entity], day)
+        picked = rows.take(np.linspace(0, rows.num_rows - 1, min(SAMPLE, rows.num_rows), dtype=np.int64))
+        entities = [{view.join_key: identifier} for identifier in picked.column(view.join_key).to_pylist()]
+        names = [f"{view.entity}_features:{name}" for name in view.names]
+        served = store.get_online_features(features=names, entity_rows=entities).to_dict()
+        for name in view.names:
+            expected = pc.fill_null(picked.column(name), np.float32("nan")).to_numpy()
+            values = [np.nan if value is None else value for value in served[name]]
+            got = np.array(values, np.float32)
+            compared += len(got)
+            same = (got == expected) | (np.isnan(got) & np.isnan(expected))
+            if not same.all():
+                wrong[name] = f"{int((~same).sum())} of {len(got)} entities"
+    return Finding("served_as_computed", not wrong, "error", {"values": compared, "differing": wrong})
+
+
+@dg.asset(
+    group_name="online",
+    kinds={"feast", "redis"},
+    owners=OWNERS,
+    description="The newest snapshot of both packed views in Redis, materialized by Feast; in force from its record on.",
+    deps=[
+        dg.AssetDep(name, partition_mapping=dg.LastPartitionMapping())
+        for name in ("user_features", "merchant_features", "feature_medians")
+    ],
+    check_specs=[dg.AssetCheckSpec("served_as_computed", asset="online_features", blocking=True)],
+)
+def online_features(
+    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    """Load the newest snapshot of both views; loading the one in force again renews its age."""
+    day = platform.lake.days(FEATURE_MEDIANS)[-1]
+    metadata: dict[str, object] = {"snapshot": day.isoformat()}
+    with Redis.from_url(ensure_redis(platform.settings)) as redis_client:
+        for view in VIEWS:
+            record = load_snapshot_feast(platform.settings, platform.lake, view, day, now=_microseconds)
+            visible = datetime.fromtimestamp(record.visible_from / 1e6, UTC)
+            context.log.info(f"{view.name}: {record.rows:,} rows of snapshot {day} in force since {visible:%H:%M:%S}")
+            metadata |= {f"{view.name}_rows": record.rows, f"{view.name}_visible_from": visible.isoformat()}
+        metadata["redis_used_memory"] = redis_client.info("memory")["used_memory_human"]
+    yield dg.MaterializeResult(metadata=metadata)
+    yield check_result(_served_as_computed(platform))
+
+
+@dg.asset(
+    group_name="online",
+    kinds={"redis"},
+    owners=OWNERS,
+    description="Velocity of the last days in Redis. Written when Redis holds none; live payments keep it up to date.",
+    deps=[dg.AssetDep("raw_transactions", partition_mapping=dg.LastPartitionMapping())],
+)
+def online_velocity(
+    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+) -> dg.MaterializeResult[None]:
+    """Warm the velocity sets; an epoch that stands is kept."""
+    settings, lake = platform.settings, platform.lake
+    day = platform.dataset.last_complete_day(platform.now)
+    served_before = any(read_loads(lake, view) for view in VIEWS)
+    with Redis.from_url(ensure_redis(settings)) as redis_client:
+        # payments since `day` are not in the lake: after a loss their windows are unknown, at the first start there are none
+        lost = served_before and any(in_force(redis_client, view) is None for view in VIEWS)
+        epoch = warm_velocity(settings, lake, redis_client, day, complete=not lost, now_us=_microseconds())
+    context.log.info(f"velocity epoch {epoch.epoch} is complete since {epoch.complete_since}")
+    return dg.MaterializeResult(metadata={"epoch": epoch.epoch, "complete_since_us": epoch.complete_since})

@@ -1,0 +1,91 @@
+"""When things run: every night the new day, every week a new model.
+
+What belongs here: jobs and their clocks. What does not: what a run does.
+"""
+
+from datetime import UTC, date
+from typing import Any
+
+import dagster as dg
+
+from assets.partitions import key_range_tags
+from assets.resources import Platform
+from fraud_platform.features import tables
+from fraud_platform.lake import days_between
+from fraud_platform.settings import Settings
+
+DAILY_ASSETS = (
+    "fx_rates",
+    "raw_transactions",
+    "fraud_labels",
+    "user_tiles",
+    "merchant_tiles",
+    "label_tiles",
+    "user_features",
+    "merchant_features",
+    "feature_medians",
+    "training_set",
+)
+ONLINE_ASSETS = ("online_features", "online_velocity")
+MODEL_ASSETS = ("candidate_model", "registered_model", "champion_model")
+
+NIGHTLY_HOUR = 1
+"""UTC; the day is over at 00:00 and late rows belong to the day they arrive, so nothing is waited for."""
+
+
+def jobs(partitions: dg.PartitionsDefinition) -> dict[str, Any]:
+    """history: the daily tables. nightly: the same and the online store. online. training."""
+    return {
+        "history": dg.define_asset_job(
+            "history", dg.AssetSelection.assets(*DAILY_ASSETS), partitions_def=partitions,
+            description="Raw logs to training set, for a day or a range of days in one run.",
+        ),
+        "nightly": dg.define_asset_job(
+            "nightly", dg.AssetSelection.assets(*DAILY_ASSETS, *ONLINE_ASSETS), partitions_def=partitions,
+            description="The new day from raw logs to Redis; a failed blocking check stops it before Redis.",
+        ),
+        "online": dg.define_asset_job(
+            "online", dg.AssetSelection.assets(*ONLINE_ASSETS), description="The newest snapshot and velocity to Redis.",
+        ),
+        "training": dg.define_asset_job(
+            "training", dg.AssetSelection.assets(*MODEL_ASSETS),
+            description="Train, register, and promote if the rules allow.",
+        ),
+    }  # fmt: skip
+
+
+def missing_days(platform: Platform) -> list[date]:
+    """From the first complete day whose training set is not in the lake to the last; empty when all are."""
+    wanted = platform.dataset.days(platform.now)
+    written = set(platform.lake.days(tables.TRAINING_SET))
+    first = next((day for day in wanted if day not in written), None)
+    return days_between(first, wanted[-1]) if first else []
+
+
+def schedules(resolved: dict[str, Any]) -> list[dg.ScheduleDefinition]:
+    """nightly_features and weekly_training, both on."""
+
+    @dg.schedule(
+        name="nightly_features",
+        job=resolved["nightly"],
+        cron_schedule=f"0 {NIGHTLY_HOUR} * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Every day that is over and not built yet, in one run, then Redis.",
+    )
+    def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        platform = Platform(Settings(), context.scheduled_execution_time.astimezone(UTC))
+        days = missing_days(platform)
+        if not days:
+            return dg.SkipReason("every complete day of the history is built")
+        return dg.RunRequest(run_key=f"nightly-{context.scheduled_execution_time:%Y-%m-%d}", tags=key_range_tags(days))
+
+    weekly = dg.ScheduleDefinition(
+        name="weekly_training",
+        job=resolved["training"],
+        cron_schedule="0 3 * * 1",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Mondays: a candidate on all matured labels.",
+    )
+    return [nightly, weekly]
