@@ -1,7 +1,7 @@
 """`python -m assets.bootstrap`: brings this home up to date, running in Dagster whatever is missing, and nothing else.
 
-What belongs here: deciding what is missing and running the jobs in this process, which pays the heavy imports once. What
-does not: what a job does. Killed and started again, it ends in the same state.
+What belongs here: deciding what is missing and running the jobs in this process, which pays the heavy imports once.
+What does not: what a job does. Killed and started again, it ends in the same state.
 """
 
 import os

@@ -1,7 +1,7 @@
 """The factory of daily tables: every table of the lake becomes one asset of the same kind.
 
-What belongs here: partitions, quality checks, schema, row counts and column lineage as Dagster shows them. What does not:
-how a table is computed.
+What belongs here: partitions, quality checks, schema, row counts and column lineage as Dagster shows them. What does
+not: how a table is computed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,9 +1,10 @@
 """The feature stage: tiles, snapshots, medians and the training set.
 
-What belongs here: names, order and how many days back each looks. What does not: arithmetic (`fraud_platform.features`).
+What belongs here: names, order and how many days back each looks. What does not: arithmetic, which is the domain's.
 """
 
 from collections.abc import Sequence
+from datetime import date
 
 import dagster as dg
 
@@ -43,7 +44,7 @@ def _training_lineage() -> dict[str, Sequence[str]]:
     return batch | _lineage("velocity", "request")
 
 
-def _training_set(platform: Platform, days: list) -> None:
+def _training_set(platform: Platform, days: list[date]) -> None:
     settings, lake = platform.settings, platform.lake
     user_spans, merchant_spans = (spans_of(settings, lake, view) for view in (USER_VECTOR, MERCHANT_VECTOR))
     write_training_set(settings, lake, days, user_spans, merchant_spans)

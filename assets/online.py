@@ -57,7 +57,7 @@ def _served_as_computed(platform: Platform) -> Finding:
     group_name="online",
     kinds={"feast", "redis"},
     owners=OWNERS,
-    description="The newest snapshot of both packed views in Redis, materialized by Feast; in force from its record on.",
+    description="The newest snapshot of both packed views in Redis by Feast; in force from its record on.",
     deps=[
         dg.AssetDep(name, partition_mapping=dg.LastPartitionMapping())
         for name in ("user_features", "merchant_features", "feature_medians")
@@ -96,7 +96,8 @@ def online_velocity(
     day = platform.dataset.last_complete_day(platform.now)
     served_before = any(read_loads(lake, view) for view in VIEWS)
     with Redis.from_url(ensure_redis(settings)) as redis_client:
-        # payments since `day` are not in the lake: after a loss their windows are unknown, at the first start there are none
+        # payments since `day` are not in the lake: after a loss their windows are unknown, before the first start there
+        # were none
         lost = served_before and any(in_force(redis_client, view) is None for view in VIEWS)
         epoch = warm_velocity(settings, lake, redis_client, day, complete=not lost, now_us=_microseconds())
     context.log.info(f"velocity epoch {epoch.epoch} is complete since {epoch.complete_since}")

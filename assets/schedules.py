@@ -45,7 +45,7 @@ def jobs(partitions: dg.PartitionsDefinition) -> dict[str, Any]:
             description="The new day from raw logs to Redis; a failed blocking check stops it before Redis.",
         ),
         "online": dg.define_asset_job(
-            "online", dg.AssetSelection.assets(*ONLINE_ASSETS), description="The newest snapshot and velocity to Redis.",
+            "online", dg.AssetSelection.assets(*ONLINE_ASSETS), description="The newest snapshot to Redis.",
         ),
         "training": dg.define_asset_job(
             "training", dg.AssetSelection.assets(*MODEL_ASSETS),

@@ -117,7 +117,9 @@ def settings() -> None:
 @app.command()
 def ingest(
     mapping: Annotated[Path, typer.Option("--mapping", exists=True, dir_okay=False, help="The mapping file (YAML).")],
-    check: Annotated[bool, typer.Option("--check", help="Read a sample and report; write nothing.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read every row and report; write nothing to the lake.")
+    ] = False,
 ) -> None:
     """Check a mapping file against the data it points at, before a history is built from it."""
     from fraud_platform.ingest.check import check_mapping, render
@@ -132,6 +134,27 @@ def ingest(
     _console().print(render(report))
     if not report.complete:
         raise _refused("rows were read that are neither accepted nor quarantined")
+
+
+@app.command()
+def replay(
+    date: Annotated[datetime, typer.Option("--date", formats=["%Y-%m-%d"], help="The UTC day to replay.")],
+) -> None:
+    """Send a day's raw transactions through the online path and hold all values against the training set.
+
+    The exit code is 0 when nothing differs. Keys go to a space of their own in Redis and are deleted afterwards.
+    """
+    from fraud_platform.lake import MissingPartition, open_lake
+    from fraud_platform.online.embedded_redis import RedisUnavailableError, ensure_redis
+    from fraud_platform.replay import render, replay_day
+
+    current = _settings()
+    try:
+        report = replay_day(current, open_lake(current), date.date(), ensure_redis(current))
+    except (MissingPartition, RedisUnavailableError) as error:
+        raise _refused(str(error)) from error
+    _console().print(render(report))
+    raise typer.Exit(int(report.differences > 0))
 
 
 def _refused(message: str) -> typer.Exit:

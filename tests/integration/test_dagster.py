@@ -1,0 +1,186 @@
+"""Dagster's view: the graph is what it is drawn to be, runs are repeatable, a bad day stops, killed runs are closed."""
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets.bootstrap import PROCESS_TAG, close_dead_runs, unbuilt_days
+from assets.definitions import build_definitions
+from assets.partitions import key_range_tags
+from assets.resources import Platform
+from assets.schedules import DAILY_ASSETS
+from fraud_platform import quality
+from fraud_platform.features import tables
+from fraud_platform.lake import open_lake
+from fraud_platform.settings import Settings
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "asset_graph.json"
+NOW = datetime(2026, 3, 6, 4, tzinfo=UTC)
+FIRST_DAY = date(2026, 3, 1)
+SMALL = {"users": 150, "merchants": 30, "transactions_per_day": 200, "history_start": FIRST_DAY}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A small simulated bank of five complete days; runs read its settings from the environment."""
+    for name, value in (SMALL | {"home": tmp_path}).items():
+        monkeypatch.setenv(f"FRAUD_{name.upper()}", str(value))
+    return Settings()
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+def days(first: int, last: int) -> list[date]:
+    return [date(2026, 3, day) for day in range(first, last + 1)]
+
+
+def run_history(settings: Settings, instance: dg.DagsterInstance, wanted: list[date]) -> dg.ExecuteInProcessResult:
+    job = build_definitions(settings, NOW).resolve_job_def("history")
+    return job.execute_in_process(instance=instance, tags=key_range_tags(wanted), raise_on_error=False)
+
+
+def content(settings: Settings) -> dict[str, bytes]:
+    root = Path(open_lake(settings).root)
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.parquet")}
+
+
+def drawn_graph(settings: Settings) -> dict[str, object]:
+    repository = build_definitions(settings, NOW).get_repository_def()
+    graph = repository.asset_graph
+    return {
+        key.to_user_string(): {
+            "group": node.group_name,
+            "kinds": sorted(node.kinds),
+            "owners": list(node.owners),
+            "partitioned": node.partitions_def is not None,
+            "upstream": sorted(parent.to_user_string() for parent in node.parent_keys),
+            "checks": {
+                check.name: "blocking" if graph.get_check_spec(check).blocking else "warning"
+                for check in sorted(node.check_keys, key=lambda check: check.name)
+            },
+        }
+        for key in sorted(graph.get_all_asset_keys())
+        for node in [graph.get(key)]
+    }
+
+
+def test_the_asset_graph_is_the_one_that_was_agreed(home: Settings) -> None:
+    drawn = drawn_graph(home)
+    if os.environ.get("UPDATE_GOLDEN") == "yes":
+        GOLDEN.write_text(json.dumps(drawn, indent=2) + "\n")
+    assert drawn == json.loads(GOLDEN.read_text()), "UPDATE_GOLDEN=yes accepts the graph as it is now"
+
+
+def test_jobs_and_schedules_are_there_and_on(home: Settings) -> None:
+    defs = build_definitions(home, NOW)
+    dg.Definitions.validate_loadable(defs)
+    repository = defs.get_repository_def()
+    assert {job.name for job in repository.get_all_jobs()} >= {"history", "nightly", "online", "training"}
+    states = {schedule.name: schedule.default_status for schedule in repository.schedule_defs}
+    assert states == dict.fromkeys(("nightly_features", "weekly_training"), dg.DefaultScheduleStatus.RUNNING)
+
+
+def test_a_range_of_days_is_one_run_with_every_check_and_row_counts(
+    home: Settings, instance: dg.DagsterInstance
+) -> None:
+    result = run_history(home, instance, days(1, 5))
+
+    assert result.success
+    lake = open_lake(home)
+    for name in DAILY_ASSETS:
+        known = instance.get_materialized_partitions(dg.AssetKey(name))
+        assert known == {day.isoformat() for day in days(1, 5)}, name
+    evaluations = result.get_asset_check_evaluations()
+    expected = {(table, rule) for table, rules in quality.RULES.items() for rule, _ in rules.names}
+    assert len(evaluations) == len(expected) + 2, "every rule, quarantine and completeness"
+    assert all(evaluation.passed for evaluation in evaluations)
+    latest = instance.get_latest_materialization_event(dg.AssetKey("training_set"))
+    assert latest is not None
+    assert latest.asset_materialization is not None
+    lineage = latest.asset_materialization.metadata["dagster/column_lineage"].value
+    assert len(lineage.deps_by_column) == 50
+    rows = lake.size(tables.TRAINING_SET, FIRST_DAY)[0]
+    assert rows > 100
+
+
+def test_one_day_at_a_time_and_all_at_once_are_the_same_bytes(
+    home: Settings, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_history(home, instance, days(1, 3)).success
+    at_once = content(home)
+    monkeypatch.setenv("FRAUD_HOME", str(tmp_path / "other"))
+    other = Settings()
+    for day in days(1, 3):
+        assert run_history(other, instance, [day]).success
+    assert content(other) == at_once
+    assert run_history(other, instance, [days(2, 2)[0]]).success
+    assert content(other) == at_once, "a day run again changes nothing"
+
+
+def test_a_bad_day_does_not_go_on(
+    home: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality, "QUARANTINE_LIMIT", -1.0)
+
+    result = run_history(home, instance, days(1, 1))
+
+    assert not result.success
+    lake = open_lake(home)
+    assert lake.days(tables.RAW_TRANSACTIONS) == days(1, 1)
+    assert lake.days(tables.USER_TILES) == []
+    assert lake.days(tables.TRAINING_SET) == []
+
+
+def test_the_nightly_schedule_asks_for_every_day_that_is_missing(home: Settings, instance: dg.DagsterInstance) -> None:
+    repository = build_definitions(home, NOW).get_repository_def()
+    schedule = repository.get_schedule_def("nightly_features")
+
+    def tick(now: datetime) -> dg.RunRequest | None:
+        context = dg.build_schedule_context(instance, scheduled_execution_time=now)
+        requests = schedule.evaluate_tick(context).run_requests
+        return requests[0] if requests else None
+
+    request = tick(NOW)
+    assert request is not None
+    assert request.tags["dagster/asset_partition_range_start"] == "2026-03-01"
+    assert request.tags["dagster/asset_partition_range_end"] == "2026-03-05"
+    assert run_history(home, instance, days(1, 5)).success
+    assert tick(NOW) is None
+    tomorrow = tick(NOW + timedelta(days=1))
+    assert tomorrow is not None
+    assert tomorrow.tags["dagster/asset_partition_range_start"] == "2026-03-06"
+
+
+def test_what_is_missing_in_the_lake_or_in_dagster_is_built_again(
+    home: Settings, instance: dg.DagsterInstance
+) -> None:
+    platform = Platform(home, NOW)
+    assert unbuilt_days(platform, instance) == days(1, 5)
+    assert run_history(home, instance, days(1, 5)).success
+    assert unbuilt_days(platform, instance) == []
+    Path(platform.lake.path(tables.TRAINING_SET, days(4, 4)[0])).unlink()
+    assert unbuilt_days(platform, instance) == days(4, 5)
+    with dg.DagsterInstance.ephemeral() as forgetful:
+        assert unbuilt_days(platform, forgetful) == days(1, 5)
+
+
+def test_a_run_whose_process_was_killed_is_closed(instance: dg.DagsterInstance) -> None:
+    @dg.job
+    def work() -> None: ...
+
+    dead = instance.create_run_for_job(work, tags={PROCESS_TAG: "4194304:1"}, status=dg.DagsterRunStatus.STARTED)
+    alive = instance.create_run_for_job(work, status=dg.DagsterRunStatus.STARTED)
+
+    assert close_dead_runs(instance) == 1
+
+    states = {run.run_id: run.status for run in instance.get_runs()}
+    assert states == {dead.run_id: dg.DagsterRunStatus.FAILURE, alive.run_id: dg.DagsterRunStatus.STARTED}
