@@ -157,9 +157,7 @@ def _finish_pending(settings: Settings) -> Path | None:
     try:
         return _apply(settings, intent)
     except BundleError:
-        # the code has changed since it was decided; kept, it would stop every later promotion
         _log.exception("dropped the interrupted promotion of version %d, which this code cannot load", intent.version)
-        path.unlink()
         return None
 
 
@@ -175,7 +173,12 @@ def _apply(settings: Settings, intent: _Intent) -> Path:
             dst_path=temporary,
             tracking_uri=tracking_uri(settings),
         )
-        release = publish(settings.home, Path(folder))
+        try:
+            release = publish(settings.home, Path(folder))
+        except BundleError:
+            # made for other code; kept, the intent would stop every later promotion
+            _intent_file(settings).unlink()
+            raise
     client.set_registered_model_alias(MODEL_NAME, CHAMPION, str(intent.version))
     if _alias(client, CHALLENGER) == intent.version:
         client.delete_registered_model_alias(MODEL_NAME, CHALLENGER)

@@ -1,0 +1,290 @@
+"""A model's way through MLflow: registered once, promoted once, whatever is killed in between.
+
+One test walks the whole way, since MLflow takes seconds to start; what needs another history has its own.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.lake import Lake
+from fraud_platform.model import registry
+from fraud_platform.model.bundle import Bundle, BundleError, Scorer, current_release
+from fraud_platform.model.candidate import Candidate, write_candidate
+from fraud_platform.model.ledger import read_ledger
+from fraud_platform.model.registry import (
+    EXPERIMENT,
+    champion_version,
+    close_orphan_runs,
+    ensure_experiment,
+    promote,
+    resume_promotion,
+    tracking_uri,
+)
+from fraud_platform.model.steps import promote_if_better, register_candidate, train_candidate
+from fraud_platform.settings import Settings
+from tests import model_kit as kit
+
+NAME = "fraud-detector"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a candidate and an empty MLflow database: making them takes seconds, copying them none."""
+    home = tmp_path_factory.mktemp("template")
+    lake = Lake(str(home / "lake"))
+    kit.write_history(lake)
+    settings = Settings(home=home, training_threads=1, **kit.WINDOWS)
+    train_candidate(lake, settings, kit.NOW)
+    assert champion_version(settings) is None
+    return home
+
+
+@pytest.fixture
+def mine(template: Path, tmp_path: Path) -> Iterator[Settings]:
+    home = tmp_path / "home"
+    shutil.copytree(template, home)
+    yield Settings(home=home, training_threads=1, **kit.WINDOWS)
+    import mlflow
+
+    while mlflow.active_run():
+        mlflow.end_run()
+
+
+def client(settings: Settings) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri(settings), tracking_uri(settings))
+
+
+def lake_of(settings: Settings) -> Lake:
+    return Lake(settings.lake)
+
+
+def trained(settings: Settings) -> Candidate:
+    return train_candidate(lake_of(settings), settings, kit.NOW)
+
+
+def aliases(settings: Settings) -> dict[str, int]:
+    model = client(settings).get_registered_model(NAME)
+    return {alias: int(version) for alias, version in model.aliases.items()}
+
+
+def versions(settings: Settings) -> list[int]:
+    return sorted(int(version.version) for version in client(settings).search_model_versions(f"name = '{NAME}'"))
+
+
+def stronger(candidate: Candidate, settings: Settings, name: str) -> Candidate:
+    """A candidate of the same split that saw the holdout, so that it surely wins."""
+    from fraud_platform.model.data import load_holdout
+    from fraud_platform.model.train import train
+
+    holdout = load_holdout(lake_of(settings), candidate.record.split)
+    model = train(holdout, holdout, settings).model
+    bundle = replace(candidate.bundle, model=model, model_sha256=hashlib.sha256(model).hexdigest())
+    folder = candidate.folder.with_name(name)
+    return write_candidate(folder, replace(candidate.record, fingerprint=name), bundle, candidate.plots)
+
+
+def test_a_candidate_becomes_challenger_then_champion_and_a_better_one_takes_over(mine: Settings) -> None:
+    import mlflow
+
+    candidate = trained(mine)
+    registered = register_candidate(mine, candidate, "dagster-1")
+    assert (registered.version, registered.reused) == (1, False)
+    assert aliases(mine) == {"challenger": 1}
+
+    # everything that has to be found again is in MLflow
+    run = client(mine).get_run(registered.mlflow_run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == pytest.approx(candidate.metrics)
+    assert run.data.params["max_depth"] == str(candidate.record.parameters["max_depth"])
+    version = client(mine).get_model_version(NAME, "1")
+    assert version.tags["fingerprint"] == candidate.fingerprint
+    assert version.tags["dagster_run_id"] == run.data.tags["dagster_run_id"] == "dagster-1"
+    assert version.tags["catalogue_hash"] == CATALOGUE.hash
+    assert candidate.record.data["training_set"]["sha256"] in version.tags["data.training_set"]
+    names = {file.path for file in client(mine).list_artifacts(run.info.run_id)}
+    assert {"plots", "report.md", f"{NAME}-1"} <= names
+    experiment = client(mine).get_experiment_by_name(EXPERIMENT)
+    assert experiment.artifact_location.startswith((mine.home / "mlflow" / "artifacts").as_uri())
+
+    # the model as MLflow loads it is the model that serves
+    mlflow.set_tracking_uri(tracking_uri(mine))
+    loaded = mlflow.xgboost.load_model(f"models:/{NAME}@challenger")
+    vectors = np.random.default_rng(1).normal(size=(20, len(CATALOGUE.names))).astype(np.float32)
+    np.testing.assert_array_equal(loaded.inplace_predict(vectors), Scorer(candidate.bundle).score(vectors))
+    signature = mlflow.models.get_model_info(f"models:/{NAME}/1").signature
+    assert signature.inputs.input_names() == list(CATALOGUE.names)
+
+    # the same training again adds nothing
+    again = register_candidate(mine, candidate, "dagster-2")
+    assert (again.version, again.mlflow_run_id, again.reused) == (1, registered.mlflow_run_id, True)
+    assert versions(mine) == [1]
+    assert len(client(mine).search_runs([experiment.experiment_id])) == 1
+
+    # the first model beats the baseline
+    promotion = promote_if_better(lake_of(mine), mine, candidate, registered, who="weekly", now=kit.NOW)
+    assert promotion.verdict.promote
+    assert promotion.release == current_release(mine.home)
+    bundle = Bundle.load(current_release(mine.home))
+    assert (bundle.version, bundle.mlflow_run_id, bundle.dagster_run_id) == (1, run.info.run_id, "dagster-1")
+    assert aliases(mine) == {"champion": 1}
+    assert champion_version(mine) == 1
+    [entry] = read_ledger(mine.home)
+    assert (entry["from"], entry["to"], entry["who"]) == (None, f"{NAME}-1", "weekly")
+    assert "logistic regression" in entry["why"]
+
+    # all of it again changes nothing
+    register_candidate(mine, candidate, "dagster-3")
+    assert promote_if_better(lake_of(mine), mine, candidate, again, who="weekly", now=kit.NOW).release == (
+        promotion.release
+    )
+    assert aliases(mine) == {"champion": 1}
+    assert read_ledger(mine.home) == [entry]
+
+    # an equal candidate stays challenger, a better one takes over
+    equal = write_candidate(
+        candidate.folder.with_name("equal"),
+        replace(candidate.record, fingerprint="equal"),
+        candidate.bundle,
+        candidate.plots,
+    )
+    second = register_candidate(mine, equal)
+    refused = promote_if_better(lake_of(mine), mine, equal, second, who="weekly", now=kit.NOW)
+    assert (refused.verdict.promote, refused.release) == (False, None)
+    assert aliases(mine) == {"champion": 1, "challenger": 2}
+    assert current_release(mine.home).name == f"{NAME}-1"
+
+    better = stronger(candidate, mine, "better")
+    third = register_candidate(mine, better)
+    accepted = promote_if_better(lake_of(mine), mine, better, third, who="weekly", now=kit.NOW)
+    assert accepted.verdict.promote
+    assert current_release(mine.home).name == f"{NAME}-3"
+    assert aliases(mine) == {"champion": 3}
+    assert [(e["from"], e["to"]) for e in read_ledger(mine.home)] == [(None, f"{NAME}-1"), (f"{NAME}-1", f"{NAME}-3")]
+
+    # a champion that was trained on the holdout's days cannot be compared
+    champion = current_release(mine.home) / "bundle.json"
+    document = json.loads(champion.read_text())
+    document["data"]["split"]["training_cut"] = "2026-12-31"
+    champion.write_text(json.dumps(document))
+    verdict = promote_if_better(lake_of(mine), mine, equal, second, who="weekly", now=kit.NOW).verdict
+    assert not verdict.promote
+    assert "training cut" in verdict.reasons[0]
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process: nothing may catch it."""
+
+
+def test_a_promotion_killed_at_any_step_is_completed_with_its_own_reason(
+    mine: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    candidate = trained(mine)
+    first = register_candidate(mine, candidate)
+    promote(mine, first.version, who="setup", why="start", now=kit.NOW)
+    steps: list[tuple[Any, str]] = [
+        (registry, "publish"),
+        (MlflowClient, "set_registered_model_alias"),
+        (MlflowClient, "delete_registered_model_alias"),
+        (registry, "append_change"),
+    ]
+    for number, (owner, name) in enumerate(steps):
+        successor = write_candidate(
+            candidate.folder.with_name(name), replace(candidate.record, fingerprint=name), candidate.bundle, {}
+        )
+        version = register_candidate(mine, successor).version
+
+        def die(*_: Any, **__: Any) -> None:
+            raise KilledError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, die)
+            with pytest.raises(KilledError):
+                promote(mine, version, who="weekly", why=f"killed at {name}", now=kit.NOW)
+        assert resume_promotion(mine) == current_release(mine.home)
+        assert resume_promotion(mine) is None
+        assert current_release(mine.home).name == f"{NAME}-{version}"
+        assert aliases(mine) == {"champion": version}
+        ledger = read_ledger(mine.home)
+        assert len(ledger) == 2 + number
+        assert (ledger[-1]["to"], ledger[-1]["why"]) == (f"{NAME}-{version}", f"killed at {name}")
+
+
+def test_what_a_killed_registration_left_behind_is_closed_and_removed(
+    mine: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    from fraud_platform.model.bundle import Bundle as Written
+
+    assert close_orphan_runs(mine, lambda _: False) == []
+    candidate = trained(mine)
+    experiment = ensure_experiment(mine)
+    assert ensure_experiment(mine) == experiment
+    mlflow.set_tracking_uri(tracking_uri(mine))
+
+    # as dagster-mlflow does: the run is opened and tagged by the resource, and nobody ends it
+    run = mlflow.start_run(experiment_id=experiment, tags={"dagster_run_id": "gone"})
+    with monkeypatch.context() as patch:
+
+        def die(*_: Any) -> None:
+            raise KilledError
+
+        patch.setattr(Written, "write", die)
+        with pytest.raises(KilledError):
+            register_candidate(mine, candidate, "gone")
+    assert versions(mine) == [1]
+    by_hand = client(mine).create_run(experiment)
+
+    assert close_orphan_runs(mine, lambda dagster_run: dagster_run == "gone") == []
+    assert close_orphan_runs(mine, lambda _: False) == [run.info.run_id]
+    assert client(mine).get_run(run.info.run_id).info.status == "KILLED"
+    assert client(mine).get_run(by_hand.info.run_id).info.status == "RUNNING"
+    assert versions(mine) == []
+    mlflow.end_run("KILLED")
+
+    # the next registration works inside a run that somebody else opened, and leaves its end to them
+    with mlflow.start_run(experiment_id=experiment) as opened:
+        registered = register_candidate(mine, candidate, "next")
+        assert mlflow.active_run().info.run_id == registered.mlflow_run_id == opened.info.run_id
+    assert versions(mine) == [registered.version]
+    assert close_orphan_runs(mine, lambda _: False) == []
+
+
+def test_an_interrupted_promotion_that_no_longer_fits_the_code_does_not_block_the_next(
+    mine: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate = trained(mine)
+    version = register_candidate(mine, candidate).version
+
+    def die(*_: Any) -> None:
+        raise KilledError
+
+    def outdated(*_: Any) -> None:
+        raise BundleError("trained on another catalogue")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "publish", die)
+        with pytest.raises(KilledError):
+            promote(mine, version, who="weekly", why="x", now=kit.NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "publish", outdated)
+        assert resume_promotion(mine) is None
+        with pytest.raises(BundleError, match="another catalogue"):
+            promote(mine, version, who="weekly", why="x", now=kit.NOW)
+    assert promote(mine, version, who="weekly", why="y", now=kit.NOW) == current_release(mine.home)
+    assert [entry["why"] for entry in read_ledger(mine.home)] == ["y"]
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"

@@ -1,0 +1,240 @@
+"""A trained candidate: learned, reproducible, and measured as what was planted allows."""
+
+import hashlib
+import json
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xgboost
+
+from fraud_platform.features import tables
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.lake import Lake
+from fraud_platform.model import steps
+from fraud_platform.model.baseline import baseline_scores, fit_baseline, signed_log1p
+from fraud_platform.model.bundle import Bundle, Scorer
+from fraud_platform.model.candidate import Candidate
+from fraud_platform.model.data import Examples, load_holdout
+from fraud_platform.model.evaluate import at_threshold
+from fraud_platform.model.plots import reliability
+from fraud_platform.model.report import report_markdown
+from fraud_platform.model.steps import train_candidate
+from fraud_platform.model.train import train
+from fraud_platform.settings import Settings
+from tests import model_kit as kit
+
+WIDTH = len(CATALOGUE.names)
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    lake = Lake(str(tmp_path_factory.mktemp("lake")))
+    kit.write_history(lake)
+    return lake
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def trained_settings(home: Path) -> Settings:
+    return Settings(home=home, training_threads=1, **kit.WINDOWS)
+
+
+@pytest.fixture(scope="module")
+def candidate(lake: Lake, trained_settings: Settings) -> Candidate:
+    return train_candidate(lake, trained_settings, kit.NOW)
+
+
+def examples(rows: int, seed: int, rate: float = 0.1) -> Examples:
+    random = np.random.default_rng(seed)
+    vectors = random.normal(size=(rows, WIDTH)).astype(np.float32)
+    fraud = vectors[:, 0] * vectors[:, 1] + random.normal(scale=0.5, size=rows) > np.quantile(vectors[:, 0], 1 - rate)
+    return Examples(vectors, fraud, 0)
+
+
+def test_the_candidate_beats_logistic_regression_where_only_trees_can(candidate: Candidate) -> None:
+    comparison = candidate.record.evaluation.comparison
+    assert comparison.candidate.auc.value > 0.75
+    assert comparison.average_precision_gain.low > 0
+    assert 0.4 < comparison.reference.auc.value < 0.65
+
+
+def test_the_measured_model_is_the_one_in_the_folder(candidate: Candidate, lake: Lake) -> None:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    holdout = load_holdout(lake, candidate.record.split)
+    scores = Scorer(Bundle.load(candidate.folder)).score(holdout.vectors)
+    ranking = candidate.record.evaluation.comparison.candidate
+    assert ranking.auc.value == pytest.approx(roc_auc_score(holdout.is_fraud, scores))
+    assert ranking.average_precision.value == pytest.approx(average_precision_score(holdout.is_fraud, scores))
+    assert candidate.record.evaluation.rows == len(holdout) == 5 * kit.ROWS_PER_DAY
+
+
+def test_the_bundle_carries_what_serving_needs(candidate: Candidate, trained_settings: Settings) -> None:
+    bundle = candidate.bundle
+    assert bundle.features == CATALOGUE.names
+    assert bundle.medians["user"][0] == 23.0
+    assert (bundle.threshold, bundle.review_threshold) == (0.7, 0.4)
+    assert bundle.data["split"]["training_cut"] == candidate.record.split.training_cut.isoformat()
+    assert bundle.data["tables"] == candidate.record.data
+    assert bundle.trained_at == kit.NOW.isoformat()
+    booster = xgboost.Booster(model_file=str(candidate.folder / "model.ubj"))
+    assert tuple(booster.feature_names) == CATALOGUE.names
+    assert booster.num_boosted_rounds() == candidate.record.rounds < 1000
+
+
+def test_the_same_data_and_seed_give_the_same_bytes_on_any_number_of_threads(
+    candidate: Candidate, lake: Lake, trained_settings: Settings, tmp_path: Path
+) -> None:
+    again = Settings(home=tmp_path, training_threads=2, **kit.WINDOWS)
+    other = train_candidate(lake, again, kit.NOW)
+    assert other.fingerprint == candidate.fingerprint
+    files = [path.relative_to(candidate.folder) for path in candidate.folder.rglob("*") if path.is_file()]
+    assert len(files) == 6
+    for file in files:
+        assert (other.folder / file).read_bytes() == (candidate.folder / file).read_bytes(), file
+
+
+def test_another_seed_is_another_model(candidate: Candidate, lake: Lake, tmp_path: Path) -> None:
+    other = train_candidate(lake, Settings(home=tmp_path, seed=7, training_threads=1, **kit.WINDOWS), kit.NOW)
+    assert other.fingerprint != candidate.fingerprint
+    assert other.bundle.model_sha256 != candidate.bundle.model_sha256
+
+
+def test_a_candidate_that_is_there_is_not_trained_again(
+    candidate: Candidate, lake: Lake, trained_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(steps, "train", fail)
+    again = train_candidate(lake, trained_settings, kit.NOW + timedelta(hours=2))
+    assert again.fingerprint == candidate.fingerprint
+    assert again.bundle == candidate.bundle
+
+
+def test_changed_labels_and_changed_thresholds_each_make_another_candidate(
+    candidate: Candidate, trained_settings: Settings, lake: Lake
+) -> None:
+    record = candidate.record
+    known = {candidate.fingerprint}
+    stricter = trained_settings.model_copy(update={"threshold": 0.6})
+    labels = {**record.data, "fraud_labels": {**record.data["fraud_labels"], "sha256": "0"}}
+    known.add(steps.fingerprint(stricter, record.split, record.data))
+    known.add(steps.fingerprint(trained_settings, record.split, labels))
+    known.add(steps.fingerprint(trained_settings, replace(record.split, holdout_days=4), record.data))
+    assert len(known) == 4
+    assert steps.fingerprint(trained_settings, record.split, record.data) == candidate.fingerprint
+
+
+def test_late_labels_leave_the_model_as_it_was(candidate: Candidate, tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    labels = kit.write_history(lake)
+    split = candidate.record.split
+    late = kit.midnight(split.training_cut)
+    known = {row["transaction_id"] for row in labels}
+    planted = [
+        kit.label(f"t-{n}-{i}", kit.FIRST_DAY + timedelta(days=n), late)
+        for n in range(13)
+        for i in range(kit.ROWS_PER_DAY)
+        if f"t-{n}-{i}" not in known
+    ]
+    kit.write_labels(lake, labels + planted)
+    other = train_candidate(lake, Settings(home=tmp_path, training_threads=1, **kit.WINDOWS), kit.NOW)
+    assert other.bundle.model_sha256 == candidate.bundle.model_sha256
+    assert other.fingerprint != candidate.fingerprint
+
+
+def test_training_stops_before_it_learns_noise(settings: Settings) -> None:
+    trained = train(examples(1_500, seed=1), examples(600, seed=2), settings)
+    unseen = examples(600, seed=3)
+    curve = []
+    booster = xgboost.Booster(model_file=bytearray(trained.model))
+    assert booster.num_boosted_rounds() == trained.rounds
+    assert trained.validation_average_precision is not None
+    held_out = examples(600, seed=2)
+    from sklearn.metrics import average_precision_score
+
+    for rounds in (1, trained.rounds):
+        scores = booster.inplace_predict(held_out.vectors, iteration_range=(0, rounds))
+        curve.append(average_precision_score(held_out.is_fraud, scores))
+    # XGBoost's aucpr interpolates the curve, average precision is its steps
+    assert curve[-1] == pytest.approx(trained.validation_average_precision, abs=0.02)
+    assert curve[-1] > curve[0]
+    assert average_precision_score(unseen.is_fraud, booster.inplace_predict(unseen.vectors)) > 0.3
+
+
+def test_without_fraud_to_stop_by_the_number_of_trees_is_fixed(settings: Settings) -> None:
+    quiet = examples(300, seed=2)
+    trained = train(examples(1_000, seed=1), Examples(quiet.vectors, np.zeros(300, np.bool_), 0), settings)
+    assert trained.rounds == 150
+    assert trained.validation_average_precision is None
+
+
+def test_a_column_that_is_never_known_is_no_obstacle(settings: Settings) -> None:
+    data = examples(1_000, seed=1)
+    data.vectors[:, 5] = np.nan
+    model = train(data, data, settings).model
+    bundle_scores = xgboost.Booster(model_file=bytearray(model)).inplace_predict(data.vectors)
+    regression_scores = baseline_scores(fit_baseline(data, seed=1), data.vectors)
+    assert np.isfinite(bundle_scores).all()
+    assert np.isfinite(regression_scores).all()
+
+
+def test_the_baselines_transform_keeps_sign_order_and_null() -> None:
+    values = np.array([[-100, -1, 0, 1, 100, np.nan]], np.float32)
+    transformed = signed_log1p(values)[0]
+    np.testing.assert_allclose(transformed[:5], [-np.log(101), -np.log(2), 0, np.log(2), np.log(101)], rtol=1e-6)
+    assert np.isnan(transformed[5])
+
+
+def test_only_scores_strictly_above_the_threshold_are_acted_on() -> None:
+    fraud = np.array([True, True, False, False])
+    scores = np.array([0.9, 0.7, 0.8, 0.1])
+    found = at_threshold(fraud, scores, 0.7)
+    assert (found.flagged, found.precision, found.recall) == (2, 0.5, 0.5)
+    assert at_threshold(fraud, scores, 0.95).precision is None
+
+
+def test_calibration_groups_hold_equally_many_frauds() -> None:
+    random = np.random.default_rng(1)
+    scores = random.random(20_000) ** 4
+    fraud = random.random(20_000) < scores
+    mean, share = reliability(fraud, scores)
+    assert len(mean) == 10
+    assert (np.diff(mean) > 0).all()
+    np.testing.assert_allclose(share, mean, rtol=0.15)
+
+
+def test_the_report_shows_figures_days_and_pictures(candidate: Candidate) -> None:
+    report = report_markdown(candidate)
+    evaluation = candidate.record.evaluation
+    assert f"{evaluation.comparison.candidate.average_precision.value:.4f}" in report
+    assert " to ".join(candidate.record.split.describe()["holdout"]) in report
+    assert report.count("data:image/png;base64,") == 3
+    assert all(picture.startswith(b"\x89PNG") and len(picture) < 60_000 for picture in candidate.plots.values())
+
+
+def test_metrics_are_flat_finite_and_agree_with_the_record(candidate: Candidate) -> None:
+    metrics = candidate.metrics
+    evaluation = candidate.record.evaluation
+    assert metrics["average_precision"] == evaluation.comparison.candidate.average_precision.value
+    assert metrics["holdout_fraud_rate"] == pytest.approx(evaluation.frauds / evaluation.rows)
+    assert all(isinstance(value, float) and np.isfinite(value) for value in metrics.values())
+    assert json.loads((candidate.folder / "candidate.json").read_text())["fingerprint"] == candidate.fingerprint
+    assert hashlib.sha256((candidate.folder / "model.ubj").read_bytes()).hexdigest() == candidate.bundle.model_sha256
+
+
+def test_a_short_history_trains_with_shrunken_windows_and_says_so(lake: Lake, tmp_path: Path) -> None:
+    short = Settings(home=tmp_path, training_threads=1)
+    candidate = train_candidate(lake, short, kit.NOW)
+    assert candidate.record.split.shrunk
+    assert "shrunk" in report_markdown(candidate)
+    assert len(lake.days(tables.TRAINING_SET)) == kit.DAYS
