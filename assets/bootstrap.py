@@ -103,7 +103,10 @@ def _run(job: str, instance: dg.DagsterInstance, tags: dict[str, str]) -> None:
     from assets.definitions import defs
 
     result = defs.resolve_job_def(job).execute_in_process(
-        instance=instance, tags=tags | {PROCESS_TAG: _process()}, raise_on_error=False
+        instance=instance,
+        tags=tags | {PROCESS_TAG: _process()},
+        run_config={"loggers": {"console": {"config": {"log_level": "INFO"}}}},
+        raise_on_error=False,
     )
     if not result.success:
         failed = [f"{event.step_key}: {event.event_specific_data.error_display_string}"

@@ -23,7 +23,7 @@ from fraud_platform.model.evaluate import at_threshold
 from fraud_platform.model.plots import reliability
 from fraud_platform.model.report import report_markdown
 from fraud_platform.model.steps import train_candidate
-from fraud_platform.model.train import train
+from fraud_platform.model.train import MAX_ROUNDS, train
 from fraud_platform.settings import Settings
 from tests import model_kit as kit
 
@@ -153,27 +153,30 @@ def test_late_labels_leave_the_model_as_it_was(candidate: Candidate, tmp_path: P
 
 
 def test_training_stops_before_it_learns_noise(settings: Settings) -> None:
-    trained = train(examples(1_500, seed=1), examples(600, seed=2), settings)
+    trained = train(examples(1_500, seed=1), examples(600, seed=2), one_thread(settings))
     unseen = examples(600, seed=3)
-    curve = []
     booster = xgboost.Booster(model_file=bytearray(trained.model))
     assert booster.num_boosted_rounds() == trained.rounds
+    assert 1 < trained.rounds < MAX_ROUNDS
     assert trained.validation_average_precision is not None
-    held_out = examples(600, seed=2)
     from sklearn.metrics import average_precision_score
 
-    for rounds in (1, trained.rounds):
-        scores = booster.inplace_predict(held_out.vectors, iteration_range=(0, rounds))
-        curve.append(average_precision_score(held_out.is_fraud, scores))
-    # XGBoost's aucpr interpolates the curve, average precision is its steps
-    assert curve[-1] == pytest.approx(trained.validation_average_precision, abs=0.02)
+    curve = [
+        average_precision_score(unseen.is_fraud, booster.inplace_predict(unseen.vectors, iteration_range=(0, rounds)))
+        for rounds in (1, trained.rounds)
+    ]
     assert curve[-1] > curve[0]
-    assert average_precision_score(unseen.is_fraud, booster.inplace_predict(unseen.vectors)) > 0.3
+    assert curve[-1] > 0.3
+
+
+def one_thread(settings: Settings) -> Settings:
+    """Tiny data is slower on many threads than on one."""
+    return settings.model_copy(update={"training_threads": 1})
 
 
 def test_without_fraud_to_stop_by_the_number_of_trees_is_fixed(settings: Settings) -> None:
     quiet = examples(300, seed=2)
-    trained = train(examples(1_000, seed=1), Examples(quiet.vectors, np.zeros(300, np.bool_), 0), settings)
+    trained = train(examples(1_000, seed=1), Examples(quiet.vectors, np.zeros(300, np.bool_), 0), one_thread(settings))
     assert trained.rounds == 150
     assert trained.validation_average_precision is None
 
@@ -181,7 +184,7 @@ def test_without_fraud_to_stop_by_the_number_of_trees_is_fixed(settings: Setting
 def test_a_column_that_is_never_known_is_no_obstacle(settings: Settings) -> None:
     data = examples(1_000, seed=1)
     data.vectors[:, 5] = np.nan
-    model = train(data, data, settings).model
+    model = train(data, examples(300, seed=2), one_thread(settings)).model
     bundle_scores = xgboost.Booster(model_file=bytearray(model)).inplace_predict(data.vectors)
     regression_scores = baseline_scores(fit_baseline(data, seed=1), data.vectors)
     assert np.isfinite(bundle_scores).all()
