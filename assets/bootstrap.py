@@ -14,19 +14,13 @@ from types import FrameType
 
 import dagster as dg
 import psutil
-from redis import Redis
 
 from assets.partitions import key_range_tags
 from assets.resources import Platform
 from assets.schedules import DAILY_ASSETS, missing_days
-from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import days_between
-from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, current_release
 from fraud_platform.model.registry import close_orphan_runs, resume_promotion
-from fraud_platform.online import velocity
-from fraud_platform.online.embedded_redis import ensure_redis
-from fraud_platform.online.packed import VIEWS
-from fraud_platform.online.snapshot_record import in_force
+from fraud_platform.run.current import mark_built, online_is_current, release_is_usable
 from fraud_platform.settings import Settings
 
 PROCESS_TAG = "fraud/process"
@@ -78,26 +72,6 @@ def unbuilt_days(platform: Platform, instance: dg.DagsterInstance) -> list[date]
     return missing
 
 
-def online_is_current(platform: Platform) -> bool:
-    """Whether Redis has the newest snapshot of the present catalogue, and velocity."""
-    day = platform.dataset.last_complete_day(platform.now)
-    with Redis.from_url(ensure_redis(platform.settings)) as redis_client:
-        records = [in_force(redis_client, view) for view in VIEWS]
-        warmed = bool(redis_client.exists(velocity.epoch_key()))
-    return warmed and all(
-        record is not None and record.snapshot == day and record.catalogue_hash == CATALOGUE.hash for record in records
-    )
-
-
-def release_is_usable(settings: Settings) -> bool:
-    """Whether a published model of the present catalogue is there to decide."""
-    try:
-        Bundle.load(current_release(settings.home))
-    except (NoReleaseError, BundleError):
-        return False
-    return True
-
-
 def _run(job: str, instance: dg.DagsterInstance, tags: dict[str, str]) -> None:
     # the definitions read partitions from the dataset, so they are imported once it is fixed
     from assets.definitions import defs
@@ -133,12 +107,13 @@ def build(settings: Settings, now: datetime) -> None:
         if days:
             title = f"history: {len(days)} day(s), {days[0]} to {days[-1]}"
             _stage(title, lambda: _run("history", instance, key_range_tags(days)))
-        if not online_is_current(platform):
+        if not online_is_current(settings, platform.dataset.last_complete_day(now)):
             _stage("online store: snapshot and velocity to Redis", lambda: _run("online", instance, {}))
         if not release_is_usable(settings):
             _stage("model: train, register, promote", lambda: _run("training", instance, {}))
             if not release_is_usable(settings):
                 raise BuildFailed("no model was promoted; the check `promoted` of champion_model says why")
+    mark_built(settings, platform.dataset.last_complete_day(now))
 
 
 def _interrupted(signum: int, frame: FrameType | None) -> None:

@@ -66,7 +66,7 @@ def registered_model(
     from fraud_platform.model.steps import register_candidate
 
     try:
-        registered = register_candidate(platform.settings, _candidate(platform), context.run_id)
+        registered = register_candidate(platform.settings, _candidate(platform), context.run.run_id)
     except BaseException:
         mlflow.end_run("FAILED")
         raise
@@ -97,8 +97,8 @@ def champion_model(
     from fraud_platform.model.steps import promote_if_better, register_candidate
 
     candidate = _candidate(platform)
-    registered = register_candidate(platform.settings, candidate, context.run_id)
-    who = f"dagster run {context.run_id}"
+    registered = register_candidate(platform.settings, candidate, context.run.run_id)
+    who = f"dagster run {context.run.run_id}"
     promotion = promote_if_better(platform.lake, platform.settings, candidate, registered, who=who, now=platform.now)
     reasons = "; ".join(promotion.verdict.reasons)
     context.log.info(

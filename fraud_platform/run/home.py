@@ -24,6 +24,9 @@ DAGSTER_YAML = """\
 # Dagster's instance on one machine: sqlite beside this file. Written once; edit it as you like.
 telemetry:
   enabled: false
+# no invitation in front of the first page
+nux:
+  enabled: false
 # a run whose process was killed is started again; a failed step or check is an answer and is not
 run_retries:
   enabled: true

@@ -17,10 +17,17 @@ from rich.table import Table
 from fraud_platform.run.child import Child, end_trees, leftovers, stop_all
 from fraud_platform.run.home import Home
 from fraud_platform.run.screen import Line, status_table, trouble
-from fraud_platform.run.servers import CODE, DAEMON, DAGSTER, SERVICE, Server
+from fraud_platform.run.servers import CODE, DAEMON, DAGSTER, MLFLOW, SERVICE, Server
 from fraud_platform.run.signals import StopRequest
 
 READY_SECONDS = 300.0
+
+FIRST = (SERVICE, CODE, DAGSTER)
+"""What a platform that is ready has: payments are decided, and the lineage can be opened."""
+
+LATER = (MLFLOW, DAEMON)
+"""What joins afterwards, one by one: MLflow's import alone would hold up the others by half. The daemon launches
+scheduled runs, which have to find the build done."""
 
 
 class StartError(RuntimeError):
@@ -51,23 +58,37 @@ class Supervisor:
         """Everything that may have to be ended."""
         return [self.build, *(server.child for server in self.servers.values())]
 
-    def bring_up(self) -> None:
-        """Return when everything is built and ready. Raises StartError, or Stopped."""
+    def bring_up(self, current: bool) -> None:
+        """Return when everything is built, payments are decided and Dagster is open. Raises StartError, or Stopped.
+
+        current: nothing is missing, so there is nothing to build.
+        """
         release = self._release()
+        self.built = current
         if release is None:
             self._build_first()
-            self._start([name for name in self.servers if name not in (CODE, DAGSTER, DAEMON)])
+            self._start([SERVICE])
         else:
-            # the servers start, on the release in force, beside the check whether anything is missing
-            self.build.start()
-            self._start([name for name in self.servers if name != DAEMON])
+            # the servers start, on the release in force, beside the build of what is missing
+            if not current:
+                self.build.start()
+            self._start(FIRST)
+        self._wait_for(FIRST, release)
+
+    def complete(self) -> None:
+        """Start what joins afterwards, and return when it is ready. Raises StartError, or Stopped."""
+        for name in LATER:
+            self._start([name])
+            self._wait_for((name,), self._release())
+
+    def _wait_for(self, names: Sequence[str], release: str | None) -> None:
         began = time.monotonic()
         with httpx.Client() as client, Live(self._table(), console=self.console, refresh_per_second=4) as live:
-            while not (self._all_ready(client) and self.built):
+            while not (self._all_ready(client, names) and self.built):
                 self._follow_build(release)
                 live.update(self._table())
                 if time.monotonic() - began > READY_SECONDS and self.built:
-                    late = [name for name in self.servers if name not in self.seconds]
+                    late = [name for name in names if name not in self.seconds]
                     raise StartError(f"{', '.join(late)} not ready in time", self.servers[late[0]].child.tail())
                 self.stop.sleep(0.15)
             live.update(self._table())
@@ -121,19 +142,14 @@ class Supervisor:
         for name in names:
             self.servers[name].child.start()
 
-    def _all_ready(self, client: httpx.Client) -> bool:
-        """Ask all, and start the daemon once the others answer: nobody waits for it, and it launches scheduled runs,
-        which have to find the build done."""
-        for name, server in self.servers.items():
-            child = server.child
+    def _all_ready(self, client: httpx.Client, names: Sequence[str]) -> bool:
+        for name in names:
+            server, child = self.servers[name], self.servers[name].child
             if child.exit_code is not None and not (name == SERVICE and not self.built):
                 raise StartError(f"{server.title} ended while starting (exit code {child.exit_code})", child.tail())
             if name not in self.seconds and server.ready(client):
                 self.seconds[name] = time.monotonic() - child.started_at
-        daemon = self.servers[DAEMON].child
-        if self.built and not daemon.started_at and len(self.seconds) == len(self.servers) - 1:
-            daemon.start()
-        return len(self.seconds) == len(self.servers)
+        return self.seconds.keys() >= set(names)
 
     def _release(self) -> str | None:
         path = self.home.current_release

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from fraud_platform.online.embedded_redis import RedisUnavailableError, ensure_redis
 from fraud_platform.run.child import end_leftovers, pid_file, record_pid
+from fraud_platform.run.current import is_current
 from fraud_platform.run.home import Home, open_home
 from fraud_platform.run.lock import AlreadyRunningError, running
 from fraud_platform.run.screen import Line, decision_table, status_table, trouble
@@ -62,9 +63,10 @@ def _run(
         return 1
     supervisor = Supervisor(home, servers(settings, home), build(settings, home), console, stop)
     try:
-        supervisor.bring_up()
+        supervisor.bring_up(is_current(settings, clock()))
         _decide_samples(settings, supervisor, clock())
-        console.print(f"Ready after {time.monotonic() - began:.1f} s.")
+        console.print(f"Ready after {time.monotonic() - began:.1f} s; MLflow and Dagster's daemon join now.")
+        supervisor.complete()
         _say_where(supervisor, exit_when_ready)
         if exit_when_ready:
             return int(supervisor.build_failed)

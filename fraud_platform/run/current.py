@@ -1,0 +1,71 @@
+"""Whether a home is up to date: the lake, the online store and the release, asked without Dagster.
+
+What belongs here: cheap questions, asked at every start. What does not: building what is missing (`assets.bootstrap`).
+"""
+
+import json
+from datetime import date, datetime
+from pathlib import Path
+
+from redis import Redis
+
+from fraud_platform.dataset import OtherDatasetError, find_dataset
+from fraud_platform.features import tables
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.lake import open_lake
+from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, current_release, replace_file
+from fraud_platform.online import velocity
+from fraud_platform.online.embedded_redis import ensure_redis
+from fraud_platform.online.packed import VIEWS
+from fraud_platform.online.snapshot_record import in_force
+from fraud_platform.settings import Settings
+
+
+def _mark(settings: Settings) -> Path:
+    return settings.home / "run" / "built.json"
+
+
+def _built(day: date) -> dict[str, str]:
+    return {"last_day": day.isoformat(), "catalogue": CATALOGUE.hash, "tiles": str(tables.TILES_VERSION)}
+
+
+def mark_built(settings: Settings, last_day: date) -> None:
+    """Record that a build ended with everything current up to `last_day`, in Dagster's eyes too."""
+    _mark(settings).parent.mkdir(parents=True, exist_ok=True)
+    replace_file(_mark(settings), json.dumps(_built(last_day)).encode())
+
+
+def is_current(settings: Settings, now: datetime) -> bool:
+    """Whether a build would find nothing to do. Raises RedisUnavailableError."""
+    mark = _mark(settings)
+    if not mark.exists() or not (settings.home / "dagster").exists():
+        return False
+    lake = open_lake(settings)
+    try:
+        dataset = find_dataset(settings, lake, now)
+    except OtherDatasetError:
+        return False  # the build says so
+    day = dataset.last_complete_day(now)
+    if json.loads(mark.read_bytes()) != _built(day):
+        return False
+    complete = set(lake.days(tables.TRAINING_SET)) >= set(dataset.days(now))
+    return complete and online_is_current(settings, day) and release_is_usable(settings)
+
+
+def online_is_current(settings: Settings, day: date) -> bool:
+    """Whether Redis has the snapshot of `day`, of the present catalogue, and velocity. Raises RedisUnavailableError."""
+    with Redis.from_url(ensure_redis(settings)) as redis_client:
+        records = [in_force(redis_client, view) for view in VIEWS]
+        warmed = bool(redis_client.exists(velocity.epoch_key()))
+    return warmed and all(
+        record is not None and record.snapshot == day and record.catalogue_hash == CATALOGUE.hash for record in records
+    )
+
+
+def release_is_usable(settings: Settings) -> bool:
+    """Whether a published model of the present catalogue is there to decide."""
+    try:
+        Bundle.load(current_release(settings.home))
+    except (NoReleaseError, BundleError):
+        return False
+    return True
