@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint down clean dagster serve lock setup
+.PHONY: help run test lint down clean dagster serve bench lock setup
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -40,6 +40,9 @@ clean: ## say what would be removed of local state and caches; CONFIRM=yes remov
 	if [ -z "$$paths" ]; then echo "Nothing to remove."; \
 	elif [ "$(CONFIRM)" != yes ]; then echo "Would stop the platform and remove:" $$paths; echo "Do it with: make clean CONFIRM=yes"; \
 	else if [ -x $(BIN)/fraud-platform ]; then $(BIN)/fraud-platform down || exit 1; fi; rm -rf $$paths; echo "Removed:" $$paths; fi
+
+bench: $(READY) ## time a day of a million transactions through every offline stage
+	@$(BIN)/python -m benchmarks.million
 
 lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-header \

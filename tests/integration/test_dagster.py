@@ -160,9 +160,7 @@ def test_the_nightly_schedule_asks_for_every_day_that_is_missing(home: Settings,
     assert tomorrow.tags["dagster/asset_partition_range_start"] == "2026-03-06"
 
 
-def test_what_is_missing_in_the_lake_or_in_dagster_is_built_again(
-    home: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_what_is_missing_in_the_lake_or_in_dagster_is_built_again(home: Settings, instance: dg.DagsterInstance) -> None:
     platform = Platform(home, NOW)
     assert unbuilt_days(platform, instance) == days(1, 5)
     assert run_history(home, instance, days(1, 5)).success
