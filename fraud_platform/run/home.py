@@ -112,6 +112,8 @@ class Home:
             BENTOML_DO_NOT_TRACK="true",
             DO_NOT_TRACK="true",
             PYTHONUNBUFFERED="1",
+            # libraries' notes to their own developers would bury what a person should read
+            PYTHONWARNINGS="ignore",
         )
         environment[MARK] = str(self.root)
         return environment

@@ -40,6 +40,7 @@ class Platform:
         fields = BANK | self.ports | {"home": home}
         self.settings = Settings(**fields)  # type: ignore[arg-type]
         self.environment = os.environ | {f"FRAUD_{name.upper()}": str(value) for name, value in fields.items()}
+        self.environment["COLUMNS"] = "200"  # tables are read here as they are printed on a wide terminal
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
