@@ -39,6 +39,8 @@ class CandidateRecord:
     validation_average_precision: float | None
     train_rows: int
     train_frauds: int
+    validation_rows: int
+    validation_frauds: int
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Candidate:
             "rounds": float(record.rounds),
             "train_rows": float(record.train_rows),
             "train_frauds": float(record.train_frauds),
+            "validation_rows": float(record.validation_rows),
+            "validation_frauds": float(record.validation_frauds),
         }
         if record.validation_average_precision is not None:
             flat["validation_average_precision"] = record.validation_average_precision

@@ -47,6 +47,15 @@ class Examples:
         return int(self.is_fraud.sum())
 
 
+def joined(first: Examples, second: Examples) -> Examples:
+    """The examples of both, in order."""
+    return Examples(
+        np.concatenate([first.vectors, second.vectors]),
+        np.concatenate([first.is_fraud, second.is_fraud]),
+        first.unknown + second.unknown,
+    )
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """The three windows of a split."""

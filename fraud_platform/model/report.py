@@ -43,12 +43,14 @@ def report_text(record: CandidateRecord) -> str:
         "| window | days | rows | frauds |",
         "|---|---|---|---|",
         f"| train | {' to '.join(days['train'])} | {record.train_rows:,} | {record.train_frauds:,} |",
-        f"| validation | {' to '.join(days['validation'])} | | |",
+        f"| validation | {' to '.join(days['validation'])} | {record.validation_rows:,} | "
+        f"{record.validation_frauds:,} |",
         f"| holdout | {' to '.join(days['holdout'])} | {evaluation.rows:,} | {evaluation.frauds:,} |",
         "",
         f"Labels that arrived before {days['training_cut']} trained it, labels that arrived before "
         f"{days['evaluation_cut']} measured it. {evaluation.unknown:,} holdout transactions of unknown label were left "
-        f"out. {record.rounds} trees.",
+        f"out. Validation found the number of trees, {record.rounds}; both models then learned from train and "
+        "validation together.",
     ]
     if record.split.shrunk:
         lines += [

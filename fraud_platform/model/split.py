@@ -85,13 +85,14 @@ def plan_split(first_day: date, last_day: date, settings: Settings) -> Split:
 
     A full history has room for the settings' windows, both gaps, and as many train days as validation and holdout
     together. In a shorter one warm-up, validation, holdout and label maturity are all multiplied by the share of that
-    length that there is, rounded down (validation and holdout to at least a day); train takes the rest. Labels are then
-    younger than they should be, so `shrunk` is shown wherever the result is. Raises TrainingDataError.
+    length that there is, rounded down (validation and holdout to at least a day); train takes the rest. The share is of
+    the lengths less three days, one each for train, validation and holdout, which every history of three days has.
+    Labels are then younger than they should be, so `shrunk` is shown wherever the result is. Raises TrainingDataError.
     """
     history = (last_day - first_day).days + 1
     measured = settings.validation_days + settings.holdout_days
     full = settings.warmup_days + 2 * measured + 2 * settings.label_maturity_days
-    share = min(1.0, history / full)
+    share = min(1.0, max(0, history - 3) / (full - 3))
     split = Split(
         first_day=first_day,
         last_day=last_day,

@@ -21,7 +21,14 @@ from fraud_platform.model.bundle import (
     current_release,
 )
 from fraud_platform.model.candidate import Candidate, CandidateRecord, candidate_folder, fingerprint, write_candidate
-from fraud_platform.model.data import data_versions, find_split, load_holdout, load_training_data, newest_medians
+from fraud_platform.model.data import (
+    data_versions,
+    find_split,
+    joined,
+    load_holdout,
+    load_training_data,
+    newest_medians,
+)
 from fraud_platform.model.evaluate import evaluate
 from fraud_platform.model.gate import Verdict, decide_promotion
 from fraud_platform.model.plots import draw
@@ -71,7 +78,9 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
     )
     # measured as it will be served: the bundle's own scorer
     scores = Scorer(bundle).score(data.holdout.vectors)
-    baseline = baseline_scores(fit_baseline(data.train, settings.seed), data.holdout.vectors)
+    # fitted on as many days as the candidate, or the gain would be partly the days'
+    learned_from = joined(data.train, data.validation)
+    baseline = baseline_scores(fit_baseline(learned_from, settings.seed), data.holdout.vectors)
     record = CandidateRecord(
         fingerprint=name,
         split=split,
@@ -82,6 +91,8 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
         validation_average_precision=trained.validation_average_precision,
         train_rows=len(data.train),
         train_frauds=data.train.frauds,
+        validation_rows=len(data.validation),
+        validation_frauds=data.validation.frauds,
     )
     return write_candidate(folder, record, bundle, draw(data.holdout.is_fraud, scores, baseline))
 

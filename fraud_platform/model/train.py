@@ -8,14 +8,13 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from fraud_platform.features.catalogue import CATALOGUE
-from fraud_platform.model.data import Bools, Examples, Matrix
+from fraud_platform.model.data import Examples, joined
 from fraud_platform.settings import Settings
 
-TRAINING_VERSION = 2
+TRAINING_VERSION = 3
 """Raised by hand when the same data, parameters and seed would give another model or other figures."""
 
 MAX_ROUNDS = 1_000
@@ -73,8 +72,8 @@ def train(train_set: Examples, validation: Examples, settings: Settings) -> Trai
     stops_early = 0 < validation.frauds < len(validation)
     rounds, score = ROUNDS_WITHOUT_VALIDATION, None
     if stops_early:
-        matrix = _matrix(train_set.vectors, train_set.is_fraud, settings)
-        held_out = _matrix(validation.vectors, validation.is_fraud, settings, ref=matrix)
+        matrix = _matrix(train_set, settings)
+        held_out = _matrix(validation, settings, ref=matrix)
         stopping = xgboost.callback.EarlyStopping(rounds=PATIENCE_ROUNDS, metric_name="aucpr", maximize=True)
         with tqdm(total=MAX_ROUNDS, desc="XGBoost, early stopping", unit="round", disable=None, leave=False) as bar:
             stopped = xgboost.train(
@@ -86,21 +85,18 @@ def train(train_set: Examples, validation: Examples, settings: Settings) -> Trai
                 verbose_eval=False,
             )
         rounds, score = stopped.best_iteration + 1, float(stopped.best_score)
-    vectors = np.concatenate([train_set.vectors, validation.vectors])
-    is_fraud = np.concatenate([train_set.is_fraud, validation.is_fraud])
+    both = _matrix(joined(train_set, validation), settings)
     with tqdm(total=rounds, desc="XGBoost", unit="round", disable=None, leave=False) as bar:
-        booster = xgboost.train(
-            seeded, _matrix(vectors, is_fraud, settings), num_boost_round=rounds, callbacks=[_progress(bar)]
-        )
+        booster = xgboost.train(seeded, both, num_boost_round=rounds, callbacks=[_progress(bar)])
     return Trained(bytes(booster.save_raw("ubj")), rounds, score)
 
 
-def _matrix(vectors: Matrix, is_fraud: Bools, settings: Settings, ref: Any = None) -> Any:
+def _matrix(examples: Examples, settings: Settings, ref: Any = None) -> Any:
     import xgboost
 
     return xgboost.QuantileDMatrix(
-        vectors,
-        is_fraud,
+        examples.vectors,
+        examples.is_fraud,
         feature_names=list(CATALOGUE.names),
         max_bin=PARAMETERS["max_bin"],
         nthread=threads(settings),

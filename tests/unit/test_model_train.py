@@ -77,6 +77,23 @@ def test_the_measured_model_is_the_one_in_the_folder(candidate: Candidate, lake:
     assert candidate.record.evaluation.rows == len(holdout) == 5 * kit.ROWS_PER_DAY
 
 
+def test_candidate_and_baseline_learn_from_the_same_days(
+    candidate: Candidate, lake: Lake, trained_settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+
+    def fit(learned_from: Examples, seed: int) -> Any:
+        seen.append(len(learned_from))
+        raise InterruptedError
+
+    monkeypatch.setattr(steps, "fit_baseline", fit)
+    with pytest.raises(InterruptedError):
+        train_candidate(lake, trained_settings.model_copy(update={"home": tmp_path}), kit.NOW)
+    record = candidate.record
+    assert record.validation_rows == 3 * kit.ROWS_PER_DAY
+    assert seen == [record.train_rows + record.validation_rows]
+
+
 def test_the_bundle_carries_what_serving_needs(candidate: Candidate, trained_settings: Settings) -> None:
     bundle = candidate.bundle
     assert bundle.features == CATALOGUE.names
@@ -90,11 +107,10 @@ def test_the_bundle_carries_what_serving_needs(candidate: Candidate, trained_set
     assert booster.num_boosted_rounds() == candidate.record.rounds < 1000
 
 
-def test_the_same_data_and_seed_give_the_same_bytes_on_any_number_of_threads(
-    candidate: Candidate, lake: Lake, trained_settings: Settings, tmp_path: Path
+def test_the_same_data_and_seed_give_the_same_bytes_in_every_file(
+    candidate: Candidate, lake: Lake, tmp_path: Path
 ) -> None:
-    again = Settings(home=tmp_path, training_threads=2, **kit.WINDOWS)
-    other = train_candidate(lake, again, kit.NOW)
+    other = train_candidate(lake, Settings(home=tmp_path, training_threads=1, **kit.WINDOWS), kit.NOW)
     assert other.fingerprint == candidate.fingerprint
     files = [path.relative_to(candidate.folder) for path in candidate.folder.rglob("*") if path.is_file()]
     assert len(files) == 6
@@ -102,10 +118,14 @@ def test_the_same_data_and_seed_give_the_same_bytes_on_any_number_of_threads(
         assert (other.folder / file).read_bytes() == (candidate.folder / file).read_bytes(), file
 
 
-def test_another_seed_is_another_model(candidate: Candidate, lake: Lake, tmp_path: Path) -> None:
-    other = train_candidate(lake, Settings(home=tmp_path, seed=7, training_threads=1, **kit.WINDOWS), kit.NOW)
-    assert other.fingerprint != candidate.fingerprint
-    assert other.bundle.model_sha256 != candidate.bundle.model_sha256
+def test_the_seed_decides_the_model_and_the_number_of_threads_does_not(settings: Settings) -> None:
+    learned, held_out = examples(400, seed=1), examples(200, seed=2)
+
+    def model(**fields: int) -> bytes:
+        return train(learned, held_out, settings.model_copy(update=fields)).model
+
+    assert model(training_threads=1) == model(training_threads=2)
+    assert model(training_threads=1) != model(training_threads=1, seed=7)
 
 
 def test_a_candidate_that_is_there_is_not_trained_again(
@@ -120,7 +140,7 @@ def test_a_candidate_that_is_there_is_not_trained_again(
     assert again.bundle == candidate.bundle
 
 
-def test_changed_labels_and_changed_thresholds_each_make_another_candidate(
+def test_changed_labels_windows_thresholds_and_seed_each_make_another_candidate(
     candidate: Candidate, trained_settings: Settings, lake: Lake
 ) -> None:
     record = candidate.record
@@ -128,9 +148,10 @@ def test_changed_labels_and_changed_thresholds_each_make_another_candidate(
     stricter = trained_settings.model_copy(update={"threshold": 0.6})
     labels = {**record.data, "fraud_labels": {**record.data["fraud_labels"], "sha256": "0"}}
     known.add(steps.fingerprint(stricter, record.split, record.data))
+    known.add(steps.fingerprint(trained_settings.model_copy(update={"seed": 7}), record.split, record.data))
     known.add(steps.fingerprint(trained_settings, record.split, labels))
     known.add(steps.fingerprint(trained_settings, replace(record.split, holdout_days=4), record.data))
-    assert len(known) == 4
+    assert len(known) == 5
     assert steps.fingerprint(trained_settings, record.split, record.data) == candidate.fingerprint
 
 
