@@ -25,6 +25,10 @@ MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000
 VELOCITY_WINDOWS: dict[str, int] = {"1m": MINUTE, "10m": 10 * MINUTE, "1h": HOUR, "24h": DAY}
 """Velocity windows in microseconds: (t − w, t] over effective time, the transaction itself included."""
 
+LIVE_HISTORY = 48 * HOUR
+"""Microseconds of effective time that the online velocity store keeps; an older previous attempt comes from the
+snapshot."""
+
 
 @dataclass(frozen=True)
 class Feature:

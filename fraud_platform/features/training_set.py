@@ -14,7 +14,7 @@ from ibis.backends.duckdb import Backend
 
 from fraud_platform import schema
 from fraud_platform.features import tables
-from fraud_platform.features.catalogue import CATALOGUE, VELOCITY_WINDOWS, Source
+from fraud_platform.features.catalogue import CATALOGUE, LIVE_HISTORY, VELOCITY_WINDOWS, Source
 from fraud_platform.features.in_force import Span, spans_table
 from fraud_platform.features.offline import Written, chunks, connect, daily, microseconds, write_days
 from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS, sequence
@@ -22,10 +22,6 @@ from fraud_platform.features.snapshots import MERCHANT_SNAPSHOT, USER_SNAPSHOT, 
 from fraud_platform.features.vector import Matrix, VectorColumns, build_vectors
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.settings import Settings
-
-LIVE_HISTORY = 48 * 3_600_000_000
-"""Microseconds of effective time that the online velocity store keeps; an older previous attempt comes from the
-snapshot."""
 
 CHUNK_ROWS = 100_000
 """Transactions joined by one query, or one day if it has more: bounds memory."""

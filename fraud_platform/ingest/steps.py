@@ -13,15 +13,11 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from fraud_platform.currency import Rates
+from fraud_platform.features import tables
 from fraud_platform.ingest.source import Source
 from fraud_platform.ingest.standardize import standardize
 from fraud_platform.lake import Lake, MissingPartition
 from fraud_platform.schema import LABELS, RATES
-
-RAW_TABLE = "raw_transactions"
-LABELS_TABLE = "fraud_labels"
-RATES_TABLE = "fx_rates"
-QUARANTINE_TABLE = "quarantine"
 
 
 class RowsLostError(RuntimeError):
@@ -62,8 +58,8 @@ def ingest_transactions(lake: Lake, source: Source, days: Sequence[date], base_c
         accepted, quarantined = result.transactions.num_rows, result.quarantine.num_rows
         if accepted + quarantined != export.num_rows:
             raise RowsLostError(f"{day}: read {export.num_rows} rows, accounted for {accepted + quarantined}")
-        lake.write(QUARANTINE_TABLE, day, result.quarantine)
-        lake.write(RAW_TABLE, day, result.transactions)
+        lake.write(tables.QUARANTINE, day, result.quarantine)
+        lake.write(tables.RAW_TRANSACTIONS, day, result.transactions)
         reasons = Counter(result.quarantine["reason"].to_pylist())
         duplicates = result.transactions["is_duplicate"].to_numpy(zero_copy_only=False).sum()
         reports.append(IngestReport(day, accepted, quarantined, int(duplicates), dict(reasons)))
@@ -77,7 +73,7 @@ def ingest_labels(lake: Lake, source: Source, days: Sequence[date]) -> dict[date
     written = {}
     for day, labels in tqdm(source.labels(ordered), total=len(ordered), desc="ingest labels", unit="day", disable=None):
         in_order = labels.select(LABELS.names).cast(LABELS).sort_by([(name, "ascending") for name in _LABEL_ORDER])
-        lake.write(LABELS_TABLE, day, in_order.combine_chunks())
+        lake.write(tables.FRAUD_LABELS, day, in_order.combine_chunks())
         written[day] = labels.num_rows
     return written
 
@@ -90,15 +86,15 @@ def ingest_rates(lake: Lake, source: Source, days: Sequence[date]) -> dict[date,
     written = {}
     for day in sorted(set(days)):
         rates = source.rates(day).select(RATES.names).cast(RATES).sort_by("currency")
-        lake.write(RATES_TABLE, day, rates.combine_chunks())
+        lake.write(tables.FX_RATES, day, rates.combine_chunks())
         written[day] = rates.num_rows
     return written
 
 
 def _recorded_rates(lake: Lake, source: Source, day: date, base_currency: str) -> Rates:
-    if not lake.exists(RATES_TABLE, day):
+    if not lake.exists(tables.FX_RATES, day):
         ingest_rates(lake, source, [day])
-    return Rates.from_table(lake.read(RATES_TABLE, day), base_currency)
+    return Rates.from_table(lake.read(tables.FX_RATES, day), base_currency)
 
 
 def _day_before(lake: Lake, day: date, first_day: date) -> pa.Table | None:
@@ -106,6 +102,6 @@ def _day_before(lake: Lake, day: date, first_day: date) -> pa.Table | None:
     if before < first_day:
         return None
     try:
-        return lake.read(RAW_TABLE, before)
+        return lake.read(tables.RAW_TRANSACTIONS, before)
     except MissingPartition as error:
         raise MissingPartition(f"{day} cannot be ingested before {before}: {error}") from error

@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud_platform.features.catalogue import CATALOGUE, DAY, HOUR, MINUTE, VELOCITY_WINDOWS
+from fraud_platform import processing
+from fraud_platform.features.catalogue import CATALOGUE, HOUR, LIVE_HISTORY, VELOCITY_WINDOWS
 from fraud_platform.schema import Transaction
 
 SCRIPT = (Path(__file__).parent / "velocity.lua").read_text()
@@ -21,11 +22,8 @@ SEED_SCRIPT = (Path(__file__).parent / "velocity_seed.lua").read_text()
 Entity = Literal["user", "merchant"]
 ENTITIES: tuple[Entity, ...] = ("user", "merchant")
 
-IDENTITY_LIFE = DAY
+IDENTITY_LIFE = processing.DUPLICATE_WINDOW_US
 """Microseconds of received_at for which a repeated (caller, transaction) is the same attempt."""
-
-LIVE_HISTORY = 48 * HOUR
-"""Microseconds of effective time that a set keeps; an older previous attempt comes from the snapshot."""
 
 SET_EXPIRY_MS = 73 * HOUR // 1_000
 """An entry counts until effective time + 48 h, and effective time may lag received_at by 24 h; one hour of slack."""
@@ -33,7 +31,7 @@ SET_EXPIRY_MS = 73 * HOUR // 1_000
 IDENTITY_EXPIRY_MS = 25 * HOUR // 1_000
 """Memory is given back an hour after an identity's life; the script itself compares received_at."""
 
-CLOCK_AHEAD = 5 * MINUTE
+CLOCK_AHEAD = processing.MAX_AHEAD_US
 """How far event_time may be ahead of received_at, hence how far attempts lost before an epoch may reach into it."""
 
 
