@@ -14,10 +14,10 @@ from redis import Redis
 from assets.daily_table import OWNERS, check_result
 from assets.resources import Platform
 from fraud_platform.features.tables import FEATURE_MEDIANS
+from fraud_platform.inference_log.spool import decided_since
 from fraud_platform.online.embedded_redis import ensure_redis
 from fraud_platform.online.packed import VIEWS
-from fraud_platform.online.snapshot_load import SNAPSHOT_TABLES, load_snapshot_feast, read_loads
-from fraud_platform.online.snapshot_record import in_force
+from fraud_platform.online.snapshot_load import SNAPSHOT_TABLES, load_snapshot_feast
 from fraud_platform.online.warm import warm_velocity
 from fraud_platform.quality import Finding
 
@@ -94,11 +94,9 @@ def online_velocity(
     """Warm the velocity sets; an epoch that stands is kept."""
     settings, lake = platform.settings, platform.lake
     day = platform.dataset.last_complete_day(platform.now)
-    served_before = any(read_loads(lake, view) for view in VIEWS)
+    # attempts decided since `day` are not in the lake: without Redis, which counted them, their windows are unknown
+    lost = decided_since(settings.home, day)
     with Redis.from_url(ensure_redis(settings)) as redis_client:
-        # payments since `day` are not in the lake: after a loss their windows are unknown, before the first start there
-        # were none
-        lost = served_before and any(in_force(redis_client, view) is None for view in VIEWS)
         epoch = warm_velocity(settings, lake, redis_client, day, complete=not lost, now_us=_microseconds())
     context.log.info(f"velocity epoch {epoch.epoch} is complete since {epoch.complete_since}")
     return dg.MaterializeResult(metadata={"epoch": epoch.epoch, "complete_since_us": epoch.complete_since})

@@ -101,6 +101,12 @@ def read_spool(home: Path, day: date) -> Spool:
     return Spool(home, day)
 
 
+def decided_since(home: Path, day: date) -> bool:
+    """Whether this home has decided a payment after the UTC day `day`."""
+    files = (home / "inference_log").glob("date=*/*.msgpack")
+    return any(file.parent.name > f"date={day.isoformat()}" and file.stat().st_size > 0 for file in files)
+
+
 def find_decision(home: Path, transaction_id: str, caller: str, until: date, days: int) -> DecisionRecord | None:
     """The caller's latest decision on a transaction in the `days` UTC days that end with `until`, or None.
 
