@@ -13,16 +13,26 @@ from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import Lake
+from fraud_platform.model.linear import LinearModel
 
 FIRST_DAY = date(2026, 1, 1)
 DAYS = 24
 LAST_DAY = FIRST_DAY + timedelta(days=DAYS - 1)
 NOW = datetime(2026, 1, 25, 3, tzinfo=UTC)
 ROWS_PER_DAY = 300
+USERS = 40
 WINDOWS: dict[str, Any] = {"warmup_days": 2, "validation_days": 3, "holdout_days": 5, "label_maturity_days": 3}
 """Windows that fill the history exactly: train is 8 days."""
 LABEL_DELAY = timedelta(hours=30)
 FIRST, SECOND = CATALOGUE.names.index("amount_zscore_90d"), CATALOGUE.names.index("seconds_since_last")
+
+FALLBACK = LinearModel(
+    fill=(0.0,) * len(CATALOGUE.names),
+    weights=(0.01,) * len(CATALOGUE.names),
+    null_weights=(0.0,) * len(CATALOGUE.names),
+    intercept=-3.0,
+)
+"""A logistic regression for bundles whose fallback is not what is tested."""
 
 
 def midnight(day: date) -> datetime:
@@ -65,6 +75,10 @@ def write_history(lake: Lake, *, seed: int = 1, fraud_offset: float = -4.0, mix:
             "transaction_id": names,
             "transaction_date": pa.array([day] * ROWS_PER_DAY, pa.date32()),
             "received_at": pa.array(received, schema.TIME),
+            "user_id": [f"u{i % USERS}" for i in range(ROWS_PER_DAY)],
+            "amount_minor": pa.array(random.lognormal(8, 1, ROWS_PER_DAY).astype(np.int64), pa.int64()),
+            "country": [("DE", "FR", None)[i % 3] for i in range(ROWS_PER_DAY)],
+            "channel": [("online", "pos")[i % 2] for i in range(ROWS_PER_DAY)],
         }
         columns |= {
             name: pa.array(vectors[:, i], pa.float32(), from_pandas=True) for i, name in enumerate(CATALOGUE.names)

@@ -1,37 +1,33 @@
-"""Logistic regression, the model that any other has to beat.
+"""Logistic regression, the model that any other has to beat and that serving falls back to.
 
-What belongs here: its pipeline with its own transforms. What does not: comparing (`ranking`).
+What belongs here: fitting it, with its own transforms. What does not: scoring by it (`linear`), comparing (`ranking`).
 """
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from fraud_platform.model.data import Examples, Matrix
-
-
-def signed_log1p(values: Matrix) -> Matrix:
-    """sign(x) · log(1 + |x|): amounts and counts become comparable; NaN stays NaN."""
-    return np.asarray(np.sign(values) * np.log1p(np.abs(values)), values.dtype)
+from fraud_platform.model.data import Examples
+from fraud_platform.model.linear import LinearModel, signed_log1p
 
 
-def fit_baseline(examples: Examples, seed: int) -> Any:
-    """A scikit-learn pipeline: signed log, median for null with an indicator column, standardised, L2 regression."""
+def fit_baseline(examples: Examples, seed: int) -> LinearModel:
+    """A scikit-learn pipeline, then its numbers: signed log, median for null with an indicator column, standardised,
+    L2 regression. Infinite values are not expected: vectors have none."""
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import FunctionTransformer, StandardScaler
+    from sklearn.preprocessing import StandardScaler
 
-    pipeline = make_pipeline(
-        FunctionTransformer(signed_log1p),
-        SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True),
-        StandardScaler(),
-        LogisticRegression(max_iter=200, random_state=seed),
+    imputer = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
+    scaler, regression = StandardScaler(), LogisticRegression(max_iter=200, random_state=seed)
+    make_pipeline(imputer, scaler, regression).fit(signed_log1p(examples.vectors), examples.is_fraud)
+    weights = regression.coef_[0] / scaler.scale_
+    intercept = float(regression.intercept_[0] - weights @ scaler.mean_)
+    width = examples.vectors.shape[1]
+    null_weights = np.zeros(width)
+    null_weights[imputer.indicator_.features_] = weights[width:]
+    return LinearModel(
+        fill=tuple(np.nan_to_num(imputer.statistics_).tolist()),
+        weights=tuple(weights[:width].tolist()),
+        null_weights=tuple(null_weights.tolist()),
+        intercept=intercept,
     )
-    return pipeline.fit(examples.vectors, examples.is_fraud)
-
-
-def baseline_scores(pipeline: Any, vectors: Matrix) -> NDArray[np.float64]:
-    """Fraud probabilities, float64 (n,)."""
-    return np.asarray(pipeline.predict_proba(vectors)[:, 1], np.float64)

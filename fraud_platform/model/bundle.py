@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.model.calibration import Calibration
+from fraud_platform.model.linear import LinearModel
 
 MODEL_NAME = "fraud-detector"
 MODEL_FILE, DOCUMENT_FILE, POINTER_FILE = "model.ubj", "bundle.json", "current.json"
@@ -46,6 +48,9 @@ class Bundle:
     features: tuple[str, ...]
     medians: dict[str, list[float | None]]
     """Cold-start medians under "user" and "merchant", in the catalogue's order."""
+    calibration: Calibration
+    fallback: LinearModel
+    """Decides where the model itself cannot."""
     threshold: float
     review_threshold: float
     model_sha256: str
@@ -73,7 +78,7 @@ class Bundle:
             raise BundleError(f"{folder / DOCUMENT_FILE}: missing fields {missing}, unknown fields {unknown}")
         try:
             bundle = msgspec.convert(document | {"model": b""}, Bundle)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, ValueError) as error:
             raise BundleError(f"{folder / DOCUMENT_FILE}: {error}") from error
         bundle = replace(bundle, model=_read(folder / MODEL_FILE))
         bundle.verify(str(folder))
@@ -94,6 +99,8 @@ class Bundle:
         for source in ("user", "merchant"):
             if len(self.medians.get(source, ())) != len(CATALOGUE.of(source)):
                 raise BundleError(f"{where}: needs one median for each of the {source} features")
+        if len(self.fallback.weights) != len(CATALOGUE.names):
+            raise BundleError(f"{where}: the fallback needs one weight for each of the {len(CATALOGUE.names)} features")
 
     def write(self, folder: Path) -> None:
         """Write both files into a new or existing folder; not atomic, so callers write aside and rename."""
@@ -105,7 +112,8 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a vector scores as it does: margin = base_value + contributions.sum(), in log-odds."""
+    """Why a vector scores as it does: margin = base_value + contributions.sum(), the model's raw output in log-odds;
+    the score is that margin calibrated."""
 
     base_value: float
     margin: float
@@ -131,17 +139,23 @@ class Scorer:
         if tuple(self._booster.feature_names or ()) != bundle.features:
             raise BundleError(f"{bundle.name}: the model names other features than its {DOCUMENT_FILE}")
         self._width = len(bundle.features)
+        self._calibration = bundle.calibration
 
     def score(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Fraud probabilities, float64 (n,), of vectors float32 (n, 50), NaN for null."""
-        return np.asarray(self._booster.inplace_predict(self._checked(vectors)), np.float64)
+        """Calibrated fraud probabilities, float64 (n,), of vectors float32 (n, 50), NaN for null."""
+        return self._calibration.probabilities(self.margins(vectors))
+
+    def margins(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The model's raw output in log-odds, float32 (n,)."""
+        margins = self._booster.inplace_predict(self._checked(vectors), predict_type="margin")
+        return np.asarray(margins, np.float32)
 
     def explain(self, vector: NDArray[np.float32]) -> Explanation:
         """TreeSHAP of one vector, float32 (50,)."""
         row = self._checked(vector[None, :])
         matrix = self._xgboost.DMatrix(row, feature_names=self._booster.feature_names, nthread=1)
         values = np.asarray(self._booster.predict(matrix, pred_contribs=True)[0], np.float64)
-        margin = float(self._booster.inplace_predict(row, predict_type="margin")[0])
+        margin = float(self.margins(row)[0])
         return Explanation(float(values[-1]), margin, float(self.score(row)[0]), values[:-1])
 
     def _checked(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:

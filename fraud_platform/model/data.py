@@ -26,7 +26,10 @@ from fraud_platform.settings import Settings
 Matrix = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
+EPOCH = date(1970, 1, 1)
 _KEYS = ("transaction_id", "transaction_date", "received_at")
+CONTEXT = ("transaction_id", "received_at", "user_id", "amount_minor", "country", "channel")
+"""Columns of the training set that are no features and that evaluation slices and sums by."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Examples:
     vectors: Matrix
     """(n, 50), C-contiguous, NaN for null."""
     is_fraud: Bools
+    days: NDArray[np.int32]
+    """(n,), ascending: the partition's UTC day of each, in days since 1970."""
     unknown: int
 
     def __len__(self) -> int:
@@ -52,8 +57,17 @@ def joined(first: Examples, second: Examples) -> Examples:
     return Examples(
         np.concatenate([first.vectors, second.vectors]),
         np.concatenate([first.is_fraud, second.is_fraud]),
+        np.concatenate([first.days, second.days]),
         first.unknown + second.unknown,
     )
+
+
+@dataclass(frozen=True)
+class Holdout(Examples):
+    """Examples with what an evaluation has to know of each beside its vector."""
+
+    context: pa.Table
+    """CONTEXT columns, (n,): who, when, how much and from where."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +76,7 @@ class TrainingData:
 
     train: Examples
     validation: Examples
-    holdout: Examples
+    holdout: Holdout
 
 
 def find_split(lake: Lake, settings: Settings, now: datetime) -> Split:
@@ -98,22 +112,39 @@ def load_training_data(lake: Lake, split: Split) -> TrainingData:
     return TrainingData(train, validation, holdout)
 
 
-def load_holdout(lake: Lake, split: Split) -> Examples:
+def load_holdout(lake: Lake, split: Split) -> Holdout:
     """The holdout with the labels known at the evaluation cut."""
-    known = _labels_before(lake, split, split.evaluation_cut)
-    return load_examples(lake, split.holdout, known, split.evaluation_cut, split.maturity_days)
+    labels = _labels_before(lake, split, split.evaluation_cut)
+    examples, known = _load(lake, split.holdout, labels, split.evaluation_cut, split.maturity_days)
+    context = lake.read_days(tables.TRAINING_SET, split.holdout, CONTEXT)
+    return Holdout(
+        examples.vectors,
+        examples.is_fraud,
+        examples.days,
+        examples.unknown,
+        pa.table({name: [] for name in CONTEXT}) if context is None else context.filter(pa.array(known)),
+    )
 
 
 def load_examples(lake: Lake, days: Sequence[date], resolved: pa.Table, cut: date, maturity_days: int) -> Examples:
     """The examples of the partitions of `days` that exist. resolved: labels as of `cut`."""
+    return _load(lake, days, resolved, cut, maturity_days)[0]
+
+
+def _load(
+    lake: Lake, days: Sequence[date], resolved: pa.Table, cut: date, maturity_days: int
+) -> tuple[Examples, Bools]:
+    """The examples, and which rows of the partitions they are."""
     keys = lake.read_days(tables.TRAINING_SET, days, _KEYS)
     if keys is None:
-        return Examples(np.empty((0, len(CATALOGUE.names)), np.float32), np.empty(0, np.bool_), 0)
+        nothing = np.empty(0, np.bool_)
+        return Examples(np.empty((0, len(CATALOGUE.names)), np.float32), nothing, np.empty(0, np.int32), 0), nothing
     is_fraud = label_transactions(keys, resolved, microseconds(cut), maturity_days).column("is_fraud")
     known = np.asarray(pc.is_valid(is_fraud).to_numpy(zero_copy_only=False), np.bool_)
     labels = np.asarray(pc.fill_null(is_fraud, False).to_numpy(zero_copy_only=False), np.bool_)
     # one matrix filled day by day: neither pandas nor a second copy of everything
     vectors = np.empty((int(known.sum()), len(CATALOGUE.names)), np.float32)
+    ordinals = np.empty(len(vectors), np.int32)
     read = filled = 0
     for day in tqdm(days, desc="training data", unit="day", disable=None, leave=False):
         if not lake.exists(tables.TRAINING_SET, day):
@@ -123,8 +154,9 @@ def load_examples(lake: Lake, days: Sequence[date], resolved: pa.Table, cut: dat
         end = filled + int(kept.sum())
         for index, name in enumerate(CATALOGUE.names):
             vectors[filled:end, index] = rows.column(name).to_numpy(zero_copy_only=False)[kept]
+        ordinals[filled:end] = (day - EPOCH).days
         read, filled = read + rows.num_rows, end
-    return Examples(vectors, labels[known], int((~known).sum()))
+    return Examples(vectors, labels[known], ordinals, int((~known).sum())), known
 
 
 def newest_medians(lake: Lake, last_day: date) -> tuple[date, dict[str, list[float | None]]]:

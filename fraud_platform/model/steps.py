@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import Lake
-from fraud_platform.model.baseline import baseline_scores, fit_baseline
+from fraud_platform.model.baseline import fit_baseline
 from fraud_platform.model.bundle import (
     MODEL_NAME,
     UNREGISTERED,
@@ -20,6 +20,7 @@ from fraud_platform.model.bundle import (
     Scorer,
     current_release,
 )
+from fraud_platform.model.calibration import UNCALIBRATED
 from fraud_platform.model.candidate import Candidate, CandidateRecord, candidate_folder, fingerprint, write_candidate
 from fraud_platform.model.data import (
     data_versions,
@@ -61,12 +62,16 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
         return Candidate.load(folder)
     data = load_training_data(lake, split)
     trained = train(data.train, data.validation, settings)
+    # fitted on as many days as the candidate, or the gain would be partly the days'
+    fallback = fit_baseline(joined(data.train, data.validation), settings.seed)
     bundle = Bundle(
         model_name=MODEL_NAME,
         version=UNREGISTERED,
         catalogue_hash=CATALOGUE.hash,
         features=CATALOGUE.names,
         medians=medians,
+        calibration=UNCALIBRATED,
+        fallback=fallback,
         threshold=settings.threshold,
         review_threshold=settings.review_threshold,
         model_sha256=hashlib.sha256(trained.model).hexdigest(),
@@ -78,9 +83,7 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
     )
     # measured as it will be served: the bundle's own scorer
     scores = Scorer(bundle).score(data.holdout.vectors)
-    # fitted on as many days as the candidate, or the gain would be partly the days'
-    learned_from = joined(data.train, data.validation)
-    baseline = baseline_scores(fit_baseline(learned_from, settings.seed), data.holdout.vectors)
+    baseline = fallback.score(data.holdout.vectors)
     record = CandidateRecord(
         fingerprint=name,
         split=split,

@@ -14,11 +14,13 @@ import redis
 
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.model.bundle import Bundle, publish
+from fraud_platform.model.calibration import UNCALIBRATED
 from fraud_platform.online import velocity
 from fraud_platform.online.packed import MERCHANT_VECTOR, PROJECT, USER_VECTOR, PackedView
 from fraud_platform.online.snapshot_load import pack, put_in_force
 from fraud_platform.online.snapshot_record import end_of_day
 from fraud_platform.online.writer import write_packed
+from tests.model_kit import FALLBACK
 
 USERS = ["u-1", "u-2", "u-3"]
 MERCHANTS = ["m-1"]
@@ -77,6 +79,8 @@ def publish_small_model(home: Path, *, version: int, seed: int) -> Any:
         catalogue_hash=CATALOGUE.hash,
         features=CATALOGUE.names,
         medians={entity: [1.0] * len(CATALOGUE.of(entity)) for entity in ("user", "merchant")},
+        calibration=UNCALIBRATED,
+        fallback=FALLBACK,
         threshold=0.6,
         review_threshold=0.3,
         model_sha256=hashlib.sha256(model).hexdigest(),

@@ -14,6 +14,8 @@ import xgboost
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.model import bundle as room
 from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, Scorer, current_release, publish
+from fraud_platform.model.calibration import UNCALIBRATED
+from tests.model_kit import FALLBACK
 
 WIDTH = len(CATALOGUE.names)
 
@@ -43,6 +45,8 @@ def bundle(booster: xgboost.Booster) -> Bundle:
         catalogue_hash=CATALOGUE.hash,
         features=CATALOGUE.names,
         medians={source: [None, *[1.5] * (len(CATALOGUE.of(source)) - 1)] for source in ("user", "merchant")},
+        calibration=UNCALIBRATED,
+        fallback=FALLBACK,
         threshold=0.7,
         review_threshold=0.4,
         model_sha256=hashlib.sha256(model).hexdigest(),
@@ -117,7 +121,11 @@ def test_scores_are_those_of_the_trained_booster(bundle: Bundle, booster: xgboos
     expected = booster.predict(xgboost.DMatrix(vectors, feature_names=list(CATALOGUE.names)))
     scores = Scorer(bundle).score(vectors)
     assert scores.dtype == np.float64
-    np.testing.assert_array_equal(scores, expected.astype(np.float64))
+    # XGBoost takes the sigmoid in float32
+    np.testing.assert_allclose(scores, expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(
+        Scorer(bundle).margins(vectors), booster.inplace_predict(vectors, predict_type="margin")
+    )
     assert np.unique(scores).size > 50
 
 

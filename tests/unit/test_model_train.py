@@ -15,11 +15,12 @@ from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import Lake
 from fraud_platform.model import steps
-from fraud_platform.model.baseline import baseline_scores, fit_baseline, signed_log1p
+from fraud_platform.model.baseline import fit_baseline
 from fraud_platform.model.bundle import Bundle, Scorer
 from fraud_platform.model.candidate import Candidate
 from fraud_platform.model.data import Examples, load_holdout
 from fraud_platform.model.evaluate import at_threshold
+from fraud_platform.model.linear import signed_log1p
 from fraud_platform.model.plots import reliability
 from fraud_platform.model.report import report_markdown
 from fraud_platform.model.steps import train_candidate
@@ -56,7 +57,7 @@ def examples(rows: int, seed: int, rate: float = 0.1) -> Examples:
     random = np.random.default_rng(seed)
     vectors = random.normal(size=(rows, WIDTH)).astype(np.float32)
     fraud = vectors[:, 0] * vectors[:, 1] + random.normal(scale=0.5, size=rows) > np.quantile(vectors[:, 0], 1 - rate)
-    return Examples(vectors, fraud, 0)
+    return Examples(vectors, fraud, np.zeros(rows, np.int32), 0)
 
 
 def test_the_candidate_beats_logistic_regression_where_only_trees_can(candidate: Candidate) -> None:
@@ -197,7 +198,11 @@ def one_thread(settings: Settings) -> Settings:
 
 def test_without_fraud_to_stop_by_the_number_of_trees_is_fixed(settings: Settings) -> None:
     quiet = examples(300, seed=2)
-    trained = train(examples(1_000, seed=1), Examples(quiet.vectors, np.zeros(300, np.bool_), 0), one_thread(settings))
+    trained = train(
+        examples(1_000, seed=1),
+        Examples(quiet.vectors, np.zeros(300, np.bool_), np.zeros(300, np.int32), 0),
+        one_thread(settings),
+    )
     assert trained.rounds == 150
     assert trained.validation_average_precision is None
 
@@ -207,7 +212,7 @@ def test_a_column_that_is_never_known_is_no_obstacle(settings: Settings) -> None
     data.vectors[:, 5] = np.nan
     model = train(data, examples(300, seed=2), one_thread(settings)).model
     bundle_scores = xgboost.Booster(model_file=bytearray(model)).inplace_predict(data.vectors)
-    regression_scores = baseline_scores(fit_baseline(data, seed=1), data.vectors)
+    regression_scores = fit_baseline(data, seed=1).score(data.vectors)
     assert np.isfinite(bundle_scores).all()
     assert np.isfinite(regression_scores).all()
 
