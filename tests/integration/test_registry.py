@@ -122,7 +122,8 @@ def test_a_candidate_becomes_challenger_then_champion_and_a_better_one_takes_ove
     mlflow.set_tracking_uri(tracking_uri(mine))
     loaded = mlflow.xgboost.load_model(f"models:/{NAME}@challenger")
     vectors = np.random.default_rng(1).normal(size=(20, len(CATALOGUE.names))).astype(np.float32)
-    np.testing.assert_allclose(loaded.inplace_predict(vectors), Scorer(candidate.bundle).score(vectors, rtol=1e-6)
+    margins = loaded.inplace_predict(vectors, predict_type="margin")
+    np.testing.assert_array_equal(margins, Scorer(candidate.bundle).margins(vectors))
     signature = mlflow.models.get_model_info(f"models:/{NAME}/1").signature
     assert signature.inputs.input_names() == list(CATALOGUE.names)
 
