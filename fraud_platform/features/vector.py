@@ -6,13 +6,14 @@ read from.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud_platform.features.catalogue import CATALOGUE, MIN_TRANSACTIONS, Source
-from fraud_platform.features.request import Floats, RequestColumns, request_features
+from fraud_platform.features.catalogue import CATALOGUE, DAY, HOUR, MIN_TRANSACTIONS, Source
+from fraud_platform.features.request import Floats, assemble
 from fraud_platform.schema import Transaction
 
 Matrix = NDArray[np.float32]
@@ -27,6 +28,11 @@ class _Block:
     median: NDArray[np.intp]
     zero: NDArray[np.intp]
 
+    @cached_property
+    def plan(self) -> tuple[int, NDArray[np.intp], NDArray[np.intp]]:
+        """What `_warm` needs of it."""
+        return self.count, self.median, self.zero
+
     @staticmethod
     def of(source: Source) -> "_Block":
         features = CATALOGUE.of(source)
@@ -39,23 +45,53 @@ class _Block:
 
 
 _USER, _MERCHANT = _Block.of("user"), _Block.of("merchant")
+_NO_USER = np.full(_USER.width, np.nan, np.float32)
+_NO_MERCHANT = np.full(_MERCHANT.width, np.nan, np.float32)
 _POSITION = {name: index for index, name in enumerate(CATALOGUE.names)}
+_INPUTS = (
+    "amount",
+    "user_effective_time",
+    "last_effective_time",
+    "is_online",
+    "country_mismatch",
+    "country_known",
+    "device_known",
+)
+"""Columns of VectorColumns that only request features need, in the order of `request_values`."""
 
 
-def _warm(rows: Matrix, medians: Matrix, block: _Block) -> Matrix:
-    """Batch values after cold start. rows: (n, width), a missing entity all NaN; medians: (n, width) or (width,).
+_PERSONAL = np.array(
+    [
+        _POSITION[name]
+        for name in (
+            "user_amount_avg_30d",
+            "user_amount_avg_90d",
+            "user_amount_std_90d",
+            "user_amount_max_90d",
+            "merchant_amount_avg_30d",
+        )
+    ],
+    np.intp,
+)
+"""Positions of the batch values that request features compare an amount with, in the order of `request_values`."""
 
-    An entity with fewer than MIN_TRANSACTIONS in 90 days, or none at all, takes the snapshot's medians for its `median`
-    features; counts that are missing are 0.
-    """
-    warmed = rows.copy()
-    # a comparison with NaN is false, so a missing entity is cold
-    cold = ~(rows[:, block.count] >= MIN_TRANSACTIONS)
-    columns = np.ix_(cold, block.median)
-    warmed[columns] = np.broadcast_to(medians, rows.shape)[columns]
-    counts = warmed[:, block.zero]
-    warmed[:, block.zero] = np.where(np.isnan(counts), np.float32(0), counts)
-    return warmed
+
+def _assembled(
+    users: Matrix,
+    user_medians: Matrix,
+    merchants: Matrix,
+    merchant_medians: Matrix,
+    velocity: Floats,
+    inputs: Floats,
+    event_time: NDArray[np.int64],
+) -> Matrix:
+    """The vectors, (n, 50); `inputs` are the columns of `_INPUTS`, (n, 7)."""
+    out = np.empty((len(users), len(CATALOGUE.names)), np.float32)
+    assemble(
+        out, users, user_medians, _USER.plan, merchants, merchant_medians, _MERCHANT.plan, velocity, inputs, event_time,
+        _PERSONAL, MIN_TRANSACTIONS, DAY, HOUR,
+    )  # fmt: skip
+    return out
 
 
 @dataclass(frozen=True)
@@ -80,30 +116,17 @@ class VectorColumns:
 
 def build_vectors(columns: VectorColumns) -> Matrix:
     """The vectors, float32 of shape (n, 50), C-contiguous; null is NaN."""
-    users = _warm(columns.user_rows, columns.user_medians, _USER)
-    merchants = _warm(columns.merchant_rows, columns.merchant_medians, _MERCHANT)
-
-    def user(name: str) -> Floats:
-        return users[:, _POSITION[name]].astype(np.float64)
-
-    request = request_features(
-        RequestColumns(
-            amount=columns.amount,
-            event_time=columns.event_time,
-            user_effective_time=columns.user_effective_time,
-            last_effective_time=columns.last_effective_time,
-            is_online=columns.is_online,
-            country_mismatch=columns.country_mismatch,
-            country_known=columns.country_known,
-            device_known=columns.device_known,
-            user_amount_avg_30d=user("user_amount_avg_30d"),
-            user_amount_avg_90d=user("user_amount_avg_90d"),
-            user_amount_std_90d=user("user_amount_std_90d"),
-            user_amount_max_90d=user("user_amount_max_90d"),
-            merchant_amount_avg_30d=merchants[:, _POSITION["merchant_amount_avg_30d"] - _USER.width].astype(np.float64),
-        )
+    shape = columns.user_rows.shape, columns.merchant_rows.shape
+    parts = [getattr(columns, name) for name in _INPUTS]
+    return _assembled(
+        np.ascontiguousarray(columns.user_rows),
+        np.ascontiguousarray(np.broadcast_to(columns.user_medians, shape[0])),
+        np.ascontiguousarray(columns.merchant_rows),
+        np.ascontiguousarray(np.broadcast_to(columns.merchant_medians, shape[1])),
+        np.ascontiguousarray(columns.velocity, np.float64),
+        np.column_stack(parts).astype(np.float64),
+        np.ascontiguousarray(columns.event_time, np.int64),
     )
-    return np.ascontiguousarray(np.hstack([users, merchants, columns.velocity.astype(np.float32), request]))
 
 
 class OnlineValues(Protocol):
@@ -129,12 +152,8 @@ class OnlineValues(Protocol):
     def last_effective_time(self) -> int | None: ...
 
 
-def _flag(value: bool | None) -> Floats:
-    return np.array([math.nan if value is None else float(value)])
-
-
-def _row(values: Matrix | None, block: _Block) -> Matrix:
-    return np.full((1, block.width), np.nan, np.float32) if values is None else values[None, :]
+def _flag(value: bool | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def build_vector(payment: Transaction, online: OnlineValues) -> Matrix:
@@ -149,19 +168,22 @@ def build_vector(payment: Transaction, online: OnlineValues) -> Matrix:
     if payment.country is not None and payment.user_country is not None:
         mismatch = payment.country != payment.user_country
     last = math.nan if online.last_effective_time is None else float(online.last_effective_time)
-    columns = VectorColumns(
-        user_rows=_row(online.user_row, _USER),
-        user_medians=online.user_medians[None, :],
-        merchant_rows=_row(online.merchant_row, _MERCHANT),
-        merchant_medians=online.merchant_medians[None, :],
-        velocity=online.velocity[None, :],
-        amount=np.array([float(payment.amount)]),
-        event_time=np.array([payment.event_time], np.int64),
-        user_effective_time=np.array([float(online.user_effective_time)]),
-        last_effective_time=np.array([last]),
-        is_online=_flag(None if payment.channel is None else payment.channel == "online"),
-        country_mismatch=_flag(mismatch),
-        country_known=_flag(known_country),
-        device_known=_flag(known_device),
+    inputs = (
+        float(payment.amount),
+        float(online.user_effective_time),
+        last,
+        _flag(None if payment.channel is None else payment.channel == "online"),
+        _flag(mismatch),
+        _flag(known_country),
+        _flag(known_device),
     )
-    return np.asarray(build_vectors(columns)[0])
+    row: Matrix = _assembled(
+        (_NO_USER if online.user_row is None else online.user_row)[None, :],
+        online.user_medians[None, :],
+        (_NO_MERCHANT if online.merchant_row is None else online.merchant_row)[None, :],
+        online.merchant_medians[None, :],
+        online.velocity[None, :],
+        np.array([inputs]),
+        np.array([payment.event_time], np.int64),
+    )[0]
+    return row
