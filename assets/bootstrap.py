@@ -110,9 +110,9 @@ def build(settings: Settings, now: datetime) -> None:
         if not online_is_current(settings, platform.dataset.last_complete_day(now)):
             _stage("online store: snapshot and velocity to Redis", lambda: _run("online", instance, {}))
         if not release_is_usable(settings):
-            _stage("model: train, register, promote", lambda: _run("training", instance, {}))
+            _stage("model: search, train, register, promote", lambda: _run("training", instance, {}))
             if not release_is_usable(settings):
-                raise BuildFailed("no model was promoted; the check `promoted` of champion_model says why")
+                raise BuildFailed("no model was promoted; the check `gate` of registered_model says why")
     mark_built(settings, platform.dataset.last_complete_day(now))
 
 

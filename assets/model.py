@@ -57,28 +57,69 @@ def candidate_model(
     kinds={"mlflow"},
     owners=OWNERS,
     deps=[candidate_model],
-    description="The candidate in MLflow's registry, once per fingerprint, with everything that has to travel with it.",
+    description="The candidate in MLflow's registry, once per fingerprint, and the gate's verdict on it.",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "gate",
+            asset="registered_model",
+            blocking=True,
+            description="Better than logistic regression and the champion on the same holdout, beyond the interval.",
+        )
+    ],
 )
 def registered_model(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], mlflow: dg.ResourceParam[Any]
-) -> dg.MaterializeResult[None]:
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Log into the MLflow run that the resource opened; the run ends here, whatever happens."""
-    from fraud_platform.model.steps import register_candidate
+    from fraud_platform.model.registry import note_verdict
+    from fraud_platform.model.steps import judge_candidate, register_candidate
 
+    candidate = _candidate(platform)
     try:
-        registered = register_candidate(platform.settings, _candidate(platform), context.run.run_id)
+        registered = register_candidate(platform.settings, candidate, context.run.run_id)
+        verdict = judge_candidate(platform.lake, platform.settings, candidate)
+        note_verdict(platform.settings, registered, verdict)
     except BaseException:
         mlflow.end_run("FAILED")
         raise
     mlflow.end_run()
-    return dg.MaterializeResult(
+    context.instance.add_run_tags(
+        context.run.run_id,
+        {"mlflow/run_id": registered.mlflow_run_id, "fraud/model_version": str(registered.version)},
+    )
+    versions = {
+        f"data/{table}": f"{version['first_day']} to {version['last_day']}, SHA-256 {version['sha256']}"
+        for table, version in candidate.record.data.items()
+    }
+    yield dg.MaterializeResult(
         metadata={
             "version": registered.version,
             "mlflow_run_id": registered.mlflow_run_id,
+            "mlflow_run": dg.MetadataValue.url(_mlflow_page(platform, registered.mlflow_run_id)),
             "registered_before": registered.reused,
+            "fingerprint": candidate.fingerprint,
+            **versions,
         },
         data_version=dg.DataVersion(str(registered.version)),
     )
+    yield dg.AssetCheckResult(
+        check_name="gate",
+        passed=verdict.promote,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={
+            "version": registered.version,
+            "rival": verdict.rival,
+            "frauds": verdict.frauds,
+            "reasons": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in verdict.reasons)),
+        },
+    )
+
+
+def _mlflow_page(platform: Platform, run_id: str) -> str:
+    from fraud_platform.model.registry import ensure_experiment
+
+    experiment = ensure_experiment(platform.settings)
+    return f"http://127.0.0.1:{platform.settings.mlflow_port}/#/experiments/{experiment}/runs/{run_id}"
 
 
 @dg.asset(
@@ -86,13 +127,12 @@ def registered_model(
     kinds={"mlflow", "bentoml"},
     owners=OWNERS,
     deps=[registered_model],
-    description="The release that decides. A candidate replaces it only by the promotion rule; the ledger keeps why.",
-    check_specs=[dg.AssetCheckSpec("promoted", asset="champion_model")],
+    description="The release that decides. A candidate replaces it only with a passed gate; the ledger keeps why.",
 )
 def champion_model(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
-) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-    """Judge the candidate again, here, since a check of another run would not hold anyone back."""
+) -> dg.MaterializeResult[None]:
+    """Promote by the verdict, read again here, since a check of another run would not hold anyone back."""
     from fraud_platform.model.bundle import NoReleaseError, current_release
     from fraud_platform.model.steps import promote_if_better, register_candidate
 
@@ -101,19 +141,19 @@ def champion_model(
     who = f"dagster run {context.run.run_id}"
     promotion = promote_if_better(platform.lake, platform.settings, candidate, registered, who=who, now=platform.now)
     reasons = "; ".join(promotion.verdict.reasons)
-    context.log.info(
-        f"version {registered.version} {'is' if promotion.verdict.promote else 'is not'} promoted: {reasons}"
-    )
+    outcome = "is" if promotion.verdict.promote else "is not"
+    context.log.info(f"version {registered.version} {outcome} promoted: {reasons}")
     try:
         in_force = current_release(platform.settings.home).name
     except NoReleaseError:
         in_force = "none"
-    yield dg.MaterializeResult(
-        metadata={"release": in_force, "reasons": reasons}, data_version=dg.DataVersion(in_force)
-    )
-    yield dg.AssetCheckResult(
-        check_name="promoted",
-        passed=promotion.verdict.promote,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={"version": registered.version, "reasons": reasons},
+    return dg.MaterializeResult(
+        metadata={
+            "release": in_force,
+            "promoted": promotion.verdict.promote,
+            "version": registered.version,
+            "mlflow_run_id": registered.mlflow_run_id,
+            "reasons": reasons,
+        },
+        data_version=dg.DataVersion(in_force),
     )

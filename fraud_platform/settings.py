@@ -50,9 +50,25 @@ class Settings(BaseSettings):
     warmup_days: int = Field(30, ge=0, description="First days of history kept out of training: windows still fill.")
     validation_days: int = Field(10, ge=1, description="Days that stop training early, after the training days.")
     holdout_days: int = Field(16, ge=1, description="Last matured days, seen by no training, that measure the model.")
+    search_trials: int = Field(5, ge=1, description="Parameter sets that a training tries.")
+    search_seconds: float = Field(
+        60, gt=0, description="Time after which a training tries no further set; more trials want more of it."
+    )
+    nulled_share: float = Field(
+        0.1, ge=0, lt=1, description="Share of training rows seen as if a store were lost, so that the model bears it."
+    )
+    min_holdout_frauds: int = Field(
+        100, ge=1, description="Frauds in the holdout below which no model is promoted: its figures say too little."
+    )
     training_threads: int | None = Field(None, ge=1, description="Threads of one training; unset: all cores.")
     threshold: float = Field(0.7, gt=0, lt=1, description="A payment is blocked when its score is strictly greater.")
     review_threshold: float = Field(0.4, gt=0, lt=1, description="A score strictly greater is flagged for review.")
+    loss_missed_fee: float = Field(15, ge=0, description="Cost of a missed fraud beside its amount, base currency.")
+    loss_blocked_good: float = Field(10, ge=0, description="Cost of blocking a good payment, base currency.")
+    loss_alert: float = Field(2, ge=0, description="Cost of looking at one blocked payment, base currency.")
+    alert_budget_share: float = Field(
+        0.005, gt=0, le=1, description="Share of payments that may be blocked by the threshold chosen by cost."
+    )
     policy_version: int = Field(1, ge=1, description="Raised by hand when thresholds or rules change; in every answer.")
 
     @cached_property

@@ -34,6 +34,11 @@ FALLBACK = LinearModel(
 )
 """A logistic regression for bundles whose fallback is not what is tested."""
 
+MEDIANS: dict[str, list[float | None]] = {
+    "user": [0.5] * len(CATALOGUE.of("user")),
+    "merchant": [0.25] * len(CATALOGUE.of("merchant")),
+}
+
 
 def midnight(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)

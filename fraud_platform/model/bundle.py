@@ -129,14 +129,15 @@ class Scorer:
         import xgboost
 
         self._xgboost = xgboost
-        self._booster = xgboost.Booster({"nthread": 1})
+        self.booster = xgboost.Booster({"nthread": 1})
+        """xgboost.Booster; not to be changed."""
         try:
-            self._booster.load_model(bytearray(bundle.model))
+            self.booster.load_model(bytearray(bundle.model))
         except xgboost.core.XGBoostError as error:
             raise BundleError(f"{bundle.name}: {MODEL_FILE} is no XGBoost model") from error
         # loading replaces the parameters given above
-        self._booster.set_param({"nthread": 1})
-        if tuple(self._booster.feature_names or ()) != bundle.features:
+        self.booster.set_param({"nthread": 1})
+        if tuple(self.booster.feature_names or ()) != bundle.features:
             raise BundleError(f"{bundle.name}: the model names other features than its {DOCUMENT_FILE}")
         self._width = len(bundle.features)
         self._calibration = bundle.calibration
@@ -147,14 +148,14 @@ class Scorer:
 
     def margins(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """The model's raw output in log-odds, float32 (n,)."""
-        margins = self._booster.inplace_predict(self._checked(vectors), predict_type="margin")
+        margins = self.booster.inplace_predict(self._checked(vectors), predict_type="margin")
         return np.asarray(margins, np.float32)
 
     def explain(self, vector: NDArray[np.float32]) -> Explanation:
         """TreeSHAP of one vector, float32 (50,)."""
         row = self._checked(vector[None, :])
-        matrix = self._xgboost.DMatrix(row, feature_names=self._booster.feature_names, nthread=1)
-        values = np.asarray(self._booster.predict(matrix, pred_contribs=True)[0], np.float64)
+        matrix = self._xgboost.DMatrix(row, feature_names=self.booster.feature_names, nthread=1)
+        values = np.asarray(self.booster.predict(matrix, pred_contribs=True)[0], np.float64)
         margin = float(self.margins(row)[0])
         return Explanation(float(values[-1]), margin, float(self.score(row)[0]), values[:-1])
 

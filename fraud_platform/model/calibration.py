@@ -4,12 +4,17 @@ What belongs here: the map and fitting it. What does not: measuring how well it 
 (1999): it is monotone, so ranking is untouched, and two numbers travel with the model.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+_NEWTON_STEPS = 100
+_LONGEST_STEP = 2.0
+_CONVERGED = 1e-10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,36 @@ class Calibration:
         # the form by tanh overflows at neither end
         return 0.5 * (1 + np.tanh(0.5 * (self.slope * np.asarray(margins, np.float64) + self.intercept)))
 
+    def probability(self, margin: float) -> float:
+        """`probabilities` of one margin."""
+        return 0.5 * (1 + math.tanh(0.5 * (self.slope * margin + self.intercept)))
+
 
 UNCALIBRATED = Calibration(slope=1.0, intercept=0.0)
 """The margin as the model means it."""
+
+
+def fit_calibration(is_fraud: NDArray[np.bool_], margins: Floats) -> Calibration:
+    """The map that makes margins of unseen examples, (n,), likeliest; needs frauds and good examples.
+
+    Platt's targets, (n₊ + 1) / (n₊ + 2) and 1 / (n₋ + 2), keep it from being surer than the examples allow. Newton's
+    method; a slope that would turn the order around means that the margins say nothing, and is an error.
+    """
+    frauds, goods = int(is_fraud.sum()), int((~is_fraud).sum())
+    if not frauds or not goods:
+        raise ValueError("a calibration needs frauds and good examples")
+    targets = np.where(is_fraud, (frauds + 1) / (frauds + 2), 1 / (goods + 2))
+    design = np.column_stack([margins, np.ones(len(margins))])
+    slope_and_intercept = np.array([1.0, 0.0])
+    for _ in range(_NEWTON_STEPS):
+        probabilities = Calibration(slope=1.0, intercept=0.0).probabilities(design @ slope_and_intercept)
+        gradient = design.T @ (probabilities - targets)
+        curvature = (design * (probabilities * (1 - probabilities))[:, None]).T @ design
+        step = np.linalg.solve(curvature + 1e-9 * np.eye(2), gradient)
+        # no step so long that the curvature it came from says nothing any more
+        step *= min(1.0, _LONGEST_STEP / max(float(np.abs(step).max()), 1e-12))
+        slope_and_intercept -= step
+        if np.abs(step).max() < _CONVERGED:
+            break
+    slope, intercept = slope_and_intercept.tolist()
+    return Calibration(slope=slope, intercept=intercept)

@@ -10,15 +10,16 @@ import uuid
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.model.bundle import Bundle
+from fraud_platform.model.calibration import Calibration
 from fraud_platform.model.evaluate import Evaluation
+from fraud_platform.model.search import SearchResult
 from fraud_platform.model.split import Split
-from fraud_platform.model.train import TRAINING_VERSION, parameters
+from fraud_platform.model.train import DEFAULTS, TRAINING_VERSION, Parameters, fixed_parameters
 from fraud_platform.settings import Settings
 
 RECORD_FILE, PLOTS_FOLDER = "candidate.json", "plots"
@@ -33,14 +34,15 @@ class CandidateRecord:
     fingerprint: str
     split: Split
     evaluation: Evaluation
-    parameters: dict[str, Any]
+    fixed: Parameters
+    """What was not searched for."""
+    search: SearchResult
+    calibration: Calibration
+    features: list[tuple[str, float]]
+    """By mean absolute SHAP value on the holdout, the strongest first."""
     data: DataVersions
-    rounds: int
-    validation_average_precision: float | None
     train_rows: int
     train_frauds: int
-    validation_rows: int
-    validation_frauds: int
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,13 @@ class Candidate:
         """Flat figures for MLflow and Dagster."""
         record = self.record
         flat = record.evaluation.metrics() | {
-            "rounds": float(record.rounds),
+            "rounds": float(record.search.rounds),
+            "trials": float(len(record.search.trials)),
             "train_rows": float(record.train_rows),
             "train_frauds": float(record.train_frauds),
-            "validation_rows": float(record.validation_rows),
-            "validation_frauds": float(record.validation_frauds),
         }
-        if record.validation_average_precision is not None:
-            flat["validation_average_precision"] = record.validation_average_precision
+        if record.search.trials:
+            flat["folds_average_precision"] = max(trial.mean for trial in record.search.trials)
         return flat
 
 
@@ -112,7 +113,15 @@ def fingerprint(settings: Settings, split: Split, data: DataVersions) -> str:
     """16 hex digits over everything that decides the bundle and its figures; the same again need not be trained."""
     made_of = {
         "training_version": TRAINING_VERSION,
-        "parameters": parameters(settings),
+        "parameters": fixed_parameters(settings),
+        "defaults": DEFAULTS,
+        "search": [settings.search_trials, settings.search_seconds],
+        "losses": [
+            settings.loss_missed_fee,
+            settings.loss_blocked_good,
+            settings.loss_alert,
+            settings.alert_budget_share,
+        ],
         "catalogue": CATALOGUE.hash,
         "thresholds": [settings.threshold, settings.review_threshold],
         "split": {name: str(value) for name, value in asdict(split).items()},

@@ -99,7 +99,7 @@ def load_training_data(lake: Lake, split: Split) -> TrainingData:
 
     Raises TrainingDataError when train or holdout hold no fraud or nothing but fraud.
     """
-    known = _labels_before(lake, split, split.training_cut)
+    known = labels_before(lake, split.training_cut)
     train = load_examples(lake, split.train, known, split.training_cut, split.maturity_days)
     validation = load_examples(lake, split.validation, known, split.training_cut, split.maturity_days)
     holdout = load_holdout(lake, split)
@@ -114,7 +114,7 @@ def load_training_data(lake: Lake, split: Split) -> TrainingData:
 
 def load_holdout(lake: Lake, split: Split) -> Holdout:
     """The holdout with the labels known at the evaluation cut."""
-    labels = _labels_before(lake, split, split.evaluation_cut)
+    labels = labels_before(lake, split.evaluation_cut)
     examples, known = _load(lake, split.holdout, labels, split.evaluation_cut, split.maturity_days)
     context = lake.read_days(tables.TRAINING_SET, split.holdout, CONTEXT)
     return Holdout(
@@ -199,7 +199,8 @@ def data_versions(lake: Lake, split: Split, medians_day: date) -> dict[str, dict
     return versions
 
 
-def _labels_before(lake: Lake, split: Split, cut: date) -> pa.Table:
+def labels_before(lake: Lake, cut: date) -> pa.Table:
+    """The labels that arrived before 00:00 UTC of `cut`, resolved as of then."""
     days = [day for day in lake.days(tables.FRAUD_LABELS) if day < cut]
     labels = lake.read_days(tables.FRAUD_LABELS, days)
     return resolve_labels(schema.LABELS.empty_table() if labels is None else labels, microseconds(cut))

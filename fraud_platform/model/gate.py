@@ -1,48 +1,85 @@
-"""Whether a candidate may replace what decides now: the rule, and nothing that acts on it.
+"""Whether a candidate may replace what decides now: the rule, the verdict, and where the verdict is kept.
 
-What belongs here: the verdict from measured comparisons. What does not: measuring (`ranking`), promoting (`registry`).
+What belongs here: judging from measured comparisons, and reading a verdict again. What does not: measuring (`ranking`),
+promoting (`registry`).
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
+
+from fraud_platform.model.bundle import replace_file
 from fraud_platform.model.ranking import Comparison
 
-MIN_FRAUDS = 100
-"""Frauds in the holdout below which a gain is no reason to replace a champion."""
+VERDICT_FILE = "verdict.json"
+BASELINE = "logistic regression"
 
 
-@dataclass(frozen=True)
+class NoVerdictError(RuntimeError):
+    """A candidate may not be promoted: there is no verdict, it did not pass, or it was against another rival."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """The decision with what it rests on, in sentences."""
 
     promote: bool
+    rival: str
+    """Name of the release that was in force, or BASELINE when none was."""
+    frauds: int
+    """In the holdout of the comparison."""
     reasons: list[str]
 
 
-def decide_promotion(frauds: int, against_baseline: Comparison, against_champion: Comparison | None) -> Verdict:
-    """The promotion rule. frauds: in the holdout. against_champion: None when no model can decide yet.
+def judge(
+    *,
+    frauds: int,
+    min_frauds: int,
+    against_baseline: Comparison,
+    rival: str = BASELINE,
+    against_rival: Comparison | None = None,
+) -> Verdict:
+    """The promotion rule. frauds: in the holdout. against_rival: None when no model is in force.
 
-    A first model must beat logistic regression, a later one the champion on the same holdout, each in average precision
-    with the whole paired interval above 0. With too few frauds to tell, a champion stays; a first model is released
-    nevertheless, since a platform needs one to start.
+    A candidate must beat logistic regression, and the champion where there is one, on the same holdout: the whole
+    paired interval of the gain in average precision above 0. With fewer frauds than `min_frauds` nothing is promoted.
     """
-    few = frauds < MIN_FRAUDS
-    if against_champion is None:
-        gain = _gain("logistic regression", against_baseline)
-        if few:
-            return Verdict(
-                True,
-                [
-                    f"WARNING: only {frauds} frauds in the holdout, {MIN_FRAUDS} are needed to trust a figure; "
-                    "released because there is no model yet",
-                    gain,
-                ],
-            )
-        return Verdict(against_baseline.average_precision_gain.low > 0, [gain])
-    gain = _gain("the champion", against_champion)
-    if few:
-        return Verdict(False, [f"only {frauds} frauds in the holdout, at least {MIN_FRAUDS} are needed", gain])
-    return Verdict(against_champion.average_precision_gain.low > 0, [gain])
+    comparisons = [(BASELINE, against_baseline)]
+    if against_rival is not None:
+        comparisons.append((rival, against_rival))
+    reasons = [_gain(name, comparison) for name, comparison in comparisons]
+    enough = frauds >= min_frauds
+    if not enough:
+        few = f"only {frauds} frauds in the holdout, {min_frauds} are needed to trust a gain (FRAUD_MIN_HOLDOUT_FRAUDS)"
+        reasons.insert(0, few)
+    better = all(comparison.average_precision_gain.low > 0 for _, comparison in comparisons)
+    return Verdict(promote=enough and better, rival=rival, frauds=frauds, reasons=reasons)
+
+
+def write_verdict(candidate: Path, verdict: Verdict) -> None:
+    """Keep a verdict beside its candidate, in place of an earlier one."""
+    replace_file(candidate / VERDICT_FILE, msgspec.json.format(msgspec.json.encode(verdict), indent=2))
+
+
+def read_verdict(candidate: Path) -> Verdict | None:
+    """The verdict on a candidate, or None."""
+    path = candidate / VERDICT_FILE
+    return msgspec.json.decode(path.read_bytes(), type=Verdict) if path.exists() else None
+
+
+def passed_verdict(candidate: Path, in_force: str) -> Verdict:
+    """The verdict that allows a promotion over the release now in force (BASELINE for none). Raises NoVerdictError."""
+    verdict = read_verdict(candidate)
+    if verdict is None:
+        raise NoVerdictError(f"{candidate.name} was not judged; materialize registered_model first")
+    if verdict.rival != in_force:
+        raise NoVerdictError(
+            f"{candidate.name} was judged against {verdict.rival}, and {in_force} is in force; judge it again"
+        )
+    if not verdict.promote:
+        raise NoVerdictError(f"{candidate.name} did not pass the gate: {'; '.join(verdict.reasons)}")
+    return verdict
 
 
 def _gain(rival: str, comparison: Comparison) -> str:

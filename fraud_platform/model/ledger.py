@@ -34,6 +34,15 @@ def read_ledger(home: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in complete.splitlines()]
 
 
+def in_force(home: Path, at: datetime) -> str | None:
+    """Name of the release that decided at a moment, or None when none had been released yet. at: with a time zone."""
+    standing = None
+    for entry in read_ledger(home):
+        if datetime.fromisoformat(entry["at"]) <= at:
+            standing = entry["to"]
+    return standing
+
+
 def append_change(home: Path, change: Change) -> bool:
     """Append a change; False when its release is the newest entry's already. Callers hold the promotion's lock."""
     entries = read_ledger(home)

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation as PNG bytes: precision-recall, ROC, calibration.
+"""Pictures of an evaluation as PNG bytes: precision-recall, ROC, calibration, gain, cost.
 
 What belongs here: drawing. What does not: figures that anything decides on (`evaluate`).
 """
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fraud_platform.model.costs import LossTable
 from fraud_platform.model.ranking import Bools
 
 if TYPE_CHECKING:
@@ -20,10 +21,17 @@ Floats = NDArray[np.float64]
 CALIBRATION_BINS = 10
 _POINTS = 400
 """A curve is drawn through this many points; more are not seen."""
+_COST_SHARE = 0.02
+"""Of payments; the picture of costs ends there."""
 
 
-def draw(is_fraud: Bools, scores: Floats, baseline: Floats) -> dict[str, bytes]:
-    """PNG bytes by file name: precision_recall.png, roc.png, calibration.png. Arrays of shape (n,)."""
+def draw(
+    is_fraud: Bools, scores: Floats, baseline: Floats, amounts: Floats, thresholds: dict[str, float], table: LossTable
+) -> dict[str, bytes]:
+    """PNG bytes by file name: precision_recall, roc, calibration, gain, cost. Arrays of shape (n,).
+
+    thresholds: by the name that marks each in the picture of costs.
+    """
     models = {"XGBoost": scores, "logistic regression": baseline}
     curves = {name: _curve(is_fraud, values) for name, values in models.items()}
     pictures: dict[str, bytes] = {}
@@ -48,7 +56,28 @@ def draw(is_fraud: Bools, scores: Floats, baseline: Floats) -> dict[str, bytes]:
         axes.set_xscale("log")
         axes.set_yscale("log")
 
-    for paint in (precision_recall, roc, calibration):
+    def gain(axes: "Axes") -> None:
+        for name, (caught, wrong) in curves.items():
+            axes.plot((caught + wrong) / len(is_fraud), caught / is_fraud.sum(), label=name)
+        shares = np.geomspace(1e-4, 1, 50)
+        axes.plot(shares, shares, color="0.7", linestyle=":", label="chance")
+        axes.set(title="Gain", xlabel="share of payments flagged", ylabel="share of frauds among them")
+        axes.set(xlim=(1e-4, 1), ylim=(0, 1.02))
+        axes.set_xscale("log")
+
+    def cost(axes: "Axes") -> None:
+        order = np.argsort(-scores, kind="stable")
+        let_through, blocked = table.if_let_through(is_fraud, amounts)[order], table.if_blocked(is_fraud)[order]
+        losses = let_through.sum() + np.concatenate([[0.0], np.cumsum(blocked - let_through)])
+        shown = max(1, int(len(scores) * _COST_SHARE))
+        picked = np.unique(np.linspace(0, shown, _POINTS).astype(int))
+        axes.plot(picked / len(scores), losses[picked] / len(scores) * 1_000)
+        for number, (name, threshold) in enumerate(thresholds.items()):
+            share = float((scores > threshold).mean())
+            axes.axvline(share, color=f"C{number + 1}", linestyle="--", label=f"{name}, {threshold:.3g}")
+        axes.set(title="Cost", xlabel="share of payments blocked", ylabel="loss of a thousand payments")
+
+    for paint in (precision_recall, roc, calibration, gain, cost):
         pictures[f"{paint.__name__}.png"] = _picture(paint)
     return pictures
 

@@ -57,6 +57,16 @@ def compare(is_fraud: Bools, candidate: Floats, reference: Floats, seed: int, re
     return Comparison(_ranking(*first), _ranking(*second), _interval(first[1] - second[1]))
 
 
+def average_precision(is_fraud: Bools, scores: Floats) -> float:
+    """Average precision alone, without an interval. Raises ValueError unless there are frauds and good examples."""
+    if not 0 < is_fraud.sum() < len(is_fraud):
+        raise ValueError("ranking needs frauds and good examples")
+    cells = _cells(is_fraud, scores)
+    size = int(cells.max()) + 1
+    frauds, goods = (np.bincount(cells[chosen], minlength=size).astype(np.float64) for chosen in (is_fraud, ~is_fraud))
+    return statistics(frauds, goods)[1]
+
+
 def statistics(frauds: Floats, goods: Floats) -> tuple[float, float]:
     """AUC ROC and average precision from counts per cell of `_cells`."""
     goods_above = np.cumsum(goods) - goods

@@ -19,6 +19,7 @@ import msgspec
 
 from fraud_platform.model.bundle import MODEL_NAME, BundleError, exclusive, publish, releases, replace_file
 from fraud_platform.model.candidate import PLOTS_FOLDER, Candidate
+from fraud_platform.model.gate import Verdict
 from fraud_platform.model.ledger import Change, append_change
 from fraud_platform.model.report import report_markdown
 from fraud_platform.settings import Settings
@@ -30,6 +31,8 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 FINGERPRINT_TAG = "fingerprint"
 """Set last: a version without it was left behind by a killed registration."""
 DAGSTER_RUN_TAG = "dagster_run_id"
+MODEL_VERSION_TAG = "model_version"
+GATE_TAG = "gate"
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,18 @@ def log_and_register(settings: Settings, candidate: Candidate, dagster_run_id: s
         if champion_version(settings) != registered.version:
             client.set_registered_model_alias(MODEL_NAME, CHALLENGER, str(registered.version))
     return registered
+
+
+def note_verdict(settings: Settings, registered: Registered, verdict: Verdict) -> None:
+    """Show the gate's verdict on the version and its run."""
+    client = _client(settings)
+    for name, value in {
+        GATE_TAG: "passed" if verdict.promote else "failed",
+        f"{GATE_TAG}.rival": verdict.rival,
+        f"{GATE_TAG}.reasons": "; ".join(verdict.reasons),
+    }.items():
+        client.set_model_version_tag(MODEL_NAME, str(registered.version), name, value)
+        client.set_tag(registered.mlflow_run_id, name, value)
 
 
 def champion_version(settings: Settings) -> int | None:
@@ -202,10 +217,12 @@ def _register(client: Any, candidate: Candidate, run_id: str, dagster_run_id: st
         tags[DAGSTER_RUN_TAG] = dagster_run_id
     windows = {f"split.{name}": value for name, value in record.split.describe().items()}
     mlflow.set_tags(tags | {FINGERPRINT_TAG: candidate.fingerprint})
-    mlflow.log_params(record.parameters | windows)
+    chosen = {f"parameter.{name}": value for name, value in record.search.parameters.items()}
+    mlflow.log_params(record.fixed | chosen | windows)
     mlflow.log_metrics(candidate.metrics)
     mlflow.log_artifacts(str(candidate.folder / PLOTS_FOLDER), PLOTS_FOLDER)
     mlflow.log_text(report_markdown(candidate), "report.md")
+    _log_trials(client, run_id, candidate)
     booster = xgboost.Booster(model_file=bytearray(draft.model))
     logged = mlflow.xgboost.log_model(
         booster,
@@ -222,8 +239,29 @@ def _register(client: Any, candidate: Candidate, run_id: str, dagster_run_id: st
     with tempfile.TemporaryDirectory() as temporary:
         bundle.write(Path(temporary))
         mlflow.log_artifacts(temporary, bundle.name)
+    mlflow.set_tag(MODEL_VERSION_TAG, str(version))
     client.set_model_version_tag(MODEL_NAME, str(version), FINGERPRINT_TAG, candidate.fingerprint)
     return version
+
+
+def _log_trials(client: Any, run_id: str, candidate: Candidate) -> None:
+    """One run per trial, below the candidate's."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    experiment = client.get_run(run_id).info.experiment_id
+    for trial in candidate.record.search.trials:
+        name = f"trial {trial.number}"
+        run = client.create_run(experiment, tags={"mlflow.parentRunId": run_id, "mlflow.runName": name}, run_name=name)
+        at = run.info.start_time
+        reached = [Metric("average_precision", value, at, step) for step, value in enumerate(trial.average_precision)]
+        grown = [Metric("rounds", float(value), at, step) for step, value in enumerate(trial.rounds)]
+        client.log_batch(
+            run.info.run_id,
+            metrics=[*reached, *grown, Metric("mean_average_precision", trial.mean, at, 0)],
+            params=[Param(key, str(value)) for key, value in trial.parameters.items()],
+            tags=[RunTag(FINGERPRINT_TAG, candidate.fingerprint)],
+        )
+        client.set_terminated(run.info.run_id)
 
 
 @contextmanager

@@ -4,12 +4,16 @@ What belongs here: the order of work that an orchestrator calls. What does not: 
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
+
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.degrade import LEVELS, degrade
 from fraud_platform.lake import Lake
+from fraud_platform.model.attribution import attribute, summary_picture
 from fraud_platform.model.baseline import fit_baseline
 from fraud_platform.model.bundle import (
     MODEL_NAME,
@@ -20,9 +24,11 @@ from fraud_platform.model.bundle import (
     Scorer,
     current_release,
 )
-from fraud_platform.model.calibration import UNCALIBRATED
+from fraud_platform.model.calibration import UNCALIBRATED, Calibration, fit_calibration
 from fraud_platform.model.candidate import Candidate, CandidateRecord, candidate_folder, fingerprint, write_candidate
+from fraud_platform.model.costs import CostChoice, LossTable, choose_threshold, in_units
 from fraud_platform.model.data import (
+    Holdout,
     data_versions,
     find_split,
     joined,
@@ -30,13 +36,18 @@ from fraud_platform.model.data import (
     load_training_data,
     newest_medians,
 )
-from fraud_platform.model.evaluate import evaluate
-from fraud_platform.model.gate import Verdict, decide_promotion
+from fraud_platform.model.evaluate import Evaluation, Scores, evaluate
+from fraud_platform.model.folds import load_folds
+from fraud_platform.model.gate import BASELINE, Verdict, judge, passed_verdict, read_verdict, write_verdict
 from fraud_platform.model.plots import draw
 from fraud_platform.model.ranking import compare
 from fraud_platform.model.registry import Registered, log_and_register, promote
-from fraud_platform.model.train import parameters, train
+from fraud_platform.model.search import OutOfFold, search
+from fraud_platform.model.slices import first_seen
+from fraud_platform.model.train import fixed_parameters, grow
 from fraud_platform.settings import Settings
+
+_AMOUNT = CATALOGUE.names.index("amount")
 
 
 @dataclass(frozen=True)
@@ -61,43 +72,70 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
     if folder.exists():
         return Candidate.load(folder)
     data = load_training_data(lake, split)
-    trained = train(data.train, data.validation, settings)
-    # fitted on as many days as the candidate, or the gain would be partly the days'
-    fallback = fit_baseline(joined(data.train, data.validation), settings.seed)
+    # before the holdout is touched: everything that is chosen is chosen on days before it
+    found, unseen = search(load_folds(lake, split), settings, medians, settings.home / "search" / f"{name}.journal")
+    learned_from = joined(data.train, data.validation)
+    # grown on validation days too: the newest labels look most like tomorrow
+    grown = grow(learned_from, found.parameters, settings, medians, rounds=found.rounds)
+    model = bytes(grown.booster.save_raw("ubj"))
+    calibration = UNCALIBRATED if unseen is None else fit_calibration(unseen.examples.is_fraud, unseen.margins)
     bundle = Bundle(
         model_name=MODEL_NAME,
         version=UNREGISTERED,
         catalogue_hash=CATALOGUE.hash,
         features=CATALOGUE.names,
         medians=medians,
-        calibration=UNCALIBRATED,
-        fallback=fallback,
+        calibration=calibration,
+        # fitted on as many days as the candidate, or the gain would be partly the days'
+        fallback=fit_baseline(learned_from, settings.seed),
         threshold=settings.threshold,
         review_threshold=settings.review_threshold,
-        model_sha256=hashlib.sha256(trained.model).hexdigest(),
+        model_sha256=hashlib.sha256(model).hexdigest(),
         mlflow_run_id=None,
         dagster_run_id=None,
         data={"fingerprint": name, "split": split.describe(), "tables": versions},
         trained_at=now.isoformat(),
-        model=trained.model,
+        model=model,
     )
-    # measured as it will be served: the bundle's own scorer
-    scores = Scorer(bundle).score(data.holdout.vectors)
-    baseline = fallback.score(data.holdout.vectors)
+    choice = None if unseen is None else _choose(unseen, calibration, settings)
+    evaluation, pictures, features = _measure(lake, bundle, data.holdout, choice, settings)
     record = CandidateRecord(
         fingerprint=name,
         split=split,
-        evaluation=evaluate(data.holdout.is_fraud, scores, baseline, data.holdout.unknown, settings),
-        parameters=parameters(settings),
+        evaluation=evaluation,
+        fixed=fixed_parameters(settings),
+        search=found,
+        calibration=calibration,
+        features=features,
         data=versions,
-        rounds=trained.rounds,
-        validation_average_precision=trained.validation_average_precision,
-        train_rows=len(data.train),
-        train_frauds=data.train.frauds,
-        validation_rows=len(data.validation),
-        validation_frauds=data.validation.frauds,
+        train_rows=len(learned_from),
+        train_frauds=learned_from.frauds,
     )
-    return write_candidate(folder, record, bundle, draw(data.holdout.is_fraud, scores, baseline))
+    return write_candidate(folder, record, bundle, pictures)
+
+
+def _choose(unseen: OutOfFold, calibration: Calibration, settings: Settings) -> CostChoice:
+    amounts = in_units(np.nan_to_num(unseen.examples.vectors[:, _AMOUNT]).astype(np.int64), settings)
+    return choose_threshold(unseen.examples.is_fraud, calibration.probabilities(unseen.margins), amounts, settings)
+
+
+def _measure(
+    lake: Lake, bundle: Bundle, holdout: Holdout, choice: CostChoice | None, settings: Settings
+) -> tuple[Evaluation, dict[str, bytes], list[tuple[str, float]]]:
+    """The evaluation, its pictures, and the features by weight: all of the bundle as it will be served."""
+    scorer = Scorer(bundle)
+    scores = Scores(
+        candidate=scorer.score(holdout.vectors),
+        baseline=bundle.fallback.score(holdout.vectors),
+        levels={level: scorer.score(degrade(holdout.vectors, level, bundle.medians)) for level in LEVELS},
+    )
+    evaluation = evaluate(holdout, scores, choice, first_seen(lake, settings, holdout), settings)
+    thresholds = {"policy": settings.threshold} | ({} if choice is None else {"by cost": choice.threshold})
+    amounts = in_units(holdout.context.column("amount_minor").to_numpy(), settings)
+    pictures = draw(holdout.is_fraud, scores.candidate, scores.baseline, amounts, thresholds, LossTable.of(settings))
+    attribution = attribute(scorer.booster, holdout, settings.seed)
+    pictures["shap_summary.png"] = summary_picture(attribution, settings.seed)
+    return evaluation, pictures, attribution.strongest()
 
 
 def register_candidate(settings: Settings, candidate: Candidate, dagster_run_id: str | None = None) -> Registered:
@@ -105,38 +143,74 @@ def register_candidate(settings: Settings, candidate: Candidate, dagster_run_id:
     return log_and_register(settings, candidate, dagster_run_id)
 
 
+def judge_candidate(lake: Lake, settings: Settings, candidate: Candidate) -> Verdict:
+    """Judge a candidate against what is in force now, and keep the verdict beside it.
+
+    Both are measured on the candidate's holdout, which no training of either may have seen.
+    """
+    verdict = _judged(lake, settings, candidate)
+    write_verdict(candidate.folder, verdict)
+    return verdict
+
+
 def promote_if_better(
     lake: Lake, settings: Settings, candidate: Candidate, registered: Registered, *, who: str, now: datetime
 ) -> Promotion:
-    """Judge a registered candidate against what decides now, and put it into force if the rule allows.
+    """Put a registered candidate into force if its verdict, read again here, allows it.
 
-    who: person or job that asks, for the ledger.
+    A verdict against another release than the one in force now is no verdict, and the candidate is judged again. who:
+    person or job that asks, for the ledger.
     """
-    verdict = _judge(lake, settings, candidate, registered)
+    rival = _in_force(settings)[0]
+    verdict = read_verdict(candidate.folder)
+    if verdict is None or verdict.rival != rival:
+        verdict = judge_candidate(lake, settings, candidate)
     if not verdict.promote:
         return Promotion(verdict, None)
-    return Promotion(verdict, promote(settings, registered.version, who=who, why="; ".join(verdict.reasons), now=now))
+    passed = passed_verdict(candidate.folder, rival)
+    if rival == f"{MODEL_NAME}-{registered.version}":
+        return Promotion(passed, current_release(settings.home))
+    return Promotion(passed, promote(settings, registered.version, who=who, why="; ".join(passed.reasons), now=now))
 
 
-def _judge(lake: Lake, settings: Settings, candidate: Candidate, registered: Registered) -> Verdict:
-    evaluation, split = candidate.record.evaluation, candidate.record.split
+def _in_force(settings: Settings) -> tuple[str, Bundle | None, str | None]:
+    """Name of the release in force, its bundle where this code can load it, and why it cannot."""
     try:
-        champion = Bundle.load(current_release(settings.home))
+        release = current_release(settings.home)
     except NoReleaseError:
-        return decide_promotion(evaluation.frauds, evaluation.comparison, None)
+        return BASELINE, None, None
     except BundleError as error:
+        return BASELINE, None, str(error)
+    try:
+        return release.name, Bundle.load(release), None
+    except BundleError as error:
+        return release.name, None, str(error)
+
+
+def _judged(lake: Lake, settings: Settings, candidate: Candidate) -> Verdict:
+    evaluation, split = candidate.record.evaluation, candidate.record.split
+    rival, champion, broken = _in_force(settings)
+    alone = judge(
+        frauds=evaluation.frauds,
+        min_frauds=settings.min_holdout_frauds,
+        against_baseline=evaluation.comparison,
+        rival=rival,
+    )
+    if champion is None:
         # a champion that this code cannot load cannot decide either
-        verdict = decide_promotion(evaluation.frauds, evaluation.comparison, None)
-        return Verdict(verdict.promote, [f"WARNING: the champion cannot be loaded: {error}", *verdict.reasons])
-    if champion.version == registered.version:
-        return Verdict(True, ["is the champion already"])
+        return alone if broken is None else replace(alone, reasons=[f"WARNING: {broken}", *alone.reasons])
+    if champion.data.get("fingerprint") == candidate.fingerprint:
+        return replace(alone, promote=True, reasons=["is the champion already"])
     champion_cut = champion.data["split"]["training_cut"]
     if champion_cut > split.training_cut.isoformat():
-        return Verdict(
-            False, [f"the champion's training cut, {champion_cut}, lies after the holdout's start {split.training_cut}"]
-        )
+        reason = f"{rival} has a training cut of {champion_cut}, after the holdout's start, {split.training_cut}"
+        return replace(alone, promote=False, reasons=[reason])
     holdout = load_holdout(lake, split)
-    scores, rival = (Scorer(bundle).score(holdout.vectors) for bundle in (candidate.bundle, champion))
-    return decide_promotion(
-        holdout.frauds, evaluation.comparison, compare(holdout.is_fraud, scores, rival, settings.seed)
+    scores, others = (Scorer(bundle).score(holdout.vectors) for bundle in (candidate.bundle, champion))
+    return judge(
+        frauds=holdout.frauds,
+        min_frauds=settings.min_holdout_frauds,
+        against_baseline=evaluation.comparison,
+        rival=rival,
+        against_rival=compare(holdout.is_fraud, scores, others, settings.seed),
     )

@@ -1,34 +1,40 @@
-"""XGBoost on labelled vectors: fixed parameters, early stopping, the same bytes for the same data and seed.
+"""XGBoost on labelled vectors: how trees are grown, weighted and stopped; the same bytes for the same data and seed.
 
-What belongs here: how trees are grown. What does not: where examples come from (`data`), how good a model is
-(`evaluate`).
+What belongs here: one training. What does not: which parameters (`search`), where examples come from (`data`), how good
+a model is (`evaluate`).
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fraud_platform.features.catalogue import CATALOGUE
-from fraud_platform.model.data import Examples, joined
+from fraud_platform.features.degrade import degrade_some
+from fraud_platform.model.data import Examples
 from fraud_platform.settings import Settings
 
-TRAINING_VERSION = 3
+TRAINING_VERSION = 4
 """Raised by hand when the same data, parameters and seed would give another model or other figures."""
 
-MAX_ROUNDS = 1_000
+MAX_ROUNDS = 800
 PATIENCE_ROUNDS = 40
 ROUNDS_WITHOUT_VALIDATION = 150
-"""Trees that are grown when validation has no fraud to stop by."""
+"""Trees that are grown when there is no fold to stop by."""
 
 _PROGRESS_ROUNDS = 10
 
-PARAMETERS: dict[str, Any] = {
-    "objective": "binary:logistic",
-    "eval_metric": "aucpr",
-    "tree_method": "hist",
-    "max_bin": 256,
+Parameters = dict[str, Any]
+Medians = Mapping[str, Sequence[float | None]]
+
+WEIGHT_EXPONENT = "positive_weight_exponent"
+"""A fraud weighs (goods / frauds) to this power: 0 leaves classes as they are, 1 balances them."""
+
+DEFAULTS: Parameters = {
     "learning_rate": 0.05,
     "max_depth": 5,
     # a leaf rests on some weight of evidence: with p near 0.005 a row weighs p (1 − p)
@@ -36,24 +42,24 @@ PARAMETERS: dict[str, Any] = {
     "reg_lambda": 5.0,
     "subsample": 0.8,
     "colsample_bytree": 0.6,
+    WEIGHT_EXPONENT: 0.0,
 }
-"""No class weights: they would shift the probabilities that the thresholds stand on."""
+
+_FIXED: Parameters = {"objective": "binary:logistic", "eval_metric": "aucpr", "tree_method": "hist", "max_bin": 256}
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A model of as many trees as validation asked for."""
+class Grown:
+    """A booster stopped by its validation."""
 
-    model: bytes
-    """XGBoost's native UBJSON."""
+    booster: Any
     rounds: int
-    validation_average_precision: float | None
-    """None when validation had no fraud and the number of rounds was fixed."""
 
 
-def parameters(settings: Settings) -> dict[str, Any]:
-    """Everything that decides which model grows from given data."""
-    return PARAMETERS | {"seed": settings.seed, "max_rounds": MAX_ROUNDS, "patience_rounds": PATIENCE_ROUNDS}
+def fixed_parameters(settings: Settings) -> Parameters:
+    """Everything beside the searched parameters that decides which model grows from given data."""
+    rounds = {"max_rounds": MAX_ROUNDS, "patience_rounds": PATIENCE_ROUNDS}
+    return _FIXED | rounds | {"seed": settings.seed, "nulled_share": settings.nulled_share}
 
 
 def threads(settings: Settings) -> int:
@@ -61,47 +67,61 @@ def threads(settings: Settings) -> int:
     return settings.training_threads or len(os.sched_getaffinity(0))
 
 
-def train(train_set: Examples, validation: Examples, settings: Settings) -> Trained:
-    """Find the number of trees by the average precision on `validation`, then grow as many on both windows together.
+def grow(
+    examples: Examples,
+    parameters: Parameters,
+    settings: Settings,
+    medians: Medians,
+    *,
+    rounds: int,
+    weights: NDArray[np.float64] | None = None,
+    validation: Examples | None = None,
+    title: str = "XGBoost",
+) -> Grown:
+    """Grow up to `rounds` trees, fewer when average precision on `validation` stops rising.
 
-    Growing again gives the model the newest labels, which are the ones that look most like tomorrow.
+    A share of the training rows is degraded as if a store were lost (`settings.nulled_share`), the same rows for the
+    same seed and length. weights: of each row, beside the weight of its class.
     """
     import xgboost
 
-    seeded = PARAMETERS | {"seed": settings.seed, "nthread": threads(settings)}
-    stops_early = 0 < validation.frauds < len(validation)
-    rounds, score = ROUNDS_WITHOUT_VALIDATION, None
-    if stops_early:
-        matrix = _matrix(train_set, settings)
-        held_out = _matrix(validation, settings, ref=matrix)
-        stopping = xgboost.callback.EarlyStopping(rounds=PATIENCE_ROUNDS, metric_name="aucpr", maximize=True)
-        with tqdm(total=MAX_ROUNDS, desc="XGBoost, early stopping", unit="round", disable=None, leave=False) as bar:
-            stopped = xgboost.train(
-                seeded,
-                matrix,
-                num_boost_round=MAX_ROUNDS,
-                evals=[(held_out, "validation")],
-                callbacks=[stopping, _progress(bar)],
-                verbose_eval=False,
-            )
-        rounds, score = stopped.best_iteration + 1, float(stopped.best_score)
-    both = _matrix(joined(train_set, validation), settings)
-    with tqdm(total=rounds, desc="XGBoost", unit="round", disable=None, leave=False) as bar:
-        booster = xgboost.train(seeded, both, num_boost_round=rounds, callbacks=[_progress(bar)])
-    return Trained(bytes(booster.save_raw("ubj")), rounds, score)
-
-
-def _matrix(examples: Examples, settings: Settings, ref: Any = None) -> Any:
-    import xgboost
-
-    return xgboost.QuantileDMatrix(
-        examples.vectors,
+    matrix = xgboost.QuantileDMatrix(
+        degrade_some(examples.vectors, settings.nulled_share, medians, settings.seed),
         examples.is_fraud,
+        weight=_weights(examples, parameters[WEIGHT_EXPONENT], weights),
         feature_names=list(CATALOGUE.names),
-        max_bin=PARAMETERS["max_bin"],
+        max_bin=_FIXED["max_bin"],
         nthread=threads(settings),
-        ref=ref,
     )
+    given = _FIXED | {name: value for name, value in parameters.items() if name != WEIGHT_EXPONENT}
+    given |= {"seed": settings.seed, "nthread": threads(settings)}
+    with tqdm(total=rounds, desc=title, unit="round", disable=None, leave=False) as bar:
+        callbacks, evals = [_progress(bar)], []
+        if validation is not None:
+            held_out = xgboost.QuantileDMatrix(
+                validation.vectors, validation.is_fraud, feature_names=list(CATALOGUE.names),
+                max_bin=_FIXED["max_bin"], nthread=threads(settings), ref=matrix,
+            )  # fmt: skip
+            evals = [(held_out, "validation")]
+            callbacks.append(xgboost.callback.EarlyStopping(rounds=PATIENCE_ROUNDS, metric_name="aucpr", maximize=True))
+        booster = xgboost.train(
+            given, matrix, num_boost_round=rounds, evals=evals, callbacks=callbacks, verbose_eval=False
+        )
+    return Grown(booster, booster.best_iteration + 1 if validation is not None else rounds)
+
+
+def margins(grown: Grown, examples: Examples) -> NDArray[np.float64]:
+    """Raw output in log-odds, float64 (n,), of the trees up to the best round."""
+    values = grown.booster.inplace_predict(examples.vectors, iteration_range=(0, grown.rounds), predict_type="margin")
+    return np.asarray(values, np.float64)
+
+
+def _weights(examples: Examples, exponent: float, weights: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    if not exponent:
+        return weights
+    given = np.ones(len(examples)) if weights is None else weights
+    frauds, goods = given[examples.is_fraud].sum(), given[~examples.is_fraud].sum()
+    return np.where(examples.is_fraud, (goods / frauds) ** exponent, 1.0) * given
 
 
 def _progress(bar: "tqdm[Any]") -> Any:

@@ -26,7 +26,14 @@ ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "fraud_platform.cli"]
 FIRST_DAY = datetime.now(UTC).date() - timedelta(days=40)
 LAST_DAY = datetime.now(UTC).date() - timedelta(days=1)
-BANK = {"users": 400, "merchants": 60, "transactions_per_day": 600, "history_start": FIRST_DAY}
+BANK = {
+    "users": 1_200,
+    "merchants": 120,
+    "transactions_per_day": 2_000,
+    "history_start": FIRST_DAY,
+    # a short history: enough that a gain over logistic regression can be told from chance
+    "min_holdout_frauds": 20,
+}
 
 pytestmark = pytest.mark.timeout(420)
 

@@ -43,7 +43,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("template")
     lake = Lake(str(home / "lake"))
     kit.write_history(lake)
-    settings = Settings(home=home, training_threads=1, **kit.WINDOWS)
+    settings = Settings(home=home, training_threads=1, min_holdout_frauds=20, **kit.WINDOWS)
     train_candidate(lake, settings, kit.NOW)
     assert champion_version(settings) is None
     return home
@@ -53,7 +53,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mine(template: Path, tmp_path: Path) -> Iterator[Settings]:
     home = tmp_path / "home"
     shutil.copytree(template, home)
-    yield Settings(home=home, training_threads=1, **kit.WINDOWS)
+    yield Settings(home=home, training_threads=1, min_holdout_frauds=20, **kit.WINDOWS)
     import mlflow
 
     while mlflow.active_run():
@@ -107,7 +107,7 @@ def test_a_candidate_becomes_challenger_then_champion_and_a_better_one_takes_ove
     run = client(mine).get_run(registered.mlflow_run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics == pytest.approx(candidate.metrics)
-    assert run.data.params["max_depth"] == str(candidate.record.parameters["max_depth"])
+    assert run.data.params["parameter.max_depth"] == str(candidate.record.search.parameters["max_depth"])
     version = client(mine).get_model_version(NAME, "1")
     assert version.tags["fingerprint"] == candidate.fingerprint
     assert version.tags["dagster_run_id"] == run.data.tags["dagster_run_id"] == "dagster-1"
@@ -131,7 +131,13 @@ def test_a_candidate_becomes_challenger_then_champion_and_a_better_one_takes_ove
     again = register_candidate(mine, candidate, "dagster-2")
     assert (again.version, again.mlflow_run_id, again.reused) == (1, registered.mlflow_run_id, True)
     assert versions(mine) == [1]
-    assert len(client(mine).search_runs([experiment.experiment_id])) == 1
+    assert len(own_runs(mine)) == 1
+    trials = client(mine).search_runs(
+        [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{registered.mlflow_run_id}'"
+    )
+    reached = sorted(one.data.metrics["mean_average_precision"] for one in trials)
+    assert reached == pytest.approx(sorted(trial.mean for trial in candidate.record.search.trials))
+    assert {one.info.status for one in trials} == {"FINISHED"}
 
     # the first model beats the baseline
     promotion = promote_if_better(lake_of(mine), mine, candidate, registered, who="weekly", now=kit.NOW)
@@ -181,7 +187,14 @@ def test_a_candidate_becomes_challenger_then_champion_and_a_better_one_takes_ove
     champion.write_text(json.dumps(document))
     verdict = promote_if_better(lake_of(mine), mine, equal, second, who="weekly", now=kit.NOW).verdict
     assert not verdict.promote
-    assert "training cut" in verdict.reasons[0]
+    assert "after the holdout's start" in verdict.reasons[0]
+
+
+def own_runs(settings: Settings) -> list[Any]:
+    """Runs of candidates, without those of their trials."""
+    experiment = client(settings).get_experiment_by_name(EXPERIMENT)
+    runs = client(settings).search_runs([experiment.experiment_id])
+    return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
 
 class KilledError(BaseException):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xgboost
+from scipy.special import expit
 
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
@@ -19,12 +20,11 @@ from fraud_platform.model.baseline import fit_baseline
 from fraud_platform.model.bundle import Bundle, Scorer
 from fraud_platform.model.candidate import Candidate
 from fraud_platform.model.data import Examples, load_holdout
-from fraud_platform.model.evaluate import at_threshold
 from fraud_platform.model.linear import signed_log1p
 from fraud_platform.model.plots import reliability
 from fraud_platform.model.report import report_markdown
 from fraud_platform.model.steps import train_candidate
-from fraud_platform.model.train import MAX_ROUNDS, train
+from fraud_platform.model.train import DEFAULTS, MAX_ROUNDS, grow, margins
 from fraud_platform.settings import Settings
 from tests import model_kit as kit
 
@@ -90,9 +90,8 @@ def test_candidate_and_baseline_learn_from_the_same_days(
     monkeypatch.setattr(steps, "fit_baseline", fit)
     with pytest.raises(InterruptedError):
         train_candidate(lake, trained_settings.model_copy(update={"home": tmp_path}), kit.NOW)
-    record = candidate.record
-    assert record.validation_rows == 3 * kit.ROWS_PER_DAY
-    assert seen == [record.train_rows + record.validation_rows]
+    # 8 days of training and 3 of validation
+    assert seen == [candidate.record.train_rows] == [11 * kit.ROWS_PER_DAY]
 
 
 def test_the_bundle_carries_what_serving_needs(candidate: Candidate, trained_settings: Settings) -> None:
@@ -105,7 +104,7 @@ def test_the_bundle_carries_what_serving_needs(candidate: Candidate, trained_set
     assert bundle.trained_at == kit.NOW.isoformat()
     booster = xgboost.Booster(model_file=str(candidate.folder / "model.ubj"))
     assert tuple(booster.feature_names) == CATALOGUE.names
-    assert booster.num_boosted_rounds() == candidate.record.rounds < 1000
+    assert booster.num_boosted_rounds() == candidate.record.search.rounds < MAX_ROUNDS
 
 
 def test_the_same_data_and_seed_give_the_same_bytes_in_every_file(
@@ -114,16 +113,17 @@ def test_the_same_data_and_seed_give_the_same_bytes_in_every_file(
     other = train_candidate(lake, Settings(home=tmp_path, training_threads=1, **kit.WINDOWS), kit.NOW)
     assert other.fingerprint == candidate.fingerprint
     files = [path.relative_to(candidate.folder) for path in candidate.folder.rglob("*") if path.is_file()]
-    assert len(files) == 6
+    assert len(files) == 9
     for file in files:
         assert (other.folder / file).read_bytes() == (candidate.folder / file).read_bytes(), file
 
 
 def test_the_seed_decides_the_model_and_the_number_of_threads_does_not(settings: Settings) -> None:
-    learned, held_out = examples(400, seed=1), examples(200, seed=2)
+    learned = examples(400, seed=1)
 
     def model(**fields: int) -> bytes:
-        return train(learned, held_out, settings.model_copy(update=fields)).model
+        given = settings.model_copy(update=fields)
+        return bytes(grow(learned, DEFAULTS, given, kit.MEDIANS, rounds=30).booster.save_raw("ubj"))
 
     assert model(training_threads=1) == model(training_threads=2)
     assert model(training_threads=1) != model(training_threads=1, seed=7)
@@ -135,7 +135,7 @@ def test_a_candidate_that_is_there_is_not_trained_again(
     def fail(*_: Any) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(steps, "train", fail)
+    monkeypatch.setattr(steps, "grow", fail)
     again = train_candidate(lake, trained_settings, kit.NOW + timedelta(hours=2))
     assert again.fingerprint == candidate.fingerprint
     assert again.bundle == candidate.bundle
@@ -174,21 +174,19 @@ def test_late_labels_leave_the_model_as_it_was(candidate: Candidate, tmp_path: P
     assert other.fingerprint != candidate.fingerprint
 
 
-def test_training_stops_before_it_learns_noise(settings: Settings) -> None:
-    trained = train(examples(1_500, seed=1), examples(600, seed=2), one_thread(settings))
-    unseen = examples(600, seed=3)
-    booster = xgboost.Booster(model_file=bytearray(trained.model))
-    assert booster.num_boosted_rounds() == trained.rounds
-    assert 1 < trained.rounds < MAX_ROUNDS
-    assert trained.validation_average_precision is not None
+def test_growing_stops_before_it_learns_noise(settings: Settings) -> None:
     from sklearn.metrics import average_precision_score
 
-    curve = [
-        average_precision_score(unseen.is_fraud, booster.inplace_predict(unseen.vectors, iteration_range=(0, rounds)))
-        for rounds in (1, trained.rounds)
-    ]
-    assert curve[-1] > curve[0]
-    assert curve[-1] > 0.3
+    stopped = grow(
+        examples(1_500, seed=1), DEFAULTS, one_thread(settings), kit.MEDIANS,
+        rounds=MAX_ROUNDS, validation=examples(600, seed=2),
+    )  # fmt: skip
+    assert 1 < stopped.rounds < stopped.booster.num_boosted_rounds() < MAX_ROUNDS
+    unseen = examples(600, seed=3)
+    first = stopped.booster.inplace_predict(unseen.vectors, iteration_range=(0, 1))
+    best = average_precision_score(unseen.is_fraud, margins(stopped, unseen))
+    assert best > average_precision_score(unseen.is_fraud, first)
+    assert best > 0.3
 
 
 def one_thread(settings: Settings) -> Settings:
@@ -196,25 +194,54 @@ def one_thread(settings: Settings) -> Settings:
     return settings.model_copy(update={"training_threads": 1})
 
 
-def test_without_fraud_to_stop_by_the_number_of_trees_is_fixed(settings: Settings) -> None:
-    quiet = examples(300, seed=2)
-    trained = train(
-        examples(1_000, seed=1),
-        Examples(quiet.vectors, np.zeros(300, np.bool_), np.zeros(300, np.int32), 0),
-        one_thread(settings),
-    )
-    assert trained.rounds == 150
-    assert trained.validation_average_precision is None
+def test_a_fraud_weighs_by_the_power_of_the_classes_ratio(settings: Settings) -> None:
+    data = examples(2_000, seed=1, rate=0.05)
+    rare = data.is_fraud.mean()
+
+    def mean_score(exponent: float) -> float:
+        given = DEFAULTS | {"positive_weight_exponent": exponent}
+        return float(expit(margins(grow(data, given, one_thread(settings), kit.MEDIANS, rounds=60), data)).mean())
+
+    assert mean_score(0.0) == pytest.approx(rare, rel=0.3)
+    assert mean_score(0.0) < mean_score(0.5) < mean_score(1.0)
 
 
 def test_a_column_that_is_never_known_is_no_obstacle(settings: Settings) -> None:
     data = examples(1_000, seed=1)
     data.vectors[:, 5] = np.nan
-    model = train(data, examples(300, seed=2), one_thread(settings)).model
-    bundle_scores = xgboost.Booster(model_file=bytearray(model)).inplace_predict(data.vectors)
-    regression_scores = fit_baseline(data, seed=1).score(data.vectors)
-    assert np.isfinite(bundle_scores).all()
-    assert np.isfinite(regression_scores).all()
+    assert np.isfinite(margins(grow(data, DEFAULTS, one_thread(settings), kit.MEDIANS, rounds=20), data)).all()
+    assert np.isfinite(fit_baseline(data, seed=1).score(data.vectors)).all()
+
+
+def test_shuffled_labels_teach_nothing(settings: Settings) -> None:
+    """A leak in how windows, weights or folds are made would show as an AUC above chance."""
+    from sklearn.metrics import roc_auc_score
+
+    random = np.random.default_rng(5)
+    learned, unseen = examples(12_000, seed=1), examples(12_000, seed=2)
+    shuffled = replace(learned, is_fraud=random.permutation(learned.is_fraud))
+    grown = grow(shuffled, DEFAULTS, one_thread(settings), kit.MEDIANS, rounds=40)
+    assert roc_auc_score(random.permutation(unseen.is_fraud), margins(grown, unseen)) == pytest.approx(0.5, abs=0.02)
+    honest = grow(learned, DEFAULTS, one_thread(settings), kit.MEDIANS, rounds=40)
+    assert roc_auc_score(unseen.is_fraud, margins(honest, unseen)) > 0.7
+
+
+def test_the_exported_regression_is_the_pipelines(settings: Settings) -> None:
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+    data = examples(1_500, seed=4)
+    data.vectors[::7, 3] = np.nan
+    pipeline = make_pipeline(
+        FunctionTransformer(signed_log1p),
+        SimpleImputer(strategy="median", add_indicator=True),
+        StandardScaler(),
+        LogisticRegression(max_iter=200, random_state=1),
+    ).fit(data.vectors, data.is_fraud)
+    expected = pipeline.predict_proba(data.vectors)[:, 1]
+    np.testing.assert_allclose(fit_baseline(data, seed=1).score(data.vectors), expected, atol=1e-9)
 
 
 def test_the_baselines_transform_keeps_sign_order_and_null() -> None:
@@ -222,14 +249,6 @@ def test_the_baselines_transform_keeps_sign_order_and_null() -> None:
     transformed = signed_log1p(values)[0]
     np.testing.assert_allclose(transformed[:5], [-np.log(101), -np.log(2), 0, np.log(2), np.log(101)], rtol=1e-6)
     assert np.isnan(transformed[5])
-
-
-def test_only_scores_strictly_above_the_threshold_are_acted_on() -> None:
-    fraud = np.array([True, True, False, False])
-    scores = np.array([0.9, 0.7, 0.8, 0.1])
-    found = at_threshold(fraud, scores, 0.7)
-    assert (found.flagged, found.precision, found.recall) == (2, 0.5, 0.5)
-    assert at_threshold(fraud, scores, 0.95).precision is None
 
 
 def test_calibration_groups_hold_equally_many_frauds() -> None:
@@ -247,7 +266,7 @@ def test_the_report_shows_figures_days_and_pictures(candidate: Candidate) -> Non
     evaluation = candidate.record.evaluation
     assert f"{evaluation.comparison.candidate.average_precision.value:.4f}" in report
     assert " to ".join(candidate.record.split.describe()["holdout"]) in report
-    assert report.count("data:image/png;base64,") == 3
+    assert report.count("data:image/png;base64,") == 6
     assert all(picture.startswith(b"\x89PNG") and len(picture) < 60_000 for picture in candidate.plots.values())
 
 
