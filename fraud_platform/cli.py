@@ -140,9 +140,7 @@ def ingest(
 def evaluate(
     mapping: Annotated[
         Path | None,
-        typer.Option(
-            "--mapping", exists=True, dir_okay=False, help="Mapping file (YAML) of the data; default: this home's."
-        ),
+        typer.Option("--mapping", exists=True, dir_okay=False, help="Mapping file (YAML); default: the home's data."),
     ] = None,
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Where the study's tables and results go; default <home>/evaluate/…")

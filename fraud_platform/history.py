@@ -1,7 +1,7 @@
 """A history's offline tables, from its source to the training set, without an orchestrator: for a model's study.
 
-What belongs here: the order of the daily tables and what is missing. What does not: checks, lineage and the online store,
-which Dagster runs (`assets`).
+What belongs here: the order of the daily tables and what is missing. What does not: checks, lineage and the online
+store, which Dagster runs (`assets`).
 """
 
 from collections.abc import Callable

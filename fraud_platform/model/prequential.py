@@ -77,8 +77,8 @@ def plan_dates(first_day: date, last_day: date, windows: Windows) -> list[Split]
         if start < first_day:
             days = (last_day - start).days + 1
             raise TrainingDataError(
-                f"these windows need {days} days before {last_day}, and the history starts {first_day}: fewer dates, or "
-                "shorter windows"
+                f"these windows need {days} days up to {last_day}, and the history starts {first_day}: take "
+                "fewer dates, or shorter windows"
             )
         splits.append(
             Split(
