@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint down clean dagster serve bench lock setup
+.PHONY: help run test lint down clean dagster serve bench bench-train lock setup
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -11,7 +11,7 @@ export BENTOML_DO_NOT_TRACK := true
 export DO_NOT_TRACK := true
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 run: $(READY) ## build the platform from raw logs to live decisions, and keep it running until Ctrl-C
 	@$(BIN)/fraud-platform up
@@ -43,6 +43,9 @@ clean: ## say what would be removed of local state and caches; CONFIRM=yes remov
 
 bench: $(READY) ## time a day of a million transactions through every offline stage
 	@$(BIN)/python -m benchmarks.million
+
+bench-train: $(READY) ## time training as data grows, on the vectors that `make run` built
+	@$(BIN)/python -m benchmarks.training
 
 lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-header \

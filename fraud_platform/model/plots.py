@@ -66,6 +66,8 @@ def draw(
         axes.set_xscale("log")
 
     def cost(axes: "Axes") -> None:
+        from matplotlib.ticker import MaxNLocator, PercentFormatter
+
         order = np.argsort(-scores, kind="stable")
         let_through, blocked = table.if_let_through(is_fraud, amounts)[order], table.if_blocked(is_fraud)[order]
         losses = let_through.sum() + np.concatenate([[0.0], np.cumsum(blocked - let_through)])
@@ -76,6 +78,8 @@ def draw(
             share = float((scores > threshold).mean())
             axes.axvline(share, color=f"C{number + 1}", linestyle="--", label=f"{name}, {threshold:.3g}")
         axes.set(title="Cost", xlabel="share of payments blocked", ylabel="loss of a thousand payments")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
 
     for paint in (precision_recall, roc, calibration, gain, cost):
         pictures[f"{paint.__name__}.png"] = _picture(paint)

@@ -115,6 +115,9 @@ def test_a_candidate_becomes_challenger_then_champion_and_a_better_one_takes_ove
     assert candidate.record.data["training_set"]["sha256"] in version.tags["data.training_set"]
     names = {file.path for file in client(mine).list_artifacts(run.info.run_id)}
     assert {"plots", "report.md", f"{NAME}-1"} <= names
+    stored = {path.suffix for path in mine.home.rglob("*") if path.is_file()}
+    assert not stored & {".pkl", ".pickle", ".joblib", ".cloudpickle"}, "nothing that would have to be unpickled"
+    assert run.data.tags["model_version"] == "1"
     experiment = client(mine).get_experiment_by_name(EXPERIMENT)
     assert experiment.artifact_location.startswith((mine.home / "mlflow" / "artifacts").as_uri())
 
