@@ -12,7 +12,7 @@ float64; the vector rounds once to float32.
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 from numpy.typing import NDArray
 
 from fraud_platform.features.catalogue import CATALOGUE, DAY, HOUR
@@ -124,7 +124,20 @@ def _warm(out, row, medians, count, median, zero, minimum):  # type: ignore[no-u
             out[position] = 0.0
 
 
-@njit(cache=True)
+_ROWS = types.Array(types.float32, 2, "C", readonly=True)
+_COLUMNS = types.Array(types.float64, 2, "C", readonly=True)
+_POSITIONS = types.Array(types.int64, 1, "C")
+_PLAN = types.Tuple((types.int64, _POSITIONS, _POSITIONS))  # type: ignore[no-untyped-call]
+
+
+# one signature, compiled at import: a payment must not wait for the compiler because an array came read-only from Redis
+@njit(
+    types.void(
+        types.Array(types.float32, 2, "C"), _ROWS, _ROWS, _PLAN, _ROWS, _ROWS, _PLAN, _COLUMNS, _COLUMNS,
+        types.Array(types.int64, 1, "C", readonly=True), _POSITIONS, types.int64, types.int64, types.int64,
+    ),
+    cache=True,
+)  # fmt: skip
 def assemble(  # type: ignore[no-untyped-def]
     out, users, user_medians, user_plan, merchants, merchant_medians, merchant_plan, velocity, inputs, event_time,
     personal, minimum, day, hour,

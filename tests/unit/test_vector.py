@@ -98,3 +98,16 @@ def test_a_zero_habit_divides_to_null() -> None:
     row = a_user(9)
     row[CATALOGUE.names.index("user_amount_avg_30d")] = 0
     assert np.isnan(value(build_vector(PAYMENT, Read(user_row=row)), "amount_to_user_avg_30d"))
+
+
+def test_an_array_from_redis_needs_no_other_code_than_one_of_the_lake() -> None:
+    """Rows from Redis are read-only views; a signature of their own would make a live payment wait for the compiler."""
+    from fraud_platform.features.request import assemble
+
+    read_only = np.frombuffer(a_user(9).tobytes(), np.float32)
+    assert not read_only.flags.writeable
+    np.testing.assert_array_equal(
+        build_vector(PAYMENT, Read(user_row=read_only)), build_vector(PAYMENT, Read(user_row=a_user(9)))
+    )
+    build_vector(PAYMENT, Read())
+    assert len(assemble.signatures) == 1
