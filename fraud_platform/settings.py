@@ -7,7 +7,7 @@ from datetime import date
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     service_port: int = Field(3001, description="Port of the decision service.")
     mlflow_port: int = Field(5000, description="Port of the MLflow server.")
     service_workers: int = Field(1, ge=1, description="Worker processes of the decision service.")
+    api_key: SecretStr | None = Field(
+        None, description="Key that this platform's own commands show the decision service, once keys exist."
+    )
 
     # features
     online_ttl_days: int = Field(3, ge=1, description="Age at which a batch feature value counts as missing.")
@@ -68,6 +71,12 @@ class Settings(BaseSettings):
     loss_alert: float = Field(2, ge=0, description="Cost of looking at one blocked payment, base currency.")
     alert_budget_share: float = Field(
         0.005, gt=0, le=1, description="Share of payments that may be blocked by the threshold chosen by cost."
+    )
+    rule_high_amount: int = Field(
+        10_000, ge=0, description="Where no model answers, an amount above this is flagged; units of base currency."
+    )
+    rule_cross_country_amount: int = Field(
+        1_000, ge=0, description="Where no model answers, an amount above this outside the home country is flagged."
     )
     policy_version: int = Field(1, ge=1, description="Raised by hand when thresholds or rules change; in every answer.")
 
