@@ -6,6 +6,7 @@ so that `--help` answers at once.
 
 import os
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -23,6 +24,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+keys = typer.Typer(help="API keys of the decision service, kept in <home>/access/keys.json.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 
 
 def _settings() -> "Settings":
@@ -195,6 +198,60 @@ def replay(
         raise _refused(str(error)) from error
     _console().print(render(report))
     raise typer.Exit(int(report.differences > 0))
+
+
+class Scope(StrEnum):
+    """What a key allows."""
+
+    decide = "decide"
+    explain = "explain"
+    feedback = "feedback"
+    admin = "admin"
+
+
+@keys.command("add")
+def keys_add(
+    name: Annotated[str, typer.Argument(help="Who will call: decisions are kept under this name.")],
+    scope: Annotated[list[Scope], typer.Option("--scope", help="What the key allows; give it once for each.")],
+) -> None:
+    """Make a key and print it, for the only time; a name may have several, so that keys change without a gap."""
+    from fraud_platform.decision.api_keys import KeysError, add_key, keys_path
+
+    try:
+        token, made = add_key(keys_path(_settings().home), name, [one.value for one in scope], _now())
+    except KeysError as error:
+        raise _refused(str(error)) from error
+    typer.secho(f"key {made.id} of {made.caller} for {', '.join(made.scopes)}; it is not shown again:", err=True)
+    typer.echo(token)
+
+
+@keys.command("list")
+def keys_list() -> None:
+    """Show every key: id, caller, scopes, dates."""
+    from fraud_platform.decision.api_keys import KeysError, keys_path, read_keys
+
+    try:
+        found = read_keys(keys_path(_settings().home))
+    except KeysError as error:
+        raise _refused(str(error)) from error
+    rows = [
+        [key.id, key.caller, ", ".join(key.scopes), f"{key.created_at:%Y-%m-%d %H:%M}",
+         f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""]
+        for key in found
+    ]  # fmt: skip
+    _print_table(None, ["id", "caller", "scopes", "created", "revoked"], rows)
+
+
+@keys.command("revoke")
+def keys_revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="Of `keys list`.")]) -> None:
+    """Make a key worthless; the service notices within a second."""
+    from fraud_platform.decision.api_keys import KeysError, keys_path, revoke_key
+
+    try:
+        key = revoke_key(keys_path(_settings().home), key_id, _now())
+    except KeysError as error:
+        raise _refused(str(error)) from error
+    typer.echo(f"key {key.id} of {key.caller} is revoked")
 
 
 def _refused(message: str) -> typer.Exit:

@@ -42,6 +42,16 @@ def invalid(field: str | None, detail: str) -> Problem:
     return Problem(422, "invalid-request", "The request breaks the contract", detail, field)
 
 
+def unauthorized(detail: str) -> Problem:
+    """Nobody is known by the key that was shown, or none was."""
+    return Problem(401, "unauthorized", "An API key is needed", detail)
+
+
+def forbidden(detail: str) -> Problem:
+    """The key is good, and not for this."""
+    return Problem(403, "forbidden", "The API key does not allow this", detail)
+
+
 def not_found(detail: str) -> Problem:
     """No such route."""
     return Problem(404, "not-found", "Not found", detail)

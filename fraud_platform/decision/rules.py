@@ -1,7 +1,7 @@
 """The last rung of the ladder: what is decided where no model can be asked, by the service and by its client alike.
 
-What belongs here: the rules and their limits. What does not: noticing that nothing better can be had. The client imports
-this file into somebody's payment process, so it stands on the standard library alone.
+What belongs here: the rules and their limits. What does not: noticing that nothing better can be had. The client
+imports this file into somebody's payment process, so it stands on the standard library alone.
 """
 
 from dataclasses import dataclass

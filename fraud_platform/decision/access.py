@@ -1,0 +1,138 @@
+"""Who may ask for what: the check of an API key on every request.
+
+What belongs here: from an Authorization header to a caller's name. What does not: making keys (`api_keys`), HTTP.
+"""
+
+import hashlib
+import ipaddress
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from hmac import compare_digest
+from pathlib import Path
+from typing import Self
+
+from fraud_platform.decision.api_keys import ID_DIGITS, PREFIX, Scope, read_keys
+from fraud_platform.decision.problem import forbidden, unauthorized
+
+DEFAULT_CALLER = "default"
+"""Whoever asks, where no keys are in use."""
+
+LOOK_SECONDS = 1.0
+"""How soon a key that was added or revoked counts."""
+
+_SCHEME = b"bearer "
+_ID = slice(len(PREFIX), len(PREFIX) + ID_DIGITS)
+_LONGEST = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    digest: bytes
+    caller: str
+    scopes: frozenset[str]
+
+
+_NOBODY = _Known(bytes(hashlib.sha256().digest_size), "", frozenset())
+"""Compared with where a key's id is unknown, so that it takes as long as where the secret is wrong."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server that listens on `host` can be reached from its own machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Access:
+    """The keys in force, read again when their file changes. For one event loop or thread.
+
+    A key's id finds it, its SHA-256 is compared in constant time. Without any key, a service on loopback lets everybody
+    in as `default` and any other lets nobody in; a revoked key counts as one here, so that revoking the last does not
+    open the door.
+    """
+
+    def __init__(
+        self, path: Path, *, loopback: bool, failed: Callable[[Exception], None], clock: Callable[[], float]
+    ) -> None:
+        self._path = path
+        self._loopback = loopback
+        self._failed = failed
+        self._clock = clock
+        self._keys: dict[bytes, _Known] = {}
+        self._open = False
+        self._seen = self._state()
+        self._look_at = clock() + LOOK_SECONDS
+        self._read()
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        *,
+        loopback: bool,
+        failed: Callable[[Exception], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Self:
+        """Read the keys. Raises KeysError, OSError.
+
+        loopback: whether the service can be reached from its own machine alone. failed: told of a file that cannot be
+        read later on; the keys read before stay in force.
+        """
+        return cls(path, loopback=loopback, failed=failed, clock=clock)
+
+    @property
+    def required(self) -> bool:
+        """Whether a key has to be shown."""
+        return not self._open
+
+    def check(self, authorization: bytes | None, scope: Scope) -> str:
+        """The caller's name. authorization: the header's value, `Bearer <key>`. Raises Problem 401, 403."""
+        if self._clock() >= self._look_at:
+            self._look()
+        if self._open:
+            return DEFAULT_CALLER
+        if authorization is None:
+            raise unauthorized("send the header `Authorization: Bearer <key>`; `fraud-platform keys add` makes keys")
+        token = authorization[len(_SCHEME) :]
+        known = self._keys.get(token[_ID], _NOBODY)
+        if len(token) > _LONGEST or not compare_digest(hashlib.sha256(token).digest(), known.digest):
+            raise unauthorized("the key is unknown or revoked")
+        if authorization[: len(_SCHEME)].lower() != _SCHEME:
+            raise unauthorized("the header's form is `Authorization: Bearer <key>`")
+        if scope not in known.scopes:
+            raise forbidden(f"this needs a key with the scope {scope}")
+        return known.caller
+
+    def _look(self) -> None:
+        self._look_at = self._clock() + LOOK_SECONDS
+        try:
+            state = self._state()
+            if state == self._seen:
+                return
+            if state is None:
+                raise FileNotFoundError(f"{self._path} is gone; its keys stay in force until the service ends")
+            self._read()
+            self._seen = state
+        except (OSError, ValueError) as error:
+            self._failed(error)
+
+    def _state(self) -> tuple[int, int, int] | None:
+        try:
+            found = os.stat(self._path)  # noqa: PTH116 - on the path of a payment once a second
+        except FileNotFoundError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    def _read(self) -> None:
+        keys = read_keys(self._path)
+        self._keys = {
+            key.id.encode(): _Known(bytes.fromhex(key.sha256), key.caller, frozenset(key.scopes))
+            for key in keys
+            if key.revoked_at is None
+        }
+        self._open = self._loopback and not keys
