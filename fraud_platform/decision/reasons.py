@@ -41,7 +41,7 @@ _TEMPLATES = {
     "merchant_users": "{value} paid this merchant {window}",
     "merchant_foreign_share": "{value} of this merchant's payments {window} are from abroad",
     "merchant_fraud_rate": (
-        f"{{value}} of this merchant's payments are known frauds, {{days}} days up to {LABEL_DELAY_DAYS} days ago"
+        f"{{value}} of this merchant's payments over {{days}} days, up to {LABEL_DELAY_DAYS} days ago, are known frauds"
     ),
     "amount": "amount is {value}",
     "amount_to_user_avg_30d": "amount is {value} this user's 30-day average",
@@ -58,11 +58,11 @@ _FLAGS = {
         "paid outside the user's home country", "paid in the user's home country", "no home country is given",
     ),
     "country_is_new": (
-        "first payment seen from this country", "this user has paid in this country before",
+        "first payment seen from this country in 90 days", "this user has paid in this country before",
         "the countries that this user paid in are not known",
     ),
     "device_is_new": (
-        "first payment seen from this device", "this user has paid from this device before",
+        "first payment seen from this device in 90 days", "this user has paid from this device before",
         "no device is given, or this user's devices are not known",
     ),
 }  # fmt: skip
@@ -145,10 +145,12 @@ def _lower(meaning: str) -> str:
 
 
 def _figure(value: float) -> str:
-    """Two digits that say something, no more than a reader needs: 0.031, 8.2, 120, 4,300."""
-    if abs(value) >= 10 or value == int(value):
+    """As many digits as say something: 0.031, 8.2, 120, 4,300."""
+    if abs(value) >= 10 or value.is_integer():
         return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 0.95 else f"{value:.2g}"
+    if abs(value) >= 0.95:
+        return f"{value:.1f}"
+    return f"{value:.2g}" if abs(value) >= 0.001 else "under 0.001"
 
 
 def _counted(value: float, one: str, many: str | None = None) -> str:
