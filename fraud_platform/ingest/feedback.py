@@ -1,0 +1,165 @@
+"""Labels that callers send back: kept durably by the service as they arrive, folded into fraud_labels by ingest.
+
+What belongs here: the files, and how a day of them joins a source's labels. What does not: what a caller may send
+(`decision.feedback`). Each worker has one file per UTC day of arrival, `<home>/feedback/arrived=…/<worker>.jsonl`, a
+label a line. The files are never changed or deleted: a day's partition can be written again and holds each label once.
+"""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+
+from fraud_platform.ingest.source import Source
+from fraud_platform.schema import LABELS
+
+_OPEN_DAYS = 2
+
+
+class FeedbackLabel(msgspec.Struct, frozen=True, kw_only=True):
+    """One label as it was sent; the fields of LABELS, who sent it and a comment."""
+
+    feedback_id: str
+    caller: str
+    transaction_id: str
+    transaction_date: date
+    arrived_at: int
+    """UTC microseconds since 1970."""
+    source: str
+    revision: int
+    state: str
+    comment: str | None = None
+
+    @property
+    def day(self) -> date:
+        """UTC day of arrival."""
+        return datetime.fromtimestamp(self.arrived_at // 1_000_000, UTC).date()
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(FeedbackLabel).decode
+
+
+def feedback_folder(home: Path, day: date) -> Path:
+    """Where the labels that arrived on one UTC day lie."""
+    return home / "feedback" / f"arrived={day.isoformat()}"
+
+
+class FeedbackWriter:
+    """Appends labels for one worker; any thread may. worker: a name that no other process uses, `<pid>-<start>`."""
+
+    def __init__(self, home: Path, worker: str) -> None:
+        self._home = home
+        self._name = f"{worker}.jsonl"
+        self._files: dict[date, int] = {}
+        self._lock = threading.Lock()
+
+    def append(self, label: FeedbackLabel) -> None:
+        """Write one label; it is on the disk when this returns. Blocks for milliseconds. Raises OSError."""
+        line = _encode(label) + b"\n"
+        with self._lock:
+            descriptor = self._files.get(label.day)
+            if descriptor is None:
+                descriptor = self._open(label.day)
+            written = os.write(descriptor, line)
+            if written != len(line):
+                # a full disk takes part of a line: what follows it could not be read
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+                raise OSError(f"only {written} of {len(line)} bytes of a label could be written")
+            os.fsync(descriptor)
+
+    def _open(self, day: date) -> int:
+        while len(self._files) >= _OPEN_DAYS:
+            os.close(self._files.pop(min(self._files)))
+        folder = feedback_folder(self._home, day)
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / self._name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for changed in (folder, folder.parent, folder.parent.parent):
+            # the file's name has to outlive the machine as well
+            entry = os.open(changed, os.O_RDONLY)
+            try:
+                os.fsync(entry)
+            finally:
+                os.close(entry)
+        self._files[day] = descriptor
+        return descriptor
+
+    def close(self) -> None:
+        """Close the open files; a later append opens them again."""
+        with self._lock:
+            while self._files:
+                os.close(self._files.popitem()[1])
+
+
+class DamagedFeedbackError(ValueError):
+    """A feedback file holds a line that no writer leaves behind."""
+
+
+def read_feedback(home: Path, day: date) -> list[FeedbackLabel]:
+    """The labels that arrived on one UTC day, by arrival. Raises DamagedFeedbackError.
+
+    A killed writer may leave half a line at the end of its file; nobody was told that it was kept, and it is left out.
+    """
+    labels = []
+    for path in sorted(feedback_folder(home, day).glob("*.jsonl")):
+        for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                labels.append(_decode(line))
+            except msgspec.MsgspecError as error:
+                raise DamagedFeedbackError(f"{path}, line {number}: {error}; repair or remove the line") from error
+    return sorted(labels, key=lambda label: label.arrived_at)
+
+
+def feedback_table(labels: Sequence[FeedbackLabel]) -> pa.Table:
+    """LABELS rows of feedback in order of arrival; a statement that repeats the one before it is left out."""
+    said: dict[tuple[str, date, str, int], str] = {}
+    kept = []
+    for label in labels:
+        subject = (label.transaction_id, label.transaction_date, label.source, label.revision)
+        if said.get(subject) != label.state:
+            said[subject] = label.state
+            kept.append(label)
+    columns = [[getattr(label, name) for label in kept] for name in LABELS.names]
+    return pa.table([pa.array(values, field.type) for values, field in zip(columns, LABELS, strict=True)], LABELS)
+
+
+@dataclass(frozen=True)
+class WithFeedback:
+    """A source whose labels are joined by what callers sent back; everything else is the source's own."""
+
+    source: Source
+    home: Path
+
+    @property
+    def name(self) -> str:
+        """The source's."""
+        return self.source.name
+
+    def first_day(self) -> date:
+        """The source's."""
+        return self.source.first_day()
+
+    def last_day(self) -> date | None:
+        """The source's."""
+        return self.source.last_day()
+
+    def transactions(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
+        """The source's."""
+        return self.source.transactions(days)
+
+    def labels(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
+        """Per day the LABELS rows that arrived then, the source's first."""
+        for day, labels in self.source.labels(days):
+            sent = feedback_table(read_feedback(self.home, day))
+            yield day, pa.concat_tables([labels.select(LABELS.names).cast(LABELS), sent])
+
+    def rates(self, day: date) -> pa.Table:
+        """The source's."""
+        return self.source.rates(day)
