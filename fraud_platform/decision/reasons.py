@@ -112,7 +112,8 @@ class Reasons:
             return unknown if math.isnan(value) else yes if value else no
         if math.isnan(value):
             return f"not known: {_lower(feature.meaning)}"
-        shown = self._units.get(feature.unit, lambda number: f"{_figure(number)} {feature.unit}")(value)
+        in_unit = self._units.get(feature.unit)
+        shown = f"{_figure(value)} {feature.unit}" if in_unit is None else in_unit(value)
         template = _TEMPLATES.get(feature.name.removesuffix(f"_{feature.window}"), "{meaning}: {value}")
         window = _WINDOWS.get(feature.window, "")
         days = feature.window.removesuffix("d")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fraud_platform.decision.reasons import Reasons, effect
 
+from fraud_platform.decision.reasons import Reasons, effect
 from fraud_platform.features.catalogue import CATALOGUE, Feature
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "reasons.txt"
