@@ -200,6 +200,39 @@ def replay(
     raise typer.Exit(int(report.differences > 0))
 
 
+@app.command()
+def reload(
+    url: Annotated[
+        str | None, typer.Option("--url", help="Address of the service; default: this home's, on loopback.")
+    ] = None,
+) -> None:
+    """Make every worker of the service look at the registry now; needs a key with the scope admin in FRAUD_API_KEY.
+
+    The exit code is 0 when every worker has looked and serves what it found.
+    """
+    import httpx
+
+    current = _settings()
+    address = url or f"http://127.0.0.1:{current.service_port}"
+    key = current.api_key
+    headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    try:
+        response = httpx.post(f"{address}/v1/admin/reload", json={}, headers=headers, timeout=30, trust_env=False)
+    except httpx.HTTPError as error:
+        raise _refused(f"no service answers at {address}: {error}") from error
+    answer = response.json() if "json" in response.headers.get("content-type", "") else {}
+    if not response.is_success:
+        raise _refused(f"the service refuses ({response.status_code}): {answer.get('detail', response.reason_phrase)}")
+    workers = answer["workers"]
+    rows = [
+        [str(worker["pid"]), worker["model_version"] or "none", "yes" if worker["looked"] else "no",
+         worker["error"] or ""]
+        for worker in workers
+    ]  # fmt: skip
+    _print_table(None, ["worker", "model", "looked", "error"], rows)
+    raise typer.Exit(int(not workers or any(worker["error"] or not worker["looked"] for worker in workers)))
+
+
 class Scope(StrEnum):
     """What a key allows."""
 

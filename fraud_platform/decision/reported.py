@@ -1,0 +1,126 @@
+"""`POST /v1/report`: a payment that the client decided by the rules while no service could be asked.
+
+What belongs here: reading a report, and the record that it becomes. What does not: the outbox that it comes from
+(`client.outbox`), keeping records. A report says what happened: it is never decided anew.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from fraud_platform.decision.parts import OnlineRead
+from fraud_platform.decision.policy import Policy
+from fraud_platform.decision.request import (
+    InvalidRequest,
+    MalformedBody,
+    Payment,
+    decode_json,
+    parse_payment,
+)
+from fraud_platform.decision.rules import RuleReason
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.inference_log.record import SCHEMA_VERSION, DecisionRecord, ServedBy, vector_bytes
+from fraud_platform.schema import Transaction
+
+CLIENT_MODEL = "client/0"
+"""Version in records of decisions that no service made."""
+
+_NOT_READ = vector_bytes(np.full(len(CATALOGUE.names), np.nan, np.float32))
+
+
+class ReportRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A decision that the client made by the rules."""
+
+    decision_id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$", description="Made by the client; repeats count once.")]
+    decided_at: Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset, by the client's clock.")]
+    decision: Literal["allow", "flag_for_review"]
+    reason: RuleReason
+    cause: Annotated[str, Meta(pattern="^[a-z0-9_]{1,64}$", description="Why no service was asked, or none answered.")]
+    payment: Annotated[
+        msgspec.Raw,
+        Meta(description="The payment, as for /v1/predict.", extra_json_schema={"type": "object"}),
+    ]
+
+
+class ReportAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The report was taken."""
+
+    decision_id: str
+    transaction_id: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """A checked report."""
+
+    decision_id: str
+    decided_at: datetime
+    decision: Literal["allow", "flag_for_review"]
+    reason: RuleReason
+    cause: str
+    payment: Payment
+
+
+_decode = msgspec.json.Decoder(ReportRequest).decode
+
+
+def parse_report(body: bytes, base_currency: str) -> Report:
+    """The report in a JSON body. Raises MalformedBody, InvalidRequest."""
+    request = decode_json(_decode, body)
+    try:
+        payment = parse_payment(bytes(request.payment), base_currency)
+    except MalformedBody:
+        raise
+    except InvalidRequest as error:
+        raise InvalidRequest(f"payment.{error.field}" if error.field else "payment", error.detail) from None
+    return Report(request.decision_id, request.decided_at, request.decision, request.reason, request.cause, payment)
+
+
+def reported_record(
+    report: Report, caller: str, transaction: Transaction, online: OnlineRead, policy: Policy
+) -> DecisionRecord:
+    """The record of a reported decision, received when the report was.
+
+    online: the read by which velocity counted the attempt; its effective times are kept. No feature was read when the
+    client decided, so the vector is null throughout, and the record takes no part in the comparison with history.
+    """
+    return DecisionRecord(
+        schema_version=SCHEMA_VERSION,
+        decision_id=report.decision_id,
+        caller=caller,
+        request_hash=report.payment.content_hash(),
+        request=report.payment,
+        received_at=transaction.received_at,
+        amount=transaction.amount,
+        event_time=transaction.event_time,
+        clock_skew=transaction.clock_skew,
+        user_effective_time=online.user_effective_time,
+        merchant_effective_time=online.merchant_effective_time,
+        catalogue_hash=CATALOGUE.hash,
+        vector=_NOT_READ,
+        user_snapshot=None,
+        merchant_snapshot=None,
+        epoch=None,
+        complete_since=None,
+        served_by=ServedBy(user_features="default", merchant_features="default", model="rules"),
+        model_version=CLIENT_MODEL,
+        scorer_hash="",
+        policy_version=policy.version,
+        threshold=policy.threshold,
+        review_threshold=policy.review_threshold,
+        score=None,
+        decision=report.decision,
+        reason=report.reason,
+        latency_us=0,
+    )
+
+
+def report_body(record: DecisionRecord) -> bytes:
+    """The answer to a report."""
+    return msgspec.json.encode(
+        ReportAnswer(decision_id=record.decision_id, transaction_id=record.request.transaction_id)
+    )

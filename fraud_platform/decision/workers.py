@@ -1,0 +1,125 @@
+"""The workers of a service and the model each serves: asking all of them to look at the registry, and their answers.
+
+What belongs here: the notes that workers leave under `<home>/workers`, and the request to look. What does not: loading
+a model. A request over HTTP reaches one worker, a file reaches all; and a signal would end workers and what they do.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+from time import monotonic
+
+import msgspec
+
+_POLL_SECONDS = 0.05
+
+
+class WorkerNote(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker says of itself."""
+
+    pid: int
+    model_version: str | None
+    """`name/version` that it serves; None while it has no model."""
+    asked: int
+    """The latest request that it has answered, as `asked` counts them."""
+    error: str | None = None
+    """Why the newest release was not taken; None where it was."""
+
+
+class WorkerAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker after a request to look at the registry."""
+
+    pid: int
+    model_version: str | None
+    looked: bool
+    """Whether it has looked since the request."""
+    error: str | None
+
+
+class ReloadAnswer(msgspec.Struct, frozen=True):
+    """What `POST /v1/admin/reload` answers."""
+
+    workers: list[WorkerAnswer]
+
+
+_decode = msgspec.json.Decoder(WorkerNote).decode
+
+
+def _request(home: Path) -> Path:
+    return home / "workers" / "reload"
+
+
+def asked(home: Path) -> int:
+    """A number that grows with each request to look at the registry; 0 before the first."""
+    try:
+        return _request(home).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def ask(home: Path) -> int:
+    """Request every worker to look at the registry; returns the request's number."""
+    path = _request(home)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = asked(home)
+    path.touch()
+    if asked(home) <= before:
+        # two requests within one tick of the filesystem's clock
+        os.utime(path, ns=(before + 1, before + 1))
+    return asked(home)
+
+
+def announce(home: Path, note: WorkerNote) -> None:
+    """Leave a worker's note: at its start, after each change of model, and after each request."""
+    path = home / "workers" / f"{note.pid}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(msgspec.json.encode(note))
+    temporary.replace(path)
+
+
+def leave(home: Path, pid: int) -> None:
+    """Take a worker's note away, at its end."""
+    (home / "workers" / f"{pid}.json").unlink(missing_ok=True)
+
+
+def present(home: Path) -> list[WorkerNote]:
+    """The notes of the workers that live, by pid; those of the dead are deleted."""
+    notes = []
+    for path in (home / "workers").glob("*.json"):
+        try:
+            note = _decode(path.read_bytes())
+        except FileNotFoundError:
+            continue
+        if _lives(note.pid):
+            notes.append(note)
+        else:
+            path.unlink(missing_ok=True)
+    return sorted(notes, key=lambda note: note.pid)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+async def reload_all(home: Path, seconds: float) -> ReloadAnswer:
+    """Ask every worker to look at the registry, and wait at most `seconds` until all of them have."""
+    number = ask(home)
+    until = monotonic() + seconds
+    while True:
+        notes = present(home)
+        if all(note.asked >= number for note in notes) or monotonic() >= until:
+            break
+        await asyncio.sleep(_POLL_SECONDS)
+    return ReloadAnswer(
+        [
+            WorkerAnswer(pid=note.pid, model_version=note.model_version, looked=note.asked >= number, error=note.error)
+            for note in notes
+        ]
+    )
