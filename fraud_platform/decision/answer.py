@@ -39,7 +39,9 @@ class PredictAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The decision on one payment."""
 
     transaction_id: str
-    score: Annotated[float, Meta(ge=0, le=1, description="Calibrated probability of fraud, shown to 6 decimals.")]
+    score: (
+        Annotated[float, Meta(ge=0, le=1, description="Calibrated probability of fraud, shown to 6 decimals.")] | None
+    )
     decision: Annotated[DecisionName, Meta(description="block means: unrounded score strictly greater than threshold.")]
     reason: str
     threshold: float
@@ -84,7 +86,7 @@ def predict_body(record: DecisionRecord) -> bytes:
     return _encode(
         PredictAnswer(
             transaction_id=record.request.transaction_id,
-            score=round(record.score, SHOWN_DECIMALS),
+            score=None if record.score is None else round(record.score, SHOWN_DECIMALS),
             decision=record.decision,
             reason=record.reason,
             threshold=record.threshold,

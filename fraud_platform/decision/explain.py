@@ -19,7 +19,7 @@ from fraud_platform.decision.answer import SHOWN_DECIMALS, ExplainAnswer, explai
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.parts import OnlineReader
 from fraud_platform.decision.policy import DecisionName
-from fraud_platform.decision.problem import unknown_transaction
+from fraud_platform.decision.problem import not_scored, unknown_transaction
 from fraud_platform.decision.request import Identifier, Rates, decode_json, named_fields, parse_payment, to_transaction
 from fraud_platform.decision.serving_model import PastModels, ServingModel
 from fraud_platform.features.vector import build_vector
@@ -78,14 +78,14 @@ class Explainer:
             record = await self._beside(lambda: self._search(transaction_id, caller, now))
         if record is None:
             raise unknown_transaction(f"no decision of yours in the last {self._search_days} days has this id")
-        found = record
+        found, score = record, record.score
+        if score is None:
+            raise not_scored(f"the rules decided, for the reason {record.reason}")
 
         def answer() -> bytes:
             # on the explaining thread: loading a past model takes long, and PastModels is not thread-safe
             scorer = model.scorer if model.scorer_hash == found.scorer_hash else self._past.scorer(found)
-            return _answer(
-                scorer, found.values, transaction_id, "recorded", found.model_version, found.decision, found.score
-            )
+            return _answer(scorer, found.values, transaction_id, "recorded", found.model_version, found.decision, score)
 
         return await self._beside(answer)
 

@@ -62,6 +62,11 @@ def unknown_transaction(detail: str) -> Problem:
     return Problem(404, "unknown-transaction", "No such decision", detail, "transaction_id")
 
 
+def not_scored(detail: str) -> Problem:
+    """The decision was made without a model, so there are no contributions."""
+    return Problem(404, "not-scored", "No model made this decision", detail, "transaction_id")
+
+
 def model_gone(detail: str) -> Problem:
     """The model that decided is no longer kept."""
     return Problem(410, "model-gone", "The model that decided is no longer kept", detail)

@@ -61,8 +61,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     policy_version: int
     threshold: float
     review_threshold: float
-    score: float
-    """Calibrated probability, unrounded."""
+    score: float | None
+    """Calibrated probability, unrounded; None where the rules decided."""
     decision: DecisionName
     reason: str
     latency_us: int
