@@ -13,6 +13,7 @@ import bentoml
 
 from bento.openapi import document
 from fraud_platform.decision.answer import Answer
+from fraud_platform.decision.api_keys import Scope
 from fraud_platform.decision.problem import (
     Problem,
     malformed,
@@ -25,25 +26,38 @@ from fraud_platform.decision.problem import (
 )
 
 Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
+Connection = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+App = Callable[[Connection, Receive, Send], Awaitable[None]]
 
 MAX_BODY = 64 * 1024
 BODY_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
 """Backstop against a Redis that hangs; together with BODY_SECONDS below BentoML's own timeout."""
 
-DEFAULT_CALLER = "default"
-"""Whoever asks: callers are told apart by API keys, which this service does not have yet."""
+_POSTS: dict[str, tuple[str, Scope]] = {
+    "/v1/predict": ("decide", "decide"),
+    "/v1/explain": ("explain", "explain"),
+    "/v1/feedback": ("feedback", "feedback"),
+    "/v1/report": ("report", "decide"),
+    "/v1/admin/reload": ("reload", "admin"),
+}
+"""The method of the runtime that answers a route, and what a key must allow."""
+_GETS = frozenset(("/livez", "/readyz", "/docs.json"))
+_SLOW = {"/v1/admin/reload": 4.8}
+"""Seconds for routes that may take longer than a decision."""
 
 
 class Decider(Protocol):
     """What the middleware needs of the service's instance; `bento.runtime.Runtime` has it."""
 
+    def caller(self, authorization: bytes | None, scope: Scope, reached: str) -> str: ...
     async def decide(self, body: bytes, caller: str) -> Answer: ...
     async def explain(self, body: bytes, caller: str) -> Answer: ...
+    async def feedback(self, body: bytes, caller: str) -> Answer: ...
+    async def report(self, body: bytes, caller: str) -> Answer: ...
+    async def reload(self, body: bytes, caller: str) -> Answer: ...
     async def readiness(self) -> Answer: ...
     def failed(self, stage: str, error: BaseException) -> None: ...
 
@@ -59,18 +73,18 @@ class Gateway:
         self._app = app
         self._openapi: bytes | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         """Answer a route of the contract, or pass on and turn BentoML's plain 404 and 405 into problem documents."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         path, method = scope["path"], scope["method"]
-        if path in ("/v1/predict", "/v1/explain"):
+        if path in _POSTS:
             if method == "POST":
                 await self._answer_post(path, scope, receive, send)
             else:
                 await _send_problem(send, method_not_allowed(f"{path} takes POST"), (b"allow", b"POST"))
-        elif path in ("/livez", "/readyz", "/docs.json"):
+        elif path in _GETS:
             if method in ("GET", "HEAD"):
                 await self._answer_get(path, method, send)
             else:
@@ -78,9 +92,11 @@ class Gateway:
         else:
             await self._app(scope, receive, _Translated(send, path))
 
-    async def _answer_post(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer_post(self, path: str, scope: Connection, receive: Receive, send: Send) -> None:
+        decider: Decider = bentoml.get_current_service().runtime
+        name, needed = _POSTS[path]
         try:
-            _check_headers(scope["headers"])
+            caller = decider.caller(_check_headers(scope["headers"]), needed, _reached(scope))
             async with asyncio.timeout(BODY_SECONDS):
                 body = await _read(receive)
         except Problem as problem:
@@ -92,11 +108,10 @@ class Gateway:
             return
         except _GoneError:
             return
-        decider: Decider = bentoml.get_current_service().runtime
-        work = decider.decide if path == "/v1/predict" else decider.explain
+        work: Callable[[bytes, str], Awaitable[Answer]] = getattr(decider, name)
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                answer = await work(body, DEFAULT_CALLER)
+            async with asyncio.timeout(_SLOW.get(path, ANSWER_SECONDS)):
+                answer = await work(body, caller)
         except TimeoutError as error:
             decider.failed("deadline", error)
             answer = Answer.of(unavailable())
@@ -114,10 +129,19 @@ class Gateway:
         await _send(send, answer, head=method == "HEAD")
 
 
-def _check_headers(headers: list[tuple[bytes, bytes]]) -> None:
-    media_type = b""
+def _reached(scope: Connection) -> str:
+    """The address of this machine that the connection came to; a Unix socket has none, and is as local."""
+    server = scope.get("server")
+    return server[0] if server and server[1] is not None else "localhost"
+
+
+def _check_headers(headers: list[tuple[bytes, bytes]]) -> bytes | None:
+    """Hold the headers against what is read here; returns the Authorization header. Raises Problem."""
+    media_type, authorization = b"", None
     for name, value in headers:
-        if name == b"content-type":
+        if name == b"authorization":
+            authorization = value
+        elif name == b"content-type":
             media_type = value.partition(b";")[0].strip().lower()
         elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise unsupported_media("compressed bodies are not read")
@@ -128,6 +152,7 @@ def _check_headers(headers: list[tuple[bytes, bytes]]) -> None:
                 raise too_large(MAX_BODY)
     if media_type != b"application/json":
         raise unsupported_media("Content-Type has to be application/json")
+    return authorization
 
 
 async def _read(receive: Receive) -> bytes:

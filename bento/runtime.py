@@ -7,29 +7,46 @@ import asyncio
 import os
 import sys
 import time
+from datetime import date
+from functools import partial
 
 import msgspec
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from bento.metrics import PrometheusMeter
+from fraud_platform.decision import workers
+from fraud_platform.decision.access import Access, is_loopback
 from fraud_platform.decision.answer import Answer
+from fraud_platform.decision.api_keys import Scope, keys_path
+from fraud_platform.decision.breaker import CircuitBreaker
 from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
+from fraud_platform.decision.feedback import FeedbackDesk
 from fraud_platform.decision.identity import Decisions
+from fraud_platform.decision.policy import Policy
+from fraud_platform.decision.problem import unauthorized
 from fraud_platform.decision.rates import LakeRates
-from fraud_platform.decision.serving_model import load_model
+from fraud_platform.decision.rules import FallbackRules
+from fraud_platform.decision.serving_model import kept_releases, load_model, load_newest
 from fraud_platform.inference_log.spool import SpoolWriter
+from fraud_platform.ingest.feedback import FeedbackWriter
 from fraud_platform.lake import open_lake
-from fraud_platform.model.bundle import Bundle, current_release
-from fraud_platform.online.embedded_redis import ensure_redis
+from fraud_platform.model.bundle import BundleError, NoReleaseError, current_release
+from fraud_platform.online.embedded_redis import ensure_redis, redis_address
+from fraud_platform.online.ladder import Ladder
+from fraud_platform.online.recount import Recount
 from fraud_platform.online.store import OnlineStore
+from fraud_platform.online.wire import StoreError
 from fraud_platform.settings import Settings
 
 SEARCH_DAYS = 30
 RATES_SECONDS = 600
-PROBE_SECONDS = 1.0
+RELEASE_SECONDS = 1.0
+"""How soon a new release serves."""
+RETRY_SECONDS = 30.0
+"""How long a release that could not be loaded is left alone, unless somebody asks."""
+RELOAD_SECONDS = 4.0
+"""How long a request to reload waits for all workers: loading and warming a model takes a second or two."""
 
 
 def clock() -> int:
@@ -38,11 +55,12 @@ def clock() -> int:
 
 
 def preflight(settings: Settings) -> None:
-    """What every worker will need, checked once before any starts.
+    """What the first start needs, checked once before any worker; what can be lost later is not asked of a worker.
 
     Raises NoReleaseError, BundleError, RedisUnavailableError; each says what to do.
     """
-    Bundle.load(current_release(settings.home))
+    if not kept_releases(settings.home):
+        current_release(settings.home)
     ensure_redis(settings)
 
 
@@ -58,36 +76,75 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         keep_sklearn_out()
-        url = ensure_redis(settings)
-        model = load_model(current_release(settings.home), settings.policy_version)
+        self._home, self._policy_version = settings.home, settings.policy_version
         meter = PrometheusMeter()
         self._faults = FaultLog(clock, meter.failed)
-        self._redis = Redis.from_url(url)
-        self._store = OnlineStore(url, ttl_days=settings.online_ttl_days, default_medians=model.medians)
-        self._spool = SpoolWriter(settings.home, f"{os.getpid()}-{clock()}")
+        model = load_newest(settings.home, settings.policy_version, self._faults.report)
+        self._store = OnlineStore(
+            redis_address(settings),
+            ttl_days=settings.online_ttl_days,
+            default_medians=model.medians if model else None,
+            clock=clock,
+            deadline=settings.read_deadline_ms / 1_000,
+            recount=Recount(settings.home / "recount"),
+        )
+        name = f"{os.getpid()}-{clock()}"
+        self._spool = SpoolWriter(settings.home, name)
+        self._labels = FeedbackWriter(settings.home, name)
         self._rates = LakeRates(open_lake(settings), settings.base_currency)
         self._rates.refresh()
-        decisions = Decisions(self._redis)
+        breaker = partial(
+            CircuitBreaker,
+            clock=time.monotonic,
+            failures=settings.breaker_failures,
+            pause=settings.breaker_pause_ms / 1_000,
+        )
+        self._breakers = [breaker("redis"), breaker("champion")]
+        features = Ladder(self._store, self._breakers[0], self._faults.report)
+        decisions = Decisions(self._store)
         self._explainer = Explainer(
-            store=self._store,
+            features=features,
             decisions=decisions,
             rates=self._rates,
             home=settings.home,
             base_currency=settings.base_currency,
             search_days=SEARCH_DAYS,
         )
+        limits = FallbackRules(settings.rule_high_amount, settings.rule_cross_country_amount)
         self.engine = DecisionEngine(
-            store=self._store,
+            features=features,
             decisions=decisions,
             model=model,
+            model_breaker=self._breakers[1],
+            rules=limits,
+            policy=Policy(settings.threshold, settings.review_threshold, settings.policy_version),
             rates=self._rates,
             recorder=self._spool,
             explainer=self._explainer,
             meter=meter,
+            faults=self._faults,
             clock=clock,
             base_currency=settings.base_currency,
+            capacity=settings.capacity,
         )
-        self._refreshing = asyncio.get_running_loop().create_task(self._keep_rates_fresh())
+        self._desk = FeedbackDesk(self._labels, self._decided_on, clock)
+        self._access = Access.load(
+            keys_path(settings.home),
+            loopback=is_loopback(settings.service_host),
+            failed=lambda error: self._faults.report("access", error),
+        )
+        self._asked = 0
+        self._release = model.version if model else ""
+        self._tasks = [
+            asyncio.get_running_loop().create_task(work)
+            for work in (self._store.open(), self._keep_rates_fresh(), self._keep_model_fresh())
+        ]
+
+    def caller(self, authorization: bytes | None, scope: Scope, reached: str) -> str:
+        """Who asks. reached: the address of this machine that the request came to. Raises Problem 401, 403."""
+        if not self._access.required and not is_loopback(reached):
+            raise unauthorized("this service has no keys yet, and answers without keys on loopback alone")
+        return self._access.check(authorization, scope)
 
     async def decide(self, body: bytes, caller: str) -> Answer:
         """`DecisionEngine.decide`."""
@@ -97,24 +154,44 @@ class Runtime:
         """`DecisionEngine.explain`."""
         return await self.engine.explain(body, caller)
 
+    async def report(self, body: bytes, caller: str) -> Answer:
+        """`DecisionEngine.report`."""
+        return await self.engine.report(body, caller)
+
+    async def feedback(self, body: bytes, caller: str) -> Answer:
+        """`FeedbackDesk.take`."""
+        return await self.engine.answered("feedback", self._desk.take(body, caller))
+
+    async def reload(self, _: bytes, __: str) -> Answer:
+        """Every worker looks at the registry now; says what each serves then."""
+        return Answer(200, msgspec.json.encode(await workers.reload_all(self._home, RELOAD_SECONDS)))
+
     def failed(self, stage: str, error: BaseException) -> None:
         """Count and log an error that the transport met."""
         self._faults.report(stage, error)
 
     async def readiness(self) -> Answer:
-        """200 when payments can be decided, else 503; the body says what is there."""
-        checks: dict[str, dict[str, object]] = {"model": {"ok": True, "version": self.engine.model.version}}
+        """200: a worker that runs can decide, by its rules at the least; the body says what is not as it should be."""
+        model = self.engine.model
+        checks: dict[str, dict[str, object]] = {"model": {"ok": model is not None, "version": self._release or None}}
         try:
-            async with asyncio.timeout(PROBE_SECONDS):
-                snapshots = await self._store.snapshots()
-        except (RedisError, OSError, TimeoutError) as error:
-            checks["redis"] = {"ok": False, "detail": type(error).__name__}
+            snapshots = await self._store.snapshots()
+        except StoreError as error:
+            checks["redis"] = {"ok": False, "detail": str(error)}
             checks["snapshots"] = {"ok": False}
         else:
             checks["redis"] = {"ok": True}
             checks["snapshots"] = {"ok": all(snapshots.values()), **snapshots}
-        ready = all(check["ok"] for check in checks.values())
-        return Answer(200 if ready else 503, msgspec.json.encode({"ready": ready, "checks": checks}))
+        checks["breakers"] = {
+            "ok": all(breaker.state == "closed" for breaker in self._breakers),
+            **{breaker.name: breaker.state for breaker in self._breakers},
+        }
+        degraded = [name for name, check in checks.items() if not check["ok"]]
+        return Answer(200, msgspec.json.encode({"ready": True, "degraded": degraded, "checks": checks}))
+
+    async def _decided_on(self, caller: str, transaction_id: str) -> date | None:
+        record = await self._explainer.find(transaction_id, caller, clock())
+        return None if record is None else record.day
 
     async def _keep_rates_fresh(self) -> None:
         while True:
@@ -124,10 +201,53 @@ class Runtime:
             except Exception as error:  # noqa: BLE001 - the old rates stay in force; counted, logged, tried again
                 self._faults.report("rates", error)
 
+    async def _keep_model_fresh(self) -> None:
+        """Take what was released within a second, and whenever it is asked for."""
+        self._asked = workers.asked(self._home)
+        self._announce(None)
+        refused, again_at = "", 0.0
+        while True:
+            await asyncio.sleep(RELEASE_SECONDS)
+            number = workers.asked(self._home)
+            error: Exception | None = None
+            wanted = ""
+            try:
+                release = current_release(self._home)
+                wanted = release.name
+                retry = wanted == refused and number == self._asked and time.monotonic() < again_at
+                if wanted != self._release.replace("/", "-") and not retry:
+                    model = await asyncio.to_thread(load_model, release, self._policy_version)
+                    self._store.medians = model.medians
+                    self.engine.model, self._release, refused = model, model.version, ""
+                    self._announce(None)
+            except (NoReleaseError, BundleError, OSError) as caught:
+                # what serves goes on serving
+                error = caught
+                refused, again_at = wanted, time.monotonic() + RETRY_SECONDS
+                self._faults.report("model", error)
+            if number != self._asked or error is not None:
+                self._asked = number
+                self._announce(error)
+
+    def _announce(self, error: Exception | None) -> None:
+        note = workers.WorkerNote(
+            pid=os.getpid(),
+            model_version=self._release or None,
+            asked=self._asked,
+            error=None if error is None else str(error),
+        )
+        try:
+            workers.announce(self._home, note)
+        except OSError as failed:
+            self._faults.report("announce", failed)
+
     async def close(self) -> None:
         """Give everything back."""
-        self._refreshing.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        workers.leave(self._home, os.getpid())
         await asyncio.to_thread(self._explainer.close)
         await self._store.close()
-        await self._redis.aclose()
+        self._labels.close()
         self._spool.close()

@@ -12,9 +12,10 @@ import msgspec
 from bentoml.exceptions import BentoMLException
 from pydantic import WithJsonSchema
 
-from bento.gateway import DEFAULT_CALLER, Gateway
+from bento.gateway import Gateway
 from bento.openapi import inlined
 from bento.runtime import Runtime, preflight
+from fraud_platform.decision.access import DEFAULT_CALLER
 from fraud_platform.decision.answer import Answer, ExplainAnswer, PredictAnswer
 from fraud_platform.decision.request import PaymentRequest
 from fraud_platform.model.bundle import BundleError, NoReleaseError
@@ -33,7 +34,7 @@ ExplainBody = Annotated[dict[str, Any], WithJsonSchema(inlined(ExplainAnswer))]
     workers=_settings.service_workers,
     # BentoML arms a timer of this length for every request and never cancels it: as short as the gateway's own limits
     traffic={"timeout": 5},
-    http={"host": "127.0.0.1", "port": _settings.service_port},
+    http={"host": _settings.service_host, "port": _settings.service_port},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
     envs=[

@@ -117,6 +117,7 @@ async def _replay(
     raw = lake.read(tables.RAW_TRANSACTIONS, day)
     rates = Rates.from_table(lake.read(tables.FX_RATES, day), settings.base_currency)
     identities = _Identities(lake, day)
+    await store.open()
     try:
         for payment in tqdm(_payments(raw, rates), f"replay {day}", total=raw.num_rows, unit="txn", disable=None):
             if identities.conflict(payment):

@@ -38,6 +38,9 @@ class Settings(BaseSettings):
 
     # servers that `fraud-platform up` starts, all on loopback
     dagster_port: int = Field(3000, description="Port of the Dagster webserver.")
+    service_host: str = Field(
+        "127.0.0.1", description="Address the decision service listens on; beyond loopback it needs API keys."
+    )
     service_port: int = Field(3001, description="Port of the decision service.")
     mlflow_port: int = Field(5000, description="Port of the MLflow server.")
     service_workers: int = Field(1, ge=1, description="Worker processes of the decision service.")
@@ -77,6 +80,12 @@ class Settings(BaseSettings):
     )
     rule_cross_country_amount: int = Field(
         1_000, ge=0, description="Where no model answers, an amount above this outside the home country is flagged."
+    )
+    read_deadline_ms: int = Field(20, ge=1, description="Milliseconds that a payment waits for one store's features.")
+    breaker_failures: int = Field(5, ge=1, description="Failures in a row after which a dependency is left alone.")
+    breaker_pause_ms: int = Field(1_000, ge=1, description="Milliseconds between probes of a dependency left alone.")
+    capacity: int = Field(
+        200, ge=1, description="Payments under way in one worker beyond which the rules answer at once."
     )
     policy_version: int = Field(1, ge=1, description="Raised by hand when thresholds or rules change; in every answer.")
 

@@ -1,75 +1,120 @@
 """The decision engine: from the bytes of a request to the bytes of an answer, whatever the transport.
 
-What belongs here: the order of the steps of a decision, and identity. What does not: HTTP, Redis commands, the model.
+What belongs here: the order of the steps of a decision, identity, and that a valid payment always gets a decision. What
+does not: HTTP, Redis commands, the rungs of features (`online.ladder`) and of the model (`serving_model`).
 """
 
 import asyncio
-import uuid
+import os
 from collections.abc import Awaitable, Callable
+from itertools import count
+from time import perf_counter
 
+import numpy as np
+
+from fraud_platform.currency import exponent
 from fraud_platform.decision.answer import Answer, predict_body
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.parts import Meter, OnlineRead, OnlineReader, Recorder
+from fraud_platform.decision.policy import DecisionName, Policy
 from fraud_platform.decision.problem import Problem, conflict, invalid, malformed, unavailable
+from fraud_platform.decision.reported import parse_report, report_body, reported_record
 from fraud_platform.decision.request import InvalidRequest, MalformedBody, Payment, Rates, parse_payment, to_transaction
-from fraud_platform.decision.serving_model import ServingModel
+from fraud_platform.decision.rules import FallbackRules
+from fraud_platform.decision.serving_model import RULES, NoScoreError, ServingModel
 from fraud_platform.features.catalogue import CATALOGUE
-from fraud_platform.features.vector import build_vector
+from fraud_platform.features.vector import Matrix, build_vector
 from fraud_platform.inference_log.record import (
     SCHEMA_VERSION,
     DecisionRecord,
     ServedBy,
+    decode_record,
     encode_record,
     vector_bytes,
 )
+from fraud_platform.online.decision_key import CLAIM, claim
+from fraud_platform.online.ladder import Breaker
+from fraud_platform.online.wire import StoreError
 from fraud_platform.schema import Transaction
 
 _WINNER_POLLS = 10
 _WINNER_POLL_SECONDS = 0.005
 
+_NO_MODEL = "none/0"
+"""Version in answers of a service that has no model."""
+
+_NOT_READ = np.full(len(CATALOGUE.names), np.nan, np.float32)
+
 
 class DecisionEngine:
     """Decides payments and explains decisions. One per worker, used from one event loop.
 
-    model may be replaced at any time by assignment: each request takes it once.
-    clock gives the present as UTC microseconds.
+    model may be replaced at any time by assignment: each request takes it once; None: the rules decide.
+    clock gives the present as UTC microseconds. capacity: payments under way beyond which the rules answer at once.
     """
 
     def __init__(
         self,
         *,
-        store: OnlineReader,
+        features: OnlineReader,
         decisions: Decisions,
-        model: ServingModel,
+        model: ServingModel | None,
+        model_breaker: Breaker,
+        rules: FallbackRules,
+        policy: Policy,
         rates: Callable[[], Rates],
         recorder: Recorder,
         explainer: Explainer,
         meter: Meter,
+        faults: FaultLog,
         clock: Callable[[], int],
         base_currency: str,
+        capacity: int,
     ) -> None:
         self.model = model
-        self._store = store
+        self._features = features
         self._decisions = decisions
+        self._model_breaker = model_breaker
+        self._rules = rules
+        self._policy = policy
         self._rates = rates
         self._recorder = recorder
         self._explainer = explainer
         self._meter = meter
+        self._faults = faults
         self._clock = clock
         self._base_currency = base_currency
-        self._faults = FaultLog(clock, meter.failed)
+        self._exponent = exponent(base_currency)
+        self._capacity = capacity
+        self._under_way = 0
+        # unique as a UUID is, and made by counting on from one
+        self._ids = count(int.from_bytes(os.urandom(15)) << 8)
+
+    @property
+    def under_way(self) -> int:
+        """Payments that are being decided."""
+        return self._under_way
 
     async def decide(self, body: bytes, caller: str) -> Answer:
         """The decision on a payment (JSON), recorded before it is returned; never raises for what a caller sends."""
-        return await self._answered("predict", self._decide(body, caller))
+        self._under_way += 1
+        try:
+            return await self.answered("predict", self._decide(body, caller))
+        finally:
+            self._under_way -= 1
 
     async def explain(self, body: bytes, caller: str) -> Answer:
         """Why a decision is what it is: `{"transaction_id"}` of one decided before, or a whole payment (what-if)."""
-        return await self._answered("explain", self._explain(body, caller))
+        return await self.answered("explain", self._explain(body, caller))
 
-    async def _answered(self, stage: str, work: Awaitable[Answer]) -> Answer:
+    async def report(self, body: bytes, caller: str) -> Answer:
+        """Take a decision that the caller's client made by the rules; velocity counts the attempt, once."""
+        return await self.answered("report", self._report(body, caller))
+
+    async def answered(self, stage: str, work: Awaitable[Answer]) -> Answer:
+        """What some work answers, or its error as an answer."""
         try:
             return await work
         except MalformedBody as error:
@@ -86,41 +131,126 @@ class DecisionEngine:
         received_at = self._clock()
         payment = parse_payment(body, self._base_currency)
         content = payment.content_hash()
-        record = await self._decisions.find(caller, payment.transaction_id)
-        repeated = record is not None
-        if record is None:
-            record, repeated = await self._decide_now(payment, content, caller, received_at)
+        transaction = to_transaction(payment, received_at, self._rates())
+        own = self._decisions.remembered(caller, payment.transaction_id)
+        if own is not None:
+            return self._answer(own, content, repeated=True)
+        try:
+            record, repeated = await self._decide_now(payment, content, caller, transaction)
+        except Problem:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever broke, the payment gets its answer: the rules'
+            self._faults.report("predict", error)
+            record, repeated = self._by_rules(payment, content, caller, transaction), False
+        return self._answer(record, content, repeated=repeated)
+
+    def _answer(self, record: DecisionRecord, content: str, *, repeated: bool) -> Answer:
         if record.request_hash != content:
             raise conflict("it was decided within the last 24 hours, for another payment")
-        # a repeat is appended too: the process that settled the decision may have died before it wrote the record
-        self._record(record)
         self._meter.decided(record, repeated)
         return Answer(200, predict_body(record))
 
     async def _decide_now(
-        self, payment: Payment, content: str, caller: str, received_at: int
+        self, payment: Payment, content: str, caller: str, transaction: Transaction
     ) -> tuple[DecisionRecord, bool]:
-        """The decision that stands, and whether it is somebody else's: the same payment may come twice at once."""
-        transaction = to_transaction(payment, received_at, self._rates())
-        online = await self._store.read(transaction, caller=caller, write=True)
-        if online.duplicate:
-            standing = await self._awaited(caller, payment.transaction_id)
-            if standing is not None:
-                return standing, True
+        """The decision that stands, written down, and whether it stood already."""
+        if self._under_way > self._capacity:
+            return self._by_rules(payment, content, caller, transaction), False
+        began = perf_counter()
+        online = await self._features.read(transaction, caller=caller, write=True, claim=claim(content))
+        self._meter.took("read", perf_counter() - began)
+        standing = await self._standing(online, content, caller, payment.transaction_id)
+        if standing is not None:
+            if standing.request_hash == content:
+                # appended again: the process that settled the decision may have died before it wrote the record
+                self._write(standing, encode_record(standing))
+            return standing, True
         record = self._judged(payment, content, caller, transaction, online)
-        standing = await self._decisions.settle(record)
-        return standing, standing is not record
+        payload = encode_record(record)
+        settled = await self._decisions.settle(record, payload)
+        if settled is not record:
+            payload = encode_record(settled)
+        self._write(settled, payload)
+        return settled, settled is not record
+
+    async def _standing(
+        self, online: OnlineRead, content: str, caller: str, transaction_id: str
+    ) -> DecisionRecord | None:
+        """The decision that was there before, or is being made by whoever came first; None: it is ours to make."""
+        if not online.standing:
+            return None
+        if not online.standing.startswith(CLAIM):
+            return decode_record(online.standing)
+        if online.standing != claim(content):
+            raise conflict("it is being decided for another payment")
+        # None at the end: whoever claimed it has died, or could not settle
+        for _ in range(_WINNER_POLLS):
+            try:
+                standing = await self._decisions.find(caller, transaction_id)
+            except StoreError:
+                return None
+            if standing is not None:
+                return standing
+            await asyncio.sleep(_WINNER_POLL_SECONDS)
+        return None
 
     def _judged(
         self, payment: Payment, content: str, caller: str, transaction: Transaction, online: OnlineRead
     ) -> DecisionRecord:
-        model = self.model
+        began = perf_counter()
         vector = build_vector(transaction, online)
-        score = float(model.scorer.score(vector[None, :])[0])
-        decision, reason = model.policy.decide(score)
+        built = perf_counter()
+        self._meter.took("request_features", built - began)
+        model = self.model
+        score: float | None = None
+        policy, served_by = self._policy, RULES
+        if model is not None:
+            policy = model.policy
+            try:
+                score, served_by = model.score(vector, self._model_breaker, self._faults.report)
+            except NoScoreError as error:
+                self._faults.report(RULES, error)
+        self._meter.took("model", perf_counter() - built)
+        decision, reason = self._decided(score, policy, transaction)
+        return self._record(
+            payment, content, caller, transaction, online, vector, model, served_by, score, decision, reason
+        )
+
+    def _by_rules(self, payment: Payment, content: str, caller: str, transaction: Transaction) -> DecisionRecord:
+        """A decision that waits for nothing, written down."""
+        decision, reason = self._decided(None, self._policy, transaction)
+        online = self._features.without_stores(transaction, caller=caller, claim=claim(content))
+        record = self._record(
+            payment, content, caller, transaction, online, _NOT_READ, self.model, RULES, None, decision, reason
+        )
+        payload = encode_record(record)
+        self._decisions.post(record, payload)
+        self._write(record, payload)
+        return record
+
+    def _decided(self, score: float | None, policy: Policy, transaction: Transaction) -> tuple[DecisionName, str]:
+        if score is None:
+            return self._rules.decide(transaction.amount, self._exponent, transaction.country, transaction.user_country)
+        return policy.decide(score)
+
+    def _record(
+        self,
+        payment: Payment,
+        content: str,
+        caller: str,
+        transaction: Transaction,
+        online: OnlineRead,
+        vector: Matrix,
+        model: ServingModel | None,
+        served_by: str,
+        score: float | None,
+        decision: DecisionName,
+        reason: str,
+    ) -> DecisionRecord:
+        policy = model.policy if model is not None else self._policy
         return DecisionRecord(
             schema_version=SCHEMA_VERSION,
-            decision_id=uuid.uuid4().hex,
+            decision_id=f"{next(self._ids):032x}",
             caller=caller,
             request_hash=content,
             request=payment,
@@ -139,34 +269,39 @@ class DecisionEngine:
             served_by=ServedBy(
                 user_features=online.served_by["user_features"],
                 merchant_features=online.served_by["merchant_features"],
-                model="champion",
+                model=served_by,
             ),
-            model_version=model.version,
-            scorer_hash=model.scorer_hash,
-            policy_version=model.policy.version,
-            threshold=model.policy.threshold,
-            review_threshold=model.policy.review_threshold,
+            model_version=model.version if model is not None else _NO_MODEL,
+            scorer_hash=model.scorer_hash if model is not None else "",
+            policy_version=policy.version,
+            threshold=policy.threshold,
+            review_threshold=policy.review_threshold,
             score=score,
             decision=decision,
             reason=reason,
             latency_us=self._clock() - transaction.received_at,
         )
 
-    async def _awaited(self, caller: str, transaction_id: str) -> DecisionRecord | None:
-        """The decision of whoever was first to count the payment; None when it does not come, its maker having died."""
-        for _ in range(_WINNER_POLLS):
-            standing = await self._decisions.find(caller, transaction_id)
-            if standing is not None:
-                return standing
-            await asyncio.sleep(_WINNER_POLL_SECONDS)
-        return None
-
-    def _record(self, record: DecisionRecord) -> None:
+    def _write(self, record: DecisionRecord, payload: bytes) -> None:
+        began = perf_counter()
         try:
-            self._recorder.append(record.day, encode_record(record))
+            self._recorder.append(record.day, payload)
         except OSError as error:
-            # a full disk must not stop payments: the decision is in Redis for 24 hours, and the count raises an alert
+            # a full disk must not stop payments: the decision is in Redis for a day, and the count raises an alert
             self._faults.report("record", error)
+        self._meter.took("log", perf_counter() - began)
 
     async def _explain(self, body: bytes, caller: str) -> Answer:
         return Answer(200, await self._explainer.explain(body, caller, self.model, self._clock()))
+
+    async def _report(self, body: bytes, caller: str) -> Answer:
+        report = parse_report(body, self._base_currency)
+        transaction = to_transaction(report.payment, self._clock(), self._rates())
+        content = report.payment.content_hash()
+        online = await self._features.read(transaction, caller=caller, write=True, claim=claim(content))
+        record = reported_record(report, caller, transaction, online, self._policy)
+        payload = encode_record(record)
+        # unlike a decision, a report can be sent again: it is taken only when it is written down
+        self._recorder.append(record.day, payload)
+        self._decisions.post(record, payload)
+        return Answer(200, report_body(record))

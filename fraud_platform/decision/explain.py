@@ -21,11 +21,12 @@ from fraud_platform.decision.parts import OnlineReader
 from fraud_platform.decision.policy import DecisionName
 from fraud_platform.decision.problem import not_scored, unknown_transaction
 from fraud_platform.decision.request import Identifier, Rates, decode_json, named_fields, parse_payment, to_transaction
-from fraud_platform.decision.serving_model import PastModels, ServingModel
+from fraud_platform.decision.serving_model import CHAMPION, PastModels, ServingModel
 from fraud_platform.features.vector import build_vector
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.spool import find_decision
 from fraud_platform.model.bundle import Scorer
+from fraud_platform.online.wire import StoreError
 
 UNITS = "log-odds"
 T = TypeVar("T")
@@ -49,14 +50,14 @@ class Explainer:
     def __init__(
         self,
         *,
-        store: OnlineReader,
+        features: OnlineReader,
         decisions: Decisions,
         rates: Callable[[], Rates],
         home: Path,
         base_currency: str,
         search_days: int,
     ) -> None:
-        self._store = store
+        self._features = features
         self._decisions = decisions
         self._rates = rates
         self._home = home
@@ -65,29 +66,38 @@ class Explainer:
         self._past = PastModels(home)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explain")
 
-    async def explain(self, body: bytes, caller: str, model: ServingModel, now: int) -> bytes:
+    async def explain(self, body: bytes, caller: str, model: ServingModel | None, now: int) -> bytes:
         """The answer's JSON. now: UTC microseconds. Raises Problem, InvalidRequest."""
         if named_fields(body).keys() == {"transaction_id"}:
             transaction_id = decode_json(_reference, body).transaction_id
             return await self._recorded(transaction_id, caller, model, now)
+        if model is None:
+            raise not_scored("no model is in force; the rules decide")
         return await self._what_if(body, caller, model, now)
 
-    async def _recorded(self, transaction_id: str, caller: str, model: ServingModel, now: int) -> bytes:
-        record = await self._decisions.find(caller, transaction_id)
-        if record is None:
-            record = await self._beside(lambda: self._search(transaction_id, caller, now))
+    async def _recorded(self, transaction_id: str, caller: str, model: ServingModel | None, now: int) -> bytes:
+        record = await self.find(transaction_id, caller, now)
         if record is None:
             raise unknown_transaction(f"no decision of yours in the last {self._search_days} days has this id")
         found, score = record, record.score
-        if score is None:
-            raise not_scored(f"the rules decided, for the reason {record.reason}")
+        if score is None or found.served_by.model != CHAMPION:
+            raise not_scored(f"{found.served_by.model} decided, for the reason {found.reason}")
 
         def answer() -> bytes:
             # on the explaining thread: loading a past model takes long, and PastModels is not thread-safe
-            scorer = model.scorer if model.scorer_hash == found.scorer_hash else self._past.scorer(found)
+            current = model if model is not None and model.scorer_hash == found.scorer_hash else None
+            scorer = current.scorer if current is not None else self._past.scorer(found)
             return _answer(scorer, found.values, transaction_id, "recorded", found.model_version, found.decision, score)
 
         return await self._beside(answer)
+
+    async def find(self, transaction_id: str, caller: str, now: int) -> DecisionRecord | None:
+        """A decision of the caller by the store or, where that has forgotten it or is away, by the log."""
+        try:
+            record = await self._decisions.find(caller, transaction_id)
+        except StoreError:
+            record = None
+        return record or await self._beside(lambda: self._search(transaction_id, caller, now))
 
     def _search(self, transaction_id: str, caller: str, now: int) -> DecisionRecord | None:
         today = datetime.fromtimestamp(now // 1_000_000, UTC).date()
@@ -96,7 +106,8 @@ class Explainer:
     async def _what_if(self, body: bytes, caller: str, model: ServingModel, now: int) -> bytes:
         payment = parse_payment(body, self._base_currency)
         transaction = to_transaction(payment, now, self._rates())
-        vector = build_vector(transaction, await self._store.read(transaction, caller=caller, write=False))
+        online = await self._features.read(transaction, caller=caller, write=False, claim=b"")
+        vector = build_vector(transaction, online)
         score = float(model.scorer.score(vector[None, :])[0])
         decision, _ = model.policy.decide(score)
         return await self._beside(

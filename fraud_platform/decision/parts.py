@@ -31,15 +31,32 @@ class OnlineRead(OnlineValues, Protocol):
         ...
 
     @property
+    def standing(self) -> bytes:
+        """What was found as the payment's decision: nothing, a claim, or a record."""
+        ...
+
+    @property
     def served_by(self) -> Mapping[str, str]: ...
 
 
 class OnlineReader(Protocol):
-    """The online feature store."""
+    """The ladder of feature stores; `online.ladder.Ladder` has it."""
 
-    async def read(self, payment: Transaction, *, caller: str, write: bool) -> OnlineRead:
+    async def read(self, payment: Transaction, *, caller: str, write: bool, claim: bytes) -> OnlineRead:
         """Features of a payment, which velocity counts; `write` False counts and writes nothing."""
         ...
+
+    def without_stores(self, payment: Transaction, *, caller: str, claim: bytes) -> OnlineRead:
+        """What is known of a payment when nobody is waited for; velocity counts it all the same."""
+        ...
+
+
+class DecisionStore(Protocol):
+    """Where decisions stand; `online.store.OnlineStore` has it. What is awaited raises StoreError."""
+
+    async def find(self, caller: str, transaction_id: str) -> bytes | None: ...
+    async def settle(self, caller: str, transaction_id: str, record: bytes) -> bytes: ...
+    def post(self, caller: str, transaction_id: str, record: bytes) -> None: ...
 
 
 class Recorder(Protocol):
@@ -53,6 +70,10 @@ class Meter(Protocol):
 
     def decided(self, record: DecisionRecord, repeated: bool) -> None:
         """A decision goes out; `repeated`: one that stood already."""
+        ...
+
+    def took(self, stage: str, seconds: float) -> None:
+        """A stage of one decision: read, request_features, model, log."""
         ...
 
     def failed(self, stage: str) -> None:

@@ -1,10 +1,14 @@
-"""The model that decides, as one immutable value that can be swapped: bundle, scorer, policy.
+"""The model that decides, as one immutable value that can be swapped: its rungs, the policy, what it was made of.
 
-What belongs here: loading a release for serving, and old releases for explanations. What does not: publishing one.
+What belongs here: loading a release for serving, scoring by the first rung that can, old releases for explanations.
+What does not: publishing a release, the rules that need no model (`rules`).
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -13,33 +17,87 @@ from fraud_platform.decision.problem import model_gone
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.vector import Matrix
 from fraud_platform.inference_log.record import DecisionRecord
-from fraud_platform.model.bundle import Bundle, BundleError, Scorer
+from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, Scorer, current_release, releases
+from fraud_platform.model.calibration import Calibration
+from fraud_platform.model.forest import Forest, ForestError
+from fraud_platform.model.linear import LinearModel
+from fraud_platform.online.ladder import Breaker
+
+CHAMPION, LOGISTIC_REGRESSION, RULES = "champion", "logistic_regression", "rules"
 
 _KEPT = 4
 
 
+class NoScoreError(RuntimeError):
+    """No rung of the model gave a probability."""
+
+
+class Margins(Protocol):
+    """`model.forest.Forest` has it."""
+
+    def margins(self, vectors: Matrix) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class ServingModel:
-    """A loaded, warmed model with its policy."""
+    """A loaded, verified, warmed model with its policy."""
 
     version: str
     """`name/version`."""
     scorer_hash: str
     """SHA-256 of the model file."""
+    forest: Margins
+    calibration: Calibration
+    fallback: LinearModel
     scorer: Scorer
+    """XGBoost itself, for explanations."""
     policy: Policy
     medians: dict[str, Matrix]
     """The model's own copy of the cold-start medians under "user" and "merchant", for when no snapshot can be read."""
 
+    def score(
+        self, vector: Matrix, breaker: Breaker, failed: Callable[[str, BaseException], None]
+    ) -> tuple[float, str]:
+        """The probability of fraud of one vector, float32 (50,), and which rung gave it. Raises NoScoreError."""
+        if breaker.allow():
+            try:
+                margin = float(self.forest.margins(vector[None, :])[0])
+                score = self.calibration.probability(margin)
+                if not math.isfinite(score):
+                    raise NoScoreError(f"the champion's score is {score}")
+            except Exception as error:  # noqa: BLE001 - counted and told; the next rung decides
+                breaker.failed()
+                failed(CHAMPION, error)
+            else:
+                breaker.succeeded()
+                return score, CHAMPION
+        try:
+            score = float(self.fallback.score(vector[None, :])[0])
+        except Exception as error:
+            raise NoScoreError("logistic regression failed") from error
+        if not math.isfinite(score):
+            raise NoScoreError(f"logistic regression's score is {score}")
+        return score, LOGISTIC_REGRESSION
+
 
 def load_model(release: Path, policy_version: int) -> ServingModel:
-    """Load a release folder and score once, so that the first payment pays for nothing. Raises BundleError."""
+    """Load a release, hold its compiled trees against XGBoost, and score once, so that no payment pays for a first
+    time. Raises BundleError."""
     bundle = Bundle.load(release)
     scorer = Scorer(bundle)
-    scorer.score(np.zeros((1, len(CATALOGUE.names)), np.float32))
+    try:
+        forest = Forest(scorer.booster)
+        forest.verify(scorer.booster)
+    except ForestError as error:
+        raise BundleError(f"{release}: {error}") from error
+    empty = np.full((1, len(CATALOGUE.names)), np.nan, np.float32)
+    bundle.fallback.score(empty)
     return ServingModel(
         version=f"{bundle.model_name}/{bundle.version}",
         scorer_hash=bundle.model_sha256,
+        forest=forest,
+        calibration=bundle.calibration,
+        fallback=bundle.fallback,
         scorer=scorer,
         policy=Policy(bundle.threshold, bundle.review_threshold, policy_version),
         medians={
@@ -47,6 +105,35 @@ def load_model(release: Path, policy_version: int) -> ServingModel:
             for entity, values in bundle.medians.items()
         },
     )
+
+
+def load_newest(home: Path, policy_version: int, failed: Callable[[str, BaseException], None]) -> ServingModel | None:
+    """The release in force, else the newest of this home that still loads; None when none does.
+
+    failed(stage, error): told of each release that does not load.
+    """
+    try:
+        candidates = [current_release(home)]
+    except (NoReleaseError, BundleError) as error:
+        failed("model", error)
+        candidates = []
+    for folder in (*candidates, *kept_releases(home)):
+        try:
+            return load_model(folder, policy_version)
+        except BundleError as error:
+            failed("model", error)
+    return None
+
+
+def kept_releases(home: Path) -> list[Path]:
+    """The folders of this home's releases, newest first."""
+    kept = [folder for folder in releases(home).glob("*-*") if folder.is_dir() and not folder.name.startswith(".")]
+    return sorted(kept, key=_number, reverse=True)
+
+
+def _number(release: Path) -> int:
+    number = release.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
 
 
 class PastModels:

@@ -99,6 +99,11 @@ def ensure_redis(settings: Settings) -> str:
     return embedded_url(settings)
 
 
+def redis_address(settings: Settings) -> str:
+    """URL of the online store, whether or not it answers: for those who can do without it."""
+    return settings.redis_url or embedded_url(settings)
+
+
 def redis_pid(settings: Settings) -> int | None:
     """Process id of the embedded server if it runs on the set port, else None. Starts nothing."""
     probe = _probe(settings.redis_port, redis_folder(settings))

@@ -1,7 +1,8 @@
 """The online store at serving speed: one pipelined wave to Redis gives all that a payment's vector needs.
 
 What belongs here: what is asked for, ages, what counts as missing. What does not: byte layout (`layout`), the velocity
-script (`velocity`), cold start (`features.vector`).
+script (`velocity`), the connection (`wire`), what serves when Redis does not (`ladder`), cold start
+(`features.vector`).
 """
 
 import time
@@ -9,36 +10,40 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any, Literal
+from typing import Any
 
+import hiredis
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from redis import asyncio as redis_asyncio
-from redis.exceptions import NoScriptError
 
 from fraud_platform.features.catalogue import CATALOGUE, DAY
 from fraud_platform.online import layout, velocity
+from fraud_platform.online.decision_key import CLAIM, SETTLE_SCRIPT, SETTLE_SHA, decision_key
 from fraud_platform.online.packed import MERCHANT_VECTOR, PROJECT, USER_VECTOR, VECTOR, PackedView
+from fraud_platform.online.recount import Recount
 from fraud_platform.online.snapshot_record import SnapshotRecord, decode_record, record_key
+from fraud_platform.online.wire import Reply, StoreError, Wire, command
 from fraud_platform.schema import Transaction
 
-ServedBy = Literal["redis", "default"]
 Row = NDArray[np.float32]
 
+_STAMPS = 64
+_FOREVER = 3600.0
 
-@dataclass(frozen=True)
-class OnlineFeatures:
+
+class OnlineFeatures(msgspec.Struct, frozen=True, kw_only=True):
     """One read. Rows and medians are float32 in the catalogue's order; a missing entity's row is None."""
 
-    user_row: Row | None
-    merchant_row: Row | None
-    user_medians: Row
-    merchant_medians: Row
+    user_row: Any
+    merchant_row: Any
+    user_medians: Any
+    merchant_medians: Any
     known_countries: frozenset[str] | None
     known_devices: frozenset[int] | None
     last_effective_time: int | None
-    velocity: NDArray[np.float64]
+    velocity: Any
+    """float64 (11,), NaN where unknown."""
     user_effective_time: int
     merchant_effective_time: int
     user_snapshot: str | None
@@ -46,7 +51,10 @@ class OnlineFeatures:
     epoch: str | None
     complete_since: int | None
     duplicate: bool
-    served_by: dict[str, ServedBy]
+    """Velocity has counted this payment before."""
+    standing: bytes
+    """What was found as the payment's decision: nothing, a claim, or a record."""
+    served_by: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -54,34 +62,37 @@ class _ReadPlan:
     """The fields of one packed view, in the order they are asked for."""
 
     view: PackedView
-    fields: tuple[bytes, ...]
+    head: bytes
+    tail: bytes
 
     @staticmethod
     def of(view: PackedView) -> "_ReadPlan":
         names = [VECTOR, *(name for name, _ in view.extras)]
-        return _ReadPlan(view, (layout.timestamp_field(view.name), *(layout.field(view.name, name) for name in names)))
+        fields = (layout.timestamp_field(view.name), *(layout.field(view.name, name) for name in names))
+        head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(fields))
+        return _ReadPlan(view, head, b"".join(map(velocity.bulk, fields)))
 
-    def key(self, identifier: str, prefix: bytes) -> bytes:
-        return prefix + layout.entity_key(PROJECT, self.view.join_key, identifier)
+    def call(self, identifier: str, prefix: bytes) -> bytes:
+        key = prefix + layout.entity_key(PROJECT, self.view.join_key, identifier)
+        return self.head + velocity.bulk(key) + self.tail
 
 
 _USER, _MERCHANT = _ReadPlan.of(USER_VECTOR), _ReadPlan.of(MERCHANT_VECTOR)
 _epochs = msgspec.json.Decoder(velocity.Epoch)
 
 
-@dataclass(frozen=True)
-class _BatchRow:
-    """A packed row after the checks of age and snapshot; `values` are the raw extras."""
+class _BatchRow(msgspec.Struct, frozen=True):
+    """A packed row after the checks of age and snapshot; `extras` are raw values."""
 
-    vector: Row | None
-    extras: tuple[bytes, ...]
+    vector: Any
+    extras: list[Any]
     snapshot: str | None
-    medians: Row
-    served_by: ServedBy
+    medians: Any
+    served_by: str
 
 
 class OnlineStore:
-    """Reads features and counts velocity for one payment at a time; safe to share between tasks of one event loop."""
+    """Reads features and counts velocity; safe to share between tasks of one event loop. `open` first, `close` last."""
 
     def __init__(
         self,
@@ -91,28 +102,51 @@ class OnlineStore:
         default_medians: dict[str, Row] | None = None,
         prefix: bytes = b"",
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000,
+        deadline: float = _FOREVER,
+        recount: Recount | None = None,
     ) -> None:
         """`default_medians`: float32 arrays under "user" and "merchant" (the model's own copy), used when no snapshot
-        can be read; `clock`: UTC microseconds, for ages alone; `prefix`: an own key space, as replay uses."""
-        self._redis = redis_asyncio.Redis.from_url(url)
+        can be read; `clock`: UTC microseconds, for ages alone; `prefix`: an own key space, as replay uses; `deadline`:
+        seconds after which a read fails; `recount`: keeps what Redis may not have counted."""
+        self._wire = Wire(url, deadline=deadline, prepare=self._prepare)
         self._ttl = ttl_days * DAY
         self._prefix = prefix
         self._clock = clock
-        self._script = ""
+        self._recount = recount
         nothing = {s: np.full(len(CATALOGUE.of(s)), np.nan, np.float32) for s in ("user", "merchant")}
-        self._defaults = default_medians or nothing
+        self.medians = default_medians or nothing
+        """Used when no snapshot can be read."""
         self._records: dict[bytes, tuple[SnapshotRecord, Row]] = {}
+        self._stamps: dict[bytes, tuple[int, str]] = {}
+        gets = (record_key(USER_VECTOR, prefix), record_key(MERCHANT_VECTOR, prefix), velocity.epoch_key(prefix))
+        self._gets = b"".join(command(b"GET", key) for key in gets)
 
-    async def read(self, payment: Transaction, *, caller: str = "", write: bool = True) -> OnlineFeatures:
+    @property
+    def connected(self) -> bool:
+        """Whether Redis can be asked now."""
+        return self._wire.ready
+
+    async def open(self) -> None:
+        """Connect, and stay connected in the background; a Redis that is down is no error here."""
+        await self._wire.open()
+
+    async def read(
+        self, payment: Transaction, *, caller: str = "", write: bool = True, claim: bytes = b""
+    ) -> OnlineFeatures:
         """Everything the vector needs, in one round trip; counts the attempt unless `write` is False (what-if).
 
-        Raises redis.exceptions.RedisError when the store does not answer.
+        claim: makes the payment the caller's to decide, and finds the decision that stands. Raises StoreError when the
+        store does not answer.
         """
-        replies = await self._wave(payment, caller, write)
+        attempt = self._attempt(payment, caller, write, claim)
+        if write:
+            # kept before it is sent: whether a lost answer was counted, only asking again will tell
+            self._keep(attempt, len(velocity.ENTITIES), payment.received_at)
+        replies = await self._wave(attempt, payment)
         user_reply, merchant_reply, user_hash, merchant_hash, user_record, merchant_record, epoch_bytes = replies
         epoch = _epochs.decode(epoch_bytes) if epoch_bytes else await self._begin_epoch(payment, write)
-        user_velocity = velocity.parse("user", user_reply)
-        merchant_velocity = velocity.parse("merchant", merchant_reply)
+        user_velocity = velocity.parse(user_reply)
+        merchant_velocity = velocity.parse(merchant_reply)
         user = self._batch(user_hash, user_record, "user")
         merchant = self._batch(merchant_hash, merchant_record, "merchant")
         last_seen, countries, devices = user.extras or (b"", b"", b"")
@@ -123,7 +157,7 @@ class OnlineStore:
             merchant_medians=merchant.medians,
             known_countries=frozenset(layout.strings(countries)) if countries else None,
             known_devices=frozenset(layout.int64s(devices)) if devices else None,
-            last_effective_time=velocity.last_attempt(user_velocity, layout.int64(last_seen), epoch),
+            last_effective_time=velocity.last_attempt(user_velocity, layout.int64(last_seen or b""), epoch),
             velocity=velocity.complete_block(user_velocity, merchant_velocity, epoch),
             user_effective_time=user_velocity.effective_time,
             merchant_effective_time=merchant_velocity.effective_time,
@@ -132,67 +166,123 @@ class OnlineStore:
             epoch=epoch.epoch if epoch else None,
             complete_since=epoch.complete_since if epoch else None,
             duplicate=user_velocity.duplicate,
+            standing=user_velocity.standing,
             served_by={"user_features": user.served_by, "merchant_features": merchant.served_by},
         )
 
+    def count(self, payment: Transaction, *, caller: str, claim: bytes) -> None:
+        """Count an attempt that is decided without its features; waits for nothing. Without Redis: when it is back."""
+        attempt = self._attempt(payment, caller, True, claim)
+        self._post(attempt, len(velocity.ENTITIES), payment.received_at)
+
+    async def find(self, caller: str, transaction_id: str) -> bytes | None:
+        """The record that stands as the decision on a payment, or None. Raises StoreError."""
+        found: bytes | None = await self._ask(b"GET", decision_key(caller, transaction_id, self._prefix))
+        return None if found is None or found.startswith(CLAIM) else found
+
+    async def settle(self, caller: str, transaction_id: str, record: bytes) -> bytes:
+        """Make a record the decision unless another stands; returns the one that stands. Raises StoreError."""
+        payload = self._settlement(caller, transaction_id, record)
+        self._keep(payload, 1, self._clock())
+        (reply,) = await self._wire.send(payload, 1)
+        if isinstance(reply, hiredis.ReplyError):
+            raise StoreError(str(reply)) from reply
+        return record if reply is None else bytes(reply)
+
+    def post(self, caller: str, transaction_id: str, record: bytes) -> None:
+        """`settle` without waiting for the outcome. Without Redis: when it is back."""
+        self._post(self._settlement(caller, transaction_id, record), 1, self._clock())
+
     async def snapshots(self) -> dict[str, date | None]:
-        """The snapshot in force per packed view; None where none is. Raises RedisError when Redis does not answer."""
+        """The snapshot in force per packed view; None where none is. Raises StoreError when Redis does not answer."""
         views = (USER_VECTOR, MERCHANT_VECTOR)
-        values = await self._redis.mget([record_key(view, self._prefix) for view in views])
+        values = [await self._ask(b"GET", record_key(view, self._prefix)) for view in views]
         return {
             view.name: decode_record(value).snapshot if value else None
             for view, value in zip(views, values, strict=True)
         }
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._redis.aclose()
+        """Close the connection."""
+        await self._wire.close()
 
-    async def _wave(self, payment: Transaction, caller: str, write: bool) -> list[Any]:
-        if not self._script:
-            self._script = await self._redis.script_load(velocity.SCRIPT)
-        pipe = self._redis.pipeline(transaction=False)
-        for entity in velocity.ENTITIES:
-            identifier = payment.user_id if entity == "user" else payment.merchant_id
-            counted = velocity.set_key(entity, identifier, self._prefix)
-            seen = velocity.identity_key(entity, identifier, caller, payment.transaction_id, self._prefix)
-            arguments = velocity.arguments(entity, payment, write=write)
-            pipe.execute_command("EVALSHA", self._script, 2, counted, seen, *arguments)
-        pipe.execute_command("HMGET", _USER.key(payment.user_id, self._prefix), *_USER.fields)
-        pipe.execute_command("HMGET", _MERCHANT.key(payment.merchant_id, self._prefix), *_MERCHANT.fields)
-        pipe.get(record_key(USER_VECTOR, self._prefix))
-        pipe.get(record_key(MERCHANT_VECTOR, self._prefix))
-        pipe.get(velocity.epoch_key(self._prefix))
+    def _attempt(self, payment: Transaction, caller: str, write: bool, claim: bytes) -> bytes:
+        decision = decision_key(caller, payment.transaction_id, self._prefix) if claim else b""
+        return b"".join(
+            velocity.call(entity, payment, caller, self._prefix, write=write, decision=decision, claim=claim)
+            for entity in velocity.ENTITIES
+        )
+
+    def _settlement(self, caller: str, transaction_id: str, record: bytes) -> bytes:
+        key = decision_key(caller, transaction_id, self._prefix)
+        return command(b"EVALSHA", SETTLE_SHA, b"1", key, record, b"%d" % velocity.IDENTITY_EXPIRY_MS, CLAIM)
+
+    def _keep(self, payload: bytes, replies: int, at: int) -> None:
+        if self._recount is not None:
+            self._recount.keep(payload, replies, at, connected=self._wire.ready)
+
+    def _post(self, payload: bytes, replies: int, at: int) -> None:
+        self._keep(payload, replies, at)
+        if self._wire.ready:
+            self._wire.send(payload, replies)
+
+    async def _ask(self, *arguments: bytes) -> Reply:
         try:
-            return await pipe.execute()
-        except NoScriptError:
-            # a restarted Redis forgets scripts; neither call has run, so asking again counts nothing twice
-            self._script = ""
-            return await self._wave(payment, caller, write)
+            return await self._wire.ask(*arguments)
+        except hiredis.ReplyError as error:
+            raise StoreError(str(error)) from error
+
+    async def _wave(self, attempt: bytes, payment: Transaction) -> list[Reply]:
+        rows = _USER.call(payment.user_id, self._prefix) + _MERCHANT.call(payment.merchant_id, self._prefix)
+        replies = await self._wire.send(attempt + rows + self._gets, 7)
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                if str(reply).startswith("NOSCRIPT"):
+                    # flushed by hand; neither call has run, so the recount or a repeat counts nothing twice
+                    await self._load_scripts(self._wire)
+                raise StoreError(str(reply)) from reply
+        return replies
+
+    async def _prepare(self, wire: Wire) -> None:
+        """A new connection: scripts, then whatever the server may have lost or missed meanwhile."""
+        await self._load_scripts(wire)
+        if self._recount is not None:
+            await self._recount.deliver(wire, velocity.epoch_key(self._prefix), self._clock())
+
+    @staticmethod
+    async def _load_scripts(wire: Wire) -> None:
+        for script in (velocity.SCRIPT, SETTLE_SCRIPT):
+            await wire.ask(b"SCRIPT", b"LOAD", script.encode())
 
     async def _begin_epoch(self, payment: Transaction, write: bool) -> velocity.Epoch | None:
         """Velocity was lost: from now on it is counted anew. This answer's windows stay null either way."""
         if write:
-            since = payment.received_at + velocity.CLOCK_AHEAD + 1
-            epoch = velocity.Epoch(epoch=uuid.uuid4().hex, complete_since=since)
-            await self._redis.set(velocity.epoch_key(self._prefix), msgspec.json.encode(epoch), nx=True)
+            epoch = velocity.Epoch(epoch=uuid.uuid4().hex, complete_since=velocity.complete_after(payment.received_at))
+            await self._ask(b"SET", velocity.epoch_key(self._prefix), msgspec.json.encode(epoch), b"NX")
         return None
 
     def _batch(self, values: list[bytes | None], record_bytes: bytes | None, entity: velocity.Entity) -> _BatchRow:
         known = self._record(record_bytes)
         if known is None:
-            return _BatchRow(None, (), None, self._defaults[entity], "default")
+            return _BatchRow(None, [], None, self.medians[entity], "default")
         record, medians = known
         if self._clock() - record.visible_from > self._ttl:
-            return _BatchRow(None, (), None, self._defaults[entity], "default")
+            return _BatchRow(None, [], None, self.medians[entity], "default")
         stamp, vector, *extras = values
         # a row behind the snapshot in force belongs to an entity that has left it
-        if not stamp or not vector or (at := layout.timestamp(stamp)) < record.snapshot_at:
-            return _BatchRow(None, (), record.snapshot.isoformat(), medians, "redis")
-        snapshot = record.snapshot if at == record.snapshot_at else datetime.fromtimestamp(at // 1_000_000, UTC).date()
-        return _BatchRow(
-            layout.floats(vector), tuple(extra or b"" for extra in extras), snapshot.isoformat(), medians, "redis"
-        )
+        if not stamp or not vector or (at := self._stamp(stamp))[0] < record.snapshot_at:
+            return _BatchRow(None, [], record.snapshot.isoformat(), medians, "redis")
+        return _BatchRow(layout.floats(vector), extras, at[1], medians, "redis")
+
+    def _stamp(self, value: bytes) -> tuple[int, str]:
+        """A row's event timestamp and its day, decoded once: all rows of a snapshot carry the same."""
+        known = self._stamps.get(value)
+        if known is None:
+            if len(self._stamps) >= _STAMPS:
+                self._stamps.clear()
+            at = layout.timestamp(value)
+            known = self._stamps[value] = at, datetime.fromtimestamp(at // 1_000_000, UTC).date().isoformat()
+        return known
 
     def _record(self, value: bytes | None) -> tuple[SnapshotRecord, Row] | None:
         """A view's record with its medians as an array; decoded once per distinct value."""

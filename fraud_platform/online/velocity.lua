@@ -2,9 +2,14 @@
 --
 -- KEYS[1]  sorted set of the entity: score = effective time in us, member = '<cumulative count>:<cumulative sum>'
 -- KEYS[2]  identity of (caller, transaction) at this entity: '<received_at>:<effective time>'
+-- KEYS[3]  optional: the decision on (caller, transaction), a claim or a record
 -- ARGV     event_time, amount, received_at (us, minor units, us), '1' to write or '0' to look,
---          identity life, live history (us), set expiry, identity expiry (ms), then the windows (us)
--- Returns  {effective time, duplicate 0/1, previous effective time or -1, count and sum per window}
+--          identity life, live history (us), set expiry, identity expiry (ms), the payment's claim, then the windows (us)
+-- Returns  {effective time, duplicate 0/1, previous effective time or -1, what stands at KEYS[3], count and sum per
+--          window}
+--
+-- The first to come claims the decision. Whoever finds another claim, or a record, only looks: a body that conflicts
+-- with the one that was decided counts nowhere.
 --
 -- Doubles hold microseconds since 1970 and sums of minor units exactly below 2^53.
 
@@ -29,6 +34,17 @@ end
 local event_time, amount, received_at = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local write = ARGV[4] == '1'
 local identity_life, live_history = tonumber(ARGV[5]), tonumber(ARGV[6])
+
+local standing = ''
+if KEYS[3] then
+  local found = redis.call('GET', KEYS[3])
+  if found then
+    standing = found
+    write = write and found == ARGV[9]
+  elseif write then
+    redis.call('SET', KEYS[3], ARGV[9], 'PX', ARGV[8])
+  end
+end
 
 local effective, duplicate = nil, 0
 local seen = redis.call('GET', KEYS[2])
@@ -62,8 +78,8 @@ end
 if previous <= effective - live_history then
   previous = -1
 end
-local reply = {effective, duplicate, previous}
-for index = 9, #ARGV do
+local reply = {effective, duplicate, previous, standing}
+for index = 10, #ARGV do
   local before_count, before_sum = newest_at_or_before(integer(effective - tonumber(ARGV[index])))
   reply[#reply + 1] = count - before_count
   reply[#reply + 1] = sum - before_sum

@@ -4,9 +4,11 @@ What belongs here: keys, arguments, parsing, and when a window is complete. What
 rebuilding from the lake (`warm`).
 """
 
+import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -18,6 +20,8 @@ from fraud_platform.schema import Transaction
 
 SCRIPT = (Path(__file__).parent / "velocity.lua").read_text()
 SEED_SCRIPT = (Path(__file__).parent / "velocity_seed.lua").read_text()
+SCRIPT_SHA = hashlib.sha1(SCRIPT.encode()).hexdigest().encode()
+"""The name that Redis gives the script; no secret."""
 
 Entity = Literal["user", "merchant"]
 ENTITIES: tuple[Entity, ...] = ("user", "merchant")
@@ -37,28 +41,38 @@ CLOCK_AHEAD = processing.MAX_AHEAD_US
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which windows one entity's call reads, and where its reply goes in the velocity block."""
+    """Which windows one entity's call reads, and what becomes of its reply."""
 
     windows: tuple[int, ...]
-    reply: NDArray[np.intp]
-    """Positions in the script's reply, one per feature of the entity."""
-    block: NDArray[np.intp]
-    """Positions in the velocity block of the vector, one per feature of the entity."""
-    feature_windows: NDArray[np.int64]
+    features: tuple[tuple[int, int, int], ...]
+    """Per feature: position in the velocity block, position in the script's reply, window in microseconds."""
+    tail: bytes
+    """The call's last arguments as Redis reads them."""
 
 
 def _plan(entity: Entity) -> _Plan:
     features = [(i, f) for i, f in enumerate(CATALOGUE.of("velocity")) if f.name.startswith(f"{entity}_")]
     names = sorted({f.window for _, f in features}, key=VELOCITY_WINDOWS.__getitem__)
-    reply = [3 + 2 * names.index(f.window) + ("amount_sum" in f.name) for _, f in features]
+    windows = tuple(VELOCITY_WINDOWS[name] for name in names)
     return _Plan(
-        tuple(VELOCITY_WINDOWS[name] for name in names),
-        np.array(reply, np.intp),
-        np.array([i for i, _ in features], np.intp),
-        np.array([VELOCITY_WINDOWS[f.window] for _, f in features], np.int64),
+        windows,
+        tuple(
+            (i, _HEAD + 2 * names.index(f.window) + ("amount_sum" in f.name), VELOCITY_WINDOWS[f.window])
+            for i, f in features
+        ),
+        b"".join(bulk(b"%d" % window) for window in windows),
     )
 
 
+def bulk(argument: bytes) -> bytes:
+    """One argument of a command as Redis reads it."""
+    return b"$%d\r\n%b\r\n" % (len(argument), argument)
+
+
+_SHA = bulk(SCRIPT_SHA)
+_HEAD = 4
+"""Entries of the script's reply before its windows."""
+_EXPIRIES = b"".join(bulk(b"%d" % n) for n in (IDENTITY_LIFE, LIVE_HISTORY, SET_EXPIRY_MS, IDENTITY_EXPIRY_MS))
 PLANS: dict[Entity, _Plan] = {"user": _plan("user"), "merchant": _plan("merchant")}
 WIDTH = len(CATALOGUE.of("velocity"))
 
@@ -71,15 +85,21 @@ class Epoch(msgspec.Struct, frozen=True, kw_only=True):
     """UTC microseconds: every attempt with an effective time from here on is counted."""
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """What one call of the script says of one entity."""
 
     effective_time: int
     duplicate: bool
     previous: int | None
-    values: NDArray[np.float64]
-    """One per feature of the entity in the velocity block; not yet null where the epoch is incomplete."""
+    standing: bytes
+    """What was found as the decision: nothing, a claim, or a record."""
+    numbers: list[Any]
+    """The script's reply, count and sum per window from `_HEAD` on."""
+
+
+def complete_after(now: int) -> int:
+    """From which effective time on velocity is complete when attempts up to `now` may be missing; microseconds."""
+    return now + CLOCK_AHEAD + 1
 
 
 def set_key(entity: Entity, identifier: str, prefix: bytes = b"") -> bytes:
@@ -98,37 +118,48 @@ def epoch_key(prefix: bytes = b"") -> bytes:
     return prefix + b"fraud:velocity:epoch"
 
 
-def arguments(entity: Entity, payment: Transaction, *, write: bool) -> list[int]:
-    """ARGV of the script for one attempt."""
-    return [
-        payment.event_time,
-        payment.amount,
-        payment.received_at,
-        int(write),
-        IDENTITY_LIFE,
-        LIVE_HISTORY,
-        SET_EXPIRY_MS,
-        IDENTITY_EXPIRY_MS,
-        *PLANS[entity].windows,
-    ]
+def call(
+    entity: Entity, payment: Transaction, caller: str, prefix: bytes, *, write: bool, decision: bytes, claim: bytes
+) -> bytes:
+    """The script's call for one attempt, as Redis reads it. decision: key of the payment's decision, empty for none."""
+    identifier = payment.user_id if entity == "user" else payment.merchant_id
+    plan = PLANS[entity]
+    keys = (
+        set_key(entity, identifier, prefix),
+        identity_key(entity, identifier, caller, payment.transaction_id, prefix),
+        *((decision,) if decision else ()),
+    )
+    times = (b"%d" % payment.event_time, b"%d" % payment.amount, b"%d" % payment.received_at, b"%d" % write)
+    return b"".join(
+        (
+            b"*%d\r\n$7\r\nEVALSHA\r\n" % (3 + len(keys) + 9 + len(plan.windows)),
+            _SHA,
+            b"$1\r\n%d\r\n" % len(keys),
+            *map(bulk, keys),
+            *map(bulk, times),
+            _EXPIRIES,
+            bulk(claim),
+            plan.tail,
+        )
+    )
 
 
-def parse(entity: Entity, reply: list[int]) -> Reply:
+def parse(reply: list[Any]) -> Reply:
     """The script's reply."""
-    values = np.array(reply, np.float64)[PLANS[entity].reply]
-    return Reply(reply[0], bool(reply[1]), None if reply[2] < 0 else reply[2], values)
+    return Reply(reply[0], reply[1] == 1, None if reply[2] < 0 else reply[2], reply[3], reply)
 
 
 def complete_block(user: Reply, merchant: Reply, epoch: Epoch | None) -> NDArray[np.float64]:
     """The velocity block, float64 of shape (11,): null wherever a window reaches behind the epoch."""
-    block = np.full(WIDTH, np.nan)
-    if epoch is None:
-        return block
-    for plan, reply in ((PLANS["user"], user), (PLANS["merchant"], merchant)):
-        # the window (t − w, t] begins with the microsecond t − w + 1
-        complete = reply.effective_time - plan.feature_windows + 1 >= epoch.complete_since
-        block[plan.block] = np.where(complete, reply.values, np.nan)
-    return block
+    block = [math.nan] * WIDTH
+    if epoch is not None:
+        for plan, reply in ((PLANS["user"], user), (PLANS["merchant"], merchant)):
+            # the window (t − w, t] begins with the microsecond t − w + 1
+            reach = reply.effective_time + 1 - epoch.complete_since
+            for position, index, window in plan.features:
+                if window <= reach:
+                    block[position] = reply.numbers[index]
+    return np.array(block, np.float64)
 
 
 def last_attempt(user: Reply, snapshot_last: int | None, epoch: Epoch | None) -> int | None:

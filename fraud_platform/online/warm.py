@@ -54,7 +54,7 @@ def warm_velocity(
     for entity in velocity.ENTITIES:
         _seed(redis_client, rows, entity, key_prefix)
     _remember(redis_client, rows, last_day, key_prefix)
-    since = _complete_since(lake, last_day) if complete else now_us + velocity.CLOCK_AHEAD + 1
+    since = _complete_since(lake, last_day) if complete else velocity.complete_after(now_us)
     epoch = velocity.Epoch(epoch=uuid.uuid4().hex, complete_since=since)
     redis_client.set(velocity.epoch_key(key_prefix), msgspec.json.encode(epoch))
     return epoch

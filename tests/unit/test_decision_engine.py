@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,13 +17,20 @@ import numpy as np
 import pytest
 
 from fraud_platform.currency import Rates
+from fraud_platform.decision.breaker import CircuitBreaker
 from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.explain import Explainer
+from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.policy import Policy
+from fraud_platform.decision.request import parse_payment
+from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.decision.serving_model import ServingModel
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.inference_log.record import DecisionRecord, decode_record
+from fraud_platform.model.calibration import UNCALIBRATED
+from fraud_platform.online.decision_key import CLAIM, claim
+from fraud_platform.online.wire import StoreError
 from fraud_platform.schema import Transaction
 
 NOW = 1_795_435_200_000_000
@@ -40,44 +48,65 @@ def body(**changes: Any) -> bytes:
     return json.dumps({**PAYMENT, **changes}).encode()
 
 
+@dataclass
 class MemoryRedis:
-    """The two commands that identity uses."""
+    """Decisions and claims as the scripts keep them; shared by the workers."""
 
-    def __init__(self) -> None:
-        self.values: dict[str, bytes] = {}
+    values: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    down: bool = False
 
-    async def get(self, key: str) -> bytes | None:
+    def stand(self, caller: str, transaction_id: str, claim: bytes) -> bytes:
+        """What stands; nothing when the claim is the first."""
+        found = self.values.setdefault((caller, transaction_id), claim)
+        return b"" if found is claim else found
+
+    async def find(self, caller: str, transaction_id: str) -> bytes | None:
+        await self._asked()
+        found = self.values.get((caller, transaction_id), CLAIM)
+        return None if found.startswith(CLAIM) else found
+
+    async def settle(self, caller: str, transaction_id: str, record: bytes) -> bytes:
+        await self._asked()
+        self.post(caller, transaction_id, record)
+        return self.values[caller, transaction_id]
+
+    def post(self, caller: str, transaction_id: str, record: bytes) -> None:
+        if self.values.get((caller, transaction_id), CLAIM).startswith(CLAIM):
+            self.values[caller, transaction_id] = record
+
+    async def _asked(self) -> None:
         await asyncio.sleep(0)
-        return self.values.get(key)
-
-    async def set(self, key: str, value: bytes, *, nx: bool, ex: int) -> bool | None:
-        assert nx
-        assert ex == 24 * 3600
-        await asyncio.sleep(0)
-        if key in self.values:
-            return None
-        self.values[key] = value
-        return True
+        if self.down:
+            raise StoreError("no connection to Redis")
 
 
 @dataclass
-class MemoryStore:
+class MemoryFeatures:
     """Counts attempts as velocity does; an entity nobody knows."""
 
-    seen: set[tuple[str, str]] = field(default_factory=set)
+    redis: MemoryRedis
+    counted: set[tuple[str, str]] = field(default_factory=set)
     reads: list[bool] = field(default_factory=list)
     failing: bool = False
     source: str = "redis"
+    wait: float = 0
 
-    async def read(self, payment: Transaction, *, caller: str, write: bool) -> Any:
+    async def read(self, payment: Transaction, *, caller: str, write: bool, claim: bytes) -> Any:
         self.reads.append(write)
         if self.failing:
             raise ConnectionError("redis://secret@host is gone")
-        identity = (caller, payment.transaction_id)
-        duplicate = identity in self.seen
+        standing = b""
         if write:
-            self.seen.add(identity)
-        await asyncio.sleep(0)
+            standing = self.redis.stand(caller, payment.transaction_id, claim)
+            self.counted.add((caller, payment.transaction_id))
+        await asyncio.sleep(self.wait)
+        return self._read(payment, standing, self.source)
+
+    def without_stores(self, payment: Transaction, *, caller: str, claim: bytes) -> Any:
+        self.counted.add((caller, payment.transaction_id))
+        return self._read(payment, b"", "default")
+
+    def _read(self, payment: Transaction, standing: bytes, source: str) -> Any:
         return SimpleNamespace(
             user_row=None,
             merchant_row=None,
@@ -93,20 +122,27 @@ class MemoryStore:
             merchant_snapshot=None,
             epoch="e-1",
             complete_since=5,
-            duplicate=duplicate,
-            served_by={"user_features": self.source, "merchant_features": "redis"},
+            duplicate=False,
+            standing=standing,
+            served_by={"user_features": source, "merchant_features": "redis"},
         )
 
 
 @dataclass
-class FixedScorer:
-    """Scores what it is told and remembers what it saw."""
+class FixedModel:
+    """Scores what it is told, as trees, as logistic regression and as XGBoost, and remembers what it saw."""
 
     value: float
     vectors: list[Any] = field(default_factory=list)
+    broken: bool = False
+
+    def margins(self, vectors: Any) -> Any:
+        if self.broken:
+            raise RuntimeError("the trees are broken")
+        self.vectors.append(vectors.copy())
+        return np.full(len(vectors), math.log(self.value / (1 - self.value)))
 
     def score(self, vectors: Any) -> Any:
-        self.vectors.append(vectors.copy())
         return np.full(len(vectors), self.value)
 
     def explain(self, vector: Any) -> Any:
@@ -137,16 +173,23 @@ class CountingMeter:
     def __init__(self) -> None:
         self.decisions: Counter[tuple[str, bool]] = Counter()
         self.failures: Counter[str] = Counter()
+        self.stages: set[str] = set()
 
     def decided(self, record: DecisionRecord, repeated: bool) -> None:
         self.decisions[record.decision, repeated] += 1
+
+    def took(self, stage: str, seconds: float) -> None:
+        self.stages.add(stage)
 
     def failed(self, stage: str) -> None:
         self.failures[stage] += 1
 
 
-def model(score: float, version: str = "fraud-detector/7") -> Any:
-    return ServingModel(version, "f" * 64, FixedScorer(score), Policy(0.7, 0.4, 3), {})  # type: ignore[arg-type]
+def model(score: float, fallback: float = 0.5) -> Any:
+    trees, regression = FixedModel(score), FixedModel(fallback)
+    policy = Policy(0.7, 0.4, 3)
+    parts: Any = (trees, UNCALIBRATED, regression, trees)
+    return ServingModel("fraud-detector/7", "f" * 64, *parts, policy, {})
 
 
 @dataclass
@@ -155,27 +198,35 @@ class World:
 
     home: Path
     redis: MemoryRedis = field(default_factory=MemoryRedis)
-    store: MemoryStore = field(default_factory=MemoryStore)
+    features: MemoryFeatures = field(init=False)
     recorder: MemoryRecorder = field(default_factory=MemoryRecorder)
     meter: CountingMeter = field(default_factory=CountingMeter)
     now: int = NOW
     explainers: list[Explainer] = field(default_factory=list)
 
-    def engine(self, score: float = 0.1) -> DecisionEngine:
+    def __post_init__(self) -> None:
+        self.features = MemoryFeatures(self.redis)
+
+    def engine(self, score: float | None = 0.1, capacity: int = 100) -> DecisionEngine:
         shared: dict[str, Any] = {
-            "store": self.store,
-            "decisions": Decisions(self.redis),  # type: ignore[arg-type]
+            "features": self.features,
+            "decisions": Decisions(self.redis),
             "rates": lambda: Rates("EUR", {}),
             "base_currency": "EUR",
         }
         explainer = Explainer(home=self.home, search_days=3, **shared)
         self.explainers.append(explainer)
         return DecisionEngine(
-            model=model(score),
+            model=None if score is None else model(score),
+            model_breaker=CircuitBreaker("champion", lambda: 0.0),
+            rules=FallbackRules(),
+            policy=Policy(0.7, 0.4, 3),
             recorder=self.recorder,
             explainer=explainer,
             meter=self.meter,
+            faults=FaultLog(lambda: self.now, self.meter.failed),
             clock=lambda: self.now,
+            capacity=capacity,
             **shared,
         )
 
@@ -210,7 +261,7 @@ async def test_the_decision_is_made_on_the_unrounded_score(world: World) -> None
 
 
 async def test_defaults_instead_of_redis_are_marked_as_degraded(world: World) -> None:
-    world.store.source = "default"
+    world.features.source = "default"
     answer = json.loads((await world.engine().decide(body(), "default")).body)
     assert answer["degraded"] is True
     assert answer["served_by"]["user_features"] == "default"
@@ -220,10 +271,11 @@ async def test_the_record_holds_the_scored_vector_and_where_it_came_from(world: 
     engine = world.engine(0.25)
     await engine.decide(body(), "default")
     (record,) = world.recorder.records
-    scored = engine.model.scorer.vectors[0][0]  # type: ignore[attr-defined]
+    scored = engine.model.forest.vectors[0][0]  # type: ignore[attr-defined]
     assert record.values.tobytes() == scored.tobytes()
     assert np.isnan(record.values).any()
-    assert (record.score, record.amount, record.received_at) == (0.25, 4250, NOW)
+    assert (record.amount, record.received_at) == (4250, NOW)
+    assert record.score == pytest.approx(0.25, abs=1e-15)
     assert (record.user_effective_time, record.merchant_effective_time) == (NOW, NOW + 7)
     assert (record.user_snapshot, record.merchant_snapshot) == ("2026-11-22", None)
     assert (record.epoch, record.complete_since) == ("e-1", 5)
@@ -236,7 +288,7 @@ async def test_the_same_body_again_gets_the_same_bytes_even_from_another_model(w
     world.now += 3_600_000_000
     again = await world.engine(0.9).decide(body(amount=42.50, timestamp="2026-11-23T13:00:00+01:00"), "default")
     assert again == first
-    assert world.store.reads == [True]
+    assert world.features.counted == {("default", "t-1")}
     assert world.meter.decisions == {("allow", False): 1, ("allow", True): 1}
 
 
@@ -280,8 +332,24 @@ async def test_two_bodies_under_one_id_at_once_give_one_decision_and_conflicts(w
 
 
 async def test_a_payment_whose_first_worker_died_before_deciding_is_decided(world: World) -> None:
-    world.store.seen.add(("default", "t-1"))
+    payment = parse_payment(body(), "EUR")
+    world.redis.values["default", "t-1"] = claim(payment.content_hash())
     assert (await world.engine().decide(body(), "default")).status == 200
+
+
+async def test_another_body_than_the_one_being_decided_is_a_conflict(world: World) -> None:
+    world.redis.values["default", "t-1"] = claim(parse_payment(body(amount=1), "EUR").content_hash())
+    assert (await world.engine().decide(body(), "default")).status == 409
+    assert world.recorder.records == []
+
+
+async def test_without_the_store_a_worker_knows_its_own_decisions(world: World) -> None:
+    world.redis.down = True
+    engine = world.engine()
+    first = await engine.decide(body(), "default")
+    again = await engine.decide(body(), "default")
+    other = await engine.decide(body(amount=1), "default")
+    assert (first.status, again.body, other.status) == (200, first.body, 409)
 
 
 async def test_a_full_disk_is_counted_and_does_not_stop_payments(world: World) -> None:
@@ -290,21 +358,96 @@ async def test_a_full_disk_is_counted_and_does_not_stop_payments(world: World) -
     assert world.meter.failures == {"record": 1}
 
 
-async def test_an_unexpected_error_is_a_503_that_tells_nothing_and_is_logged_once(
+async def test_whatever_breaks_on_our_side_the_rules_decide_and_it_is_logged_once(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.store.failing = True
+    world.features.failing = True
     engine = world.engine()
     with caplog.at_level(logging.ERROR):
-        answers = [await engine.decide(body(transaction_id=str(n)), "default") for n in range(50)]
-    assert {answer.status for answer in answers} == {503}
-    assert b"secret" not in answers[0].body
-    assert json.loads(answers[0].body)["type"].endswith("unavailable")
+        answers = [await engine.decide(body(transaction_id=str(n), amount=10_000.01), "default") for n in range(50)]
+    decided = json.loads(answers[0].body)
+    assert {answer.status for answer in answers} == {200}
+    assert (decided["decision"], decided["reason"], decided["score"]) == (
+        "flag_for_review", "high_amount_fallback", None,
+    )  # fmt: skip
+    assert (decided["degraded"], decided["served_by"]["model"]) == (True, "rules")
     assert world.meter.failures == {"predict": 50}
+    assert len(world.recorder.records) == len(world.features.counted) == 50
     assert len([r for r in caplog.records if r.name == "fraud_platform.decision"]) == 1
     world.now += 61_000_000
     await engine.decide(body(), "default")
     assert "49 more" in caplog.text
+
+
+async def test_broken_trees_leave_the_decision_to_logistic_regression(world: World) -> None:
+    engine = world.engine()
+    engine.model.forest.broken = True  # type: ignore[union-attr]
+    answer = json.loads((await engine.decide(body(), "default")).body)
+    assert (answer["score"], answer["decision"]) == (0.5, "flag_for_review")
+    assert (answer["degraded"], answer["served_by"]["model"]) == (True, "logistic_regression")
+    assert world.meter.failures == {"champion": 1}
+
+
+async def test_after_five_failures_the_trees_are_left_alone(world: World) -> None:
+    engine = world.engine()
+    engine.model.forest.broken = True  # type: ignore[union-attr]
+    for n in range(9):
+        assert (await engine.decide(body(transaction_id=str(n)), "default")).status == 200
+    assert world.meter.failures == {"champion": 5}
+
+
+async def test_without_any_model_the_rules_decide(world: World) -> None:
+    engine = world.engine(None)
+    abroad = body(amount=1000.01, user_country="FR")
+    answer = json.loads((await engine.decide(abroad, "default")).body)
+    assert (answer["decision"], answer["reason"]) == ("flag_for_review", "cross_country_fallback")
+    assert answer["model_version"] == "none/0"
+    (record,) = world.recorder.records
+    assert not np.isnan(record.values).all()
+    for question in (b'{"transaction_id": "t-1"}', body(transaction_id="t-2")):
+        refused = await engine.explain(question, "default")
+        assert (refused.status, json.loads(refused.body)["type"][-10:]) == (404, "not-scored")
+
+
+async def test_past_its_capacity_the_rules_answer_at_once(world: World) -> None:
+    world.features.wait = 0.2
+    engine = world.engine(capacity=3)
+    work = [asyncio.create_task(engine.decide(body(transaction_id=str(n)), "default")) for n in range(8)]
+    await asyncio.sleep(0.05)
+    early = [json.loads(task.result().body) for task in work if task.done()]
+    assert [answer["served_by"]["model"] for answer in early] == ["rules"] * 5
+    answers = [json.loads(answer.body) for answer in await asyncio.gather(*work)]
+    assert sum(answer["degraded"] for answer in answers) == 5
+    assert len(world.recorder.records) == len(world.features.counted) == 8
+    again = json.loads((await engine.decide(body(transaction_id="7"), "default")).body)
+    assert again == answers[7]
+
+
+async def test_every_stage_is_measured(world: World) -> None:
+    await world.engine().decide(body(), "default")
+    assert world.meter.stages == {"read", "request_features", "model", "log"}
+
+
+async def test_a_report_is_written_down_counted_and_stands(world: World) -> None:
+    engine = world.engine()
+    report = {
+        "decision_id": "0123456789abcdef" * 2, "decided_at": "2026-11-23T11:30:01Z", "decision": "allow",
+        "reason": "service_unavailable_fallback", "cause": "timeout", "payment": PAYMENT,
+    }  # fmt: skip
+    assert (await engine.report(json.dumps(report).encode(), "default")).status == 200
+    answer = json.loads((await engine.decide(body(), "default")).body)
+    assert (answer["decision"], answer["reason"]) == ("allow", "service_unavailable_fallback")
+    assert {record.decision_id for record in world.recorder.records} == {report["decision_id"]}
+    assert world.features.counted == {("default", "t-1")}
+
+
+async def test_a_report_that_cannot_be_written_down_is_not_taken(world: World) -> None:
+    world.recorder.full = True
+    report = {
+        "decision_id": "0123456789abcdef" * 2, "decided_at": "2026-11-23T11:30:01Z", "decision": "allow",
+        "reason": "service_unavailable_fallback", "cause": "timeout", "payment": PAYMENT,
+    }  # fmt: skip
+    assert (await world.engine().report(json.dumps(report).encode(), "default")).status == 503
 
 
 @pytest.mark.parametrize(
@@ -323,7 +466,7 @@ async def test_a_wrong_body_is_a_problem_that_names_the_field(
     problem = json.loads(answer.body)
     assert (answer.status, problem["status"], problem.get("field")) == (status, status, named)
     assert {"type", "title", "detail"} <= problem.keys()
-    assert world.store.reads == []
+    assert world.features.reads == []
 
 
 async def test_an_explanation_names_the_five_largest_contributions_with_their_values(world: World) -> None:
@@ -344,7 +487,7 @@ async def test_a_recorded_explanation_is_of_the_very_vector_that_was_scored(worl
     engine = world.engine(0.25)
     await engine.decide(body(), "default")
     await engine.explain(b'{"transaction_id": "t-1"}', "default")
-    scored, explained = engine.model.scorer.vectors  # type: ignore[attr-defined]
+    scored, explained = engine.model.forest.vectors  # type: ignore[attr-defined]
     assert explained.tobytes() == scored[0].tobytes()
 
 
@@ -352,8 +495,9 @@ async def test_a_what_if_writes_nothing_anywhere(world: World) -> None:
     engine = world.engine(0.8)
     answer = json.loads((await engine.explain(body(), "default")).body)
     assert (answer["basis"], answer["decision"]) == ("what_if", "block")
-    assert world.store.reads == [False]
+    assert world.features.reads == [False]
     assert world.redis.values == {}
+    assert world.features.counted == set()
     assert world.recorder.records == []
 
 

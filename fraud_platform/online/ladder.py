@@ -1,0 +1,87 @@
+"""The ladder of features: Redis, else cold-start defaults. A read from here never fails.
+
+What belongs here: which rung serves. What does not: reading one (`store`), the breaker's rules. The deadline is the
+rung's own: a read that is late fails there, and the next rung serves at once.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.online.store import OnlineFeatures, Row
+from fraud_platform.schema import Transaction
+
+REDIS, DEFAULT = "redis", "default"
+
+_UNKNOWN_VELOCITY = np.full(len(CATALOGUE.of("velocity")), np.nan)
+
+
+class Breaker(Protocol):
+    """`decision.breaker.CircuitBreaker` has it."""
+
+    def allow(self) -> bool: ...
+    def succeeded(self) -> None: ...
+    def failed(self) -> None: ...
+
+
+class HotStore(Protocol):
+    """`store.OnlineStore` has it."""
+
+    medians: dict[str, Row]
+
+    async def read(self, payment: Transaction, *, caller: str, write: bool, claim: bytes) -> OnlineFeatures: ...
+    def count(self, payment: Transaction, *, caller: str, claim: bytes) -> None: ...
+
+
+class Ladder:
+    """Features of a payment from the first rung that answers. One per worker."""
+
+    def __init__(self, hot: HotStore, breaker: Breaker, failed: Callable[[str, BaseException], None]) -> None:
+        """failed(rung, error): told of each failed read."""
+        self._hot = hot
+        self._breaker = breaker
+        self._failed = failed
+
+    async def read(self, payment: Transaction, *, caller: str, write: bool, claim: bytes) -> OnlineFeatures:
+        """Features of a payment, counted by velocity unless `write` is False. Never raises for a store that is away."""
+        if self._breaker.allow():
+            try:
+                features = await self._hot.read(payment, caller=caller, write=write, claim=claim)
+            except (OSError, ValueError) as error:
+                self._breaker.failed()
+                self._failed(REDIS, error)
+            else:
+                self._breaker.succeeded()
+                return features
+        elif write:
+            self._hot.count(payment, caller=caller, claim=claim)
+        return self._defaults(payment)
+
+    def without_stores(self, payment: Transaction, *, caller: str, claim: bytes) -> OnlineFeatures:
+        """What is known of a payment when nobody is waited for; velocity counts it all the same."""
+        self._hot.count(payment, caller=caller, claim=claim)
+        return self._defaults(payment)
+
+    def _defaults(self, payment: Transaction) -> OnlineFeatures:
+        """Velocity is unknown, and so is when the user paid last: attempts since the snapshot may be missing."""
+        return OnlineFeatures(
+            user_row=None,
+            merchant_row=None,
+            user_medians=self._hot.medians["user"],
+            merchant_medians=self._hot.medians["merchant"],
+            known_countries=None,
+            known_devices=None,
+            last_effective_time=None,
+            velocity=_UNKNOWN_VELOCITY,
+            user_effective_time=payment.event_time,
+            merchant_effective_time=payment.event_time,
+            user_snapshot=None,
+            merchant_snapshot=None,
+            epoch=None,
+            complete_since=None,
+            duplicate=False,
+            standing=b"",
+            served_by={"user_features": DEFAULT, "merchant_features": DEFAULT},
+        )
