@@ -5,15 +5,16 @@ harmless, since the script knows an attempt by its identity, so whatever may be 
 that restarts may have lost its last second, and one that was cut off has seen nothing.
 """
 
+import fcntl
 import os
 import uuid
 from collections import deque
 from itertools import islice
 from pathlib import Path
+from typing import IO
 
 import hiredis
 import msgspec
-import psutil
 
 from fraud_platform.online import velocity
 from fraud_platform.online.wire import Wire
@@ -28,14 +29,17 @@ _CHUNK = 200
 
 
 class Recount:
-    """One worker's attempts. folder: where workers of this home leave a mark while attempts of theirs wait."""
+    """One worker's attempts. folder: where workers of this home leave a mark while attempts of theirs wait.
+
+    A worker holds its mark's lock as long as it lives, so that others can tell what a dead one left behind.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._mark = folder / f"uncounted-{os.getpid()}-{psutil.Process().create_time():.0f}"
+        self._path = folder / f"uncounted-{os.getpid()}-{uuid.uuid4().hex}"
+        self._mark: IO[bytes] | None = None
         self._kept: deque[tuple[int, int, bytes]] = deque()
         self._overflowed = False
-        self._marked = False
 
     @property
     def waiting(self) -> int:
@@ -48,10 +52,8 @@ class Recount:
         if connected:
             while self._kept[0][0] < at - AT_RISK_US:
                 self._kept.popleft()
-        elif not self._marked:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._mark.touch()
-            self._marked = True
+        elif self._mark is None:
+            self._mark = self._marked()
         if len(self._kept) > MOST:
             self._kept.popleft()
             self._overflowed = True
@@ -61,7 +63,7 @@ class Recount:
 
         Raises StoreError or hiredis.ReplyError; nothing is forgotten then.
         """
-        dead = [mark for mark in self._folder.glob("uncounted-*") if not _alive(mark.name)]
+        dead = [mark for mark in self._folder.glob("uncounted-*") if mark != self._path and not _held(mark)]
         sent = 0
         while sent < len(self._kept):
             # the deque grows at its end meanwhile: whoever decides without Redis keeps adding
@@ -74,15 +76,31 @@ class Recount:
         if (self._overflowed or dead) and await wire.ask(b"EXISTS", epoch_key):
             epoch = velocity.Epoch(epoch=uuid.uuid4().hex, complete_since=velocity.complete_after(now))
             await wire.ask(b"SET", epoch_key, msgspec.json.encode(epoch))
-        for mark in (*dead, self._mark):
+        for mark in (*dead, self._path):
             mark.unlink(missing_ok=True)
-        self._overflowed = self._marked = False
+        if self._mark is not None:
+            self._mark.close()
+            self._mark = None
+        self._overflowed = False
+
+    def _marked(self) -> IO[bytes]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # locked before it has its name: nobody sees it without
+        hidden = self._folder / f".{self._path.name}"
+        mark = hidden.open("wb")
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        hidden.rename(self._path)
+        return mark
 
 
-def _alive(mark: str) -> bool:
+def _held(path: Path) -> bool:
     """Whether the worker that left a mark still runs: it delivers its attempts itself."""
-    _, pid, started = mark.split("-")
     try:
-        return f"{psutil.Process(int(pid)).create_time():.0f}" == started
-    except psutil.NoSuchProcess:
-        return False
+        with path.open("rb") as mark:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        # its worker, or another, has seen to it meanwhile
+        return True
+    return False

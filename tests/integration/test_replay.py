@@ -2,6 +2,7 @@
 can fail: each mutation of the online path must be seen."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def test_a_window_one_microsecond_longer_is_seen(
     built: tuple[Settings, Lake], redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     longer = {
-        entity: velocity._Plan(tuple(w + 1 for w in plan.windows), plan.reply, plan.block, plan.feature_windows)
+        entity: replace(plan, tail=b"".join(velocity.bulk(b"%d" % (window + 1)) for window in plan.windows))
         for entity, plan in velocity.PLANS.items()
     }
     monkeypatch.setattr(velocity, "PLANS", longer)
@@ -115,7 +116,9 @@ def test_a_window_one_microsecond_longer_is_seen(
 def test_a_duplicate_that_counts_is_seen(
     built: tuple[Settings, Lake], redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(velocity, "IDENTITY_LIFE", 0)
+    life = velocity.bulk(b"%d" % velocity.IDENTITY_LIFE)
+    assert velocity._EXPIRIES.startswith(life)
+    monkeypatch.setattr(velocity, "_EXPIRIES", velocity._EXPIRIES.replace(life, velocity.bulk(b"0"), 1))
 
     report = replay_day(*built, TODAY, redis_url)
 
