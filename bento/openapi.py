@@ -4,40 +4,84 @@ What belongs here: turning the domain's types into OpenAPI 3.0. What does not: a
 type. BentoML's generator knows neither `null` as a type nor answers other than its own errors.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from fraud_platform.decision.answer import ExplainAnswer, PredictAnswer
 from fraud_platform.decision.explain import DecisionReference
+from fraud_platform.decision.feedback import FeedbackAnswer, FeedbackRequest
 from fraud_platform.decision.problem import ProblemDocument
+from fraud_platform.decision.reported import ReportAnswer, ReportRequest
 from fraud_platform.decision.request import PaymentRequest
+from fraud_platform.decision.workers import ReloadAnswer
 
 Json = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
-_TYPES = (PaymentRequest, DecisionReference, PredictAnswer, ExplainAnswer, ProblemDocument)
-_PROBLEMS = {
-    "predict": {
-        400: "The body is not JSON.",
-        408: "The body did not arrive in time.",
-        409: "The transaction_id was decided within 24 hours for another payment.",
-        413: "The body is over 64 KiB.",
-        415: "The body is not declared as application/json.",
-        422: "A field breaks the contract; `field` names it.",
-        503: "No decision could be made; the same body may be sent again.",
-    },
-    "explain": {
-        400: "The body is not JSON.",
-        404: "No decision of the caller is kept under this transaction_id.",
-        408: "The body did not arrive in time.",
-        410: "The model that decided is no longer kept.",
-        413: "The body is over 64 KiB.",
-        415: "The body is not declared as application/json.",
-        422: "A field breaks the contract; `field` names it.",
-        503: "No explanation could be made; the same body may be sent again.",
-    },
+
+_ALWAYS = {
+    400: "The body is not JSON.",
+    401: "No API key, or one that is unknown or revoked.",
+    403: "The API key does not allow this.",
+    408: "The body did not arrive in time.",
+    413: "The body is over 64 KiB.",
+    415: "The body is not declared as application/json.",
+    422: "A field breaks the contract; `field` names it.",
+    503: "Something on this side failed; the same body may be sent again.",
 }
+
+
+@dataclass(frozen=True)
+class _Route:
+    """One POST of the contract. requests: any of these types; none for a body that is not read."""
+
+    path: str
+    requests: tuple[type, ...]
+    status: int
+    answer: type
+    problems: dict[int, str]
+    summary: str = ""
+
+
+_ROUTES = (
+    _Route(
+        "/v1/predict",
+        (PaymentRequest,),
+        200,
+        PredictAnswer,
+        {409: "The transaction_id was decided within 24 hours for another payment."},
+    ),
+    _Route(
+        "/v1/explain",
+        (PaymentRequest, DecisionReference),
+        200,
+        ExplainAnswer,
+        {
+            404: "No decision of the caller is kept under this transaction_id, or no model made it.",
+            410: "The model that decided is no longer kept.",
+        },
+    ),
+    _Route(
+        "/v1/feedback",
+        (FeedbackRequest,),
+        202,
+        FeedbackAnswer,
+        {404: "No decision of the caller is kept under this transaction_id: send its transaction_date as well."},
+        "Send back what was learned about a payment.",
+    ),
+    _Route(
+        "/v1/report",
+        (ReportRequest,),
+        200,
+        ReportAnswer,
+        {},
+        "Report a decision that the client made by the rules while no service answered.",
+    ),
+    _Route("/v1/admin/reload", (), 200, ReloadAnswer, {}, "Make every worker look at the registry now."),
+)
+_TYPES = (*{kind: None for route in _ROUTES for kind in (*route.requests, route.answer)}, ProblemDocument)
 
 
 def components() -> Json:
@@ -93,20 +137,21 @@ def document(base: Json) -> bytes:
     spec: Json = msgspec.json.decode(msgspec.json.encode(base))
     # BentoML's own schemas are of its own errors and tasks, which no route here answers with
     spec["components"]["schemas"] = components()
-    requests: Json = {
-        "predict": _reference(PaymentRequest),
-        "explain": {"anyOf": [_reference(PaymentRequest), _reference(DecisionReference)]},
-    }
-    answers = {"predict": PredictAnswer, "explain": ExplainAnswer}
-    for name, request in requests.items():
-        operation = spec["paths"][f"/v1/{name}"]["post"]
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": request}}}
-        problems = {"application/problem+json": {"schema": _reference(ProblemDocument)}}
+    problems = {"application/problem+json": {"schema": _reference(ProblemDocument)}}
+    for route in _ROUTES:
+        operation = spec["paths"].setdefault(route.path, {"post": {"summary": route.summary}})["post"]
+        if route.requests:
+            schemas = [_reference(kind) for kind in route.requests]
+            body = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+            operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
         operation["responses"] = {
-            "200": {
-                "description": (answers[name].__doc__ or "").strip(),
-                "content": {"application/json": {"schema": _reference(answers[name])}},
+            str(route.status): {
+                "description": (route.answer.__doc__ or "").strip(),
+                "content": {"application/json": {"schema": _reference(route.answer)}},
             },
-            **{str(status): {"description": text, "content": problems} for status, text in _PROBLEMS[name].items()},
+            **{
+                str(status): {"description": text, "content": problems}
+                for status, text in sorted((_ALWAYS | route.problems).items())
+            },
         }
     return msgspec.json.encode(spec)

@@ -381,7 +381,12 @@ def test_openapi_describes_the_routes_with_their_schemas_and_problems(service: S
     assert schemas["PaymentRequest"]["required"] == required
     assert schemas["PredictAnswer"]["properties"]["decision"]["enum"] == ["allow", "block", "flag_for_review"]
     assert '"null"' not in json.dumps(schemas)
-    assert "/v1/explain" in document["paths"]
+    routes = {path: set(methods["post"]["responses"]) for path, methods in document["paths"].items() if "/v1/" in path}
+    assert routes.keys() == {"/v1/predict", "/v1/explain", "/v1/feedback", "/v1/report", "/v1/admin/reload"}
+    assert all({"401", "403", "422", "503"} <= answers for answers in routes.values())
+    assert document["paths"]["/v1/feedback"]["post"]["responses"]["202"]["content"]["application/json"][
+        "schema"
+    ] == ref("FeedbackAnswer")
 
 
 def ref(name: str) -> dict[str, str]:
