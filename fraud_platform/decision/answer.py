@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fraud_platform.decision.policy import DecisionName
 from fraud_platform.decision.problem import CONTENT_TYPE, Problem
+from fraud_platform.decision.reasons import Effect, Reasons, effect
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.inference_log.record import DecisionRecord, ServedBy
 
@@ -58,7 +59,9 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
     value: Annotated[float | None, Meta(description="The feature's value in `unit`; null where it is missing.")]
     unit: str
     contribution: Annotated[float, Meta(description="SHAP value: what the feature added to the margin.")]
-    meaning: str
+    effect: Effect
+    reason: Annotated[str, Meta(description="A sentence for people.")]
+    meaning: Annotated[str, Meta(description="What the feature is, whatever its value.")]
 
 
 class ExplainAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,8 +106,11 @@ def explain_body(answer: ExplainAnswer) -> bytes:
     return _encode(answer)
 
 
-def top_contributions(vector: NDArray[np.float32], contributions: NDArray[np.floating]) -> list[Contribution]:
+def top_contributions(
+    vector: NDArray[np.float32], contributions: NDArray[np.floating], reasons: Reasons
+) -> list[Contribution]:
     """The TOP features by magnitude of contribution, ties in the catalogue's order. Both arrays of shape (50,)."""
+    values = vector.tolist()
     order = np.argsort(-np.abs(contributions), kind="stable")[:TOP]
     return [
         Contribution(
@@ -112,6 +118,8 @@ def top_contributions(vector: NDArray[np.float32], contributions: NDArray[np.flo
             value=None if np.isnan(vector[index]) else float(vector[index]),
             unit=feature.unit,
             contribution=round(float(contributions[index]), SHOWN_DECIMALS),
+            effect=effect(float(contributions[index])),
+            reason=reasons.of(int(index), values),
             meaning=feature.meaning,
         )
         for index in order

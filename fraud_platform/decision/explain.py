@@ -15,11 +15,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fraud_platform.currency import exponent
 from fraud_platform.decision.answer import SHOWN_DECIMALS, ExplainAnswer, explain_body, top_contributions
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.parts import OnlineReader
 from fraud_platform.decision.policy import DecisionName
 from fraud_platform.decision.problem import not_scored, unknown_transaction
+from fraud_platform.decision.reasons import Reasons
 from fraud_platform.decision.request import Identifier, Rates, decode_json, named_fields, parse_payment, to_transaction
 from fraud_platform.decision.serving_model import CHAMPION, PastModels, ServingModel
 from fraud_platform.features.vector import build_vector
@@ -62,6 +64,7 @@ class Explainer:
         self._rates = rates
         self._home = home
         self._base_currency = base_currency
+        self._reasons = Reasons(base_currency, exponent(base_currency))
         self._search_days = search_days
         self._past = PastModels(home)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explain")
@@ -87,7 +90,9 @@ class Explainer:
             # on the explaining thread: loading a past model takes long, and PastModels is not thread-safe
             current = model if model is not None and model.scorer_hash == found.scorer_hash else None
             scorer = current.scorer if current is not None else self._past.scorer(found)
-            return _answer(scorer, found.values, transaction_id, "recorded", found.model_version, found.decision, score)
+            return self._answer(
+                scorer, found.values, transaction_id, "recorded", found.model_version, found.decision, score
+            )
 
         return await self._beside(answer)
 
@@ -111,37 +116,39 @@ class Explainer:
         score = float(model.scorer.score(vector[None, :])[0])
         decision, _ = model.policy.decide(score)
         return await self._beside(
-            lambda: _answer(model.scorer, vector, payment.transaction_id, "what_if", model.version, decision, score)
+            lambda: self._answer(
+                model.scorer, vector, payment.transaction_id, "what_if", model.version, decision, score
+            )
         )
 
     async def _beside(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
+    def _answer(
+        self,
+        scorer: Scorer,
+        vector: NDArray[np.float32],
+        transaction_id: str,
+        basis: Literal["recorded", "what_if"],
+        model_version: str,
+        decision: DecisionName,
+        score: float,
+    ) -> bytes:
+        explanation = scorer.explain(vector)
+        return explain_body(
+            ExplainAnswer(
+                transaction_id=transaction_id,
+                basis=basis,
+                model_version=model_version,
+                score=round(score, SHOWN_DECIMALS),
+                decision=decision,
+                margin=round(explanation.margin, SHOWN_DECIMALS),
+                base_value=round(explanation.base_value, SHOWN_DECIMALS),
+                units=UNITS,
+                contributions=top_contributions(vector, np.asarray(explanation.contributions), self._reasons),
+            )
+        )
+
     def close(self) -> None:
         """Let a running explanation finish and end the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
-
-
-def _answer(
-    scorer: Scorer,
-    vector: NDArray[np.float32],
-    transaction_id: str,
-    basis: Literal["recorded", "what_if"],
-    model_version: str,
-    decision: DecisionName,
-    score: float,
-) -> bytes:
-    explanation = scorer.explain(vector)
-    return explain_body(
-        ExplainAnswer(
-            transaction_id=transaction_id,
-            basis=basis,
-            model_version=model_version,
-            score=round(score, SHOWN_DECIMALS),
-            decision=decision,
-            margin=round(explanation.margin, SHOWN_DECIMALS),
-            base_value=round(explanation.base_value, SHOWN_DECIMALS),
-            units=UNITS,
-            contributions=top_contributions(vector, np.asarray(explanation.contributions)),
-        )
-    )

@@ -480,6 +480,8 @@ async def test_an_explanation_names_the_five_largest_contributions_with_their_va
     assert [each["contribution"] for each in answer["contributions"]] == [-3, 2, 0.5, -0.2, 0.1]
     assert answer["contributions"][0]["value"] == 4250
     assert answer["contributions"][1]["value"] is None
+    assert [each["effect"] for each in answer["contributions"][:2]] == ["lowers risk", "raises risk"]
+    assert "42.50 EUR" in answer["contributions"][0]["reason"]
     assert answer["contributions"][0]["meaning"] == CATALOGUE.features[38].meaning
 
 
