@@ -41,11 +41,6 @@ class Recount:
         self._kept: deque[tuple[int, int, bytes]] = deque()
         self._overflowed = False
 
-    @property
-    def waiting(self) -> int:
-        """How many commands are kept."""
-        return len(self._kept)
-
     def keep(self, payload: bytes, replies: int, at: int, *, connected: bool) -> None:
         """Keep a command that is being sent, or cannot be; forget what is safe by now. at: UTC microseconds."""
         self._kept.append((at, replies, payload))
