@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol, Self, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack
 
 import httpx
 import msgspec
@@ -28,6 +28,7 @@ from fraud_platform.client.answer import (
     text_of,
 )
 from fraud_platform.client.outbox import Delivered, Outbox
+from fraud_platform.decision.breaker import Breaker, CircuitBreaker
 from fraud_platform.decision.rules import FallbackRules
 
 logger = logging.getLogger("fraud_platform.client")
@@ -46,14 +47,6 @@ _PASSING = frozenset((408, 429, 502, 503, 504))
 
 _REPORT_SECONDS = 2.0
 _REPORT_EVERY = 1.0
-
-
-class Breaker(Protocol):
-    """`decision.breaker.CircuitBreaker` has it."""
-
-    def allow(self) -> bool: ...
-    def succeeded(self) -> None: ...
-    def failed(self) -> None: ...
 
 
 class Options(TypedDict, total=False):
@@ -79,7 +72,7 @@ class AsyncFraudClient:
         self._deadline = options.get("deadline", DEADLINE)
         self._rules = options.get("rules", FallbackRules())
         self._rates = options.get("rates", {})
-        self._breaker = options.get("breaker") or _breaker()
+        self._breaker = options.get("breaker") or CircuitBreaker("service", time.monotonic)
         self._fsync = options.get("fsync", False)
         folder = options.get("outbox")
         self._outbox = None if folder is None else Outbox(Path(folder), fsync=self._fsync)
@@ -222,12 +215,6 @@ class AsyncFraudClient:
         if self._outbox is not None:
             self._outbox.seal()
         await self._http.aclose()
-
-
-def _breaker() -> Breaker:
-    from fraud_platform.decision.breaker import CircuitBreaker
-
-    return CircuitBreaker("service", time.monotonic)
 
 
 class _NoAnswerError(Exception):

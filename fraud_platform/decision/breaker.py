@@ -5,9 +5,17 @@ Not a library's: those wrap the call they guard, and the decision path asks and 
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 State = Literal["closed", "open", "half_open"]
+
+
+class Breaker(Protocol):
+    """What those who call a dependency need of a breaker."""
+
+    def allow(self) -> bool: ...
+    def succeeded(self) -> None: ...
+    def failed(self) -> None: ...
 
 
 class CircuitBreaker:

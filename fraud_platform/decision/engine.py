@@ -14,6 +14,7 @@ import numpy as np
 
 from fraud_platform.currency import exponent
 from fraud_platform.decision.answer import Answer, predict_body
+from fraud_platform.decision.breaker import Breaker
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
@@ -35,7 +36,6 @@ from fraud_platform.inference_log.record import (
     vector_bytes,
 )
 from fraud_platform.online.decision_key import CLAIM, claim
-from fraud_platform.online.ladder import Breaker
 from fraud_platform.online.wire import StoreError
 from fraud_platform.schema import Transaction
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fraud_platform.decision.breaker import Breaker
 from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.problem import model_gone
 from fraud_platform.features.catalogue import CATALOGUE
@@ -21,7 +22,6 @@ from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, Sco
 from fraud_platform.model.calibration import Calibration
 from fraud_platform.model.forest import Forest, ForestError
 from fraud_platform.model.linear import LinearModel
-from fraud_platform.online.ladder import Breaker
 
 CHAMPION, LOGISTIC_REGRESSION, RULES = "champion", "logistic_regression", "rules"
 

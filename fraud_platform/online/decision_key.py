@@ -6,6 +6,11 @@ What belongs here: names and scripts. What does not: sending them (`store`), wha
 import hashlib
 from pathlib import Path
 
+from fraud_platform import processing
+
+LIFE_MS = processing.DUPLICATE_WINDOW_US // 1_000
+"""A decision stands for 24 hours after it was made."""
+
 CLAIM = b"claim:"
 """A claim is this and the body's hash; no record begins so."""
 

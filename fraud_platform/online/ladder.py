@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fraud_platform.decision.breaker import Breaker
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.online.store import OnlineFeatures, Row
 from fraud_platform.schema import Transaction
@@ -16,14 +17,6 @@ from fraud_platform.schema import Transaction
 REDIS, DEFAULT = "redis", "default"
 
 _UNKNOWN_VELOCITY = np.full(len(CATALOGUE.of("velocity")), np.nan)
-
-
-class Breaker(Protocol):
-    """`decision.breaker.CircuitBreaker` has it."""
-
-    def allow(self) -> bool: ...
-    def succeeded(self) -> None: ...
-    def failed(self) -> None: ...
 
 
 class HotStore(Protocol):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fraud_platform.features.catalogue import CATALOGUE, DAY
 from fraud_platform.online import layout, velocity
-from fraud_platform.online.decision_key import CLAIM, SETTLE_SCRIPT, SETTLE_SHA, decision_key
+from fraud_platform.online.decision_key import CLAIM, LIFE_MS, SETTLE_SCRIPT, SETTLE_SHA, decision_key
 from fraud_platform.online.packed import MERCHANT_VECTOR, PROJECT, USER_VECTOR, VECTOR, PackedView
 from fraud_platform.online.recount import Recount
 from fraud_platform.online.snapshot_record import SnapshotRecord, decode_record, record_key
@@ -215,7 +215,7 @@ class OnlineStore:
 
     def _settlement(self, caller: str, transaction_id: str, record: bytes) -> bytes:
         key = decision_key(caller, transaction_id, self._prefix)
-        return command(b"EVALSHA", SETTLE_SHA, b"1", key, record, b"%d" % velocity.IDENTITY_EXPIRY_MS, CLAIM)
+        return command(b"EVALSHA", SETTLE_SHA, b"1", key, record, b"%d" % LIFE_MS, CLAIM)
 
     def _keep(self, payload: bytes, replies: int, at: int) -> None:
         if self._recount is not None:

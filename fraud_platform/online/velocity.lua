@@ -42,7 +42,7 @@ if KEYS[3] then
     standing = found
     write = write and found == ARGV[9]
   elseif write then
-    redis.call('SET', KEYS[3], ARGV[9], 'PX', ARGV[8])
+    redis.call('SET', KEYS[3], ARGV[9], 'PX', integer(identity_life / 1000))
   end
 end
 

@@ -293,7 +293,7 @@ def test_while_redis_hangs_payments_are_decided_in_time_and_counted_afterwards(s
         waited.append(time.monotonic() - began)
         assert (answer.status_code, answer.json()["served_by"]["user_features"]) == (200, "default")
         assert (answer.json()["served_by"]["model"], answer.json()["degraded"]) == ("champion", True)
-    assert sorted(waited)[-2] < 0.25, waited
+    assert max(waited) < 0.25, waited
     assert service.http.get("/readyz").json()["degraded"] == ["redis", "snapshots", "breakers"]
     repeated = service.http.post("/v1/predict", json=body)
     conflict = service.http.post("/v1/predict", json=body | {"amount": 1})
@@ -429,6 +429,7 @@ def test_only_the_faults_that_were_provoked_reached_the_log_each_once_a_minute(s
     reports = [line for line in service.log.read_text().splitlines() if "since the last report" in line]
     kinds = [kind for kind in ("redis failed", "model failed") for line in reports if kind in line]
     assert len(kinds) == len(reports)
+    assert set(kinds) == {"redis failed", "model failed"}
     assert 2 <= len(reports) <= 4
 
 

@@ -175,8 +175,9 @@ async def test_a_decision_of_the_outage_stands_when_the_server_is_back(server: S
     assert [await store.find("c", name) for name in ("t-1", "t-2", "t-3")] == [b"a record", b"another", None]
 
 
-async def test_the_first_claim_stands_and_another_body_counts_nowhere(store: OnlineStore) -> None:
+async def test_the_first_claim_stands_and_another_body_counts_nowhere(server: Server, store: OnlineStore) -> None:
     first = await read(store, "t-1", claim=b"claim:one")
+    assert 24 * 3600 - 5 <= server.client.ttl("fraud:decision:c:t-1") <= 24 * 3600
     same = await read(store, "t-1", claim=b"claim:one")
     other = await store.read(replace_amount(payment("t-1")), caller="c", claim=b"claim:two")
     assert (first.standing, same.standing, other.standing) == (b"", b"claim:one", b"claim:one")
