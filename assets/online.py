@@ -14,7 +14,8 @@ from redis import Redis
 from assets.daily_table import OWNERS, check_result
 from assets.resources import Platform
 from fraud_platform.features.tables import FEATURE_MEDIANS
-from fraud_platform.inference_log.spool import decided_since
+from fraud_platform.inference_log.search import decided_since
+from fraud_platform.inference_log.table import LogTable
 from fraud_platform.online.embedded_redis import ensure_redis
 from fraud_platform.online.packed import VIEWS
 from fraud_platform.online.snapshot_load import SNAPSHOT_TABLES, load_snapshot_feast
@@ -95,7 +96,7 @@ def online_velocity(
     settings, lake = platform.settings, platform.lake
     day = platform.dataset.last_complete_day(platform.now)
     # attempts decided since `day` are not in the lake: without Redis, which counted them, their windows are unknown
-    lost = decided_since(settings.home, day)
+    lost = decided_since(settings.home, LogTable(lake), day)
     with Redis.from_url(ensure_redis(settings)) as redis_client:
         epoch = warm_velocity(settings, lake, redis_client, day, complete=not lost, now_us=_microseconds())
     context.log.info(f"velocity epoch {epoch.epoch} is complete since {epoch.complete_since}")

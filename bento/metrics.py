@@ -18,6 +18,7 @@ class PrometheusMeter:
         )
         self._features = Counter("fraud_features_served", "Sources of batch features.", ["entity", "source"])
         self._failures = Counter("fraud_failures", "Errors on our side, by stage.", ["stage"])
+        self._dropped = Counter("fraud_records_dropped", "Records given up: disk full, and memory too.")
         self._stages = Histogram(
             "fraud_stage_seconds",
             "Time of each stage of a decision.",
@@ -44,6 +45,10 @@ class PrometheusMeter:
     def took(self, stage: str, seconds: float) -> None:
         """Measure a stage."""
         self._stages.labels(stage).observe(seconds)
+
+    def dropped(self) -> None:
+        """Count a record that was given up."""
+        self._dropped.inc()
 
     def failed(self, stage: str) -> None:
         """Count an error."""

@@ -28,7 +28,9 @@ from fraud_platform.decision.problem import unauthorized
 from fraud_platform.decision.rates import LakeRates
 from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.decision.serving_model import kept_releases, load_model, load_newest
+from fraud_platform.inference_log.recorder import PatientRecorder
 from fraud_platform.inference_log.spool import SpoolWriter
+from fraud_platform.inference_log.table import LogTable
 from fraud_platform.ingest.feedback import FeedbackWriter
 from fraud_platform.lake import open_lake
 from fraud_platform.model.bundle import BundleError, NoReleaseError, current_release
@@ -39,8 +41,10 @@ from fraud_platform.online.store import OnlineStore
 from fraud_platform.online.wire import StoreError
 from fraud_platform.settings import Settings
 
-SEARCH_DAYS = 30
 RATES_SECONDS = 600
+SPOOL_SECONDS = 0.2
+SPOOL_RECORDS = 200
+"""Records written per turn when a disk that was full is back: some milliseconds of the event loop."""
 RELEASE_SECONDS = 1.0
 """How soon a new release serves."""
 RETRY_SECONDS = 30.0
@@ -90,8 +94,10 @@ class Runtime:
         )
         name = f"{os.getpid()}-{clock()}"
         self._spool = SpoolWriter(settings.home, name)
+        self._recorder = PatientRecorder(self._spool, meter.dropped)
         self._labels = FeedbackWriter(settings.home, name)
-        self._rates = LakeRates(open_lake(settings), settings.base_currency)
+        lake = open_lake(settings)
+        self._rates = LakeRates(lake, settings.base_currency)
         self._rates.refresh()
         breaker = partial(
             CircuitBreaker,
@@ -107,8 +113,9 @@ class Runtime:
             decisions=decisions,
             rates=self._rates,
             home=settings.home,
+            log=LogTable(lake),
             base_currency=settings.base_currency,
-            search_days=SEARCH_DAYS,
+            search_days=settings.log_retention_days,
         )
         limits = FallbackRules(settings.rule_high_amount, settings.rule_cross_country_amount)
         self.engine = DecisionEngine(
@@ -119,7 +126,7 @@ class Runtime:
             rules=limits,
             policy=Policy(settings.threshold, settings.review_threshold, settings.policy_version),
             rates=self._rates,
-            recorder=self._spool,
+            recorder=self._recorder,
             explainer=self._explainer,
             meter=meter,
             faults=self._faults,
@@ -137,7 +144,7 @@ class Runtime:
         self._release = model.version if model else ""
         self._tasks = [
             asyncio.get_running_loop().create_task(work)
-            for work in (self._store.open(), self._keep_rates_fresh(), self._keep_model_fresh())
+            for work in (self._store.open(), self._keep_rates_fresh(), self._keep_model_fresh(), self._keep_spooling())
         ]
 
     def caller(self, authorization: bytes | None, scope: Scope, reached: str) -> str:
@@ -201,6 +208,15 @@ class Runtime:
             except Exception as error:  # noqa: BLE001 - the old rates stay in force; counted, logged, tried again
                 self._faults.report("rates", error)
 
+    async def _keep_spooling(self) -> None:
+        """Write what waits in memory once the disk takes it again, also while no payment comes."""
+        while True:
+            await asyncio.sleep(SPOOL_SECONDS)
+            try:
+                self._recorder.retry(SPOOL_RECORDS)
+            except OSError as error:
+                self._faults.report("record", error)
+
     async def _keep_model_fresh(self) -> None:
         """Take what was released within a second, and whenever it is asked for."""
         self._asked = workers.asked(self._home)
@@ -250,4 +266,8 @@ class Runtime:
         await asyncio.to_thread(self._explainer.close)
         await self._store.close()
         self._labels.close()
+        try:
+            self._recorder.retry(self._recorder.waiting)
+        except OSError as error:
+            self._faults.report("record", error)
         self._spool.close()

@@ -15,6 +15,7 @@ from typing import IO, Any
 import duckdb
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fraud_platform.settings import Settings
@@ -77,6 +78,31 @@ class Lake:
         finally:
             if fs.exists(temporary):
                 fs.rm(temporary)
+
+    def part_path(self, table: str, day: date, name: str) -> str:
+        """Path of one part of a partition that is written in parts; the merged partition is at `path`."""
+        return f"{self._fs[1]}/{table}/date={day.isoformat()}/{name}.parquet"
+
+    def files(self, table: str, pattern: str, day: date | None = None) -> list[str]:
+        """Paths of a table's files whose name matches a glob, of one day or of all, in order."""
+        fs, root = self._fs
+        fs.invalidate_cache()
+        days = "date=*" if day is None else f"date={day.isoformat()}"
+        return sorted(fs.glob(f"{root}/{table}/{days}/{pattern}"))
+
+    def read_file(self, path: str, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
+        """One file that `files` found. Raises FileNotFoundError."""
+        with self._fs[0].open(path, "rb") as file:
+            return pq.read_table(file, columns=list(columns), filters=where)
+
+    def remove(self, paths: Iterable[str]) -> None:
+        """Delete files that `files` found; those that are gone already are no error."""
+        fs = self._fs[0]
+        for path in paths:
+            try:
+                fs.rm_file(path)
+            except FileNotFoundError:
+                continue
 
     def exists(self, table: str, day: date) -> bool:
         """Whether the partition was written."""

@@ -33,6 +33,14 @@ class Settings(BaseSettings):
     # engines
     redis_url: str | None = Field(None, description="Redis of the online store; unset: an embedded server.")
     redis_port: int = Field(6390, description="Port of the embedded Redis on loopback.")
+    kafka_bootstrap: str | None = Field(
+        None, description="Kafka brokers (host:port,…) of the inference log; unset: a stream in Redis."
+    )
+    kafka_topic: str = Field("fraud.inference_log", description="Topic of the inference log.")
+    kafka_options: dict[str, str] = Field(
+        {}, description="Further librdkafka properties as JSON, such as those of SASL and TLS."
+    )
+    redis_stream: str = Field("fraud:inference_log", description="Stream of the inference log where Kafka is unset.")
     duckdb_memory: str = Field("4GB", description="Memory limit of one DuckDB connection.")
     duckdb_threads: int | None = Field(None, description="Threads of one DuckDB connection; unset: all cores.")
 
@@ -43,6 +51,7 @@ class Settings(BaseSettings):
     )
     service_port: int = Field(3001, description="Port of the decision service.")
     mlflow_port: int = Field(5000, description="Port of the MLflow server.")
+    log_port: int = Field(3002, description="Port of the metrics of the inference log's process.")
     service_workers: int = Field(1, ge=1, description="Worker processes of the decision service.")
     api_key: SecretStr | None = Field(
         None, description="Key that this platform's own commands show the decision service, once keys exist."
@@ -88,6 +97,12 @@ class Settings(BaseSettings):
         200, ge=1, description="Payments under way in one worker beyond which the rules answer at once."
     )
     policy_version: int = Field(1, ge=1, description="Raised by hand when thresholds or rules change; in every answer.")
+
+    # inference log
+    spool_fsync_ms: int = Field(
+        1_000, ge=1, description="Milliseconds of decisions that a machine may lose which dies; a process loses none."
+    )
+    log_retention_days: int = Field(90, ge=1, description="Days that decisions are kept in the lake.")
 
     @cached_property
     def lake(self) -> str:

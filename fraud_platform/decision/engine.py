@@ -287,7 +287,7 @@ class DecisionEngine:
         try:
             self._recorder.append(record.day, payload)
         except OSError as error:
-            # a full disk must not stop payments: the decision is in Redis for a day, and the count raises an alert
+            # a full disk must not stop payments: the record waits in memory, and the count raises an alert
             self._faults.report("record", error)
         self._meter.took("log", perf_counter() - began)
 

@@ -26,7 +26,8 @@ from fraud_platform.decision.request import Identifier, Rates, decode_json, name
 from fraud_platform.decision.serving_model import CHAMPION, PastModels, ServingModel
 from fraud_platform.features.vector import build_vector
 from fraud_platform.inference_log.record import DecisionRecord
-from fraud_platform.inference_log.spool import find_decision
+from fraud_platform.inference_log.search import find_decision
+from fraud_platform.inference_log.table import LogTable
 from fraud_platform.model.bundle import Scorer
 from fraud_platform.online.wire import StoreError
 
@@ -56,6 +57,7 @@ class Explainer:
         decisions: Decisions,
         rates: Callable[[], Rates],
         home: Path,
+        log: LogTable,
         base_currency: str,
         search_days: int,
     ) -> None:
@@ -63,6 +65,7 @@ class Explainer:
         self._decisions = decisions
         self._rates = rates
         self._home = home
+        self._log = log
         self._base_currency = base_currency
         self._reasons = Reasons(base_currency, exponent(base_currency))
         self._search_days = search_days
@@ -106,7 +109,7 @@ class Explainer:
 
     def _search(self, transaction_id: str, caller: str, now: int) -> DecisionRecord | None:
         today = datetime.fromtimestamp(now // 1_000_000, UTC).date()
-        return find_decision(self._home, transaction_id, caller, until=today, days=self._search_days)
+        return find_decision(self._home, self._log, transaction_id, caller, until=today, days=self._search_days)
 
     async def _what_if(self, body: bytes, caller: str, model: ServingModel, now: int) -> bytes:
         payment = parse_payment(body, self._base_currency)

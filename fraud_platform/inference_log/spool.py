@@ -1,11 +1,13 @@
-"""The spool: append-only files of decision records, one per worker and day, written before an answer goes out.
+"""The spool: append-only segments of decision records, one writer per worker, written before an answer goes out.
 
-What belongs here: the frame around a record, appending, reading back after a crash. What does not: shipping records on.
+What belongs here: the frame around a record, segments, appending, reading back after a crash. What does not: shipping
+records on (`shipper`), what to do when the disk is full (`recorder`).
 A frame is length and CRC-32 (both uint32, little endian), then the record. A process that is killed leaves at most one
-torn frame, at the end of its own file; readers count it and go on with the next file. No fsync: a record outlives the
-process, not the machine.
+torn frame, at the end of its own segment; its answer has not gone out. No fsync here: a record outlives the process at
+once, and the machine after the shipper's next fsync.
 """
 
+import fcntl
 import os
 import struct
 import zlib
@@ -16,57 +18,136 @@ from pathlib import Path
 
 from fraud_platform.inference_log.record import DecisionRecord, decode_record
 
+SEGMENT_BYTES = 16 << 20
+"""A writer begins a new segment behind this size: the smallest piece of disk that is given back."""
+
 _HEADER = struct.Struct("<II")
 _MAX_FRAME = 1 << 20
 _OPEN_DAYS = 2
 
 
+def spool_root(home: Path) -> Path:
+    """Where all segments of a home lie, in a folder per UTC day."""
+    return home / "inference_log"
+
+
 def spool_folder(home: Path, day: date) -> Path:
-    """Where the records of one UTC day lie."""
-    return home / "inference_log" / f"date={day.isoformat()}"
+    """Where the segments of one UTC day lie."""
+    return spool_root(home) / f"date={day.isoformat()}"
+
+
+def segments(home: Path) -> list[Path]:
+    """Every segment of a home: by day, a writer's in the order it wrote them."""
+    return sorted(spool_root(home).glob("date=*/*.msgpack"))
+
+
+def is_open(segment: Path) -> bool:
+    """Whether its writer may still append: it holds the segment's lock as long as it lives."""
+    with segment.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@dataclass
+class _Segment:
+    descriptor: int
+    size: int = 0
 
 
 class SpoolWriter:
-    """Appends records to `<home>/inference_log/date=…/<worker>.msgpack`; one writer per worker, one thread.
+    """Appends records to `<home>/inference_log/date=…/<worker>-<n>.msgpack`; one writer per worker, one thread.
 
     worker: a name that no other process uses, `<pid>-<start>`.
     """
 
-    def __init__(self, home: Path, worker: str) -> None:
+    def __init__(self, home: Path, worker: str, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._home = home
-        self._name = f"{worker}.msgpack"
-        self._files: dict[date, int] = {}
+        self._worker = worker
+        self._limit = segment_bytes
+        self._segments: dict[date, _Segment] = {}
+        self._begun = 0
 
     def append(self, day: date, payload: bytes) -> None:
-        """Write one encoded record. Raises OSError; the file then ends where it ended before."""
-        descriptor = self._files.get(day)
-        if descriptor is None:
-            descriptor = self._open(day)
+        """Write one encoded record. Raises OSError; the segment then ends where it ended before."""
+        segment = self._segments.get(day)
+        if segment is None or segment.size >= self._limit:
+            segment = self._begin(day)
         frame = _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
-        written = os.write(descriptor, frame)
+        written = os.write(segment.descriptor, frame)
         if written != len(frame):
             # a full disk takes part of a frame: what follows it could not be read
-            os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+            os.ftruncate(segment.descriptor, segment.size)
             raise OSError(f"only {written} of {len(frame)} bytes could be written to the spool")
+        segment.size += written
 
-    def _open(self, day: date) -> int:
-        while len(self._files) >= _OPEN_DAYS:
-            os.close(self._files.pop(min(self._files)))
+    def _begin(self, day: date) -> _Segment:
+        """A new segment for a day, locked before it has its name: nobody takes it for a dead writer's."""
         folder = spool_folder(self._home, day)
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / self._name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._files[day] = descriptor
-        return descriptor
+        name = f"{self._worker}-{self._begun:06d}.msgpack"
+        hidden = folder / f".{name}"
+        descriptor = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            hidden.rename(folder / name)
+        except OSError:
+            os.close(descriptor)
+            raise
+        self._begun += 1
+        self._close(day)
+        while len(self._segments) >= _OPEN_DAYS:
+            self._close(min(self._segments))
+        segment = self._segments[day] = _Segment(descriptor)
+        return segment
+
+    def _close(self, day: date) -> None:
+        segment = self._segments.pop(day, None)
+        if segment is not None:
+            os.close(segment.descriptor)
 
     def close(self) -> None:
-        """Close the open files; a later append opens them again."""
-        while self._files:
-            os.close(self._files.popitem()[1])
+        """Close the open segments; the writer ends with this."""
+        for day in list(self._segments):
+            self._close(day)
+
+
+@dataclass
+class Frames:
+    """The frames of one segment from a position on; after a pass, `position` is behind the last whole one.
+
+    `torn` tells that bytes follow which are no whole frame: one being written, or a killed writer's last. `damaged`
+    tells that they are neither: the frame is all there, and is not what was written.
+    """
+
+    path: Path
+    position: int = 0
+    torn: bool = False
+    damaged: bool = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.torn = self.damaged = False
+        with self.path.open("rb") as file:
+            file.seek(self.position)
+            while header := file.read(_HEADER.size):
+                payload, length, checksum = b"", 0, 0
+                if len(header) == _HEADER.size:
+                    length, checksum = _HEADER.unpack(header)
+                    payload = file.read(length) if length <= _MAX_FRAME else b""
+                if not length or len(payload) != length or zlib.crc32(payload) != checksum:
+                    whole = len(header) == _HEADER.size
+                    self.torn = True
+                    self.damaged = whole and (not 0 < length <= _MAX_FRAME or len(payload) == length)
+                    return
+                self.position += _HEADER.size + length
+                yield payload
 
 
 @dataclass
 class Spool:
-    """The records of one day, read in file order; `torn` counts frames that a killed writer left unfinished."""
+    """The records of one day that are still here, in segment order; `torn` counts segments with a torn end."""
 
     home: Path
     day: date
@@ -80,37 +161,30 @@ class Spool:
         """The encoded records."""
         self.torn = 0
         for path in sorted(spool_folder(self.home, self.day).glob("*.msgpack")):
-            yield from self._frames(path)
-
-    def _frames(self, path: Path) -> Iterator[bytes]:
-        with path.open("rb") as file:
-            while header := file.read(_HEADER.size):
-                payload = b""
-                length = 0
-                if len(header) == _HEADER.size:
-                    length, checksum = _HEADER.unpack(header)
-                    payload = file.read(length) if length <= _MAX_FRAME else b""
-                if not length or len(payload) != length or zlib.crc32(payload) != checksum:
-                    self.torn += 1
-                    return
-                yield payload
+            frames = Frames(path)
+            try:
+                yield from frames
+            except FileNotFoundError:
+                # cut meanwhile: the lake has it
+                continue
+            self.torn += frames.torn
 
 
 def read_spool(home: Path, day: date) -> Spool:
-    """The records of one UTC day, iterable; `.torn` is known after a pass."""
+    """The records of one UTC day that have not been cut, iterable; `.torn` is known after a pass."""
     return Spool(home, day)
 
 
-def decided_since(home: Path, day: date) -> bool:
-    """Whether this home has decided a payment after the UTC day `day`."""
-    files = (home / "inference_log").glob("date=*/*.msgpack")
-    return any(file.parent.name > f"date={day.isoformat()}" and file.stat().st_size > 0 for file in files)
+def spooled_since(home: Path, day: date) -> bool:
+    """Whether the spool holds a decision made after the UTC day `day`."""
+    after = f"date={day.isoformat()}"
+    return any(path.parent.name > after and path.stat().st_size > 0 for path in segments(home))
 
 
-def find_decision(home: Path, transaction_id: str, caller: str, until: date, days: int) -> DecisionRecord | None:
+def find_spooled(home: Path, transaction_id: str, caller: str, until: date, days: int) -> DecisionRecord | None:
     """The caller's latest decision on a transaction in the `days` UTC days that end with `until`, or None.
 
-    Reads the spool from end to start by day: seconds for a busy day, so not for the event loop.
+    Reads what has not been cut from end to start by day: seconds for a busy day, so not for the event loop.
     """
     needle = transaction_id.encode()
     for back in range(days):

@@ -1,0 +1,199 @@
+"""The process beside the service that carries decisions from the spool into the lake: shipper and consumer.
+
+What belongs here: their threads, locks, pauses after failures, and metrics. What does not: what either does. A bank
+runs the shipper beside each service and one consumer for all; on one machine one process does both.
+"""
+
+import fcntl
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from fraud_platform.decision.faults import FaultLog
+from fraud_platform.inference_log.broker import BrokerError, broker_name, open_producer, open_source
+from fraud_platform.inference_log.consumer import Consumer
+from fraud_platform.inference_log.metrics import LogMetrics
+from fraud_platform.inference_log.shipper import Shipper, waiting_bytes
+from fraud_platform.inference_log.spool import spool_root
+from fraud_platform.inference_log.table import LogTable
+from fraud_platform.lake import open_lake
+from fraud_platform.settings import Settings
+
+logger = logging.getLogger("fraud_platform.inference_log")
+
+Part = Literal["ship", "consume"]
+PARTS: tuple[Part, ...] = ("ship", "consume")
+
+_SHIP_SECONDS = 0.2
+_READ_SECONDS = 0.5
+_LAG_SECONDS = 5.0
+_PAUSE_SECONDS = 1.0
+_LOCK_SECONDS = 5.0
+
+
+class AlreadyDoneError(RuntimeError):
+    """Another process of this home has this part."""
+
+
+def clock() -> int:
+    """The present as UTC microseconds since 1970."""
+    return time.time_ns() // 1_000
+
+
+@contextmanager
+def holding(settings: Settings, part: Part) -> Iterator[None]:
+    """Be the only one of this home that does this part; the lock goes with its holder. Raises AlreadyDoneError."""
+    folder = spool_root(settings.home)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{part}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyDoneError(f"another process of {settings.home} does this already: {part}") from None
+        yield
+
+
+def make_shipper(settings: Settings, failed: Callable[[str, BaseException], None]) -> Shipper:
+    """The shipper of these settings."""
+    return Shipper(
+        settings.home,
+        open_producer(settings),
+        LogTable(open_lake(settings)),
+        clock=clock,
+        failed=failed,
+        fsync_us=settings.spool_fsync_ms * 1_000,
+    )
+
+
+def make_consumer(settings: Settings, failed: Callable[[str, BaseException], None]) -> Consumer:
+    """The consumer of these settings."""
+    return Consumer(
+        broker_name(settings), open_source(settings), LogTable(open_lake(settings)), clock=clock, failed=failed
+    )
+
+
+def run(settings: Settings, parts: tuple[Part, ...], stop: threading.Event) -> None:
+    """Do these parts until `stop` is set, then finish what is under way. Raises AlreadyDoneError."""
+    metrics = LogMetrics(settings.log_port)
+    faults = FaultLog(clock, metrics.failed)
+    work = {"ship": _ship, "consume": _consume}
+    errors: list[Exception] = []
+
+    def thread(part: Part) -> None:
+        try:
+            work[part](settings, stop, metrics, faults)
+        except Exception as error:  # noqa: BLE001 - the process ends with it rather than doing half of its work
+            errors.append(error)
+            stop.set()
+
+    threads = [threading.Thread(target=thread, args=(part,), name=part) for part in parts]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    if errors:
+        raise errors[0]
+
+
+def _ship(settings: Settings, stop: threading.Event, metrics: LogMetrics, faults: FaultLog) -> None:
+    with _patiently(settings, "ship", stop):
+        shipper = make_shipper(settings, faults.report)
+        while True:
+            last = stop.is_set()
+            pause = _SHIP_SECONDS
+            try:
+                shipper.step()
+            except (BrokerError, OSError) as error:
+                faults.report("ship", error)
+                pause = _PAUSE_SECONDS
+            metrics.shipping(shipper)
+            if last:
+                break
+            stop.wait(pause)
+        shipper.close()
+
+
+def _consume(settings: Settings, stop: threading.Event, metrics: LogMetrics, faults: FaultLog) -> None:
+    with _patiently(settings, "consume", stop):
+        consumer = make_consumer(settings, faults.report)
+        looked_at = 0.0
+        while not stop.is_set():
+            try:
+                consumer.step(_READ_SECONDS)
+                if time.monotonic() - looked_at >= _LAG_SECONDS:
+                    looked_at = time.monotonic()
+                    consumer.look()
+            except (BrokerError, OSError) as error:
+                faults.report("consume", error)
+                stop.wait(_PAUSE_SECONDS)
+            metrics.consuming(consumer)
+        try:
+            consumer.close()
+        except (BrokerError, OSError) as error:
+            # nothing is lost: the next consumer reads it again
+            faults.report("consume", error)
+
+
+@contextmanager
+def _patiently(settings: Settings, part: Part, stop: threading.Event) -> Iterator[None]:
+    """`holding`, after waiting a little for a predecessor that is ending."""
+    until = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            with holding(settings, part):
+                yield
+            return
+        except AlreadyDoneError:
+            if time.monotonic() >= until or stop.wait(0.2):
+                raise
+
+
+def drain(settings: Settings, seconds: float) -> bool:
+    """Wait until the lake has every decision of this home's spool; false when that takes longer than `seconds`.
+
+    Whatever part no other process does is done here meanwhile. Raises BrokerError while the broker cannot be asked.
+    """
+    until = time.monotonic() + seconds
+    faults = FaultLog(clock, lambda stage: None)
+    with _ours(settings, "ship") as ships, _ours(settings, "consume") as consumes:
+        shipper = make_shipper(settings, faults.report) if ships else None
+        consumer = make_consumer(settings, faults.report) if consumes else None
+        try:
+            while True:
+                if shipper is not None:
+                    shipper.step()
+                if consumer is not None:
+                    consumer.step(_READ_SECONDS)
+                    consumer.commit()
+                if waiting_bytes(settings.home) == 0 and _lag(settings) == 0:
+                    return True
+                if time.monotonic() >= until:
+                    return False
+                if consumer is None:
+                    time.sleep(_READ_SECONDS)
+        finally:
+            if shipper is not None:
+                shipper.close()
+            if consumer is not None:
+                consumer.close()
+
+
+@contextmanager
+def _ours(settings: Settings, part: Part) -> Iterator[bool]:
+    try:
+        with holding(settings, part):
+            yield True
+    except AlreadyDoneError:
+        yield False
+
+
+def _lag(settings: Settings) -> int:
+    source = open_source(settings)
+    try:
+        source.seek(LogTable(open_lake(settings)).committed().offsets.get(broker_name(settings), {}))
+        return source.lag()
+    finally:
+        source.close()

@@ -1,0 +1,238 @@
+"""The inference log in the lake: one folder per UTC day of received_at, written in parts, merged when the day is over.
+
+What belongs here: columns, commits, reading, merging, retention. What does not: where records come from (`consumer`).
+
+A commit writes the parts of its number, then the record that names this number and the broker's offsets behind it. What
+a killed commit left is of a number that no record names: it is removed before the next commit. So the data and the
+offsets stand or fall together, on a folder and on an object store alike.
+"""
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fraud_platform.inference_log.record import DecisionRecord, decode_record
+from fraud_platform.lake import Lake
+from fraud_platform.schema import TIME
+
+TABLE = "inference_log"
+REJECTED = "inference_log_rejected"
+_COMMIT = f"{TABLE}/committed"
+
+_ROW_GROUP = 10_000
+
+Offsets = dict[str, Any]
+"""Where the broker is read on from, in the broker's own terms."""
+
+
+def _field(name: str, dtype: pa.DataType, meaning: str, *, nullable: bool = False) -> pa.Field:
+    return pa.field(name, dtype, nullable=nullable, metadata={"description": meaning})
+
+
+SCHEMA = pa.schema(
+    [
+        _field("decision_id", pa.string(), "unique per decision"),
+        _field("caller", pa.string(), "whose API key asked"),
+        _field("transaction_id", pa.string(), "identifier given by the caller"),
+        _field("user_id", pa.string(), "who pays"),
+        _field("merchant_id", pa.string(), "who is paid"),
+        _field("received_at", TIME, "when the payment reached the service; its UTC day is the partition"),
+        _field("event_time", TIME, "timestamp, or received_at where the caller's clock was off"),
+        _field("amount_minor", pa.int64(), "amount in minor units of `currency`"),
+        _field("currency", pa.string(), "ISO 4217 code"),
+        _field("amount", pa.int64(), "amount in minor units of the base currency"),
+        _field("country", pa.string(), "country of the purchase"),
+        _field("user_country", pa.string(), "home country of the user", nullable=True),
+        _field("merchant_category", pa.string(), "merchant category code or name", nullable=True),
+        _field("channel", pa.string(), "online, pos, atm, …", nullable=True),
+        _field("decision", pa.string(), "allow, block or flag_for_review"),
+        _field("reason", pa.string(), "why"),
+        _field("score", pa.float64(), "calibrated probability; null where the rules decided", nullable=True),
+        _field("threshold", pa.float64(), "a strictly greater score is blocked"),
+        _field("review_threshold", pa.float64(), "a strictly greater score is flagged for review"),
+        _field("model_version", pa.string(), "name/version"),
+        _field("policy_version", pa.int32(), "of thresholds and rules"),
+        _field("user_features", pa.string(), "store that served the user's batch features"),
+        _field("merchant_features", pa.string(), "store that served the merchant's batch features"),
+        _field("model", pa.string(), "rung of the model that decided"),
+        _field("degraded", pa.bool_(), "anything was served by other than the first source"),
+        _field("user_snapshot", pa.string(), "snapshot of the user's batch features", nullable=True),
+        _field("merchant_snapshot", pa.string(), "snapshot of the merchant's batch features", nullable=True),
+        _field("catalogue_hash", pa.string(), "catalogue that `vector` follows"),
+        _field("vector", pa.list_(pa.float32()), "the values that were scored, in the catalogue's order; null is NaN"),
+        _field("latency_us", pa.int64(), "from received_at until the decision stood, microseconds"),
+        _field("record", pa.binary(), "the whole record as it was written, MessagePack"),
+    ]
+)
+"""One decision. What is not a column of its own is in `record`."""
+
+
+def rows(records: Iterable[tuple[DecisionRecord, bytes]]) -> pa.Table:
+    """Records and their encoded bytes as rows of SCHEMA."""
+    plain = [_row(record, payload) for record, payload in records]
+    return pa.Table.from_pylist(plain, SCHEMA)
+
+
+def _row(record: DecisionRecord, payload: bytes) -> dict[str, Any]:
+    request, served = record.request, record.served_by
+    return {
+        **{name: getattr(record, name) for name in _OF_RECORD},
+        **{name: getattr(request, name) for name in _OF_REQUEST},
+        "user_features": served.user_features,
+        "merchant_features": served.merchant_features,
+        "model": served.model,
+        "degraded": served.degraded,
+        "vector": np.frombuffer(record.vector, "<f4"),
+        "record": payload,
+    }
+
+
+_OF_RECORD = [name for name in SCHEMA.names if name in DecisionRecord.__struct_fields__ and name != "vector"]
+_OF_REQUEST = (
+    *("transaction_id", "user_id", "merchant_id", "amount_minor", "currency", "country"),
+    *("user_country", "merchant_category", "channel"),
+)
+
+
+@dataclass(frozen=True)
+class Committed:
+    """The last commit: its number and the broker's offsets behind it, per source."""
+
+    number: int
+    offsets: dict[str, Offsets]
+    caught_up_at: int
+    """UTC microseconds at which the consumer last saw nothing behind in the broker, all of it being committed."""
+
+
+class LogTable:
+    """The log's table in a lake. One writer at a time; readers and `merge` may run beside it."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+
+    def committed(self) -> Committed:
+        """What the last commit says; number 0 and no offsets before the first."""
+        record = self._lake.read_record(_COMMIT)
+        return Committed(0, {}, 0) if record is None else Committed(**record)
+
+    def recover(self) -> int:
+        """Remove what a killed commit left; returns how many parts that were. The writer does it before it writes."""
+        last = self.committed().number
+        parts = [path for table in (TABLE, REJECTED) for path in self._lake.files(table, "part-*.parquet")]
+        left = [path for path in parts if _number(path) > last]
+        self._lake.remove(left)
+        return len(left)
+
+    def commit(self, table: pa.Table, offsets: dict[str, Offsets], rejected: Sequence[bytes] = ()) -> None:
+        """Add rows and note the offsets behind them; both or none. rejected: what is no record, kept for people."""
+        last = self.committed()
+        number = last.number + 1
+        days = table.column("received_at").cast(pa.date32())
+        for day in pc.unique(days).to_pylist():
+            part = table.filter(pc.equal(days, day))
+            self._lake.write_bytes(self._lake.part_path(TABLE, day, f"part-{number:012d}"), _parquet(part))
+        if rejected:
+            path = self._lake.part_path(REJECTED, date.max, f"part-{number:012d}")
+            self._lake.write_bytes(path, _parquet(pa.table({"payload": pa.array(rejected, pa.binary())})))
+        self._write(Committed(number, offsets, last.caught_up_at))
+
+    def note_caught_up(self, now: int) -> None:
+        """Nothing is behind in the broker. now: UTC microseconds."""
+        self._write(replace(self.committed(), caught_up_at=now))
+
+    def _write(self, committed: Committed) -> None:
+        self._lake.write_record(_COMMIT, asdict(committed))
+
+    def days(self) -> list[date]:
+        """Days that hold a decision, ascending."""
+        found = {path.split("/date=")[1].split("/")[0] for path in self._lake.files(TABLE, "*.parquet")}
+        return sorted(map(date.fromisoformat, found))
+
+    def read(self, day: date, columns: list[str] | None = None) -> pa.Table:
+        """A day's decisions, each once, by received_at; without rows when there are none."""
+        while True:
+            try:
+                return self._each_once(self._lake.files(TABLE, "*.parquet", day), columns or SCHEMA.names)
+            except FileNotFoundError:
+                # merged meanwhile: the rows are in another file now
+                continue
+
+    def records(self, day: date) -> Iterator[DecisionRecord]:
+        """A day's records, each once, by received_at."""
+        for payload in self.read(day, ["record"]).column("record"):
+            yield decode_record(payload.as_py())
+
+    def decision_ids(self, day: date) -> set[str]:
+        """Which decisions of a day are committed."""
+        parts = [self._lake.read_file(path, ["decision_id"]) for path in self._lake.files(TABLE, "*.parquet", day)]
+        return {identifier for part in parts for identifier in part.column("decision_id").to_pylist()}
+
+    def find(self, transaction_id: str, caller: str, until: date, days: int) -> DecisionRecord | None:
+        """The caller's latest decision on a transaction in the `days` UTC days that end with `until`, or None."""
+        wanted = (pc.field("transaction_id") == transaction_id) & (pc.field("caller") == caller)
+        held = [day for day in self.days() if until - timedelta(days=days) < day <= until]
+        for day in reversed(held):
+            found = [
+                decode_record(payload.as_py())
+                for path in self._lake.files(TABLE, "*.parquet", day)
+                for payload in self._lake.read_file(path, ["record"], wanted).column("record")
+            ]
+            if found:
+                return max(found, key=lambda record: record.received_at)
+        return None
+
+    def merge(self, day: date) -> int:
+        """Make one file of a day's parts, by transaction_id; returns its rows. Killed and done again, all is well."""
+        paths = self._lake.files(TABLE, "*.parquet", day)
+        whole = self._each_once(paths, SCHEMA.names)
+        whole = whole.sort_by([(name, "ascending") for name in ("transaction_id", "received_at", "decision_id")])
+        merged = self._lake.path(TABLE, day)
+        self._lake.write_bytes(merged, _parquet(whole))
+        self._lake.remove([path for path in paths if path != merged])
+        return int(whole.num_rows)
+
+    def unmerged(self, before: date) -> list[date]:
+        """Days before another that lie in parts, ascending."""
+        found = {path.split("/date=")[1].split("/")[0] for path in self._lake.files(TABLE, "part-*.parquet")}
+        return sorted(day for day in map(date.fromisoformat, found) if day < before)
+
+    def expired(self, today: date, keep_days: int) -> list[date]:
+        """Days older than `keep_days` before `today`."""
+        return [day for day in self.days() if day < today - timedelta(days=keep_days)]
+
+    def delete(self, days: Iterable[date]) -> None:
+        """Delete whole days."""
+        for day in days:
+            self._lake.remove(self._lake.files(TABLE, "*.parquet", day))
+
+    def _each_once(self, paths: list[str], columns: list[str]) -> pa.Table:
+        """The rows of some files; a decision that is in two of them, because a merge was killed, once."""
+        keys = ["received_at", "decision_id"]
+        parts = [self._lake.read_file(path, list(dict.fromkeys([*keys, *columns]))) for path in paths]
+        if not parts:
+            return SCHEMA.empty_table().select(columns)
+        whole = pa.concat_tables(parts, promote_options="default").combine_chunks()
+        order = pc.sort_indices(whole, sort_keys=[(key, "ascending") for key in keys])
+        identifiers = whole.column("decision_id").take(order).combine_chunks()
+        first = np.ones(len(order), bool)
+        if len(order) > 1:
+            first[1:] = pc.not_equal(identifiers[1:], identifiers[:-1]).to_numpy(zero_copy_only=False)
+        return whole.take(order.filter(pa.array(first))).select(columns)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    # a transaction is looked for in a merged day by its row groups' bounds
+    pq.write_table(table, sink, compression="zstd", row_group_size=_ROW_GROUP)
+    return sink.getvalue()
+
+
+def _number(path: str) -> int:
+    return int(path.rsplit("part-", 1)[1].removesuffix(".parquet"))
