@@ -75,6 +75,7 @@ def daily_table(
     deps: Sequence[dg.AssetDep | str] = (),
     lineage: Mapping[str, Sequence[str]] | None = None,
     extra_checks: Mapping[str, ExtraCheck] | None = None,
+    extra_warnings: Mapping[str, ExtraCheck] | None = None,
     code_version: str | None = None,
 ) -> dg.AssetsDefinition:
     """An asset that writes one lake table for a day or a range of days, then holds it against its quality rules.
@@ -82,8 +83,8 @@ def daily_table(
     A failed rule of severity error blocks whatever depends on the table in the same run.
     """
     rules = RULES[table]
-    extra = extra_checks or {}
-    severities = dict(rules.names) | dict.fromkeys(extra, "error")
+    errors, warnings = extra_checks or {}, extra_warnings or {}
+    severities = dict(rules.names) | dict.fromkeys(errors, "error") | dict.fromkeys(warnings, "warn")
 
     @dg.asset(
         name=name,
@@ -118,7 +119,7 @@ def daily_table(
         yield dg.MaterializeResult(metadata=metadata)
         expected = min(platform.dataset.last_complete_day(platform.now), days[-1])
         findings = evaluate(platform.settings, platform.lake, table, days, expected)
-        findings += [check(platform, days) for check in extra.values()]
+        findings += [check(platform, days) for check in (*errors.values(), *warnings.values())]
         for finding in findings:
             yield check_result(finding)
 

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from assets.features import feature_assets
+from assets.inference_log import inference_log, log_retention
 from assets.model import candidate_model, champion_model, registered_model
 from assets.online import online_features, online_velocity
-from assets.partitions import daily_partitions
+from assets.partitions import daily_partitions, decision_partitions
 from assets.raw import raw_assets
 from assets.resources import mlflow_resource, platform_resource
 from assets.schedules import jobs, schedules
@@ -18,8 +19,9 @@ from fraud_platform.settings import Settings
 
 def build_definitions(settings: Settings, now: datetime) -> dg.Definitions:
     """The definitions for the history that these settings name."""
-    partitions = daily_partitions(find_dataset(settings, open_lake(settings), now))
-    all_jobs = jobs(partitions)
+    dataset = find_dataset(settings, open_lake(settings), now)
+    partitions, decision_days = daily_partitions(dataset), decision_partitions(dataset)
+    all_jobs = jobs(partitions, decision_days)
     return dg.Definitions(
         assets=[
             *raw_assets(partitions),
@@ -29,8 +31,9 @@ def build_definitions(settings: Settings, now: datetime) -> dg.Definitions:
             candidate_model,
             registered_model,
             champion_model,
+            inference_log(decision_days),
         ],
-        jobs=list(all_jobs.values()),
+        jobs=[*all_jobs.values(), log_retention],
         schedules=schedules(all_jobs),
         resources={"platform": platform_resource, "mlflow": mlflow_resource},
         # one process per run: a step in a process of its own pays every heavy import again

@@ -20,6 +20,11 @@ def daily_partitions(dataset: Dataset) -> dg.DailyPartitionsDefinition:
     )
 
 
+def decision_partitions(dataset: Dataset) -> dg.DailyPartitionsDefinition:
+    """One partition per UTC day on which payments may have been decided: they go on where an imported history ends."""
+    return dg.DailyPartitionsDefinition(start_date=dataset.first_day.isoformat(), timezone="UTC")
+
+
 def looking_back(days: int) -> dg.TimeWindowPartitionMapping:
     """A day depends on itself and the `days` before it, as far as history goes."""
     return dg.TimeWindowPartitionMapping(start_offset=-days, allow_nonexistent_upstream_partitions=True)

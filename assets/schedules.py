@@ -3,14 +3,16 @@
 What belongs here: jobs and their clocks. What does not: what a run does.
 """
 
-from datetime import UTC, date
+from datetime import UTC, date, timedelta
 from typing import Any
 
 import dagster as dg
 
+from assets.inference_log import log_retention
 from assets.partitions import key_range_tags
 from assets.resources import Platform
 from fraud_platform.features import tables
+from fraud_platform.inference_log import table as inference_log
 from fraud_platform.lake import days_between
 from fraud_platform.settings import Settings
 
@@ -33,8 +35,8 @@ NIGHTLY_HOUR = 1
 """UTC; the day is over at 00:00 and late rows belong to the day they arrive, so nothing is waited for."""
 
 
-def jobs(partitions: dg.PartitionsDefinition) -> dict[str, Any]:
-    """history: the daily tables. nightly: the same and the online store. online. training."""
+def jobs(partitions: dg.PartitionsDefinition, decision_days: dg.PartitionsDefinition) -> dict[str, Any]:
+    """history: the daily tables. nightly: the same and the online store. online. training. decisions: the log."""
     return {
         "history": dg.define_asset_job(
             "history", dg.AssetSelection.assets(*DAILY_ASSETS), partitions_def=partitions,
@@ -43,6 +45,10 @@ def jobs(partitions: dg.PartitionsDefinition) -> dict[str, Any]:
         "nightly": dg.define_asset_job(
             "nightly", dg.AssetSelection.assets(*DAILY_ASSETS, *ONLINE_ASSETS), partitions_def=partitions,
             description="The new day from raw logs to Redis; a failed blocking check stops it before Redis.",
+        ),
+        "decisions": dg.define_asset_job(
+            "decisions", dg.AssetSelection.assets(inference_log.TABLE), partitions_def=decision_days,
+            description="A day's decisions, merged and checked once it is over.",
         ),
         "online": dg.define_asset_job(
             "online", dg.AssetSelection.assets(*ONLINE_ASSETS), description="The newest snapshot to Redis.",
@@ -63,7 +69,7 @@ def missing_days(platform: Platform) -> list[date]:
 
 
 def schedules(resolved: dict[str, Any]) -> list[dg.ScheduleDefinition]:
-    """nightly_features and weekly_training, both on."""
+    """nightly_features, weekly_training, daily_decisions and daily_retention, all on."""
 
     @dg.schedule(
         name="nightly_features",
@@ -88,4 +94,25 @@ def schedules(resolved: dict[str, Any]) -> list[dg.ScheduleDefinition]:
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Mondays: a candidate on all matured labels.",
     )
-    return [nightly, weekly]
+
+    @dg.schedule(
+        name="daily_decisions",
+        job=resolved["decisions"],
+        cron_schedule="20 0 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Yesterday's decisions; what came late for earlier days is merged with them.",
+    )
+    def decisions(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        yesterday = context.scheduled_execution_time.astimezone(UTC).date() - timedelta(days=1)
+        return dg.RunRequest(run_key=f"decisions-{yesterday}", tags=key_range_tags([yesterday]))
+
+    retention = dg.ScheduleDefinition(
+        name="daily_retention",
+        job=log_retention,
+        cron_schedule="0 4 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Decisions older than FRAUD_LOG_RETENTION_DAYS are deleted.",
+    )
+    return [nightly, weekly, decisions, retention]

@@ -20,6 +20,7 @@ from fraud_platform.features.offline import connect
 from fraud_platform.features.snapshots import MEDIANS, MERCHANT_SNAPSHOT, USER_SNAPSHOT
 from fraud_platform.features.tiles import LABEL_TILE, MERCHANT_TILE, USER_TILE
 from fraud_platform.features.training_set import TRAINING_ROW
+from fraud_platform.inference_log import table as inference_log
 from fraud_platform.lake import Lake
 from fraud_platform.settings import Settings
 
@@ -120,6 +121,17 @@ RULES: dict[str, TableRules] = {
         TRAINING_ROW,
         ("transaction_id",),
         (*_feature_ranges("velocity"), *_feature_ranges("request"), "user_snapshot < transaction_date"),
+    ),
+    inference_log.TABLE: TableRules(
+        inference_log.SCHEMA,
+        ("decision_id",),
+        (
+            "score BETWEEN 0 AND 1",
+            "decision IN ('allow', 'block', 'flag_for_review')",
+            "amount >= 0",
+            "CAST(received_at AS DATE) = date",
+        ),
+        row_count=False,
     ),
 }
 

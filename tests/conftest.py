@@ -24,14 +24,16 @@ KINDS = {
     "integration": "with real servers and processes",
     "e2e": "the path of `make run`, headless",
 }
-KEPT = {"FRAUD_SPARKOV_FILE"}
-"""Names for tests alone: where the Sparkov export lies."""
+KEPT = {"FRAUD_SPARKOV_FILE", "FRAUD_TEST_KAFKA", "FRAUD_TEST_KAFKA_BOOTSTRAP"}
+"""Names for tests alone: where the Sparkov export lies, and which Kafka is used (`integration/kafka_kit`)."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and keep the developer's own environment out of the suite."""
     for kind, meaning in KINDS.items():
         config.addinivalue_line("markers", f"{kind}: {meaning}")
+    if "FRAUD_KAFKA_BOOTSTRAP" in os.environ:
+        os.environ["FRAUD_TEST_KAFKA_BOOTSTRAP"] = os.environ["FRAUD_KAFKA_BOOTSTRAP"]
     for name in [name for name in os.environ if name.startswith("FRAUD_") and name not in KEPT]:
         del os.environ[name]
     for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "BENTOML_PORT", "BENTOML_HOST"):
@@ -79,7 +81,7 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
     def make(**fields: Any) -> Settings:
         ports = {
             name: free_port()
-            for name in ("redis_port", "dagster_port", "service_port", "mlflow_port")
+            for name in ("redis_port", "dagster_port", "service_port", "mlflow_port", "log_port")
             if name not in fields
         }
         return Settings(**{"home": tmp_path / "home", **ports, **fields})

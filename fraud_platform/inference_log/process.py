@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
 from typing import Literal
 
 from fraud_platform.decision.faults import FaultLog
@@ -154,31 +156,33 @@ def _patiently(settings: Settings, part: Part, stop: threading.Event) -> Iterato
 def drain(settings: Settings, seconds: float) -> bool:
     """Wait until the lake has every decision of this home's spool; false when that takes longer than `seconds`.
 
-    Whatever part no other process does is done here meanwhile. Raises BrokerError while the broker cannot be asked.
+    Whatever part no other process does is done here meanwhile.
     """
     until = time.monotonic() + seconds
     faults = FaultLog(clock, lambda stage: None)
     with _ours(settings, "ship") as ships, _ours(settings, "consume") as consumes:
         shipper = make_shipper(settings, faults.report) if ships else None
         consumer = make_consumer(settings, faults.report) if consumes else None
-        try:
-            while True:
+        while True:
+            try:
                 if shipper is not None:
                     shipper.step()
                 if consumer is not None:
                     consumer.step(_READ_SECONDS)
                     consumer.commit()
                 if waiting_bytes(settings.home) == 0 and _lag(settings) == 0:
-                    return True
-                if time.monotonic() >= until:
-                    return False
-                if consumer is None:
-                    time.sleep(_READ_SECONDS)
-        finally:
-            if shipper is not None:
-                shipper.close()
-            if consumer is not None:
-                consumer.close()
+                    done = True
+                    break
+            except BrokerError as error:
+                faults.report("drain", error)
+            if time.monotonic() >= until:
+                done = False
+                break
+            time.sleep(_SHIP_SECONDS)
+        for each in (shipper, consumer):
+            if each is not None:
+                each.close()
+    return done
 
 
 @contextmanager
@@ -188,6 +192,27 @@ def _ours(settings: Settings, part: Part) -> Iterator[bool]:
             yield True
     except AlreadyDoneError:
         yield False
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a home's decisions are."""
+
+    waiting_bytes: int
+    """Bytes of the spool that the broker does not have."""
+    broker: str
+    lag: int
+    """Records in the broker that the lake does not have."""
+    commits: int
+    days: list[date]
+    """Days of the lake that hold a decision, ascending."""
+
+
+def log_standing(settings: Settings) -> Standing:
+    """Where this home's decisions are. Raises BrokerError."""
+    table = LogTable(open_lake(settings))
+    waiting = waiting_bytes(settings.home)
+    return Standing(waiting, broker_name(settings), _lag(settings), table.committed().number, table.days())
 
 
 def _lag(settings: Settings) -> int:

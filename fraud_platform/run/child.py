@@ -54,7 +54,8 @@ class Child:
         if self.to_terminal:
             self._launch(None)
         else:
-            with self.log.open("wb") as log:
+            # a second start keeps what the first said
+            with self.log.open("wb" if self._process is None else "ab") as log:
                 self._launch(log.fileno())
 
     def _launch(self, output: int | None) -> None:

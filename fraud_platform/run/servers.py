@@ -19,10 +19,12 @@ from fraud_platform.settings import Settings
 
 HOST = "127.0.0.1"
 CODE, DAGSTER, DAEMON, SERVICE, MLFLOW = "dagster-code", "dagster", "dagster-daemon", "service", "mlflow"
+LOG = "inference-log"
 FACES = {
     SERVICE: ("decision service", "service_port", "/readyz"),
     DAGSTER: ("Dagster", "dagster_port", "/server_info"),
     MLFLOW: ("MLflow", "mlflow_port", "/health"),
+    LOG: ("inference log", "log_port", "/metrics"),
 }
 """The servers that people open: title, setting of the port, path that answers 200 when ready."""
 
@@ -98,6 +100,7 @@ def servers(settings: Settings, home: Home) -> dict[str, Server]:
             *(str(binaries / "dagster-webserver"), "--workspace", str(workspace)),
             *("--host", HOST, "--port", str(settings.dagster_port)),
         ),
+        LOG: face(LOG, sys.executable, "-m", "fraud_platform.cli", "inference-log", "run"),
         MLFLOW: face(MLFLOW, sys.executable, "-m", "fraud_platform.run.mlflow_server"),
         DAEMON: Server(
             "Dagster daemon",

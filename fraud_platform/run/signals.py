@@ -1,9 +1,10 @@
 """Ctrl-C and its kin as a question to ask between steps, so that nothing is interrupted half-way.
 
-What belongs here: signal handlers of `up`. What does not: what is done when they fire.
+What belongs here: signal handlers. What does not: what is done when they fire.
 """
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,18 @@ class StopRequest:
         self._count += 1
         if self._count > 1:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def stop_event() -> Iterator[threading.Event]:
+    """The same as an event, for work that is done in threads."""
+    event = threading.Event()
+    before = {number: signal.signal(number, lambda *_: event.set()) for number in ENDING}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -6,7 +6,8 @@ What belongs here: the order of things. What does not: commands (`servers`), pro
 import json
 import signal
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import httpx
@@ -17,13 +18,15 @@ from rich.table import Table
 from fraud_platform.run.child import Child, end_trees, leftovers, stop_all
 from fraud_platform.run.home import Home
 from fraud_platform.run.screen import Line, status_table, trouble
-from fraud_platform.run.servers import CODE, DAEMON, DAGSTER, MLFLOW, SERVICE, Server
+from fraud_platform.run.servers import CODE, DAEMON, DAGSTER, LOG, MLFLOW, SERVICE, Server
 from fraud_platform.run.signals import StopRequest
 
 READY_SECONDS = 300.0
+RESTART_SECONDS, MOST_DOUBLINGS = 3.0, 6
+"""After which a server that ended is started again: 3 s, 6 s, … at most 3 minutes."""
 
-FIRST = (SERVICE, CODE, DAGSTER)
-"""What a platform that is ready has: payments are decided, and the lineage can be opened."""
+FIRST = (SERVICE, LOG, CODE, DAGSTER)
+"""What a platform that is ready has: payments are decided and logged, and the lineage can be opened."""
 
 LATER = (MLFLOW, DAEMON)
 """What joins afterwards, one by one: MLflow's import alone would hold up the others by half. The daemon launches
@@ -51,7 +54,8 @@ class Supervisor:
     """How long each server took until ready; absent until then."""
     built: bool = False
     build_failed: bool = False
-    _reported: set[str] = field(default_factory=set)
+    _restarts: Counter[str] = field(default_factory=Counter)
+    _restart_at: dict[str, float] = field(default_factory=dict)
 
     @property
     def children(self) -> list[Child]:
@@ -67,7 +71,7 @@ class Supervisor:
         self.built = current
         if release is None:
             self._build_first()
-            self._start([SERVICE])
+            self._start([SERVICE, LOG])
         else:
             # the servers start, on the release in force, beside the build of what is missing
             if not current:
@@ -93,16 +97,27 @@ class Supervisor:
                 self.stop.sleep(0.15)
             live.update(self._table())
 
-    def watch(self) -> None:
-        """Report whoever ends, until Stopped."""
+    def watch(self, keep: Callable[[], object]) -> None:
+        """Report whoever ends and start it again, each time after a longer pause, until Stopped.
+
+        keep: called about once a second, for what runs beside the servers.
+        """
         while True:
             for name, server in self.servers.items():
-                if not server.child.running and name not in self._reported:
-                    self._reported.add(name)
+                if server.child.running:
+                    continue
+                if name not in self._restart_at:
                     title = (
                         f"{server.title} has ended (exit code {server.child.exit_code}); its log: {server.child.log}"
                     )
                     self.console.print(trouble(title, server.child.tail()))
+                    pause = RESTART_SECONDS * 2 ** min(self._restarts[name], MOST_DOUBLINGS)
+                    self._restart_at[name] = time.monotonic() + pause
+                elif time.monotonic() >= self._restart_at[name]:
+                    del self._restart_at[name]
+                    self._restarts[name] += 1
+                    server.child.start()
+            keep()
             self.stop.sleep(0.5)
 
     def end(self) -> None:

@@ -12,7 +12,7 @@ import httpx
 from rich.console import Console
 from rich.text import Text
 
-from fraud_platform.online.embedded_redis import RedisUnavailableError, ensure_redis
+from fraud_platform.online.embedded_redis import RedisUnavailableError, ensure_redis, redis_pid
 from fraud_platform.run.child import end_leftovers, pid_file, record_pid
 from fraud_platform.run.current import is_current
 from fraud_platform.run.home import Home, open_home
@@ -70,7 +70,7 @@ def _run(
         _say_where(supervisor, exit_when_ready)
         if exit_when_ready:
             return int(supervisor.build_failed)
-        supervisor.watch()
+        supervisor.watch(lambda: _keep_redis(settings, console))
     except Stopped:
         console.print("Ending …")
     except StartError as error:
@@ -83,6 +83,18 @@ def _run(
         if settings.redis_url is None:
             console.print(f"Redis keeps running at {redis_url}; `fraud-platform down` stops it.")
     return 0
+
+
+def _keep_redis(settings: Settings, console: Console) -> None:
+    """Start the embedded Redis again where it has died; the service does without it meanwhile."""
+    if settings.redis_url is not None or redis_pid(settings) is not None:
+        return
+    try:
+        ensure_redis(settings)
+    except RedisUnavailableError as error:
+        console.print(Text(f"Redis is down: {error}", style="red"))
+    else:
+        console.print("Redis was down and runs again.")
 
 
 def _decide_samples(settings: Settings, supervisor: Supervisor, now: datetime) -> None:

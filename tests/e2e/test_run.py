@@ -43,7 +43,7 @@ class Platform:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.ports = {f"{name}_port": free_port() for name in ("redis", "dagster", "service", "mlflow")}
+        self.ports = {f"{name}_port": free_port() for name in ("redis", "dagster", "service", "mlflow", "log")}
         fields = BANK | self.ports | {"home": home}
         self.settings = Settings(**fields)  # type: ignore[arg-type]
         self.environment = os.environ | {f"FRAUD_{name.upper()}": str(value) for name, value in fields.items()}
@@ -68,7 +68,7 @@ class Platform:
 
     def lake_content(self) -> dict[str, bytes]:
         root = Path(open_lake(self.settings).root)
-        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("date=*/*.parquet")}
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("date=*/data.parquet")}
 
     def release(self) -> str:
         pointer: str = json.loads((self.home / "releases" / "current.json").read_text())["release"]

@@ -84,7 +84,7 @@ def servers(settings, home):
         return Child(name, paths, home, home.environment(settings))
     sleeper = ["sleep", "600"]
     return {"service": server("service"), "dagster-code": Server("code", child("dagster-code", sleeper)),
-            "dagster": server("dagster"), "mlflow": server("mlflow"),
+            "dagster": server("dagster"), "mlflow": server("mlflow"), "inference-log": server("inference-log"),
             "dagster-daemon": Server("daemon", child("dagster-daemon", sleeper))}
 
 def build(settings, home):
@@ -110,7 +110,7 @@ class Up:
             (folder / name).write_text(text)
 
     def start(self, build: str = "quick", *options: str) -> "subprocess.Popen[str]":
-        names = ("home", "redis_port", "dagster_port", "service_port", "mlflow_port")
+        names = ("home", "redis_port", "dagster_port", "service_port", "mlflow_port", "log_port")
         environment = {**os.environ, **{f"FRAUD_{name.upper()}": str(getattr(self.settings, name)) for name in names}}
         output = (self.folder / f"up-{len(self.processes)}.txt").open("w+")
         command = [sys.executable, str(self.folder / "driver.py"), str(self.folder), build, *options]
@@ -251,7 +251,7 @@ def test_a_port_in_use_is_named_by_its_setting_before_anything_starts(up: Up) ->
     assert redis_pid(up.settings) is None
 
 
-def test_a_server_that_dies_is_reported_with_its_log_and_down_ends_the_rest_and_redis(up: Up) -> None:
+def test_what_dies_is_reported_and_started_again_and_down_ends_it_all(up: Up) -> None:
     process = up.start()
     up.wait_for("Ctrl-C ends it")
     pids = up.pids()
@@ -260,7 +260,14 @@ def test_a_server_that_dies_is_reported_with_its_log_and_down_ends_the_rest_and_
     mlflow.kill()
     up.wait_for("MLflow has ended (exit code -9)")
     up.wait_for("I listen on")
+    redis = redis_pid(up.settings)
+    assert redis is not None
+    os.kill(redis, signal.SIGKILL)
+    up.wait_for("Redis was down and runs again")
+    assert redis_pid(up.settings) not in (None, redis)
+    until(lambda: recorded_process(pid_file(up.home, "mlflow")) not in (None, mlflow))
     assert process.poll() is None
+    pids += up.pids()
     environment = {**os.environ, "FRAUD_HOME": str(up.settings.home), "FRAUD_REDIS_PORT": str(up.settings.redis_port)}
     command = [sys.executable, "-m", "fraud_platform.cli", "down"]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=40, check=True).stdout

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fraud_platform.decision.request import Payment
 from fraud_platform.inference_log.record import (
     DecisionRecord,
     ServedBy,
@@ -23,53 +21,8 @@ from fraud_platform.inference_log.record import (
     encode_record,
     vector_bytes,
 )
-from fraud_platform.inference_log.spool import SpoolWriter, find_decision, read_spool, spool_folder
-
-DAY = date(2026, 11, 23)
-MIDNIGHT = 1_795_392_000_000_000
-
-
-def record(transaction_id: str = "t-1", **changes: Any) -> DecisionRecord:
-    """A decision on DAY."""
-    payment = Payment(
-        transaction_id=transaction_id,
-        user_id="u-1",
-        merchant_id="m-1",
-        amount_minor=4250,
-        currency="EUR",
-        country="DE",
-        timestamp=MIDNIGHT,
-    )
-    plain = DecisionRecord(
-        schema_version=1,
-        decision_id="0" * 32,
-        caller="default",
-        request_hash=payment.content_hash(),
-        request=payment,
-        received_at=MIDNIGHT,
-        amount=4250,
-        event_time=MIDNIGHT,
-        clock_skew=False,
-        user_effective_time=MIDNIGHT,
-        merchant_effective_time=MIDNIGHT + 1,
-        catalogue_hash="abc",
-        vector=vector_bytes(np.zeros(50, np.float32)),
-        user_snapshot="2026-11-22",
-        merchant_snapshot=None,
-        epoch=None,
-        complete_since=None,
-        served_by=ServedBy(user_features="redis", merchant_features="redis", model="champion"),
-        model_version="fraud-detector/7",
-        scorer_hash="f" * 64,
-        policy_version=1,
-        threshold=0.7,
-        review_threshold=0.4,
-        score=0.1,
-        decision="allow",
-        reason="score_below_threshold",
-        latency_us=1234,
-    )
-    return msgspec.structs.replace(plain, **changes)
+from fraud_platform.inference_log.spool import SpoolWriter, find_spooled, read_spool, spool_folder
+from tests.record_kit import DAY, MIDNIGHT, append, record
 
 
 @given(bits=st.lists(st.integers(0, 2**32 - 1), min_size=50, max_size=50), score=st.floats(0, 1))
@@ -110,11 +63,6 @@ def writer(tmp_path: Path) -> Iterator[SpoolWriter]:
     writer = SpoolWriter(tmp_path, "17-1")
     yield writer
     writer.close()
-
-
-def append(writer: SpoolWriter, *records: DecisionRecord) -> None:
-    for each in records:
-        writer.append(each.day, encode_record(each))
 
 
 def test_records_come_back_in_the_order_they_were_appended(tmp_path: Path, writer: SpoolWriter) -> None:
@@ -164,7 +112,7 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path, writer: SpoolWriter) -> None:
 def test_a_killed_process_leaves_what_it_appended(tmp_path: Path) -> None:
     program = (
         "import sys; sys.path.insert(0, 'tests/unit'); from pathlib import Path; import os, signal\n"
-        "from test_inference_log_record import record, append; from fraud_platform.inference_log.spool import *\n"
+        "from tests.record_kit import record, append; from fraud_platform.inference_log.spool import *\n"
         f"append(SpoolWriter(Path({str(tmp_path)!r}), 'x'), *[record(str(n)) for n in range(5)])\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -208,9 +156,9 @@ def test_a_decision_is_found_by_caller_and_transaction_the_latest_first(tmp_path
         record("t-1", received_at=MIDNIGHT + 9, caller="other"),
         record("t-10", received_at=MIDNIGHT + 9),
     )
-    found = find_decision(tmp_path, "t-1", "default", until=DAY, days=2)
+    found = find_spooled(tmp_path, "t-1", "default", until=DAY, days=2)
     assert found is not None
     assert found.decision_id == "3" * 32
-    assert find_decision(tmp_path, "t-1", "default", until=date(2026, 11, 22), days=1) == earlier
-    assert find_decision(tmp_path, "t-1", "nobody", until=DAY, days=5) is None
-    assert find_decision(tmp_path, "t-1", "default", until=date(2026, 11, 26), days=3) is None
+    assert find_spooled(tmp_path, "t-1", "default", until=date(2026, 11, 22), days=1) == earlier
+    assert find_spooled(tmp_path, "t-1", "nobody", until=DAY, days=5) is None
+    assert find_spooled(tmp_path, "t-1", "default", until=date(2026, 11, 26), days=3) is None
