@@ -82,6 +82,8 @@ class KafkaSource:
                 # also where the lake's offset is gone: what is read twice is known by its decision_id
                 "auto.offset.reset": "earliest",
                 "isolation.level": "read_committed",
+                # whoever asks for watermarks waits behind a fetch that waits for records
+                "fetch.wait.max.ms": 100,
                 **options,
             }
         )

@@ -66,7 +66,11 @@ SCHEMA = pa.schema(
         _field("user_snapshot", pa.string(), "snapshot of the user's batch features", nullable=True),
         _field("merchant_snapshot", pa.string(), "snapshot of the merchant's batch features", nullable=True),
         _field("catalogue_hash", pa.string(), "catalogue that `vector` follows"),
-        _field("vector", pa.list_(pa.float32()), "the values that were scored, in the catalogue's order; null is NaN"),
+        _field(
+            "vector",
+            pa.list_(pa.field("element", pa.float32())),
+            "the values that were scored, in the catalogue's order; null is NaN",
+        ),
         _field("latency_us", pa.int64(), "from received_at until the decision stood, microseconds"),
         _field("record", pa.binary(), "the whole record as it was written, MessagePack"),
     ]

@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 import redis
 
+from assets.inference_log import inference_log, log_retention
+from assets.resources import Platform
 from fraud_platform.inference_log.broker import BrokerError, Message, broker_name, open_producer, open_source
 from fraud_platform.inference_log.consumer import Consumer
 from fraud_platform.inference_log.process import drain, log_standing
@@ -80,7 +83,7 @@ class Log:
         consumer = consumer or self.consumer
         deadline = time.monotonic() + 30
         while consumer.look() or consumer.lag:
-            consumer.step(0.5)
+            consumer.step(0.1)
             consumer.commit()
             assert time.monotonic() < deadline, f"{consumer.lag} behind"
         consumer.commit()
@@ -172,7 +175,7 @@ def test_a_consumer_that_dies_before_it_commits_reads_it_again(log: Log) -> None
     log.shipper.step()
     dying = log.new_consumer()
     while not dying._waiting:
-        dying.step(0.5)
+        dying.step(0.1)
     log.consume()
     assert log.lake_ids() == Counter(r.decision_id for r in records(100))
 
@@ -322,6 +325,29 @@ def test_old_days_are_deleted_and_the_rest_stays(log: Log) -> None:
     assert log.table.days() == [DAY + timedelta(days=1), DAY + timedelta(days=2)]
 
 
+def test_dagster_has_a_day_of_decisions_merged_and_held_against_its_rules(log: Log) -> None:
+    append(log.spool, *records(40))
+    asset = inference_log(dg.DailyPartitionsDefinition(start_date="2026-11-01", end_date="2027-01-01"))
+    resources = {"platform": Platform(log.settings, datetime(2026, 11, 24, 1, tzinfo=UTC))}
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([asset], instance=instance, resources=resources, partition_key=DAY.isoformat())
+    assert result.success
+    passed = {evaluation.check_name: evaluation.passed for evaluation in result.get_asset_check_evaluations()}
+    assert passed.pop("freshness")
+    assert passed == dict.fromkeys(("schema", "nulls", "duplicates", "ranges", "delivered"), True)
+    assert [Path(path).name for path in log.lake.files("inference_log", "*", DAY)] == ["data.parquet"]
+    assert list(log.table.records(DAY)) == records(40)
+
+
+def test_retention_deletes_by_its_setting(log: Log) -> None:
+    for days in (0, 5):
+        append(log.spool, record(decision_id=f"{days:032x}", received_at=MIDNIGHT + days * 86_400_000_000))
+    assert drain(log.settings, 30)
+    platform = Platform(log.settings, datetime(2026, 11, 23, 4, tzinfo=UTC) + timedelta(days=91))
+    assert log_retention.execute_in_process(resources={"platform": platform}).success
+    assert log.table.days() == [DAY + timedelta(days=5)]
+
+
 def test_draining_does_what_nobody_else_does(log: Log) -> None:
     append(log.spool, *records(10))
     assert drain(log.settings, 30)
@@ -343,9 +369,11 @@ def test_the_process_carries_decisions_and_tells_its_lag_until_it_is_asked_to_en
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        metrics = httpx.get(f"http://127.0.0.1:{log.settings.log_port}/metrics").text
-        assert "fraud_log_lake_rows 25.0" in metrics
-        assert "fraud_log_lag_records" in metrics
+        metrics = ""
+        while "fraud_log_lake_rows 25.0" not in metrics or "fraud_log_lag_records 0.0" not in metrics:
+            assert time.monotonic() < deadline, metrics
+            metrics = httpx.get(f"http://127.0.0.1:{log.settings.log_port}/metrics").text
+            time.sleep(0.1)
         append(log.spool, *records(5, first=25))
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0

@@ -24,6 +24,8 @@ from fraud_platform.decision.serving_model import load_model
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.spool import SpoolWriter, read_spool
+from fraud_platform.inference_log.table import LogTable
+from fraud_platform.lake import Lake
 from fraud_platform.online.ladder import Ladder
 from fraud_platform.online.recount import Recount
 from fraud_platform.online.store import OnlineStore
@@ -74,7 +76,8 @@ class Worker:
             "rates": lambda: Rates("EUR", {}),
             "base_currency": "EUR",
         }
-        self.explainer = Explainer(home=home, search_days=2, **shared)
+        log = LogTable(Lake(str(home / "lake")))
+        self.explainer = Explainer(home=home, log=log, search_days=2, **shared)
         self.engine = DecisionEngine(
             model=load_model(home / "releases" / f"fraud-detector-{version}", policy_version=1),
             model_breaker=CircuitBreaker("champion", lambda: 0.0),

@@ -10,7 +10,10 @@ from redis import Redis
 
 from assets.online import online_velocity
 from assets.resources import Platform
-from fraud_platform.inference_log.spool import SpoolWriter, decided_since
+from fraud_platform.inference_log.search import decided_since
+from fraud_platform.inference_log.spool import SpoolWriter
+from fraud_platform.inference_log.table import LogTable
+from fraud_platform.lake import Lake
 from fraud_platform.online import velocity
 from fraud_platform.settings import Settings
 
@@ -39,4 +42,4 @@ def test_attempts_that_only_the_lost_redis_counted_leave_windows_unknown(tmp_pat
 @pytest.mark.parametrize(("decided", "known"), [(date(2026, 3, 1), False), (date(2026, 3, 2), True)])
 def test_only_decisions_after_the_day_count(tmp_path: Path, decided: date, known: bool) -> None:
     SpoolWriter(tmp_path, "worker").append(decided, b"a decision")
-    assert decided_since(tmp_path, date(2026, 3, 1)) is known
+    assert decided_since(tmp_path, LogTable(Lake(str(tmp_path / "lake"))), date(2026, 3, 1)) is known
