@@ -28,6 +28,8 @@ from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.decision.serving_model import ServingModel
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.inference_log.record import DecisionRecord, decode_record
+from fraud_platform.inference_log.table import LogTable
+from fraud_platform.lake import Lake
 from fraud_platform.model.calibration import UNCALIBRATED
 from fraud_platform.online.decision_key import CLAIM, claim
 from fraud_platform.online.wire import StoreError
@@ -214,7 +216,8 @@ class World:
             "rates": lambda: Rates("EUR", {}),
             "base_currency": "EUR",
         }
-        explainer = Explainer(home=self.home, search_days=3, **shared)
+        log = LogTable(Lake(str(self.home / "lake")))
+        explainer = Explainer(home=self.home, log=log, search_days=3, **shared)
         self.explainers.append(explainer)
         return DecisionEngine(
             model=None if score is None else model(score),
