@@ -20,7 +20,7 @@ from assets.resources import Platform
 from assets.schedules import DAILY_ASSETS, missing_days
 from fraud_platform.lake import days_between
 from fraud_platform.model.registry import close_orphan_runs, resume_promotion
-from fraud_platform.run.current import mark_built, online_is_current, release_is_usable
+from fraud_platform.run.current import cold_is_loaded, mark_built, online_is_current, release_is_usable
 from fraud_platform.settings import Settings
 
 PROCESS_TAG = "fraud/process"
@@ -113,6 +113,8 @@ def build(settings: Settings, now: datetime) -> None:
             _stage("model: search, train, register, promote", lambda: _run("training", instance, {}))
             if not release_is_usable(settings):
                 raise BuildFailed("no model was promoted; the check `gate` of registered_model says why")
+        if not cold_is_loaded(settings):
+            _stage("cold store: snapshot to PostgreSQL", lambda: _run("cold", instance, {}))
     mark_built(settings, platform.dataset.last_complete_day(now))
 
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from assets.cold import cold_features
 from assets.features import feature_assets
 from assets.inference_log import inference_log, log_retention
 from assets.model import candidate_model, champion_model, registered_model
@@ -28,6 +29,7 @@ def build_definitions(settings: Settings, now: datetime) -> dg.Definitions:
             *feature_assets(partitions),
             online_features,
             online_velocity,
+            cold_features,
             candidate_model,
             registered_model,
             champion_model,

@@ -7,51 +7,22 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import dagster as dg
-import numpy as np
-import pyarrow.compute as pc
 from redis import Redis
 
 from assets.daily_table import OWNERS, check_result
 from assets.resources import Platform
+from assets.served import served_as_computed
 from fraud_platform.features.tables import FEATURE_MEDIANS
 from fraud_platform.inference_log.search import decided_since
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.online.embedded_redis import ensure_redis
 from fraud_platform.online.packed import VIEWS
-from fraud_platform.online.snapshot_load import SNAPSHOT_TABLES, load_snapshot_feast
+from fraud_platform.online.snapshot_load import load_snapshot_feast
 from fraud_platform.online.warm import warm_velocity
-from fraud_platform.quality import Finding
-
-SAMPLE = 50
 
 
 def _microseconds() -> int:
     return int(datetime.now(UTC).timestamp() * 1_000_000)
-
-
-def _served_as_computed(platform: Platform) -> Finding:
-    """A sample of entities, read as people read Feast, holds the snapshot's values bit for bit."""
-    from feature_repo.store import open_store
-
-    store = open_store(platform.settings)
-    wrong: dict[str, str] = {}
-    compared = 0
-    for view in VIEWS:
-        day = platform.lake.days(SNAPSHOT_TABLES[view.entity])[-1]
-        rows = platform.lake.read(SNAPSHOT_TABLES[view.entity], day)
-        picked = rows.take(np.linspace(0, rows.num_rows - 1, min(SAMPLE, rows.num_rows), dtype=np.int64))
-        entities = [{view.join_key: identifier} for identifier in picked.column(view.join_key).to_pylist()]
-        names = [f"{view.entity}_features:{name}" for name in view.names]
-        served = store.get_online_features(features=names, entity_rows=entities).to_dict()
-        for name in view.names:
-            expected = pc.fill_null(picked.column(name), np.float32("nan")).to_numpy()
-            values = [np.nan if value is None else value for value in served[name]]
-            got = np.array(values, np.float32)
-            compared += len(got)
-            same = (got == expected) | (np.isnan(got) & np.isnan(expected))
-            if not same.all():
-                wrong[name] = f"{int((~same).sum())} of {len(got)} entities"
-    return Finding("served_as_computed", not wrong, "error", {"values": compared, "differing": wrong})
 
 
 @dg.asset(
@@ -79,7 +50,7 @@ def online_features(
             metadata |= {f"{view.name}_rows": record.rows, f"{view.name}_visible_from": visible.isoformat()}
         metadata["redis_used_memory"] = redis_client.info("memory")["used_memory_human"]
     yield dg.MaterializeResult(metadata=metadata)
-    yield check_result(_served_as_computed(platform))
+    yield check_result(served_as_computed(platform, "served_as_computed"))
 
 
 @dg.asset(

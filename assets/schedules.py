@@ -30,13 +30,14 @@ DAILY_ASSETS = (
 )
 ONLINE_ASSETS = ("online_features", "online_velocity")
 MODEL_ASSETS = ("candidate_model", "registered_model", "champion_model")
+COLD_ASSETS = ("cold_features",)
 
 NIGHTLY_HOUR = 1
 """UTC; the day is over at 00:00 and late rows belong to the day they arrive, so nothing is waited for."""
 
 
 def jobs(partitions: dg.PartitionsDefinition, decision_days: dg.PartitionsDefinition) -> dict[str, Any]:
-    """history: the daily tables. nightly: the same and the online store. online. training. decisions: the log."""
+    """history: the daily tables. nightly: the same and the online store. online. cold. training. decisions: the log."""
     return {
         "history": dg.define_asset_job(
             "history", dg.AssetSelection.assets(*DAILY_ASSETS), partitions_def=partitions,
@@ -53,9 +54,12 @@ def jobs(partitions: dg.PartitionsDefinition, decision_days: dg.PartitionsDefini
         "online": dg.define_asset_job(
             "online", dg.AssetSelection.assets(*ONLINE_ASSETS), description="The newest snapshot to Redis.",
         ),
+        "cold": dg.define_asset_job(
+            "cold", dg.AssetSelection.assets(*COLD_ASSETS), description="The newest snapshot to PostgreSQL.",
+        ),
         "training": dg.define_asset_job(
-            "training", dg.AssetSelection.assets(*MODEL_ASSETS),
-            description="Train, register, and promote if the rules allow.",
+            "training", dg.AssetSelection.assets(*MODEL_ASSETS, *COLD_ASSETS),
+            description="Train, register, promote if the rules allow, and load the cold store.",
         ),
     }  # fmt: skip
 
@@ -69,7 +73,7 @@ def missing_days(platform: Platform) -> list[date]:
 
 
 def schedules(resolved: dict[str, Any]) -> list[dg.ScheduleDefinition]:
-    """nightly_features, weekly_training, daily_decisions and daily_retention, all on."""
+    """nightly_features, weekly_training, weekly_cold_store, daily_decisions and daily_retention, all on."""
 
     @dg.schedule(
         name="nightly_features",
@@ -95,6 +99,15 @@ def schedules(resolved: dict[str, Any]) -> list[dg.ScheduleDefinition]:
         description="Mondays: a candidate on all matured labels.",
     )
 
+    cold = dg.ScheduleDefinition(
+        name="weekly_cold_store",
+        job=resolved["cold"],
+        cron_schedule="0 2 * * 4",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Thursdays: halfway between two trainings, each of which loads the cold store as well.",
+    )
+
     @dg.schedule(
         name="daily_decisions",
         job=resolved["decisions"],
@@ -115,4 +128,4 @@ def schedules(resolved: dict[str, Any]) -> list[dg.ScheduleDefinition]:
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Decisions older than FRAUD_LOG_RETENTION_DAYS are deleted.",
     )
-    return [nightly, weekly, decisions, retention]
+    return [nightly, weekly, cold, decisions, retention]

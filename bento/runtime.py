@@ -34,6 +34,8 @@ from fraud_platform.inference_log.table import LogTable
 from fraud_platform.ingest.feedback import FeedbackWriter
 from fraud_platform.lake import open_lake
 from fraud_platform.model.bundle import BundleError, NoReleaseError, current_release
+from fraud_platform.online.cold import ColdStore
+from fraud_platform.online.embedded_postgres import postgres_address
 from fraud_platform.online.embedded_redis import ensure_redis, redis_address
 from fraud_platform.online.ladder import Ladder
 from fraud_platform.online.recount import Recount
@@ -92,6 +94,13 @@ class Runtime:
             deadline=settings.read_deadline_ms / 1_000,
             recount=Recount(settings.home / "recount"),
         )
+        self._cold = ColdStore(
+            partial(postgres_address, settings),
+            ttl_days=settings.cold_ttl_days,
+            default_medians=self._store.medians,
+            clock=clock,
+            deadline=settings.cold_deadline_ms / 1_000,
+        )
         name = f"{os.getpid()}-{clock()}"
         self._spool = SpoolWriter(settings.home, name)
         self._recorder = PatientRecorder(self._spool, meter.dropped)
@@ -105,8 +114,9 @@ class Runtime:
             failures=settings.breaker_failures,
             pause=settings.breaker_pause_ms / 1_000,
         )
-        self._breakers = [breaker("redis"), breaker("champion")]
-        features = Ladder(self._store, self._breakers[0], self._faults.report)
+        self._breakers = [breaker("redis"), breaker("postgres"), breaker("champion")]
+        of_redis, of_postgres, of_champion = self._breakers
+        features = Ladder(self._store, of_redis, self._faults.report, cold=(self._cold, of_postgres))
         decisions = Decisions(self._store)
         self._explainer = Explainer(
             features=features,
@@ -122,7 +132,7 @@ class Runtime:
             features=features,
             decisions=decisions,
             model=model,
-            model_breaker=self._breakers[1],
+            model_breaker=of_champion,
             rules=limits,
             policy=Policy(settings.threshold, settings.review_threshold, settings.policy_version),
             rates=self._rates,
@@ -142,10 +152,14 @@ class Runtime:
         )
         self._asked = 0
         self._release = model.version if model else ""
-        self._tasks = [
-            asyncio.get_running_loop().create_task(work)
-            for work in (self._store.open(), self._keep_rates_fresh(), self._keep_model_fresh(), self._keep_spooling())
-        ]
+        work = (
+            self._store.open(),
+            self._cold.open(),
+            self._keep_rates_fresh(),
+            self._keep_model_fresh(),
+            self._keep_spooling(),
+        )
+        self._tasks = [asyncio.get_running_loop().create_task(each) for each in work]
 
     def caller(self, authorization: bytes | None, scope: Scope, reached: str) -> str:
         """Who asks. reached: the address of this machine that the request came to. Raises Problem 401, 403."""
@@ -181,14 +195,15 @@ class Runtime:
         """200: a worker that runs can decide, by its rules at the least; the body says what is not as it should be."""
         model = self.engine.model
         checks: dict[str, dict[str, object]] = {"model": {"ok": model is not None, "version": self._release or None}}
-        try:
-            snapshots = await self._store.snapshots()
-        except StoreError as error:
-            checks["redis"] = {"ok": False, "detail": str(error)}
-            checks["snapshots"] = {"ok": False}
-        else:
-            checks["redis"] = {"ok": True}
-            checks["snapshots"] = {"ok": all(snapshots.values()), **snapshots}
+        for name, store, held in (("redis", self._store, "snapshots"), ("postgres", self._cold, "cold_snapshots")):
+            try:
+                snapshots = await store.snapshots()
+            except StoreError as error:
+                checks[name] = {"ok": False, "detail": str(error)}
+                checks[held] = {"ok": False}
+            else:
+                checks[name] = {"ok": True}
+                checks[held] = {"ok": all(snapshots.values()), **snapshots}
         checks["breakers"] = {
             "ok": all(breaker.state == "closed" for breaker in self._breakers),
             **{breaker.name: breaker.state for breaker in self._breakers},
@@ -233,7 +248,7 @@ class Runtime:
                 retry = wanted == refused and number == self._asked and time.monotonic() < again_at
                 if wanted != self._release.replace("/", "-") and not retry:
                     model = await asyncio.to_thread(load_model, release, self._policy_version)
-                    self._store.medians = model.medians
+                    self._store.medians = self._cold.medians = model.medians
                     self.engine.model, self._release, refused = model, model.version, ""
                     self._announce(None)
             except (NoReleaseError, BundleError, OSError) as caught:
@@ -265,6 +280,7 @@ class Runtime:
         workers.leave(self._home, os.getpid())
         await asyncio.to_thread(self._explainer.close)
         await self._store.close()
+        await self._cold.close()
         self._labels.close()
         try:
             self._recorder.retry(self._recorder.waiting)

@@ -24,6 +24,7 @@ import yaml
 
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import open_lake
+from fraud_platform.online.embedded_postgres import ensure_postgres
 from fraud_platform.online.embedded_redis import ensure_redis
 from fraud_platform.online.packed import PackedView
 from fraud_platform.online.snapshot_load import SNAPSHOT_TABLES
@@ -49,6 +50,22 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
+def cold_environment(settings: Settings) -> dict[str, str]:
+    """The variables of cold_store.yaml. Starts the embedded PostgreSQL where none runs."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    parts = conninfo_to_dict(ensure_postgres(settings))
+    defaults = {"host": "localhost", "port": "5432", "dbname": "postgres", "user": "postgres", "password": "",
+                "sslmode": "prefer"}  # fmt: skip
+    values = defaults | {name: str(value) for name, value in parts.items() if name in defaults}
+    # Feast takes YAML: a numeric password has to stay a text
+    named = {("database" if name == "dbname" else name).upper(): json.dumps(value) for name, value in values.items()}
+    return {
+        "FRAUD_HOME": str(settings.home.absolute()),
+        **{f"FRAUD_FEAST_POSTGRES_{name}": value for name, value in named.items()},
+    }
+
+
 def connection_string(url: str) -> str:
     """A Redis URL as Feast writes it: host:port,db=0,…. Raises ValueError for what Feast cannot express."""
     parts = urlsplit(url)
@@ -66,13 +83,16 @@ def connection_string(url: str) -> str:
     return ",".join([f"{parts.hostname}:{parts.port or 6379}", *(f"{name}={value}" for name, value in options.items())])
 
 
-def open_store(settings: Settings) -> "FeatureStore":
-    """The Feast store of these settings, as feature_store.yaml describes it."""
+def open_store(settings: Settings, *, cold: bool = False) -> "FeatureStore":
+    """The Feast store of these settings: Redis as feature_store.yaml describes it, PostgreSQL by cold_store.yaml."""
     from feast import FeatureStore, RepoConfig
 
     # two advisories at each start about serving from this registry while it is written, which is what we want
     logging.getLogger("feast.repo_config").setLevel(logging.ERROR)
-    text = Template((REPO / "feature_store.yaml").read_text()).substitute(environment(settings))
+    name, variables = (
+        ("cold_store.yaml", cold_environment(settings)) if cold else ("feature_store.yaml", environment(settings))
+    )
+    text = Template((REPO / name).read_text()).substitute(variables)
     config = RepoConfig(**yaml.safe_load(text))
     config.repo_path = REPO
     return FeatureStore(config=config)
@@ -90,16 +110,21 @@ def definitions(settings: Settings) -> "Definitions":
     return build(sources, settings.online_ttl_days)
 
 
-def apply(settings: Settings) -> bool:
-    """Register the definitions; False, without importing Feast, when they are registered as they are."""
+def apply(settings: Settings, *, cold: bool = False) -> bool:
+    """Register the definitions; False, without importing Feast, when they are registered as they are.
+
+    cold: and create their tables in PostgreSQL.
+    """
     folder = _folder(settings)
-    registry, marker = folder / "registry.db", folder / "applied"
+    registry, marker = folder / "registry.db", folder / ("applied_cold" if cold else "applied")
     wanted = _fingerprint(settings)
+    if cold:
+        wanted += f" {ensure_postgres(settings).rpartition('@')[2]}"
     with _lock(settings):
         if registry.exists() and marker.exists() and marker.read_text() == wanted:
             return False
         marker.unlink(missing_ok=True)
-        open_store(settings).apply(definitions(settings).objects)
+        open_store(settings, cold=cold).apply(definitions(settings).objects)
         marker.write_text(wanted)
     return True
 
@@ -112,12 +137,12 @@ def write_source(settings: Settings, view: PackedView, rows: pa.Table) -> None:
     open_lake(settings).write_bytes(path, sink.getvalue().to_pybytes())
 
 
-def materialize(settings: Settings, view: PackedView, day: date) -> None:
+def materialize(settings: Settings, view: PackedView, day: date, *, cold: bool = False) -> None:
     """Run Feast's materialization of a packed view over `day`; its source file must hold that day's snapshot."""
-    apply(settings)
+    apply(settings, cold=cold)
     start, end = (datetime.combine(day, at, UTC) for at in (time.min, time.max))
     with _lock(settings):
-        open_store(settings).materialize(start, end, feature_views=[view.name])
+        open_store(settings, cold=cold).materialize(start, end, feature_views=[view.name])
 
 
 def _folder(settings: Settings) -> Path:
@@ -130,7 +155,8 @@ def _source(settings: Settings, view: PackedView) -> str:
 
 def _fingerprint(settings: Settings) -> str:
     """Changes with anything that `apply` registers."""
-    code = [(REPO / name).read_text() for name in ("entities.py", "views.py", "store.py", "feature_store.yaml")]
+    names = ("entities.py", "views.py", "store.py", "feature_store.yaml", "cold_store.yaml")
+    code = [(REPO / name).read_text() for name in names]
     parts = (CATALOGUE.features, settings.lake, settings.online_ttl_days, code)
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 

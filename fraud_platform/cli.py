@@ -71,13 +71,14 @@ def up(
 
 @app.command()
 def down() -> None:
-    """End everything that `up` started in this home, Redis included."""
+    """End everything that `up` started in this home, Redis and PostgreSQL included."""
+    from fraud_platform.online.embedded_postgres import PostgresUnavailableError
     from fraud_platform.online.embedded_redis import RedisUnavailableError
     from fraud_platform.run.status import down as run
 
     try:
         raise typer.Exit(run(_settings(), _console()))
-    except RedisUnavailableError as error:
+    except (RedisUnavailableError, PostgresUnavailableError) as error:
         raise _refused(str(error)) from error
 
 

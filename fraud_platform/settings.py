@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     # engines
     redis_url: str | None = Field(None, description="Redis of the online store; unset: an embedded server.")
     redis_port: int = Field(6390, description="Port of the embedded Redis on loopback.")
+    postgres_url: SecretStr | None = Field(
+        None, description="PostgreSQL of the cold store, which serves when Redis does not; unset: an embedded server."
+    )
     kafka_bootstrap: str | None = Field(
         None, description="Kafka brokers (host:port,…) of the inference log; unset: a stream in Redis."
     )
@@ -59,6 +62,10 @@ class Settings(BaseSettings):
 
     # features
     online_ttl_days: int = Field(3, ge=1, description="Age at which a batch feature value counts as missing.")
+
+    cold_ttl_days: int = Field(
+        10, ge=1, description="The same for values of the cold store, which is loaded weekly and after a promotion."
+    )
 
     # model and policy
     label_maturity_days: int = Field(14, ge=0, description="Age at which a transaction without a label counts as good.")
@@ -91,6 +98,9 @@ class Settings(BaseSettings):
         1_000, ge=0, description="Where no model answers, an amount above this outside the home country is flagged."
     )
     read_deadline_ms: int = Field(20, ge=1, description="Milliseconds that a payment waits for one store's features.")
+    cold_deadline_ms: int = Field(
+        50, ge=1, description="Milliseconds that it waits for the cold store's, once Redis has failed it."
+    )
     breaker_failures: int = Field(5, ge=1, description="Failures in a row after which a dependency is left alone.")
     breaker_pause_ms: int = Field(1_000, ge=1, description="Milliseconds between probes of a dependency left alone.")
     capacity: int = Field(

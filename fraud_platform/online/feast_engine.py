@@ -1,6 +1,6 @@
 """Feast's compute engine of this platform: `feast materialize` runs the bulk writer.
 
-What belongs here: the bridge from a materialization task to `writer.write_packed`. What does not: definitions and
+What belongs here: the bridge from a materialization task to the bulk writers. What does not: definitions and
 configuration (`feature_repo`). Named in feature_store.yaml as `batch_engine.type`; Feast passes that block's keys.
 """
 
@@ -8,11 +8,13 @@ from feast.feature_view import FeatureView
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
+from feast.infra.online_stores.postgres_online_store.postgres import PostgreSQLOnlineStore
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 from redis import Redis
 
+from fraud_platform.online.cold_writer import write_cold
 from fraud_platform.online.packed import VIEWS, PackedView
 from fraud_platform.online.writer import write_packed
 
@@ -27,7 +29,7 @@ class PackedComputeEngine(LocalComputeEngine):
     """Writes the packed views by the bulk writer; refuses views that it does not know.
 
     The rows come from the offline store, the newest per entity within the task's interval, and go to the Redis of the
-    online store's configuration. A refused or failed task is the job's error, which Feast raises.
+    online store's configuration, or to its PostgreSQL. A refused or failed task is the job's error, which Feast raises.
     """
 
     def _materialize_one(
@@ -42,7 +44,6 @@ class PackedComputeEngine(LocalComputeEngine):
 
     def _write(self, task: MaterializationTask) -> int:
         view = _packed(task.feature_view)
-        client, ttl_seconds = self._redis()
         source = task.feature_view.batch_source
         if source is None:
             raise LookupError(f"{view.name} has no source to materialize from")
@@ -63,14 +64,11 @@ class PackedComputeEngine(LocalComputeEngine):
                 bar.update(written)
 
         try:
-            return write_packed(
-                client,
-                task.project,
-                view,
-                rows,
-                ttl_seconds=ttl_seconds,
-                progress=advance,
-            )
+            if isinstance(self.online_store, PostgreSQLOnlineStore):
+                with self.online_store._get_conn(self.repo_config) as connection:
+                    return write_cold(connection, task.project, view, rows, progress=advance)
+            client, ttl_seconds = self._redis()
+            return write_packed(client, task.project, view, rows, ttl_seconds=ttl_seconds, progress=advance)
         finally:
             if bar:
                 bar.close()
@@ -79,7 +77,7 @@ class PackedComputeEngine(LocalComputeEngine):
         """The online store's connection, as Feast itself opens it, and the keys' time to live in seconds."""
         config = self.repo_config.online_store
         if not isinstance(self.online_store, RedisOnlineStore) or not isinstance(config, RedisOnlineStoreConfig):
-            raise TypeError(f"the packed views are written to Redis only, the online store is {config.type}")
+            raise TypeError(f"the packed views are written to Redis or PostgreSQL, the online store is {config.type}")
         client = self.online_store._get_client(config)
         if not isinstance(client, Redis):
             raise TypeError(f"the bulk writer needs a single Redis, {config.redis_type.value} is configured")

@@ -1,4 +1,4 @@
-"""The ladder of features: Redis, else cold-start defaults. A read from here never fails.
+"""The ladder of features: Redis, else PostgreSQL, else cold-start defaults. A read from here never fails.
 
 What belongs here: which rung serves. What does not: reading one (`store`), the breaker's rules. The deadline is the
 rung's own: a read that is late fails there, and the next rung serves at once.
@@ -11,10 +11,11 @@ import numpy as np
 
 from fraud_platform.decision.breaker import Breaker
 from fraud_platform.features.catalogue import CATALOGUE
-from fraud_platform.online.store import OnlineFeatures, Row
+from fraud_platform.online.rows import Row
+from fraud_platform.online.store import OnlineFeatures
 from fraud_platform.schema import Transaction
 
-REDIS, DEFAULT = "redis", "default"
+REDIS, POSTGRES, DEFAULT = "redis", "postgres", "default"
 
 _UNKNOWN_VELOCITY = np.full(len(CATALOGUE.of("velocity")), np.nan)
 
@@ -28,14 +29,28 @@ class HotStore(Protocol):
     def count(self, payment: Transaction, *, caller: str, claim: bytes) -> None: ...
 
 
+class BatchStore(Protocol):
+    """`cold.ColdStore` has it."""
+
+    async def read(self, payment: Transaction) -> OnlineFeatures: ...
+
+
 class Ladder:
     """Features of a payment from the first rung that answers. One per worker."""
 
-    def __init__(self, hot: HotStore, breaker: Breaker, failed: Callable[[str, BaseException], None]) -> None:
-        """failed(rung, error): told of each failed read."""
+    def __init__(
+        self,
+        hot: HotStore,
+        breaker: Breaker,
+        failed: Callable[[str, BaseException], None],
+        *,
+        cold: tuple[BatchStore, Breaker] | None = None,
+    ) -> None:
+        """failed(rung, error): told of each failed read. cold: the second store and its breaker."""
         self._hot = hot
         self._breaker = breaker
         self._failed = failed
+        self._cold = cold
 
     async def read(self, payment: Transaction, *, caller: str, write: bool, claim: bytes) -> OnlineFeatures:
         """Features of a payment, counted by velocity unless `write` is False. Never raises for a store that is away."""
@@ -50,7 +65,22 @@ class Ladder:
                 return features
         elif write:
             self._hot.count(payment, caller=caller, claim=claim)
-        return self._defaults(payment)
+        return await self._read_cold(payment) or self._defaults(payment)
+
+    async def _read_cold(self, payment: Transaction) -> OnlineFeatures | None:
+        if self._cold is None:
+            return None
+        store, breaker = self._cold
+        if not breaker.allow():
+            return None
+        try:
+            features = await store.read(payment)
+        except (OSError, ValueError) as error:
+            breaker.failed()
+            self._failed(POSTGRES, error)
+            return None
+        breaker.succeeded()
+        return features
 
     def without_stores(self, payment: Transaction, *, caller: str, claim: bytes) -> OnlineFeatures:
         """What is known of a payment when nobody is waited for; velocity counts it all the same."""

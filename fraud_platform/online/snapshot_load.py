@@ -118,6 +118,27 @@ def load_snapshot_feast(
     return record
 
 
+def load_cold(settings: Settings, lake: Lake, view: PackedView, day: date, *, now: Clock) -> SnapshotRecord:
+    """Materialize the snapshot of `day` into the cold store through Feast and put it in force there.
+
+    It takes part in no comparison with history, so no ledger names it. Raises MissingPartition, psycopg.Error.
+    """
+    import psycopg
+
+    from feature_repo.store import materialize, write_source
+    from fraud_platform.online.cold_writer import put_cold_in_force
+    from fraud_platform.online.embedded_postgres import ensure_postgres
+
+    loaded_at = now()
+    rows = packed_snapshot(lake, view, day)
+    write_source(settings, view, rows)
+    materialize(settings, view, day, cold=True)
+    record = _record(view, day, view_medians(lake, view, day), rows.num_rows, loaded_at, now())
+    with psycopg.connect(ensure_postgres(settings)) as connection:
+        put_cold_in_force(connection, record)
+    return record
+
+
 def refuse_older(
     redis_client: Redis, view: PackedView, day: date, key_prefix: bytes, *, force: bool
 ) -> SnapshotRecord | None:
@@ -144,18 +165,24 @@ def put_in_force(
     key_prefix: bytes,
 ) -> SnapshotRecord:
     """Write the view's record: from this instant on the snapshot of `day` is in force."""
-    record = SnapshotRecord(
+    record = _record(view, day, medians, rows, loaded_at, now())
+    redis_client.set(record_key(view, key_prefix), encode_record(record))
+    return record
+
+
+def _record(
+    view: PackedView, day: date, medians: list[float | None], rows: int, loaded_at: int, visible_from: int
+) -> SnapshotRecord:
+    return SnapshotRecord(
         view=view.name,
         snapshot=day,
         snapshot_at=end_of_day(day),
-        visible_from=now(),
+        visible_from=visible_from,
         loaded_at=loaded_at,
         catalogue_hash=CATALOGUE.hash,
         medians=medians,
         rows=rows,
     )
-    redis_client.set(record_key(view, key_prefix), encode_record(record))
-    return record
 
 
 def append_load(lake: Lake, record: SnapshotRecord) -> None:

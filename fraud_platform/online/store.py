@@ -9,26 +9,23 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any
 
 import hiredis
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from fraud_platform.features.catalogue import CATALOGUE, DAY
+from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.online import layout, velocity
 from fraud_platform.online.decision_key import CLAIM, LIFE_MS, SETTLE_SCRIPT, SETTLE_SHA, decision_key
 from fraud_platform.online.packed import MERCHANT_VECTOR, PROJECT, USER_VECTOR, VECTOR, PackedView
 from fraud_platform.online.recount import Recount
-from fraud_platform.online.snapshot_record import SnapshotRecord, decode_record, record_key
+from fraud_platform.online.rows import Row, RowReader
+from fraud_platform.online.snapshot_record import decode_record, record_key
 from fraud_platform.online.wire import Reply, StoreError, Wire, command
 from fraud_platform.schema import Transaction
 
-Row = NDArray[np.float32]
-
-_STAMPS = 64
 _FOREVER = 3600.0
 
 
@@ -81,16 +78,6 @@ _USER, _MERCHANT = _ReadPlan.of(USER_VECTOR), _ReadPlan.of(MERCHANT_VECTOR)
 _epochs = msgspec.json.Decoder(velocity.Epoch)
 
 
-class _BatchRow(msgspec.Struct, frozen=True):
-    """A packed row after the checks of age and snapshot; `extras` are raw values."""
-
-    vector: Any
-    extras: list[Any]
-    snapshot: str | None
-    medians: Any
-    served_by: str
-
-
 class OnlineStore:
     """Reads features and counts velocity; safe to share between tasks of one event loop. `open` first, `close` last."""
 
@@ -109,15 +96,13 @@ class OnlineStore:
         can be read; `clock`: UTC microseconds, for ages alone; `prefix`: an own key space, as replay uses; `deadline`:
         seconds after which a read fails; `recount`: keeps what Redis may not have counted."""
         self._wire = Wire(url, deadline=deadline, prepare=self._prepare)
-        self._ttl = ttl_days * DAY
+        self._rows = RowReader("redis", ttl_days)
         self._prefix = prefix
         self._clock = clock
         self._recount = recount
         nothing = {s: np.full(len(CATALOGUE.of(s)), np.nan, np.float32) for s in ("user", "merchant")}
         self.medians = default_medians or nothing
         """Used when no snapshot can be read."""
-        self._records: dict[bytes, tuple[SnapshotRecord, Row]] = {}
-        self._stamps: dict[bytes, tuple[int, str]] = {}
         gets = (record_key(USER_VECTOR, prefix), record_key(MERCHANT_VECTOR, prefix), velocity.epoch_key(prefix))
         self._gets = b"".join(command(b"GET", key) for key in gets)
 
@@ -147,8 +132,9 @@ class OnlineStore:
         epoch = _epochs.decode(epoch_bytes) if epoch_bytes else await self._begin_epoch(payment, write)
         user_velocity = velocity.parse(user_reply)
         merchant_velocity = velocity.parse(merchant_reply)
-        user = self._batch(user_hash, user_record, "user")
-        merchant = self._batch(merchant_hash, merchant_record, "merchant")
+        now = self._clock()
+        user = self._rows.read(user_hash, user_record, "user", self.medians, now)
+        merchant = self._rows.read(merchant_hash, merchant_record, "merchant", self.medians, now)
         last_seen, countries, devices = user.extras or (b"", b"", b"")
         return OnlineFeatures(
             user_row=user.vector,
@@ -260,38 +246,3 @@ class OnlineStore:
             epoch = velocity.Epoch(epoch=uuid.uuid4().hex, complete_since=velocity.complete_after(payment.received_at))
             await self._ask(b"SET", velocity.epoch_key(self._prefix), msgspec.json.encode(epoch), b"NX")
         return None
-
-    def _batch(self, values: list[bytes | None], record_bytes: bytes | None, entity: velocity.Entity) -> _BatchRow:
-        known = self._record(record_bytes)
-        if known is None:
-            return _BatchRow(None, [], None, self.medians[entity], "default")
-        record, medians = known
-        if self._clock() - record.visible_from > self._ttl:
-            return _BatchRow(None, [], None, self.medians[entity], "default")
-        stamp, vector, *extras = values
-        # a row behind the snapshot in force belongs to an entity that has left it
-        if not stamp or not vector or (at := self._stamp(stamp))[0] < record.snapshot_at:
-            return _BatchRow(None, [], record.snapshot.isoformat(), medians, "redis")
-        return _BatchRow(layout.floats(vector), extras, at[1], medians, "redis")
-
-    def _stamp(self, value: bytes) -> tuple[int, str]:
-        """A row's event timestamp and its day, decoded once: all rows of a snapshot carry the same."""
-        known = self._stamps.get(value)
-        if known is None:
-            if len(self._stamps) >= _STAMPS:
-                self._stamps.clear()
-            at = layout.timestamp(value)
-            known = self._stamps[value] = at, datetime.fromtimestamp(at // 1_000_000, UTC).date().isoformat()
-        return known
-
-    def _record(self, value: bytes | None) -> tuple[SnapshotRecord, Row] | None:
-        """A view's record with its medians as an array; decoded once per distinct value."""
-        if value is None:
-            return None
-        if value not in self._records:
-            record = decode_record(value)
-            medians = np.array([np.nan if m is None else m for m in record.medians], np.float32)
-            if len(self._records) > len((USER_VECTOR, MERCHANT_VECTOR)):
-                self._records.clear()
-            self._records[value] = (record, medians)
-        return self._records[value]

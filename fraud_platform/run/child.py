@@ -16,6 +16,9 @@ import psutil
 
 from fraud_platform.run.home import MARK, PROJECT, Home
 
+STORES = ("redis-server", "postgres")
+"""Names of the processes that outlive an `up`."""
+
 GRACE_SECONDS = 12.0
 """How long a process may take to end when asked politely, before it is killed."""
 
@@ -129,12 +132,12 @@ def recorded_process(path: Path) -> psutil.Process | None:
 def leftovers(home: Home) -> list[psutil.Process]:
     """Live processes of this home that an `up` started and has not ended: by pid file, or by their mark.
 
-    The embedded Redis is none of them: it is meant to stay.
+    The embedded Redis and PostgreSQL are none of them: they are meant to stay.
     """
     found = {process.pid: process for path in home.run.glob("*.pid") if (process := recorded_process(path))}
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == str(home.root) and not process.name().startswith("redis-server"):
+            if process.environ().get(MARK) == str(home.root) and not process.name().startswith(STORES):
                 found[process.pid] = process
         except psutil.Error:  # another user's, or gone meanwhile
             continue
@@ -162,7 +165,7 @@ def end_trees(roots: Sequence[tuple[int, signal.Signals]], grace: float = GRACE_
         try:
             root = psutil.Process(pid)
             for process in [root, *root.children(recursive=True)]:
-                if not process.name().startswith("redis-server"):
+                if not process.name().startswith(STORES):
                     everybody[process.pid] = process
         except psutil.NoSuchProcess:
             continue

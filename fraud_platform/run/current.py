@@ -15,6 +15,7 @@ from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import open_lake
 from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, current_release, replace_file
 from fraud_platform.online import velocity
+from fraud_platform.online.embedded_postgres import ensure_postgres
 from fraud_platform.online.embedded_redis import ensure_redis
 from fraud_platform.online.packed import VIEWS
 from fraud_platform.online.snapshot_record import in_force
@@ -49,7 +50,8 @@ def is_current(settings: Settings, now: datetime) -> bool:
     if json.loads(mark.read_bytes()) != _built(day):
         return False
     complete = set(lake.days(tables.TRAINING_SET)) >= set(dataset.days(now))
-    return complete and online_is_current(settings, day) and release_is_usable(settings)
+    online = online_is_current(settings, day) and cold_is_loaded(settings)
+    return complete and online and release_is_usable(settings)
 
 
 def online_is_current(settings: Settings, day: date) -> bool:
@@ -60,6 +62,17 @@ def online_is_current(settings: Settings, day: date) -> bool:
     return warmed and all(
         record is not None and record.snapshot == day and record.catalogue_hash == CATALOGUE.hash for record in records
     )
+
+
+def cold_is_loaded(settings: Settings) -> bool:
+    """Whether PostgreSQL has a snapshot of each view, of the present catalogue. Raises PostgresUnavailableError."""
+    import psycopg
+
+    from fraud_platform.online.cold_writer import cold_records
+
+    with psycopg.connect(ensure_postgres(settings)) as connection:
+        records = cold_records(connection)
+    return all(view.name in records and records[view.name].catalogue_hash == CATALOGUE.hash for view in VIEWS)
 
 
 def release_is_usable(settings: Settings) -> bool:

@@ -10,6 +10,7 @@ import time
 import httpx
 from rich.console import Console
 
+from fraud_platform.online.embedded_postgres import postgres_pid, stop_postgres
 from fraud_platform.online.embedded_redis import embedded_url, redis_pid, stop_redis
 from fraud_platform.run.child import end_leftovers
 from fraud_platform.run.home import Home, open_home
@@ -47,13 +48,18 @@ def status(settings: Settings, console: Console) -> int:
         lines.append(Line("Redis", f"running as process {pid}" if pid else "down", url=embedded_url(settings)))
     else:
         lines.append(Line("Redis", "running elsewhere (FRAUD_REDIS_URL)"))
+    if settings.postgres_url is None:
+        pid = postgres_pid(settings)
+        lines.append(Line("PostgreSQL", f"running as process {pid}" if pid else "down"))
+    else:
+        lines.append(Line("PostgreSQL", "running elsewhere (FRAUD_POSTGRES_URL)"))
     console.print(status_table(lines))
     console.print(f"Home: {home.root}")
     return int(held_by is None or any(line.state.startswith(("down", "starting")) for line in lines))
 
 
 def down(settings: Settings, console: Console) -> int:
-    """End everything of this home, its embedded Redis included; returns 0."""
+    """End everything of this home, its embedded Redis and PostgreSQL included; returns 0."""
     home = open_home(settings)
     held_by = runner(home)
     if held_by:
@@ -65,7 +71,10 @@ def down(settings: Settings, console: Console) -> int:
     stopped = stop_redis(settings)
     if stopped:
         console.print("Stopped Redis.")
-    if not (held_by or ended or stopped):
+    stopped_postgres = stop_postgres(settings)
+    if stopped_postgres:
+        console.print("Stopped PostgreSQL.")
+    if not (held_by or ended or stopped or stopped_postgres):
         console.print(f"Nothing of {home.root} was running.")
     return 0
 

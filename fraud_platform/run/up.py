@@ -12,6 +12,7 @@ import httpx
 from rich.console import Console
 from rich.text import Text
 
+from fraud_platform.online.embedded_postgres import PostgresUnavailableError, ensure_postgres, postgres_pid
 from fraud_platform.online.embedded_redis import RedisUnavailableError, ensure_redis, redis_pid
 from fraud_platform.run.child import end_leftovers, pid_file, record_pid
 from fraud_platform.run.current import is_current
@@ -58,7 +59,8 @@ def _run(
         check_ports(settings)
         home.prepare()
         redis_url = ensure_redis(settings)
-    except (PortInUseError, RedisUnavailableError) as error:
+        ensure_postgres(settings)
+    except (PortInUseError, RedisUnavailableError, PostgresUnavailableError) as error:
         console.print(Text(f"Cannot start: {error}.", style="red"))
         return 1
     supervisor = Supervisor(home, servers(settings, home), build(settings, home), console, stop)
@@ -70,7 +72,7 @@ def _run(
         _say_where(supervisor, exit_when_ready)
         if exit_when_ready:
             return int(supervisor.build_failed)
-        supervisor.watch(lambda: _keep_redis(settings, console))
+        supervisor.watch(lambda: _keep_stores(settings, console))
     except Stopped:
         console.print("Ending …")
     except StartError as error:
@@ -81,20 +83,23 @@ def _run(
         supervisor.end()
         pid_file(home, "up").unlink(missing_ok=True)
         if settings.redis_url is None:
-            console.print(f"Redis keeps running at {redis_url}; `fraud-platform down` stops it.")
+            console.print(
+                f"Redis keeps running at {redis_url}, PostgreSQL beside it; `fraud-platform down` stops both."
+            )
     return 0
 
 
-def _keep_redis(settings: Settings, console: Console) -> None:
-    """Start the embedded Redis again where it has died; the service does without it meanwhile."""
-    if settings.redis_url is not None or redis_pid(settings) is not None:
-        return
+def _keep_stores(settings: Settings, console: Console) -> None:
+    """Start an embedded store again where it has died; the service does without it meanwhile."""
     try:
-        ensure_redis(settings)
-    except RedisUnavailableError as error:
-        console.print(Text(f"Redis is down: {error}", style="red"))
-    else:
-        console.print("Redis was down and runs again.")
+        if settings.redis_url is None and redis_pid(settings) is None:
+            ensure_redis(settings)
+            console.print("Redis was down and runs again.")
+        if settings.postgres_url is None and postgres_pid(settings) is None:
+            ensure_postgres(settings)
+            console.print("PostgreSQL was down and runs again.")
+    except (RedisUnavailableError, PostgresUnavailableError) as error:
+        console.print(Text(f"A store is down: {error}", style="red"))
 
 
 def _decide_samples(settings: Settings, supervisor: Supervisor, now: datetime) -> None:

@@ -87,7 +87,7 @@ def test_jobs_and_schedules_are_there_and_on(home: Settings) -> None:
     repository = defs.get_repository_def()
     assert {job.name for job in repository.get_all_jobs()} >= {"history", "nightly", "online", "training"}
     states = {schedule.name: schedule.default_status for schedule in repository.schedule_defs}
-    names = ("nightly_features", "weekly_training", "daily_decisions", "daily_retention")
+    names = ("nightly_features", "weekly_training", "weekly_cold_store", "daily_decisions", "daily_retention")
     assert states == dict.fromkeys(names, dg.DefaultScheduleStatus.RUNNING)
 
 

@@ -1,0 +1,50 @@
+"""The cold store: the newest snapshot in PostgreSQL by Feast, for payments that Redis does not serve.
+
+What belongs here: names, order and the check that what is served is what was computed. What does not: writing tables.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from assets.daily_table import OWNERS, check_result
+from assets.resources import Platform
+from assets.served import served_as_computed
+from fraud_platform.features.tables import FEATURE_MEDIANS
+from fraud_platform.online.packed import VIEWS
+from fraud_platform.online.snapshot_load import load_cold
+
+
+def _microseconds() -> int:
+    return int(datetime.now(UTC).timestamp() * 1_000_000)
+
+
+@dg.asset(
+    group_name="online",
+    kinds={"feast", "postgres"},
+    owners=OWNERS,
+    description="The newest snapshot of both packed views in PostgreSQL by Feast: what serves while Redis is away.",
+    deps=[
+        *(
+            dg.AssetDep(name, partition_mapping=dg.LastPartitionMapping())
+            for name in ("user_features", "merchant_features", "feature_medians")
+        ),
+        # loaded again after a promotion, so that its age is never far from the model's
+        "champion_model",
+    ],
+    check_specs=[dg.AssetCheckSpec("cold_served_as_computed", asset="cold_features", blocking=True)],
+)
+def cold_features(
+    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    """Load the newest snapshot of both views."""
+    day = platform.lake.days(FEATURE_MEDIANS)[-1]
+    metadata: dict[str, object] = {"snapshot": day.isoformat()}
+    for view in VIEWS:
+        record = load_cold(platform.settings, platform.lake, view, day, now=_microseconds)
+        seconds = (record.visible_from - record.loaded_at) / 1e6
+        context.log.info(f"{view.name}: {record.rows:,} rows of snapshot {day} in PostgreSQL after {seconds:.1f} s")
+        metadata |= {f"{view.name}_rows": record.rows, f"{view.name}_seconds": seconds}
+    yield dg.MaterializeResult(metadata=metadata)
+    yield check_result(served_as_computed(platform, "cold_served_as_computed", cold=True))

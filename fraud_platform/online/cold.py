@@ -1,0 +1,219 @@
+"""The cold store at serving speed: batch features of a payment from Feast's tables in PostgreSQL.
+
+What belongs here: one query for all payments that wait, its deadline, reconnecting. What does not: loading
+(`cold_writer`), when it is asked (`ladder`). While one query is under way, the payments that come wait for the next:
+one connection then serves many payments at about the price of one. Velocity is not here: it is Redis' alone.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import numpy as np
+import psycopg
+from psycopg.rows import tuple_row
+
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.online import layout
+from fraud_platform.online.cold_writer import RECORDS, cold_table
+from fraud_platform.online.packed import MERCHANT_VECTOR, PROJECT, USER_VECTOR, VECTOR, VIEWS, PackedView
+from fraud_platform.online.rows import Row, RowReader
+from fraud_platform.online.snapshot_record import decode_record
+from fraud_platform.online.store import OnlineFeatures
+from fraud_platform.online.wire import StoreError
+from fraud_platform.schema import Transaction
+
+POSTGRES = "postgres"
+
+_FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
+_DEAD_SECONDS = 1.0
+_CONNECT_SECONDS = 3
+_UNKNOWN_VELOCITY = np.full(len(CATALOGUE.of("velocity")), np.nan)
+
+_QUERY = " UNION ALL ".join(
+    [
+        *(
+            f"SELECT {number}, entity_key, feature_name, value, (extract(epoch FROM event_ts) * 1000000)::bigint "
+            f'FROM "{cold_table(PROJECT, view)}" WHERE entity_key = ANY(%s)'
+            for number, view in enumerate(VIEWS)
+        ),
+        f"SELECT {len(VIEWS)}, ''::bytea, view, record, 0 FROM {RECORDS}",
+    ]
+)
+
+_Rows = dict[tuple[int, bytes], dict[str, bytes]]
+_STAMP = "event_ts"
+
+
+class _Answer:
+    """What one query brought: features by view and entity, and the records of the views."""
+
+    def __init__(self, found: list[tuple[Any, ...]]) -> None:
+        self.rows: _Rows = {}
+        self.records: dict[str, bytes] = {}
+        for number, key, name, value, at in found:
+            if number == len(VIEWS):
+                self.records[name] = value
+                continue
+            row = self.rows.setdefault((number, key), {_STAMP: layout.encode_timestamp(at)})
+            row[name] = value
+
+    def values(self, view: PackedView, key: bytes) -> list[bytes | None]:
+        """Event timestamp, vector and extras of an entity, as a store's row."""
+        row = self.rows.get((VIEWS.index(view), key), {})
+        return [row.get(name) for name in (_STAMP, VECTOR, *(name for name, _ in view.extras))]
+
+
+class ColdStore:
+    """Reads batch features; safe to share between tasks of one event loop. `open` first, `close` last."""
+
+    def __init__(
+        self,
+        address: Callable[[], str | None],
+        *,
+        ttl_days: int,
+        default_medians: dict[str, Row],
+        clock: Callable[[], int],
+        deadline: float,
+    ) -> None:
+        """address: the server's URL as it is now, None while there is none; deadline: seconds after which a read
+        fails; clock: UTC microseconds, for ages; medians: as for `store.OnlineStore`."""
+        self._address = address
+        self._clock = clock
+        self._deadline = deadline
+        self._rows = RowReader(POSTGRES, ttl_days)
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._waiting: list[tuple[bytes, bytes, asyncio.Future[_Answer]]] = []
+        self._asked = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.medians = default_medians
+
+    @property
+    def connected(self) -> bool:
+        """Whether PostgreSQL can be asked now."""
+        return self._connection is not None
+
+    async def open(self) -> None:
+        """Connect, and stay connected in the background; a server that is down is no error here."""
+        self._task = asyncio.create_task(self._serve())
+
+    async def close(self) -> None:
+        """End the connection; reads under way fail."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._fail("closed")
+
+    async def read(self, payment: Transaction) -> OnlineFeatures:
+        """The batch features of a payment; velocity is unknown, and so is when the user paid last.
+
+        Raises StoreError when the store does not answer in time.
+        """
+        # the project is part of the table's name here, and not of the key
+        user = layout.entity_key("", USER_VECTOR.join_key, payment.user_id)
+        merchant = layout.entity_key("", MERCHANT_VECTOR.join_key, payment.merchant_id)
+        answer = await self._ask(user, merchant)
+        now = self._clock()
+        of_user = self._rows.read(
+            answer.values(USER_VECTOR, user), answer.records.get(USER_VECTOR.name), "user", self.medians, now
+        )
+        of_merchant = self._rows.read(
+            answer.values(MERCHANT_VECTOR, merchant),
+            answer.records.get(MERCHANT_VECTOR.name), "merchant", self.medians, now,
+        )  # fmt: skip
+        _, countries, devices = of_user.extras or (b"", b"", b"")
+        return OnlineFeatures(
+            user_row=of_user.vector,
+            merchant_row=of_merchant.vector,
+            user_medians=of_user.medians,
+            merchant_medians=of_merchant.medians,
+            known_countries=frozenset(layout.strings(countries)) if countries else None,
+            known_devices=frozenset(layout.int64s(devices)) if devices else None,
+            last_effective_time=None,
+            velocity=_UNKNOWN_VELOCITY,
+            user_effective_time=payment.event_time,
+            merchant_effective_time=payment.event_time,
+            user_snapshot=of_user.snapshot,
+            merchant_snapshot=of_merchant.snapshot,
+            epoch=None,
+            complete_since=None,
+            duplicate=False,
+            standing=b"",
+            served_by={"user_features": of_user.served_by, "merchant_features": of_merchant.served_by},
+        )
+
+    async def snapshots(self) -> dict[str, date | None]:
+        """The snapshot in force per packed view; None where none is. Raises StoreError."""
+        answer = await self._ask(b"", b"")
+        return {
+            view.name: decode_record(answer.records[view.name]).snapshot if view.name in answer.records else None
+            for view in VIEWS
+        }
+
+    async def _ask(self, user: bytes, merchant: bytes) -> _Answer:
+        if self._connection is None:
+            raise StoreError("no connection to PostgreSQL")
+        future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((user, merchant, future))
+        self._asked.set()
+        try:
+            async with asyncio.timeout(self._deadline):
+                return await future
+        except TimeoutError:
+            raise StoreError(f"no answer from PostgreSQL within {self._deadline:g} s") from None
+
+    async def _serve(self) -> None:
+        """Connect and answer, and again after every failure."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                await self._connect()
+                pause = _FIRST_PAUSE
+                await self._answer_until_lost()
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                # visible as `connected`: whoever reads meanwhile gets a StoreError and counts it
+                self._fail(str(error) or "PostgreSQL does not answer")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LAST_PAUSE)
+
+    async def _connect(self) -> None:
+        address = self._address()
+        if address is None:
+            raise ConnectionError("PostgreSQL has not been started")
+        self._connection = await psycopg.AsyncConnection.connect(
+            address, autocommit=True, row_factory=tuple_row, connect_timeout=_CONNECT_SECONDS, prepare_threshold=1
+        )
+
+    async def _answer_until_lost(self) -> None:
+        connection = self._connection
+        while connection is not None:
+            await self._asked.wait()
+            self._asked.clear()
+            batch = [one for one in self._waiting if not one[2].done()]
+            self._waiting = []
+            if not batch:
+                continue
+            users, merchants = ({one[side] for one in batch} for side in (0, 1))
+            try:
+                async with asyncio.timeout(_DEAD_SECONDS):
+                    cursor = await connection.execute(_QUERY, (list(users), list(merchants)), binary=True)
+                    answer = _Answer(await cursor.fetchall())
+            except BaseException:
+                self._waiting = [*batch, *self._waiting]
+                raise
+            for _, _, future in batch:
+                if not future.done():
+                    future.set_result(answer)
+
+    def _fail(self, why: str) -> None:
+        """Drop the connection and fail whoever waits."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.pgconn.finish()
+        waiting, self._waiting = self._waiting, []
+        for _, _, future in waiting:
+            if not future.done():
+                future.set_exception(StoreError(why))
+                # whoever gave up waiting never fetches it, and asyncio would complain
+                future.exception()

