@@ -79,8 +79,7 @@ def _start(settings: Settings) -> None:
     if _process(folder) is not None:
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # a machine that died leaves its pid file behind, and the wheel would take any process of that number for the server
-    (folder / "postmaster.pid").unlink(missing_ok=True)
+    _clear_after_death(folder)
     # a process of its own, since the wheel keeps what it knows of a server for as long as a process lives
     command = [sys.executable, "-m", "fraud_platform.online.embedded_postgres", str(folder)]
     try:
@@ -91,6 +90,36 @@ def _start(settings: Settings) -> None:
         raise PostgresUnavailableError(f"the embedded PostgreSQL did not start: {error.stderr[-2000:]}") from error
     except subprocess.TimeoutExpired as error:
         raise PostgresUnavailableError(f"the embedded PostgreSQL did not start in {START_SECONDS:.0f} s") from error
+
+
+def _clear_after_death(folder: Path) -> None:
+    """Remove the pid and lock files of a server that has died: its number may be another process' now, or a zombie's.
+
+    Only once no process works in the folder: two servers, or one beside a dead one's backends, would ruin the data.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while working := _workers(folder):
+        if time.monotonic() > deadline:
+            raise PostgresUnavailableError(f"processes of a dead PostgreSQL still work in {folder}: {working}")
+        time.sleep(0.05)
+    for left in (folder / "postmaster.pid", *folder.glob(".s.PGSQL.*.lock")):
+        left.unlink(missing_ok=True)
+
+
+def _workers(folder: Path) -> list[int]:
+    """Live processes of PostgreSQL that work in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.name() == "postgres" and process.cwd() == str(folder.resolve()) and _lives(process):
+                found.append(process.pid)
+        except psutil.Error:  # gone meanwhile, or another user's
+            continue
+    return found
+
+
+def _lives(process: psutil.Process) -> bool:
+    return bool(process.status() != psutil.STATUS_ZOMBIE)
 
 
 def _embedded_url(settings: Settings) -> str | None:
@@ -106,7 +135,7 @@ def _process(folder: Path) -> psutil.Process | None:
     """The live server that works in a folder, by its pid file."""
     try:
         process = psutil.Process(int((folder / "postmaster.pid").read_text().splitlines()[0]))
-        works = process.cwd() == str(folder.resolve()) and process.status() != psutil.STATUS_ZOMBIE
+        works = _lives(process) and process.cwd() == str(folder.resolve())
     except (FileNotFoundError, ValueError, IndexError, psutil.Error):
         return None
     return process if works else None

@@ -301,9 +301,12 @@ def test_while_redis_hangs_payments_are_decided_in_time_and_counted_afterwards(s
     conflict = service.http.post("/v1/predict", json=body | {"amount": 1})
     assert (repeated.status_code, conflict.status_code) == (200, 409)
     assert len({r.decision_id for n in range(20) for r in service.records(f"hang-{n}")}) == 20
-    wait_for(
-        lambda: "redis" not in service.http.get("/readyz").json()["degraded"] or service.predict(**probe()) is None
-    )
+
+    def redis_serves() -> bool:
+        closed = service.http.get("/readyz").json()["checks"]["breakers"]["redis"] == "closed"
+        return closed or service.predict(**probe()) is None
+
+    wait_for(redis_serves)
     after = service.predict(transaction_id="hang-after", user_id=user).json()
     assert not before["degraded"]
     assert not after["degraded"]
@@ -431,10 +434,10 @@ def test_hostile_bodies_never_get_a_5xx(
 
 def test_only_the_faults_that_were_provoked_reached_the_log_each_once_a_minute(service: Service) -> None:
     reports = [line for line in service.log.read_text().splitlines() if "since the last report" in line]
-    kinds = [kind for kind in ("redis failed", "model failed") for line in reports if kind in line]
+    kinds = [kind for kind in ("redis failed", "postgres failed", "model failed") for line in reports if kind in line]
     assert len(kinds) == len(reports)
-    assert set(kinds) == {"redis failed", "model failed"}
-    assert 2 <= len(reports) <= 4
+    assert set(kinds) == {"redis failed", "postgres failed", "model failed"}
+    assert 3 <= len(reports) <= 6
 
 
 def test_without_a_release_the_server_says_what_to_run_and_stops(redis_server: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from fraud_platform.lake import open_lake
+from fraud_platform.online.embedded_postgres import postgres_pid, stop_postgres
 from fraud_platform.online.embedded_redis import redis_pid, stop_redis
 from fraud_platform.run.child import Child, end_leftovers, leftovers, pid_file, record_pid, recorded_process, tail
 from fraud_platform.run.home import Home, open_home
@@ -137,6 +138,7 @@ class Up:
                 process.wait()
         end_leftovers(self.home)
         stop_redis(self.settings)
+        stop_postgres(self.settings)
 
 
 def until(condition: Callable[[], object], what: Callable[[], str] = lambda: "", seconds: float = 30) -> None:
@@ -265,6 +267,10 @@ def test_what_dies_is_reported_and_started_again_and_down_ends_it_all(up: Up) ->
     os.kill(redis, signal.SIGKILL)
     up.wait_for("Redis was down and runs again")
     assert redis_pid(up.settings) not in (None, redis)
+    postgres = postgres_pid(up.settings)
+    assert postgres is not None
+    os.kill(postgres, signal.SIGKILL)
+    up.wait_for("PostgreSQL was down and runs again")
     until(lambda: recorded_process(pid_file(up.home, "mlflow")) not in (None, mlflow))
     assert process.poll() is None
     pids += up.pids()
@@ -272,6 +278,7 @@ def test_what_dies_is_reported_and_started_again_and_down_ends_it_all(up: Up) ->
     command = [sys.executable, "-m", "fraud_platform.cli", "down"]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=40, check=True).stdout
     assert "Stopped Redis" in said
+    assert "Stopped PostgreSQL" in said
     assert process.wait(10) == 0
     assert not any(alive(pid) for pid in pids)
     assert redis_pid(up.settings) is None
