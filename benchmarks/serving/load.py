@@ -1,0 +1,241 @@
+"""An open-loop load: payments are due by a Poisson process, and latency counts from when each was due.
+
+What belongs here: arrivals, connections, what came back. What does not: servers, tables. A server that stalls makes
+every payment late that was due meanwhile, as it does in life; a loop that waits for answers would hide that. As a
+command it runs in a process of its own, reads one order (JSON) per line and answers each with one line of results.
+"""
+
+import asyncio
+import json
+import sys
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+import uvloop
+
+PATIENCE_SECONDS = 2.0
+"""A request that has no answer by then counts as timed out."""
+
+_DRAIN_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to send where. `rate` is per second; requests are of `users` users and `merchants` merchants."""
+
+    port: int
+    rate: float
+    seconds: float
+    connections: int
+    seed: int
+    users: int
+    merchants: int
+    key: str = ""
+    """API key; empty for servers without."""
+    first: int = 0
+    """Number of the first transaction: no transaction_id may come twice."""
+
+
+@dataclass
+class Result:
+    """What came of an order. Latencies in seconds, from when a request was due; of 200s alone."""
+
+    sent: int = 0
+    answered: int = 0
+    degraded: int = 0
+    refused: int = 0
+    """Answers with another status than 200, 5xx aside."""
+    errors: int = 0
+    """5xx, resets and timeouts."""
+    seconds: float = 0.0
+    lateness_p99: float = 0.0
+    """How late the generator itself sent; included in the latencies."""
+    quantiles: dict[str, float] = field(default_factory=dict)
+
+
+class _Connection(asyncio.Protocol):
+    """One keep-alive connection with at most one request under way."""
+
+    def __init__(self, load: "_Load") -> None:
+        self._load = load
+        self._transport: asyncio.Transport | None = None
+        self._buffer = b""
+        self.due: float | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self._load.free.append(self)
+
+    def send(self, request: bytes, due: float) -> None:
+        self.due = due
+        assert self._transport is not None
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head = self._buffer.find(b"\r\n\r\n")
+        if head < 0:
+            return
+        at = self._buffer.lower().find(b"content-length: ", 0, head)
+        if at < 0:
+            return
+        length = int(self._buffer[at + 16 : self._buffer.find(b"\r\n", at)])
+        if len(self._buffer) < head + 4 + length:
+            return
+        status, body = int(self._buffer[9:12]), self._buffer[head + 4 :]
+        self._buffer = b""
+        due, self.due = self.due, None
+        self._load.answered(status, body, due)
+        self._load.give(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._load.lost(self)
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class _Load:
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._result = Result()
+        self._latencies: list[float] = []
+        self._queue: deque[tuple[bytes, float]] = deque()
+        self._open: list[_Connection] = []
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._ended = False
+        self.free: list[_Connection] = []
+
+    async def run(self) -> Result:
+        order, result = self._order, self._result
+        loop = asyncio.get_running_loop()
+        for _ in range(order.connections):
+            await self._connect()
+        random = np.random.default_rng(order.seed)
+        due = np.cumsum(random.exponential(1 / order.rate, int(order.rate * order.seconds)))
+        users = random.integers(0, order.users, len(due))
+        merchants = random.integers(0, order.merchants, len(due))
+        amounts = random.integers(100, 50_000, len(due))
+        requests = self._requests(users, merchants, amounts)
+        began = loop.time()
+        lateness = []
+        for number, moment in enumerate(due + began):
+            wait = moment - loop.time()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            lateness.append(loop.time() - moment)
+            result.sent += 1
+            self._send(next(requests), moment)
+            if number % 64 == 0:
+                # a generator that is late must still let answers in
+                await asyncio.sleep(0)
+                self._expire(loop.time())
+        until = loop.time() + _DRAIN_SECONDS
+        while (self._queue or any(one.due is not None for one in self._open)) and loop.time() < until:
+            await asyncio.sleep(0.005)
+            self._expire(loop.time())
+        result.seconds = loop.time() - began
+        self._ended = True
+        result.errors += len(self._queue) + sum(one.due is not None for one in self._open)
+        for one in self._open:
+            one.abort()
+        latencies = np.array(self._latencies or [float("inf")])
+        names = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9, "max": 100}
+        result.quantiles = {name: float(np.percentile(latencies, q)) for name, q in names.items()}
+        result.lateness_p99 = float(np.percentile(lateness, 99)) if lateness else 0.0
+        return result
+
+    def _requests(self, users: np.ndarray, merchants: np.ndarray, amounts: np.ndarray):  # type: ignore[no-untyped-def]
+        order = self._order
+        authorization = f"authorization: Bearer {order.key}\r\n" if order.key else ""
+        head = f"POST /v1/predict HTTP/1.1\r\nhost: bench\r\n{authorization}content-type: application/json\r\n"
+        now = datetime.now(UTC).isoformat()
+        for number, (user, merchant, amount) in enumerate(zip(users, merchants, amounts, strict=True)):
+            body = (
+                f'{{"transaction_id":"b-{order.first + number}","user_id":"user-{user}","merchant_id":"m-{merchant}",'
+                f'"amount":{amount / 100},"currency":"EUR","country":"DE","user_country":"DE","channel":"online",'
+                f'"device_id":"d-{user}","merchant_category":"5411","timestamp":"{now}"}}'
+            )
+            yield f"{head}content-length: {len(body)}\r\n\r\n{body}".encode()
+
+    def _send(self, request: bytes, due: float) -> None:
+        if self.free:
+            self.free.pop().send(request, due)
+        else:
+            self._queue.append((request, due))
+
+    def give(self, connection: _Connection) -> None:
+        """A connection has its answer: it takes the next request that waits."""
+        if self._queue:
+            connection.send(*self._queue.popleft())
+        else:
+            self.free.append(connection)
+
+    def answered(self, status: int, body: bytes, due: float | None) -> None:
+        result = self._result
+        if due is None:
+            return
+        if status == 200:
+            result.answered += 1
+            result.degraded += b'"degraded":true' in body
+            self._latencies.append(asyncio.get_running_loop().time() - due)
+        elif status >= 500:
+            result.errors += 1
+        else:
+            result.refused += 1
+
+    def lost(self, connection: _Connection) -> None:
+        """A reset while a request is under way is an error; the connection is made anew either way."""
+        if self._ended:
+            return
+        if connection.due is not None:
+            self._result.errors += 1
+            connection.due = None
+        self._open.remove(connection)
+        if connection in self.free:
+            self.free.remove(connection)
+        task = asyncio.ensure_future(self._connect())
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    def _expire(self, now: float) -> None:
+        for one in list(self._open):
+            if one.due is not None and now - one.due > PATIENCE_SECONDS:
+                one.abort()
+        while self._queue and now - self._queue[0][1] > PATIENCE_SECONDS:
+            self._queue.popleft()
+            self._result.errors += 1
+
+    async def _connect(self) -> None:
+        while not self._ended:
+            try:
+                loop = asyncio.get_running_loop()
+                _, made = await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._order.port)
+            except OSError:
+                # requests that wait meanwhile time out, and count
+                await asyncio.sleep(0.05)
+                continue
+            self._open.append(made)
+            if self._queue and made in self.free:
+                self.free.remove(made)
+                self.give(made)
+            return
+
+
+def run(order: Order) -> Result:
+    """Send what the order says, in this process."""
+    return uvloop.run(_Load(order).run())
+
+
+def main() -> None:
+    """Orders on stdin, results on stdout, one per line."""
+    for line in sys.stdin:
+        result = run(Order(**json.loads(line)))
+        print(json.dumps(asdict(result)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
