@@ -14,7 +14,7 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 
 
 def encoded(column: pa.Array, encoder: str, *arguments: int) -> list[bytes]:
-    values: list[bytes] = getattr(writer, encoder)(column, *arguments).to_pylist()
+    values: list[bytes] = getattr(columns, encoder)(column, *arguments).to_pylist()
     return values
 
 
