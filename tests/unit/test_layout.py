@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_platform.online import layout
+from fraud_platform.online import columns, layout
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
