@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint down clean dagster serve bench bench-train lock setup
+.PHONY: help run test test-kafka soak lint down clean dagster serve bench bench-train bench-serving lock setup
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -46,6 +46,15 @@ bench: $(READY) ## time a day of a million transactions through every offline st
 
 bench-train: $(READY) ## time training as data grows, on the vectors that `make run` built
 	@$(BIN)/python -m benchmarks.training
+
+bench-serving: $(READY) ## time decisions beside the reference pattern, Feast's SDK and an empty endpoint (15 minutes)
+	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
+test-kafka: $(READY) ## run the inference log's tests against a real Kafka, fetched with Maven (Java 17)
+	@FRAUD_TEST_KAFKA=real $(BIN)/pytest tests/integration/test_inference_log.py $(ARGS)
+
+soak: $(READY) ## run the faults under load for a quarter of an hour, at 500 requests a second
+	@FRAUD_TEST_SOAK=yes $(BIN)/pytest tests/integration/test_faults_under_load.py $(ARGS)
 
 lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-header \

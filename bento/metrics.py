@@ -3,7 +3,12 @@
 What belongs here: names and labels. What does not: deciding what is worth counting, which the engine's `Meter` says.
 """
 
+from collections.abc import Iterable
+
+from fraud_platform.decision.breaker import CircuitBreaker
 from fraud_platform.inference_log.record import DecisionRecord
+
+_STATES = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
 
 class PrometheusMeter:
@@ -11,7 +16,7 @@ class PrometheusMeter:
 
     def __init__(self) -> None:
         # imported here: a worker knows PROMETHEUS_MULTIPROC_DIR only after this module may have been imported
-        from prometheus_client import Counter, Histogram
+        from prometheus_client import Counter, Gauge, Histogram
 
         self._decisions = Counter(
             "fraud_decisions", "Decisions that went out.", ["decision", "model_version", "degraded", "repeated"]
@@ -19,6 +24,18 @@ class PrometheusMeter:
         self._features = Counter("fraud_features_served", "Sources of batch features.", ["entity", "source"])
         self._failures = Counter("fraud_failures", "Errors on our side, by stage.", ["stage"])
         self._dropped = Counter("fraud_records_dropped", "Records given up: disk full, and memory too.")
+        self._waiting = Gauge(
+            "fraud_records_waiting", "Records in memory alone: the disk takes none.", multiprocess_mode="livesum"
+        )
+        self._under_way = Gauge(
+            "fraud_payments_under_way", "Payments that are being decided.", multiprocess_mode="livesum"
+        )
+        self._breakers = Gauge(
+            "fraud_breaker_open",
+            "1: left alone after failures, 0.5: being tried, 0: in use; of all workers the worst.",
+            ["breaker"],
+            multiprocess_mode="livemax",
+        )
         self._stages = Histogram(
             "fraud_stage_seconds",
             "Time of each stage of a decision.",
@@ -49,6 +66,13 @@ class PrometheusMeter:
     def dropped(self) -> None:
         """Count a record that was given up."""
         self._dropped.inc()
+
+    def standing(self, breakers: Iterable[CircuitBreaker], under_way: int, waiting: int) -> None:
+        """Show how the worker stands at this moment."""
+        for breaker in breakers:
+            self._breakers.labels(breaker.name).set(_STATES[breaker.state])
+        self._under_way.set(under_way)
+        self._waiting.set(waiting)
 
     def failed(self, stage: str) -> None:
         """Count an error."""

@@ -44,7 +44,7 @@ from fraud_platform.online.wire import StoreError
 from fraud_platform.settings import Settings
 
 RATES_SECONDS = 600
-SPOOL_SECONDS = 0.2
+STANDING_SECONDS = 0.2
 SPOOL_RECORDS = 200
 """Records written per turn when a disk that was full is back: some milliseconds of the event loop."""
 RELEASE_SECONDS = 1.0
@@ -83,7 +83,7 @@ class Runtime:
     def __init__(self, settings: Settings) -> None:
         keep_sklearn_out()
         self._home, self._policy_version = settings.home, settings.policy_version
-        meter = PrometheusMeter()
+        meter = self._meter = PrometheusMeter()
         self._faults = FaultLog(clock, meter.failed)
         model = load_newest(settings.home, settings.policy_version, self._faults.report)
         self._store = OnlineStore(
@@ -157,7 +157,7 @@ class Runtime:
             self._cold.open(),
             self._keep_rates_fresh(),
             self._keep_model_fresh(),
-            self._keep_spooling(),
+            self._keep_standing(),
         )
         self._tasks = [asyncio.get_running_loop().create_task(each) for each in work]
 
@@ -223,10 +223,11 @@ class Runtime:
             except Exception as error:  # noqa: BLE001 - the old rates stay in force; counted, logged, tried again
                 self._faults.report("rates", error)
 
-    async def _keep_spooling(self) -> None:
-        """Write what waits in memory once the disk takes it again, also while no payment comes."""
+    async def _keep_standing(self) -> None:
+        """Write what waits in memory once the disk takes it again, also while no payment comes; show how we stand."""
         while True:
-            await asyncio.sleep(SPOOL_SECONDS)
+            await asyncio.sleep(STANDING_SECONDS)
+            self._meter.standing(self._breakers, self.engine.under_way, self._recorder.waiting)
             try:
                 self._recorder.retry(SPOOL_RECORDS)
             except OSError as error:

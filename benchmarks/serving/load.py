@@ -36,6 +36,8 @@ class Order:
     """API key; empty for servers without."""
     first: int = 0
     """Number of the first transaction: no transaction_id may come twice."""
+    keep: bool = False
+    """Whether the result names what was served by what."""
 
 
 @dataclass
@@ -48,11 +50,16 @@ class Result:
     refused: int = 0
     """Answers with another status than 200, 5xx aside."""
     errors: int = 0
-    """5xx, resets and timeouts."""
+    """5xx, resets and timeouts; `causes` tells them apart."""
+    causes: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     lateness_p99: float = 0.0
     """How late the generator itself sent; included in the latencies."""
     quantiles: dict[str, float] = field(default_factory=dict)
+    accepted: list[str] = field(default_factory=list)
+    """transaction_ids that got a decision, where the order asks for them."""
+    served: dict[str, int] = field(default_factory=dict)
+    """How often each source of user features served, where the order asks for it."""
 
 
 class _Connection(asyncio.Protocol):
@@ -139,7 +146,8 @@ class _Load:
             self._expire(loop.time())
         result.seconds = loop.time() - began
         self._ended = True
-        result.errors += len(self._queue) + sum(one.due is not None for one in self._open)
+        for _ in range(len(self._queue) + sum(one.due is not None for one in self._open)):
+            self._failed("no answer at the end")
         for one in self._open:
             one.abort()
         latencies = np.array(self._latencies or [float("inf")])
@@ -182,17 +190,26 @@ class _Load:
             result.answered += 1
             result.degraded += b'"degraded":true' in body
             self._latencies.append(asyncio.get_running_loop().time() - due)
+            if self._order.keep:
+                answer = json.loads(body)
+                result.accepted.append(answer["transaction_id"])
+                source = answer["served_by"]["user_features"]
+                result.served[source] = result.served.get(source, 0) + 1
         elif status >= 500:
-            result.errors += 1
+            self._failed(f"status {status}")
         else:
             result.refused += 1
+
+    def _failed(self, cause: str) -> None:
+        self._result.errors += 1
+        self._result.causes[cause] = self._result.causes.get(cause, 0) + 1
 
     def lost(self, connection: _Connection) -> None:
         """A reset while a request is under way is an error; the connection is made anew either way."""
         if self._ended:
             return
         if connection.due is not None:
-            self._result.errors += 1
+            self._failed("reset")
             connection.due = None
         self._open.remove(connection)
         if connection in self.free:
@@ -204,10 +221,12 @@ class _Load:
     def _expire(self, now: float) -> None:
         for one in list(self._open):
             if one.due is not None and now - one.due > PATIENCE_SECONDS:
+                one.due = None
+                self._failed("timeout")
                 one.abort()
         while self._queue and now - self._queue[0][1] > PATIENCE_SECONDS:
             self._queue.popleft()
-            self._result.errors += 1
+            self._failed("timeout in the queue")
 
     async def _connect(self) -> None:
         while not self._ended:

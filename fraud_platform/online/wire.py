@@ -60,6 +60,11 @@ class _Link(asyncio.Protocol):
         self._outgoing: list[bytes] = []
         self._transport: asyncio.Transport | None = None
 
+    @property
+    def up(self) -> bool:
+        """Whether it can be written to."""
+        return self._transport is not None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
@@ -136,8 +141,12 @@ class Wire:
         self._prepare = prepare
         self._link: _Link | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.ready = False
-        """Whether `send` has a connection."""
+        self._prepared = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether `send` has a connection: one that was lost this instant counts no more."""
+        return self._prepared and self._link is not None and self._link.up
 
     async def open(self) -> None:
         """Connect and stay so in the background; returns after the first attempt, whether or not it succeeded."""
@@ -150,7 +159,7 @@ class Wire:
 
     def send(self, payload: bytes, replies: int) -> "asyncio.Future[list[Reply]]":
         """Send commands that get so many replies; the future may fail with StoreError. Raises it without connection."""
-        if not self.ready or self._link is None:
+        if self._link is None or not self._prepared:
             raise StoreError("no connection to Redis")
         return self._link.send(payload, replies)
 
@@ -175,7 +184,7 @@ class Wire:
         self._drop("closed")
 
     def _drop(self, why: str) -> None:
-        self.ready = False
+        self._prepared = False
         if self._link is not None:
             self._link.abort(why)
             self._link = None
@@ -221,5 +230,5 @@ class Wire:
             await self.ask(b"SELECT", b"%d" % address["db"])
         if self._prepare is not None:
             await self._prepare(self)
-        self.ready = True
+        self._prepared = True
         return link

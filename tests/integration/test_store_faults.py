@@ -162,6 +162,22 @@ async def test_a_killed_server_fails_reads_at_once_and_attempts_of_the_outage_ar
     assert await counted(store) == 21
 
 
+async def test_an_attempt_in_the_very_turn_of_a_loss_is_kept_and_counted(server: Server, store: OnlineStore) -> None:
+    await read(store, "t-0")
+    link = store._wire._link
+    assert link is not None
+    link.abort("lost")
+    # whoever keeps the connection has not had its turn yet
+    assert not store.connected
+    store.count(payment("t-1"), caller="c", claim=b"claim:x")
+    store.post("c", "t-1", b"a record")
+    with pytest.raises(StoreError):
+        await read(store, "t-2")
+    await until(lambda: store.connected)
+    assert await counted(store) == 3
+    assert await store.find("c", "t-1") == b"a record"
+
+
 async def test_a_decision_of_the_outage_stands_when_the_server_is_back(server: Server, store: OnlineStore) -> None:
     server.kill()
     await until(lambda: not store.connected)
