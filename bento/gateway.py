@@ -1,8 +1,8 @@
 """The HTTP side of the contract, as one ASGI middleware in front of BentoML's own routing.
 
 What belongs here: methods, media types, body limits, deadlines, and that every error is a problem document. What does
-not: what a decision is. It stands behind BentoML's metrics and before its request context, which cost more than a
-decision does; `/metrics` and the pages of BentoML pass through.
+not: what a decision is. It stands before BentoML's own middlewares, which cost more than a decision does; `/metrics`
+and the pages of BentoML pass through.
 """
 
 import asyncio
@@ -32,12 +32,14 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Connection, Receive, Send], Awaitable[None]]
 
 MAX_BODY = 64 * 1024
+MAX_BATCH = 512 * 1024
 BODY_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
 """Backstop against a Redis that hangs; together with BODY_SECONDS below BentoML's own timeout."""
 
 _POSTS: dict[str, tuple[str, Scope]] = {
     "/v1/predict": ("decide", "decide"),
+    "/v1/predict/batch": ("decide_batch", "decide"),
     "/v1/explain": ("explain", "explain"),
     "/v1/feedback": ("feedback", "feedback"),
     "/v1/report": ("report", "decide"),
@@ -45,6 +47,8 @@ _POSTS: dict[str, tuple[str, Scope]] = {
 }
 """The method of the runtime that answers a route, and what a key must allow."""
 _GETS = frozenset(("/livez", "/readyz", "/docs.json"))
+_LIMITS = {"/v1/predict/batch": MAX_BATCH}
+"""Bytes of a body, where that is more than MAX_BODY."""
 _SLOW = {"/v1/admin/reload": 4.8}
 """Seconds for routes that may take longer than a decision."""
 
@@ -54,11 +58,13 @@ class Decider(Protocol):
 
     def caller(self, authorization: bytes | None, scope: Scope, reached: str) -> str: ...
     async def decide(self, body: bytes, caller: str) -> Answer: ...
+    async def decide_batch(self, body: bytes, caller: str) -> Answer: ...
     async def explain(self, body: bytes, caller: str) -> Answer: ...
     async def feedback(self, body: bytes, caller: str) -> Answer: ...
     async def report(self, body: bytes, caller: str) -> Answer: ...
     async def reload(self, body: bytes, caller: str) -> Answer: ...
     async def readiness(self) -> Answer: ...
+    def answered(self, route: str, status: int) -> None: ...
     def failed(self, stage: str, error: BaseException) -> None: ...
 
 
@@ -96,15 +102,15 @@ class Gateway:
         decider: Decider = bentoml.get_current_service().runtime
         name, needed = _POSTS[path]
         try:
-            caller = decider.caller(_check_headers(scope["headers"]), needed, _reached(scope))
+            limit = _LIMITS.get(path, MAX_BODY)
+            caller = decider.caller(_check_headers(scope["headers"], limit), needed, _reached(scope))
             async with asyncio.timeout(BODY_SECONDS):
-                body = await _read(receive)
+                body = await _read(receive, limit)
         except Problem as problem:
-            # the rest of the body is not read: the connection cannot be used again
-            await _send_problem(send, problem, (b"connection", b"close"))
+            await _refuse(send, decider, path, problem)
             return
         except TimeoutError:
-            await _send_problem(send, timed_out(f"within {BODY_SECONDS} s"), (b"connection", b"close"))
+            await _refuse(send, decider, path, timed_out(f"within {BODY_SECONDS} s"))
             return
         except _GoneError:
             return
@@ -115,6 +121,7 @@ class Gateway:
         except TimeoutError as error:
             decider.failed("deadline", error)
             answer = Answer.of(unavailable())
+        decider.answered(path, answer.status)
         await _send(send, answer)
 
     async def _answer_get(self, path: str, method: str, send: Send) -> None:
@@ -129,14 +136,20 @@ class Gateway:
         await _send(send, answer, head=method == "HEAD")
 
 
+async def _refuse(send: Send, decider: Decider, path: str, problem: Problem) -> None:
+    """The rest of the body is not read: the connection cannot be used again."""
+    decider.answered(path, problem.status)
+    await _send_problem(send, problem, (b"connection", b"close"))
+
+
 def _reached(scope: Connection) -> str:
     """The address of this machine that the connection came to; a Unix socket has none, and is as local."""
     server = scope.get("server")
     return server[0] if server and server[1] is not None else "localhost"
 
 
-def _check_headers(headers: list[tuple[bytes, bytes]]) -> bytes | None:
-    """Hold the headers against what is read here; returns the Authorization header. Raises Problem."""
+def _check_headers(headers: list[tuple[bytes, bytes]], limit: int) -> bytes | None:
+    """Hold headers against what is read, at most `limit` bytes; returns the Authorization header. Raises Problem."""
     media_type, authorization = b"", None
     for name, value in headers:
         if name == b"authorization":
@@ -148,22 +161,22 @@ def _check_headers(headers: list[tuple[bytes, bytes]]) -> bytes | None:
         elif name == b"content-length":
             if not value.isdigit():
                 raise malformed("Content-Length is not a number")
-            if int(value[:20]) > MAX_BODY:
-                raise too_large(MAX_BODY)
+            if int(value[:20]) > limit:
+                raise too_large(limit)
     if media_type != b"application/json":
         raise unsupported_media("Content-Type has to be application/json")
     return authorization
 
 
-async def _read(receive: Receive) -> bytes:
+async def _read(receive: Receive, limit: int) -> bytes:
     body = b""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise _GoneError
         body += message.get("body", b"")
-        if len(body) > MAX_BODY:
-            raise too_large(MAX_BODY)
+        if len(body) > limit:
+            raise too_large(limit)
         if not message.get("more_body", False):
             return body
 

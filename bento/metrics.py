@@ -23,6 +23,7 @@ class PrometheusMeter:
         )
         self._features = Counter("fraud_features_served", "Sources of batch features.", ["entity", "source"])
         self._failures = Counter("fraud_failures", "Errors on our side, by stage.", ["stage"])
+        self._answers = Counter("fraud_http_answers", "Answers over HTTP by route and status.", ["route", "status"])
         self._dropped = Counter("fraud_records_dropped", "Records given up: disk full, and memory too.")
         self._waiting = Gauge(
             "fraud_records_waiting", "Records in memory alone: the disk takes none.", multiprocess_mode="livesum"
@@ -62,6 +63,10 @@ class PrometheusMeter:
     def took(self, stage: str, seconds: float) -> None:
         """Measure a stage."""
         self._stages.labels(stage).observe(seconds)
+
+    def answered(self, route: str, status: int) -> None:
+        """Count an answer over HTTP."""
+        self._answers.labels(route, status).inc()
 
     def dropped(self) -> None:
         """Count a record that was given up."""

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from fraud_platform.decision.answer import ExplainAnswer, PredictAnswer
+from fraud_platform.decision.batch import BatchAnswer, BatchRequest
 from fraud_platform.decision.explain import DecisionReference
 from fraud_platform.decision.feedback import FeedbackAnswer, FeedbackRequest
 from fraud_platform.decision.problem import ProblemDocument
@@ -52,6 +53,14 @@ _ROUTES = (
         200,
         PredictAnswer,
         {409: "The transaction_id was decided within 24 hours for another payment."},
+    ),
+    _Route(
+        "/v1/predict/batch",
+        (BatchRequest,),
+        200,
+        BatchAnswer,
+        {},
+        "Decide up to 100 payments, each as if it had come alone.",
     ),
     _Route(
         "/v1/explain",

@@ -130,3 +130,11 @@ def redis_url(redis_server: str) -> str:
     with redis.Redis.from_url(redis_server) as client:
         client.flushall()
     return redis_server
+
+
+def pytest_report_header() -> str:
+    """Say which Kafka the inference log's tests use."""
+    from tests.integration.kafka_kit import wanted
+
+    kinds = {"given": "the broker of FRAUD_KAFKA_BOOTSTRAP", "real": "a real one, fetched with Maven"}
+    return f"Kafka of the tests: {kinds.get(wanted(), 'the mock cluster of librdkafka (a real one: make test-kafka)')}"

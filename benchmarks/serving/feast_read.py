@@ -4,6 +4,8 @@ import time
 
 import bentoml
 import numpy as np
+from _bentoml_impl.server.app import ServiceAppFactory
+from starlette.middleware import Middleware
 
 from bento.gateway import Gateway
 from bento.runtime import Runtime
@@ -86,4 +88,7 @@ class FeastDetector:
         return payment
 
 
-FeastDetector.add_asgi_middleware(Gateway)
+# where our service has it, too
+ServiceAppFactory.middlewares = property(
+    lambda app, own=ServiceAppFactory.middlewares.fget: [Middleware(Gateway), *own(app)]
+)

@@ -65,7 +65,8 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExplainAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a payment has its score: exact TreeSHAP over the vector that was scored."""
+    """Why a payment has its score: exact TreeSHAP over the vector that was scored; of a decision by logistic regression
+    the terms of its sum; of one by the rules the rule."""
 
     transaction_id: str
     basis: Annotated[
@@ -73,10 +74,14 @@ class ExplainAnswer(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="recorded: the vector and model that decided; what_if: the payment as it would score now."),
     ]
     model_version: str
-    score: Annotated[float, Meta(ge=0, le=1)]
+    decided_by: Annotated[str, Meta(description="champion, logistic_regression or rules.")]
+    score: Annotated[float, Meta(ge=0, le=1)] | None
     decision: DecisionName
-    margin: Annotated[float, Meta(description="The model's raw output: base_value plus all 50 contributions.")]
-    base_value: Annotated[float, Meta(description="The margin of no knowledge, before any feature.")]
+    reason: Annotated[str, Meta(description="For people: what raises risk most, or the rule that decided.")]
+    margin: Annotated[float, Meta(description="The model's raw output: base_value plus all 50 contributions.")] | None
+    base_value: (
+        Annotated[float, Meta(description="The margin before any feature; null where the rules decided.")] | None
+    )
     units: Annotated[str, Meta(description="Unit of margin, base_value and contributions.")]
     contributions: Annotated[list[Contribution], Meta(description=f"The {TOP} largest by magnitude.")]
 

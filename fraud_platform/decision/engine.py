@@ -14,6 +14,7 @@ import numpy as np
 
 from fraud_platform.currency import exponent
 from fraud_platform.decision.answer import Answer, predict_body
+from fraud_platform.decision.batch import batch_body, parse_batch
 from fraud_platform.decision.breaker import Breaker
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
@@ -105,6 +106,10 @@ class DecisionEngine:
         finally:
             self._under_way -= 1
 
+    async def decide_batch(self, body: bytes, caller: str) -> Answer:
+        """`decide` for each payment of a batch, at once; what is wrong with one is its own answer."""
+        return await self.answered("predict", self._decide_batch(body, caller))
+
     async def explain(self, body: bytes, caller: str) -> Answer:
         """Why a decision is what it is: `{"transaction_id"}` of one decided before, or a whole payment (what-if)."""
         return await self.answered("explain", self._explain(body, caller))
@@ -143,6 +148,10 @@ class DecisionEngine:
             self._faults.report("predict", error)
             record, repeated = self._by_rules(payment, content, caller, transaction), False
         return self._answer(record, content, repeated=repeated)
+
+    async def _decide_batch(self, body: bytes, caller: str) -> Answer:
+        answers = await asyncio.gather(*(self.decide(payment, caller) for payment in parse_batch(body)))
+        return Answer(200, batch_body(answers))
 
     def _answer(self, record: DecisionRecord, content: str, *, repeated: bool) -> Answer:
         if record.request_hash != content:

@@ -23,12 +23,12 @@ from fraud_platform.decision.policy import DecisionName
 from fraud_platform.decision.problem import not_scored, unknown_transaction
 from fraud_platform.decision.reasons import Reasons
 from fraud_platform.decision.request import Identifier, Rates, decode_json, named_fields, parse_payment, to_transaction
-from fraud_platform.decision.serving_model import CHAMPION, PastModels, ServingModel
+from fraud_platform.decision.rules import RULE_SENTENCES
+from fraud_platform.decision.serving_model import CHAMPION, Explainable, PastModels, ServingModel
 from fraud_platform.features.vector import build_vector
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.search import find_decision
 from fraud_platform.inference_log.table import LogTable
-from fraud_platform.model.bundle import Scorer
 from fraud_platform.online.wire import StoreError
 
 UNITS = "log-odds"
@@ -86,18 +86,37 @@ class Explainer:
         if record is None:
             raise unknown_transaction(f"no decision of yours in the last {self._search_days} days has this id")
         found, score = record, record.score
-        if score is None or found.served_by.model != CHAMPION:
-            raise not_scored(f"{found.served_by.model} decided, for the reason {found.reason}")
+        if score is None:
+            return self._by_rules(found)
 
         def answer() -> bytes:
             # on the explaining thread: loading a past model takes long, and PastModels is not thread-safe
             current = model if model is not None and model.scorer_hash == found.scorer_hash else None
-            scorer = current.scorer if current is not None else self._past.scorer(found)
+            decider = found.served_by.model
+            rung = current.rung(decider) if current is not None else self._past.rung(found)
             return self._answer(
-                scorer, found.values, transaction_id, "recorded", found.model_version, found.decision, score
+                rung, found.values, transaction_id, "recorded", found.model_version, decider, found.decision, score
             )
 
         return await self._beside(answer)
+
+    def _by_rules(self, record: DecisionRecord) -> bytes:
+        """No model, so no contributions: the rule that fired is the whole reason."""
+        return explain_body(
+            ExplainAnswer(
+                transaction_id=record.request.transaction_id,
+                basis="recorded",
+                model_version=record.model_version,
+                decided_by=record.served_by.model,
+                score=None,
+                decision=record.decision,
+                reason=RULE_SENTENCES.get(record.reason, record.reason),
+                margin=None,
+                base_value=None,
+                units=UNITS,
+                contributions=[],
+            )
+        )
 
     async def find(self, transaction_id: str, caller: str, now: int) -> DecisionRecord | None:
         """A decision of the caller by the store or, where that has forgotten it or is away, by the log."""
@@ -120,7 +139,7 @@ class Explainer:
         decision, _ = model.policy.decide(score)
         return await self._beside(
             lambda: self._answer(
-                model.scorer, vector, payment.transaction_id, "what_if", model.version, decision, score
+                model.scorer, vector, payment.transaction_id, "what_if", model.version, CHAMPION, decision, score
             )
         )
 
@@ -129,26 +148,30 @@ class Explainer:
 
     def _answer(
         self,
-        scorer: Scorer,
+        rung: Explainable,
         vector: NDArray[np.float32],
         transaction_id: str,
         basis: Literal["recorded", "what_if"],
         model_version: str,
+        decided_by: str,
         decision: DecisionName,
         score: float,
     ) -> bytes:
-        explanation = scorer.explain(vector)
+        explanation = rung.explain(vector)
+        contributions = top_contributions(vector, np.asarray(explanation.contributions), self._reasons)
         return explain_body(
             ExplainAnswer(
                 transaction_id=transaction_id,
                 basis=basis,
                 model_version=model_version,
+                decided_by=decided_by,
                 score=round(score, SHOWN_DECIMALS),
                 decision=decision,
+                reason="; ".join(one.reason for one in contributions if one.contribution > 0) or "nothing raises risk",
                 margin=round(explanation.margin, SHOWN_DECIMALS),
                 base_value=round(explanation.base_value, SHOWN_DECIMALS),
                 units=UNITS,
-                contributions=top_contributions(vector, np.asarray(explanation.contributions), self._reasons),
+                contributions=contributions,
             )
         )
 

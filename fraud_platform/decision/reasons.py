@@ -167,5 +167,6 @@ def _deviations(value: float) -> str:
 
 
 def _span(seconds: float) -> str:
+    seconds = max(seconds, 0)  # a clock that went back
     size, name = next((size, name) for least, size, name in _SPANS if seconds >= least)
     return f"{_figure(seconds / size)} {name}"

@@ -20,6 +20,7 @@ from fraud_platform.features.vector import Matrix
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, Scorer, current_release, releases
 from fraud_platform.model.calibration import Calibration
+from fraud_platform.model.explanation import Explanation
 from fraud_platform.model.forest import Forest, ForestError
 from fraud_platform.model.linear import LinearModel
 
@@ -54,6 +55,10 @@ class ServingModel:
     policy: Policy
     medians: dict[str, Matrix]
     """The model's own copy of the cold-start medians under "user" and "merchant", for when no snapshot can be read."""
+
+    def rung(self, name: str) -> "Explainable":
+        """The rung that decided."""
+        return self.scorer if name == CHAMPION else self.fallback
 
     def score(
         self, vector: Matrix, breaker: Breaker, failed: Callable[[str, BaseException], None]
@@ -136,28 +141,34 @@ def _number(release: Path) -> int:
     return int(number) if number.isdigit() else -1
 
 
+class Explainable(Protocol):
+    """A rung of a model; `model.bundle.Scorer` and `model.linear.LinearModel` have it."""
+
+    def explain(self, vector: Matrix) -> Explanation: ...
+
+
 class PastModels:
-    """Scorers of earlier releases under `<home>/releases`, loaded when an explanation needs one. Not thread-safe."""
+    """Earlier releases under `<home>/releases`, loaded when an explanation needs one. Not thread-safe."""
 
     def __init__(self, home: Path) -> None:
         self._releases = home / "releases"
-        self._kept: dict[str, Scorer] = {}
+        self._kept: dict[str, dict[str, Explainable]] = {}
 
-    def scorer(self, record: DecisionRecord) -> Scorer:
+    def rung(self, record: DecisionRecord) -> Explainable:
         """The very model that made a decision. Raises Problem (410) when it is no longer kept."""
-        scorer = self._kept.get(record.scorer_hash)
-        if scorer is None:
-            scorer = self._load(record)
+        rungs = self._kept.get(record.scorer_hash)
+        if rungs is None:
+            rungs = self._load(record)
             while len(self._kept) >= _KEPT:
                 self._kept.pop(next(iter(self._kept)))
-            self._kept[record.scorer_hash] = scorer
-        return scorer
+            self._kept[record.scorer_hash] = rungs
+        return rungs[record.served_by.model]
 
-    def _load(self, record: DecisionRecord) -> Scorer:
+    def _load(self, record: DecisionRecord) -> dict[str, Explainable]:
         try:
             bundle = Bundle.load(self._releases / record.model_version.replace("/", "-"))
         except BundleError as error:
             raise model_gone(f"{record.model_version} cannot be loaded any more") from error
         if bundle.model_sha256 != record.scorer_hash:
             raise model_gone(f"{record.model_version} is kept, with another model file than the one that decided")
-        return Scorer(bundle)
+        return {CHAMPION: Scorer(bundle), LOGISTIC_REGRESSION: bundle.fallback}

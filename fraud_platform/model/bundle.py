@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.model.calibration import Calibration
+from fraud_platform.model.explanation import Explanation
 from fraud_platform.model.linear import LinearModel
 
 MODEL_NAME = "fraud-detector"
@@ -108,18 +109,6 @@ class Bundle:
         document = {name: value for name, value in asdict(self).items() if name != "model"}
         _write_durably(folder / MODEL_FILE, self.model)
         _write_durably(folder / DOCUMENT_FILE, json.dumps(document, indent=2, sort_keys=True).encode())
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why a vector scores as it does: margin = base_value + contributions.sum(), the model's raw output in log-odds;
-    the score is that margin calibrated."""
-
-    base_value: float
-    margin: float
-    score: float
-    contributions: NDArray[np.float64]
-    """TreeSHAP values in the catalogue's order, shape (50,)."""
 
 
 class Scorer:

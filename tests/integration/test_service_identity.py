@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,27 @@ async def test_a_decision_is_explained_by_the_model_that_made_it_after_another_t
     assert now == then
     assert (now["model_version"], what_if["model_version"]) == ("fraud-detector/1", "fraud-detector/2")
     assert now["contributions"] != what_if["contributions"]
+
+
+class BrokenTrees:
+    """A champion that cannot score."""
+
+    def margins(self, vectors: Any) -> Any:
+        raise RuntimeError("broken")
+
+
+async def test_what_logistic_regression_decided_is_explained_by_it_also_by_another_worker(
+    workers: list[Worker],
+) -> None:
+    first, second = workers
+    assert first.engine.model is not None
+    first.engine.model = replace(first.engine.model, forest=BrokenTrees())
+    decided = json.loads((await first.engine.decide(body(), "default")).body)
+    assert decided["served_by"]["model"] == "logistic_regression"
+    explained = json.loads((await second.engine.explain(b'{"transaction_id": "t-1"}', "default")).body)
+    assert (explained["decided_by"], explained["score"]) == ("logistic_regression", decided["score"])
+    assert explained["model_version"] == "fraud-detector/1"
+    assert len(explained["contributions"]) == 5
 
 
 async def test_a_decision_whose_model_file_was_replaced_is_not_explained_by_another(

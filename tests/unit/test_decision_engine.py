@@ -407,9 +407,37 @@ async def test_without_any_model_the_rules_decide(world: World) -> None:
     assert answer["model_version"] == "none/0"
     (record,) = world.recorder.records
     assert not np.isnan(record.values).all()
-    for question in (b'{"transaction_id": "t-1"}', body(transaction_id="t-2")):
-        refused = await engine.explain(question, "default")
-        assert (refused.status, json.loads(refused.body)["type"][-10:]) == (404, "not-scored")
+    refused = await engine.explain(body(transaction_id="t-2"), "default")
+    assert (refused.status, json.loads(refused.body)["type"][-10:]) == (404, "not-scored")
+    explained = json.loads((await engine.explain(b'{"transaction_id": "t-1"}', "default")).body)
+    assert explained["reason"].endswith("a larger amount was paid outside the home country")
+    assert (explained["decided_by"], explained["score"], explained["contributions"]) == ("rules", None, [])
+
+
+async def test_a_batch_is_decided_as_its_payments_would_be_alone_and_in_their_order(world: World) -> None:
+    engine = world.engine(0.9)
+    alone = await engine.decide(body(), "default")
+    payments = [
+        body(transaction_id="t-2"), body(amount=-1), body(), body(amount=43), b"[]", body(transaction_id="t-2"),
+    ]  # fmt: skip
+    answer = await engine.decide_batch(b'{"payments": [' + b",".join(payments) + b"]}", "default")
+    items = json.loads(answer.body)["answers"]
+    assert answer.status == 200
+    assert [item["status"] for item in items] == [200, 422, 200, 409, 422, 200]
+    assert items[0]["answer"]["transaction_id"] == "t-2"
+    assert items[0] == items[5]
+    assert items[1]["problem"]["field"] == "amount"
+    assert items[2]["answer"] == json.loads(alone.body)
+    assert len({r.decision_id for r in world.recorder.records}) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [(b"{", 400), (b"{}", 422), (b'{"payments": []}', 422), (b'{"payments": [%b]}' % b",".join([b"1"] * 101), 422)],
+)
+async def test_a_batch_that_is_none_is_refused_whole(world: World, wrong: bytes, status: int) -> None:
+    assert (await world.engine().decide_batch(wrong, "default")).status == status
+    assert world.recorder.records == []
 
 
 async def test_past_its_capacity_the_rules_answer_at_once(world: World) -> None:

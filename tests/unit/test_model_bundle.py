@@ -15,6 +15,7 @@ from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.model import bundle as room
 from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, Scorer, current_release, publish
 from fraud_platform.model.calibration import UNCALIBRATED
+from fraud_platform.model.linear import LinearModel
 from tests.model_kit import FALLBACK
 
 WIDTH = len(CATALOGUE.names)
@@ -147,6 +148,26 @@ def test_contributions_sum_to_the_margin_and_the_margin_to_the_score(bundle: Bun
         largest.append(int(np.argmax(np.abs(explanation.contributions))))
     # the labels were made of feature 38
     assert np.bincount(largest).argmax() == 38
+
+
+def test_logistic_regression_explains_itself_by_the_terms_of_its_sum(vectors: np.ndarray) -> None:
+    random = np.random.default_rng(3)
+    width = len(CATALOGUE.names)
+    fill, weights, null_weights = (tuple(random.normal(size=width).tolist()) for _ in range(3))
+    linear = LinearModel(fill=fill, weights=weights, null_weights=null_weights, intercept=-1.5)
+    explained = 0
+    for vector in vectors[:50]:
+        found = linear.explain(vector)
+        assert found.score == pytest.approx(float(linear.score(vector[None, :])[0]))
+        assert found.base_value + found.contributions.sum() == pytest.approx(found.margin)
+        assert 1 / (1 + np.exp(-found.margin)) == pytest.approx(found.score)
+        for index in np.flatnonzero(np.isnan(vector)):
+            assert found.contributions[index] == null_weights[index]
+            explained += 1
+    assert explained
+    # a value that is the one nulls count as adds nothing
+    ordinary = np.array([np.sign(f) * np.expm1(abs(f)) for f in fill], np.float32)
+    assert np.abs(linear.explain(ordinary).contributions).max() < 1e-5
 
 
 def test_without_a_release_the_error_says_what_to_run(tmp_path: Path) -> None:
