@@ -51,7 +51,7 @@ bench-serving: $(READY) ## time decisions beside the reference pattern, Feast's 
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
 
 test-kafka: $(READY) ## run the inference log's tests against a real Kafka, fetched with Maven (Java 17)
-	@FRAUD_TEST_KAFKA=real $(BIN)/pytest tests/integration/test_inference_log.py $(ARGS)
+	@FRAUD_TEST_KAFKA=real $(BIN)/pytest tests/integration/test_inference_log.py -k kafka $(ARGS)
 
 soak: $(READY) ## run the faults under load for a quarter of an hour, at 500 requests a second
 	@FRAUD_TEST_SOAK=yes $(BIN)/pytest tests/integration/test_faults_under_load.py $(ARGS)
