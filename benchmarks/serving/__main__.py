@@ -62,12 +62,13 @@ class Bench:
                 preexec_fn=lambda: (os.sched_setaffinity(0, self._load_cores), os.nice(5)),
             )
         )  # fmt: skip
-        self._children.append(self._generator)
         return self
 
     def __exit__(self, *_: object) -> None:
         for candidate in self.candidates.values():
             candidate.stop()
+        # without orders it ends
+        self._generator.communicate(timeout=30)
         for child in reversed(self._children):
             child.send_signal(signal.SIGTERM)
             child.wait(30)

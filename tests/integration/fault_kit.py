@@ -140,6 +140,7 @@ class Plant:
             text=True,
         )  # fmt: skip
         self._first = 0
+        self._lock = threading.Lock()
         self.accepted: list[str] = []
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=5, trust_env=False)
         self.wait(lambda: self.ready()["degraded"] == [], 120)
@@ -207,17 +208,29 @@ class Plant:
             assert time.monotonic() < deadline, f"{self.ready()}\n{self.log.read_text()[-3000:]}"
             time.sleep(0.1)
 
-    def serves(self, source: str) -> bool:
-        """Whether payments are served from here now."""
-        self._first += 1
+    def ask(self, client: httpx.Client | None = None) -> httpx.Response:
+        """The answer to one payment more, which is accepted where it is 200."""
+        with self._lock:
+            self._first += 1
+            transaction_id = f"b-{self._first - 1}"
         body = {
-            "transaction_id": f"b-{self._first - 1}", "user_id": "user-1", "merchant_id": "m-1", "amount": 10,
+            "transaction_id": transaction_id, "user_id": "user-1", "merchant_id": "m-1", "amount": 10,
             "country": "DE", "timestamp": datetime.now(UTC).isoformat(),
         }  # fmt: skip
-        answer = self.http.post("/v1/predict", json=body)
-        assert answer.status_code == 200
-        self.accepted.append(body["transaction_id"])  # type: ignore[arg-type]
-        return bool(answer.json()["served_by"]["user_features"] == source)
+        answer = (client or self.http).post("/v1/predict", json=body)
+        if answer.status_code == 200:
+            self.accepted.append(transaction_id)
+        return answer
+
+    def serves(self, source: str) -> bool:
+        """Whether payments are served from here now, whichever worker they reach: each connection may reach another."""
+        for _ in range(12):
+            with httpx.Client(base_url=self.http.base_url, timeout=5, trust_env=False) as client:
+                answer = self.ask(client)
+            assert answer.status_code == 200
+            if answer.json()["served_by"]["user_features"] != source:
+                return False
+        return True
 
     def kill_postgres(self) -> None:
         """End PostgreSQL at once, its backends too."""

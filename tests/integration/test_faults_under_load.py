@@ -6,7 +6,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from fault_kit import SOAK, Plant
 from service_kit import publish_small_model
@@ -145,6 +147,24 @@ def test_a_worker_is_killed_and_is_back_in_30_seconds(plant: Plant) -> None:
     # what the dead worker had taken is reset; its caller asks again, and gets the decision that stands
     assert result.errors <= 16
     assert result.answered >= result.sent - result.errors
+
+
+def test_at_its_end_the_service_answers_what_it_has_taken(plant: Plant) -> None:
+    plant.wait(lambda: plant.serves("redis"))
+    plant.proxy.become("black_hole")
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(plant.ask) for _ in range(8)]
+        # each waits for Redis twice: whatever was taken by now is not answered yet
+        time.sleep(0.03)
+        plant.service.send_signal(signal.SIGTERM)
+        errors = [one.exception() for one in asked]
+    answers = [one.result() for one, error in zip(asked, errors, strict=True) if error is None]
+    assert answers
+    assert {answer.status_code for answer in answers} == {200}
+    # what came too late was never taken, which its caller knows
+    assert {type(error) for error in errors} <= {type(None), httpx.ConnectError}
+    plant.service.wait(40)
+    plant.proxy.become("pass")
 
 
 def test_the_lake_has_every_accepted_decision_once(plant: Plant) -> None:
