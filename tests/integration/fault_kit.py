@@ -170,6 +170,10 @@ class Plant:
         lines = self.http.get("/metrics").text.splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
+    def memory_mb(self) -> float:
+        """What the workers hold together, resident."""
+        return sum(psutil.Process(pid).memory_info().rss for pid in self.worker_pids()) / 2**20
+
     def worker_pids(self) -> set[int]:
         """Pids of the service's workers, by their notes."""
         return {int(path.stem) for path in (self.home / "workers").glob("*.json") if psutil.pid_exists(int(path.stem))}

@@ -135,6 +135,28 @@ def test_the_spools_disk_is_full_for_a_while(plant: Plant) -> None:
     assert plant.metric("fraud_records_dropped_total") == 0
 
 
+HOSTILE = (b"", b"{", b"[" * 60_000, b'{"amount": NaN}', b'{"transaction_id": "' + b"x" * 50_000 + b'"}', b"\xff\xfe{}")
+
+
+def test_memory_is_stable_under_good_and_hostile_bodies(plant: Plant) -> None:
+    load = plant.load(600 if SOAK else SECONDS, RATE)
+    sizes, statuses = [], set()
+    while load.is_alive():
+        for path in ("predict", "explain", "predict/batch", "feedback", "report"):
+            for body in HOSTILE:
+                answer = plant.http.post(f"/v1/{path}", content=body, headers={"content-type": "application/json"})
+                assert "Traceback" not in answer.text
+                statuses.add(answer.status_code)
+        sizes.append(plant.memory_mb())
+        time.sleep(0.5)
+    check(plant, plant.result(load))
+    assert statuses == {400, 422}
+    middle, last = sizes[len(sizes) // 3 : -len(sizes) // 3], sizes[-len(sizes) // 3 :]
+    growth = sum(last) / len(last) - sum(middle) / max(len(middle), 1)
+    print(f"memory of the workers: {middle[0]:.0f} MB, {last[-1]:.0f} MB at the end, {growth:+.1f} MB between thirds")
+    assert growth < 20, sizes
+
+
 def test_a_worker_is_killed_and_is_back_in_30_seconds(plant: Plant) -> None:
     before = plant.worker_pids()
     load = plant.load(2 * SECONDS, RATE)
