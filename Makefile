@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test test-kafka soak lint down clean dagster serve bench bench-train bench-serving lock setup
+.PHONY: help run test test-kafka fetch-kafka soak lint down clean dagster serve bench bench-train bench-serving lock setup
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -52,6 +52,9 @@ bench-serving: $(READY) ## time decisions beside the reference pattern, Feast's 
 
 test-kafka: $(READY) ## run the inference log's tests against a real Kafka, fetched with Maven (Java 17)
 	@FRAUD_TEST_KAFKA=real $(BIN)/pytest tests/integration/test_inference_log.py -k kafka $(ARGS)
+
+fetch-kafka: $(READY) ## fetch the Kafka of `make test-kafka` with Maven
+	@$(BIN)/python -c 'from tests.integration.kafka_kit import fetched; fetched()'
 
 soak: $(READY) ## run the faults under load for a quarter of an hour, at 500 requests a second
 	@FRAUD_TEST_SOAK=yes $(BIN)/pytest tests/integration/test_faults_under_load.py $(ARGS)
