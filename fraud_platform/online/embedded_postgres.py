@@ -4,9 +4,12 @@ What belongs here: finding, starting and stopping that server. What does not: wh
 on a Unix socket alone and outlives its starter, as the embedded Redis does.
 """
 
+import fcntl
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -44,17 +47,25 @@ def ensure_postgres(settings: Settings) -> str:
     """
     import psycopg
 
-    if settings.postgres_url is None:
-        _start(settings)
-    url = postgres_address(settings)
-    if url is None:
-        raise PostgresUnavailableError(f"the embedded PostgreSQL of {postgres_folder(settings)} left no address")
-    try:
-        psycopg.connect(url, connect_timeout=5).close()
-    except psycopg.Error as error:
-        what = "the embedded PostgreSQL" if settings.postgres_url is None else "FRAUD_POSTGRES_URL"
-        raise PostgresUnavailableError(f"{what} cannot be used: {error}") from error
-    return url
+    embedded = settings.postgres_url is None
+    if embedded:
+        with _lock(settings):
+            _start(settings)
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        url = postgres_address(settings)
+        try:
+            if url is None:
+                raise psycopg.OperationalError(f"{postgres_folder(settings)} holds no address")
+            psycopg.connect(url, connect_timeout=5).close()
+            return url
+        except psycopg.Error as error:
+            # a server whose starter was killed may still recover its data: it is waited for
+            if embedded and postgres_pid(settings) is not None and time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            what = "the embedded PostgreSQL" if embedded else "FRAUD_POSTGRES_URL"
+            raise PostgresUnavailableError(f"{what} cannot be used: {error}") from error
 
 
 def stop_postgres(settings: Settings) -> bool:
@@ -62,23 +73,34 @@ def stop_postgres(settings: Settings) -> bool:
 
     A server named by FRAUD_POSTGRES_URL is never touched. Raises PostgresUnavailableError when it does not end.
     """
-    process = _process(postgres_folder(settings))
-    if process is None:
+    if not postgres_folder(settings).is_dir():
         return False
-    process.send_signal(2)  # a "fast shutdown" in PostgreSQL's terms: clients are disconnected
-    deadline = time.monotonic() + STOP_SECONDS
-    while _process(postgres_folder(settings)) is not None:
-        if time.monotonic() > deadline:
-            raise PostgresUnavailableError(f"the embedded PostgreSQL (process {process.pid}) does not end")
-        time.sleep(0.02)
-    return True
+    with _lock(settings):
+        process = _process(postgres_folder(settings))
+        if process is None:
+            return False
+        process.send_signal(2)  # a "fast shutdown" in PostgreSQL's terms: clients are disconnected
+        deadline = time.monotonic() + STOP_SECONDS
+        while _process(postgres_folder(settings)) is not None:
+            if time.monotonic() > deadline:
+                raise PostgresUnavailableError(f"the embedded PostgreSQL (process {process.pid}) does not end")
+            time.sleep(0.02)
+        return True
+
+
+@contextmanager
+def _lock(settings: Settings) -> Iterator[None]:
+    """One starter or stopper at a time per home: files of a dead server must not be cleared beside one that starts."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / "postgres.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _start(settings: Settings) -> None:
     folder = postgres_folder(settings)
     if _process(folder) is not None:
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
     _clear_after_death(folder)
     # a process of its own, since the wheel keeps what it knows of a server for as long as a process lives
     command = [sys.executable, "-m", "fraud_platform.online.embedded_postgres", str(folder)]

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -272,3 +274,29 @@ async def test_a_server_that_was_never_started_is_no_error(make_settings: Callab
     await store.close()
     assert postgres_pid(settings) is None
     assert stop_postgres(settings) is False
+
+
+def test_starters_wait_for_a_server_that_another_one_is_starting(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    code = (
+        "import sys; from pathlib import Path; from fraud_platform.settings import Settings; "
+        "from fraud_platform.online.embedded_postgres import ensure_postgres; "
+        "ensure_postgres(Settings(home=Path(sys.argv[1])))"
+    )
+    command = [sys.executable, "-c", code, str(settings.home)]
+    environment = os.environ | {"PYTHONPATH": str(feast_store.REPO.parent)}
+    try:
+        ensure_postgres(settings)
+        killed = postgres_pid(settings)
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+        first = subprocess.Popen(command, env=environment)
+        # asked while the new server still recovers, and refuses connections
+        deadline = time.monotonic() + 20
+        while postgres_pid(settings) in (None, killed):
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        ensure_postgres(settings)
+        assert first.wait(30) == 0
+    finally:
+        stop_postgres(settings)
