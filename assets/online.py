@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import dagster as dg
-from redis import Redis
 
 from assets.daily_table import OWNERS, check_result
 from assets.resources import Platform
@@ -17,6 +16,7 @@ from fraud_platform.inference_log.search import decided_since
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.online.embedded_redis import ensure_redis
 from fraud_platform.online.packed import VIEWS
+from fraud_platform.online.shards import connect_redis, used_memory
 from fraud_platform.online.snapshot_load import load_snapshot_feast
 from fraud_platform.online.warm import warm_velocity
 
@@ -42,13 +42,13 @@ def online_features(
     """Load the newest snapshot of both views; loading the one in force again renews its age."""
     day = platform.lake.days(FEATURE_MEDIANS)[-1]
     metadata: dict[str, object] = {"snapshot": day.isoformat()}
-    with Redis.from_url(ensure_redis(platform.settings)) as redis_client:
+    with connect_redis(ensure_redis(platform.settings)) as redis_client:
         for view in VIEWS:
             record = load_snapshot_feast(platform.settings, platform.lake, view, day, now=_microseconds)
             visible = datetime.fromtimestamp(record.visible_from / 1e6, UTC)
             context.log.info(f"{view.name}: {record.rows:,} rows of snapshot {day} in force since {visible:%H:%M:%S}")
             metadata |= {f"{view.name}_rows": record.rows, f"{view.name}_visible_from": visible.isoformat()}
-        metadata["redis_used_memory"] = redis_client.info("memory")["used_memory_human"]
+        metadata["redis_used_bytes"] = used_memory(redis_client)
     yield dg.MaterializeResult(metadata=metadata)
     yield check_result(served_as_computed(platform, "served_as_computed"))
 
@@ -68,7 +68,7 @@ def online_velocity(
     day = platform.dataset.last_complete_day(platform.now)
     # attempts decided since `day` are not in the lake: without Redis, which counted them, their windows are unknown
     lost = decided_since(settings.home, LogTable(lake), day)
-    with Redis.from_url(ensure_redis(settings)) as redis_client:
+    with connect_redis(ensure_redis(settings)) as redis_client:
         epoch = warm_velocity(settings, lake, redis_client, day, complete=not lost, now_us=_microseconds())
     context.log.info(f"velocity epoch {epoch.epoch} is complete since {epoch.complete_since}")
     return dg.MaterializeResult(metadata={"epoch": epoch.epoch, "complete_since_us": epoch.complete_since})

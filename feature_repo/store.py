@@ -27,6 +27,7 @@ from fraud_platform.lake import open_lake
 from fraud_platform.online.embedded_postgres import ensure_postgres
 from fraud_platform.online.embedded_redis import ensure_redis
 from fraud_platform.online.packed import PackedView
+from fraud_platform.online.shards import is_cluster, seed_urls
 from fraud_platform.online.snapshot_load import SNAPSHOT_TABLES
 from fraud_platform.settings import Settings
 
@@ -41,11 +42,13 @@ DAY_SECONDS = 86_400
 
 def environment(settings: Settings) -> dict[str, str]:
     """The variables of feature_store.yaml and of definitions.py. Starts the embedded Redis where none runs."""
+    redis_url = ensure_redis(settings)
     return {
         "FRAUD_HOME": str(settings.home.absolute()),
         "FRAUD_LAKE_URL": settings.lake,
         "FRAUD_ONLINE_TTL_DAYS": str(settings.online_ttl_days),
-        "FRAUD_FEAST_REDIS": connection_string(ensure_redis(settings)),
+        "FRAUD_FEAST_REDIS": connection_string(redis_url),
+        "FRAUD_FEAST_REDIS_TYPE": "redis_cluster" if is_cluster(redis_url) else "redis",
         "FRAUD_FEAST_KEY_TTL_SECONDS": str(settings.online_ttl_days * DAY_SECONDS),
     }
 
@@ -68,10 +71,11 @@ def cold_environment(settings: Settings) -> dict[str, str]:
 
 def connection_string(url: str) -> str:
     """A Redis URL as Feast writes it: host:port,db=0,…. Raises ValueError for what Feast cannot express."""
-    parts = urlsplit(url)
+    hosts = [urlsplit(seed).netloc.rpartition("@")[2] for seed in seed_urls(url)] if is_cluster(url) else []
+    parts = urlsplit(seed_urls(url)[0] if hosts else url)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
         raise ValueError("Feast reaches Redis by redis:// or rediss:// addresses only")
-    options: dict[str, str] = {"db": parts.path.strip("/") or "0"}
+    options: dict[str, str] = {} if hosts else {"db": parts.path.strip("/") or "0"}
     if parts.scheme == "rediss":
         options["ssl"] = "true"
     for name, value in (("username", parts.username), ("password", parts.password)):
@@ -80,7 +84,8 @@ def connection_string(url: str) -> str:
     options |= dict(parse_qsl(parts.query))
     if any("," in value for value in options.values()):
         raise ValueError("Feast separates the parts of a Redis address by commas, so no part may hold one")
-    return ",".join([f"{parts.hostname}:{parts.port or 6379}", *(f"{name}={value}" for name, value in options.items())])
+    hosts = hosts or [f"{parts.hostname}:{parts.port or 6379}"]
+    return ",".join([*hosts, *(f"{name}={value}" for name, value in options.items())])
 
 
 def open_store(settings: Settings, *, cold: bool = False) -> "FeatureStore":

@@ -10,13 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from redis import Redis
 from tqdm import tqdm
 
 from fraud_platform import processing
@@ -29,6 +28,7 @@ from fraud_platform.features.vector import build_vector
 from fraud_platform.lake import Lake
 from fraud_platform.online import velocity
 from fraud_platform.online.packed import MERCHANT_VECTOR, USER_VECTOR, PackedView
+from fraud_platform.online.shards import RedisClient, connect_redis, delete, scan
 from fraud_platform.online.snapshot_load import load_snapshot_direct, read_loads
 from fraud_platform.online.store import OnlineStore
 from fraud_platform.online.warm import warm_velocity
@@ -91,18 +91,19 @@ def replay_day(settings: Settings, lake: Lake, day: date, redis_url: str) -> Rep
     """
     prefix = f"replay:{day.isoformat()}:{uuid.uuid4().hex[:8]}:".encode()
     offline = lake.read(tables.TRAINING_SET, day)
-    with Redis.from_url(redis_url) as redis_client:
+    with connect_redis(redis_url) as redis_client:
         try:
             return asyncio.run(_replay(settings, lake, day, redis_client, redis_url, prefix, offline))
         finally:
-            _delete(redis_client, prefix)
+            for master, keys in scan(redis_client, prefix):
+                delete(master, keys)
 
 
 async def _replay(
     settings: Settings,
     lake: Lake,
     day: date,
-    redis_client: Redis,
+    redis_client: RedisClient,
     redis_url: str,
     prefix: bytes,
     offline: pa.Table,
@@ -186,7 +187,7 @@ class _Identities:
 class _Loads:
     """Loads each snapshot into the replay's key space when the clock reaches its recorded `visible_from`."""
 
-    def __init__(self, settings: Settings, lake: Lake, redis_client: Redis, prefix: bytes, start: int) -> None:
+    def __init__(self, settings: Settings, lake: Lake, redis_client: RedisClient, prefix: bytes, start: int) -> None:
         self._lake, self._redis, self._prefix = lake, redis_client, prefix
         self._ttl = settings.online_ttl_days * DAY // 1_000_000
         pending: list[tuple[int, PackedView, date]] = []
@@ -255,17 +256,6 @@ class _Expected:
     def left(self) -> int:
         """Transactions of the training set that the replay never saw."""
         return len(self._row) - len(self._seen)
-
-
-def _delete(redis_client: Redis, prefix: bytes) -> None:
-    keys: list[Any] = []
-    for key in redis_client.scan_iter(match=prefix + b"*", count=5_000):
-        keys.append(key)
-        if len(keys) >= 5_000:
-            redis_client.unlink(*keys)
-            keys.clear()
-    if keys:
-        redis_client.unlink(*keys)
 
 
 def render(report: ReplayReport) -> "Group":

@@ -31,7 +31,9 @@ class Settings(BaseSettings):
     base_currency: str = Field("EUR", description="ISO 4217 currency of all amounts inside; others are converted.")
 
     # engines
-    redis_url: str | None = Field(None, description="Redis of the online store; unset: an embedded server.")
+    redis_url: str | None = Field(
+        None, description="Redis of the online store, a Cluster as redis-cluster://…; unset: an embedded server."
+    )
     redis_port: int = Field(6390, description="Port of the embedded Redis on loopback.")
     postgres_url: SecretStr | None = Field(
         None, description="PostgreSQL of the cold store, which serves when Redis does not; unset: an embedded server."

@@ -7,10 +7,9 @@ behind what the lake has, and takes no more than `most` records beyond it: the r
 from collections.abc import Sequence
 from typing import Any
 
-import redis
-
 from fraud_platform.inference_log.broker import Batch, BrokerError, Message, Offsets
 from fraud_platform.online.embedded_redis import redis_address
+from fraud_platform.online.shards import REDIS_ERRORS, connect_redis
 from fraud_platform.settings import Settings
 
 MOST = 100_000
@@ -25,7 +24,7 @@ class RedisStream:
     """Producer and source of one stream; its only partition is called "0"."""
 
     def __init__(self, url: str, stream: str, most: int = MOST) -> None:
-        self._redis = redis.Redis.from_url(url, socket_timeout=_SECONDS, socket_connect_timeout=_SECONDS)
+        self._redis = connect_redis(url, socket_timeout=_SECONDS, socket_connect_timeout=_SECONDS)
         self._stream = stream
         self._most = most
         self._next = _BEGINNING
@@ -44,7 +43,7 @@ class RedisStream:
                 for message in messages:
                     pipe.xadd(self._stream, {_FIELD: message.payload})
                 pipe.execute()
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             raise BrokerError(str(error)) from error
 
     def seek(self, offsets: Offsets) -> None:
@@ -55,7 +54,7 @@ class RedisStream:
         """The records behind the last that was read. Raises BrokerError."""
         try:
             found: Any = self._redis.xread({self._stream: self._next}, count=limit, block=int(seconds * 1_000))
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             raise BrokerError(str(error)) from error
         entries = found[0][1] if found else []
         if entries:
@@ -66,7 +65,7 @@ class RedisStream:
         """What the stream holds: everything that the lake has is trimmed."""
         try:
             held: Any = self._redis.xlen(self._stream)
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             raise BrokerError(str(error)) from error
         return int(held)
 
@@ -77,7 +76,7 @@ class RedisStream:
         milliseconds, number = map(int, offsets["0"].split("-"))
         try:
             self._redis.xtrim(self._stream, minid=f"{milliseconds}-{number + 1}", approximate=False)
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             raise BrokerError(str(error)) from error
 
     def close(self) -> None:

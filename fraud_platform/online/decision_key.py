@@ -18,6 +18,9 @@ SETTLE_SCRIPT = (Path(__file__).parent / "settle.lua").read_text()
 SETTLE_SHA = hashlib.sha1(SETTLE_SCRIPT.encode()).hexdigest().encode()
 """The name that Redis gives the script; no secret."""
 
+CLAIM_SCRIPT = (Path(__file__).parent / "claim.lua").read_text()
+CLAIM_SHA = hashlib.sha1(CLAIM_SCRIPT.encode()).hexdigest().encode()
+
 
 def decision_key(caller: str, transaction_id: str, prefix: bytes = b"") -> bytes:
     """Key of the decision on a caller's payment. Callers' names hold no colon, or two could share a key."""

@@ -20,6 +20,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from fraud_platform.online.shards import connect_redis
 from fraud_platform.settings import Settings
 
 HOST = "127.0.0.1"
@@ -190,7 +191,7 @@ def _check_external(url: str) -> None:
     """Ping the server of FRAUD_REDIS_URL; the error never shows its password."""
     shown = url.rsplit("@", 1)[-1]
     try:
-        with redis.Redis.from_url(
+        with connect_redis(
             url, socket_connect_timeout=PROBE_SECONDS, socket_timeout=PROBE_SECONDS, retry=_once()
         ) as client:
             client.ping()

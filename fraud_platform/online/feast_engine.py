@@ -12,10 +12,10 @@ from feast.infra.online_stores.postgres_online_store.postgres import PostgreSQLO
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
-from redis import Redis
 
 from fraud_platform.online.cold_writer import write_cold
 from fraud_platform.online.packed import VIEWS, PackedView
+from fraud_platform.online.shards import RedisClient
 from fraud_platform.online.writer import write_packed
 
 
@@ -73,14 +73,12 @@ class PackedComputeEngine(LocalComputeEngine):
             if bar:
                 bar.close()
 
-    def _redis(self) -> tuple[Redis, int]:
+    def _redis(self) -> tuple[RedisClient, int]:
         """The online store's connection, as Feast itself opens it, and the keys' time to live in seconds."""
         config = self.repo_config.online_store
         if not isinstance(self.online_store, RedisOnlineStore) or not isinstance(config, RedisOnlineStoreConfig):
             raise TypeError(f"the packed views are written to Redis or PostgreSQL, the online store is {config.type}")
         client = self.online_store._get_client(config)
-        if not isinstance(client, Redis):
-            raise TypeError(f"the bulk writer needs a single Redis, {config.redis_type.value} is configured")
         if not config.key_ttl_seconds:
             raise ValueError("online_store.key_ttl_seconds must be set: rows of departed entities expire by it")
         return client, config.key_ttl_seconds

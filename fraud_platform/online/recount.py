@@ -13,11 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-import hiredis
-import msgspec
-
 from fraud_platform.online import velocity
-from fraud_platform.online.wire import Wire
+from fraud_platform.online.attempt import Kept
+from fraud_platform.online.standalone import Server
 
 AT_RISK_US = 5_000_000
 """Redis writes its append-only file through once a second."""
@@ -38,45 +36,50 @@ class Recount:
         self._folder = folder
         self._path = folder / f"uncounted-{os.getpid()}-{uuid.uuid4().hex}"
         self._mark: IO[bytes] | None = None
-        self._kept: deque[tuple[int, int, bytes]] = deque()
+        self._kept: deque[tuple[int, Kept]] = deque()
+        self._forgotten = 0
         self._overflowed = False
 
-    def keep(self, payload: bytes, replies: int, at: int, *, connected: bool) -> None:
-        """Keep a command that is being sent, or cannot be; forget what is safe by now. at: UTC microseconds."""
-        self._kept.append((at, replies, payload))
+    def keep(self, kept: Kept, at: int, *, connected: bool) -> None:
+        """Keep what is being sent, or cannot be; forget what is safe by now. at: UTC microseconds."""
+        self._kept.append((at, kept))
         if connected:
             while self._kept[0][0] < at - AT_RISK_US:
-                self._kept.popleft()
+                self._forget_oldest()
         elif self._mark is None:
             self._mark = self._marked()
         if len(self._kept) > MOST:
-            self._kept.popleft()
+            self._forget_oldest()
             self._overflowed = True
 
-    async def deliver(self, wire: Wire, epoch_key: bytes, now: int) -> None:
-        """Send everything kept on a new connection; a new epoch where that cannot make velocity whole again.
+    async def deliver(self, server: Server, now: int) -> bool:
+        """Send everything kept; a new epoch where that cannot make velocity whole again. now: UTC microseconds.
 
-        Raises StoreError or hiredis.ReplyError; nothing is forgotten then.
+        False, or StoreError or hiredis.ReplyError raised, when it has to be tried again; nothing is forgotten then.
         """
         dead = [mark for mark in self._folder.glob("uncounted-*") if mark != self._path and not _held(mark)]
-        sent = 0
-        while sent < len(self._kept):
-            # the deque grows at its end meanwhile: whoever decides without Redis keeps adding
-            chunk = list(islice(self._kept, sent, sent + _CHUNK))
-            replies = await wire.deliver(b"".join(payload for _, _, payload in chunk), sum(n for _, n, _ in chunk))
-            refused = next((reply for reply in replies if isinstance(reply, hiredis.ReplyError)), None)
-            if refused is not None:
-                raise refused
-            sent += len(chunk)
-        if (self._overflowed or dead) and await wire.ask(b"EXISTS", epoch_key):
-            epoch = velocity.Epoch(epoch=uuid.uuid4().hex, complete_since=velocity.complete_after(now))
-            await wire.ask(b"SET", epoch_key, msgspec.json.encode(epoch))
+        done, complete = self._forgotten, True
+        # the deque grows at its end meanwhile, and may be forgotten from its beginning
+        while (begin := max(done - self._forgotten, 0)) < len(self._kept):
+            chunk = [kept for _, kept in islice(self._kept, begin, begin + _CHUNK)]
+            done = self._forgotten + begin + len(chunk)
+            complete &= await server.deliver(chunk)
+        if not complete:
+            return False
+        if self._overflowed or dead:
+            since = velocity.complete_after(now)
+            await server.renew_epochs(velocity.Epoch(epoch=uuid.uuid4().hex, complete_since=since))
         for mark in (*dead, self._path):
             mark.unlink(missing_ok=True)
         if self._mark is not None:
             self._mark.close()
             self._mark = None
         self._overflowed = False
+        return True
+
+    def _forget_oldest(self) -> None:
+        self._kept.popleft()
+        self._forgotten += 1
 
     def _marked(self) -> IO[bytes]:
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -13,13 +13,13 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from redis import Redis
 
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import Lake
 from fraud_platform.online import layout
 from fraud_platform.online.packed import EVENT_TIMESTAMP, PROJECT, VECTOR, PackedView
+from fraud_platform.online.shards import RedisClient, connect_redis, delete, scan
 from fraud_platform.online.snapshot_record import SnapshotRecord, encode_record, end_of_day, in_force, record_key
 from fraud_platform.online.writer import write_packed
 from fraud_platform.settings import Settings
@@ -28,8 +28,6 @@ Clock = Callable[[], int]
 """Gives the present as UTC microseconds since 1970."""
 
 SNAPSHOT_TABLES = {"user": tables.USER_FEATURES, "merchant": tables.MERCHANT_FEATURES}
-
-_SCAN_BATCH = 1_000
 
 
 class IncompleteLoadError(RuntimeError):
@@ -69,7 +67,7 @@ def view_medians(lake: Lake, view: PackedView, day: date) -> list[float | None]:
 
 
 def load_snapshot_direct(
-    redis_client: Redis,
+    redis_client: RedisClient,
     lake: Lake,
     view: PackedView,
     day: date,
@@ -104,7 +102,7 @@ def load_snapshot_feast(
     from fraud_platform.online.embedded_redis import ensure_redis
 
     loaded_at = now()
-    with Redis.from_url(ensure_redis(settings)) as redis_client:
+    with connect_redis(ensure_redis(settings)) as redis_client:
         current = refuse_older(redis_client, view, day, b"", force=force)
         if current:
             append_load(lake, current)  # a load that was killed between record and ledger is completed here
@@ -140,7 +138,7 @@ def load_cold(settings: Settings, lake: Lake, view: PackedView, day: date, *, no
 
 
 def refuse_older(
-    redis_client: Redis, view: PackedView, day: date, key_prefix: bytes, *, force: bool
+    redis_client: RedisClient, view: PackedView, day: date, key_prefix: bytes, *, force: bool
 ) -> SnapshotRecord | None:
     """The record in force. Raises OlderSnapshotError when it is of a later day than `day`; with `force` rows that are
     newer than `day` are deleted instead, since they would pass for those of a running load."""
@@ -155,7 +153,7 @@ def refuse_older(
 
 
 def put_in_force(
-    redis_client: Redis,
+    redis_client: RedisClient,
     view: PackedView,
     day: date,
     medians: list[float | None],
@@ -207,7 +205,7 @@ def read_loads(lake: Lake, view: PackedView) -> list[tuple[int, date]]:
     return sorted((int(entry["visible_from"]), date.fromisoformat(entry["snapshot"])) for entry in entries)
 
 
-def _check_written(redis_client: Redis, view: PackedView, rows: pa.Table, day: date) -> None:
+def _check_written(redis_client: RedisClient, view: PackedView, rows: pa.Table, day: date) -> None:
     """Look up the first, middle and last row: Feast also succeeds when its source or interval held nothing."""
     for position in {0, rows.num_rows // 2, rows.num_rows - 1} if rows.num_rows else ():
         entity = rows[view.join_key][position].as_py()
@@ -217,29 +215,14 @@ def _check_written(redis_client: Redis, view: PackedView, rows: pa.Table, day: d
             raise IncompleteLoadError(f"{view.name}: {entity} of snapshot {day} is not in the online store")
 
 
-def _delete_newer(redis_client: Redis, view: PackedView, snapshot_at: int, key_prefix: bytes) -> None:
+def _delete_newer(redis_client: RedisClient, view: PackedView, snapshot_at: int, key_prefix: bytes) -> None:
     """Delete a view's rows whose event timestamp is after `snapshot_at`: a scan of the whole key space."""
     prefix = key_prefix + layout.entity_key_prefix(view.join_key)
     field = layout.timestamp_field(view.name)
-    keys: list[bytes] = []
-
-    def sweep() -> None:
-        with redis_client.pipeline(transaction=False) as pipe:
+    for master, keys in scan(redis_client, prefix, kind="HASH"):
+        with master.pipeline(transaction=False) as pipe:
             for key in keys:
                 pipe.hget(key, field)  # type: ignore[arg-type]  # redis-py types hash fields as str, bytes are as good
             stamps = pipe.execute()
         stale = [key for key, at in zip(keys, stamps, strict=True) if at and layout.timestamp(at) > snapshot_at]
-        if stale:
-            redis_client.delete(*stale)
-        keys.clear()
-
-    for key in redis_client.scan_iter(match=_literal(prefix) + b"*", count=_SCAN_BATCH, _type="HASH"):
-        keys.append(key)
-        if len(keys) >= _SCAN_BATCH:
-            sweep()
-    sweep()
-
-
-def _literal(pattern: bytes) -> bytes:
-    """A Redis glob that matches these bytes and nothing else."""
-    return b"".join(b"\\" + bytes((byte,)) if byte in b"\\*?[]^-" else bytes((byte,)) for byte in pattern)
+        delete(master, stale)

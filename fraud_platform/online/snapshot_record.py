@@ -7,9 +7,9 @@ are imported, since the decision service imports this module.
 from datetime import UTC, date, datetime, timedelta
 
 import msgspec
-from redis import Redis
 
 from fraud_platform.online.packed import PackedView
+from fraud_platform.online.shards import RedisClient
 
 
 class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +53,7 @@ def decode_record(value: bytes) -> SnapshotRecord:
     return _decoder.decode(value)
 
 
-def in_force(redis_client: Redis, view: PackedView, prefix: bytes = b"") -> SnapshotRecord | None:
+def in_force(redis_client: RedisClient, view: PackedView, prefix: bytes = b"") -> SnapshotRecord | None:
     """The record of the snapshot in force, or None before the first load."""
     value = redis_client.get(record_key(view, prefix))
     return decode_record(value) if isinstance(value, bytes) else None

@@ -72,6 +72,8 @@ def bulk(argument: bytes) -> bytes:
 _SHA = bulk(SCRIPT_SHA)
 _HEAD = 4
 """Entries of the script's reply before its windows."""
+STANDING = 3
+"""Where the script's reply says what stands as the decision."""
 _EXPIRIES = b"".join(bulk(b"%d" % n) for n in (IDENTITY_LIFE, LIVE_HISTORY, SET_EXPIRY_MS, IDENTITY_EXPIRY_MS))
 PLANS: dict[Entity, _Plan] = {"user": _plan("user"), "merchant": _plan("merchant")}
 WIDTH = len(CATALOGUE.of("velocity"))
@@ -120,8 +122,11 @@ def epoch_key(prefix: bytes = b"") -> bytes:
 
 def call(
     entity: Entity, payment: Transaction, caller: str, prefix: bytes, *, write: bool, decision: bytes, claim: bytes
-) -> bytes:
-    """The script's call for one attempt, as Redis reads it. decision: key of the payment's decision, empty for none."""
+) -> tuple[bytes, bytes]:
+    """The entity's key and the script's call for one attempt, as Redis reads it.
+
+    decision: key of the payment's decision, empty for none.
+    """
     identifier = payment.user_id if entity == "user" else payment.merchant_id
     plan = PLANS[entity]
     keys = (
@@ -130,7 +135,7 @@ def call(
         *((decision,) if decision else ()),
     )
     times = (b"%d" % payment.event_time, b"%d" % payment.amount, b"%d" % payment.received_at, b"%d" % write)
-    return b"".join(
+    return keys[0], b"".join(
         (
             b"*%d\r\n$7\r\nEVALSHA\r\n" % (3 + len(keys) + 9 + len(plan.windows)),
             _SHA,
@@ -146,7 +151,7 @@ def call(
 
 def parse(reply: list[Any]) -> Reply:
     """The script's reply."""
-    return Reply(reply[0], reply[1] == 1, None if reply[2] < 0 else reply[2], reply[3], reply)
+    return Reply(reply[0], reply[1] == 1, None if reply[2] < 0 else reply[2], reply[STANDING], reply)
 
 
 def complete_block(user: Reply, merchant: Reply, epoch: Epoch | None) -> NDArray[np.float64]:

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from datetime import date, timedelta
 
 import ibis
-import msgspec
 import numpy as np
 import pyarrow as pa
-from redis import Redis
 from tqdm import tqdm
 
 from fraud_platform import schema
@@ -22,6 +20,8 @@ from fraud_platform.features.offline import connect, daily, microseconds
 from fraud_platform.features.sequence import CLAMP_LOOKBACK_DAYS, sequence
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.online import velocity
+from fraud_platform.online.epochs import put_epoch, velocity_epoch
+from fraud_platform.online.shards import RedisClient, by_master
 from fraud_platform.settings import Settings
 
 KEPT_DAYS = 4
@@ -34,7 +34,7 @@ _BATCH = 2_000
 def warm_velocity(
     settings: Settings,
     lake: Lake,
-    redis_client: Redis,
+    redis_client: RedisClient,
     last_day: date,
     *,
     complete: bool = True,
@@ -47,16 +47,16 @@ def warm_velocity(
     that reach behind now stay null, since attempts after `last_day` were lost. An existing epoch is kept and nothing is
     written. Killed and repeated, it ends in the same state: the epoch is written last.
     """
-    existing = redis_client.get(velocity.epoch_key(key_prefix))
-    if existing:
-        return msgspec.json.decode(existing, type=velocity.Epoch)  # type: ignore[arg-type]  # bytes: no decoding is on
+    existing = velocity_epoch(redis_client, key_prefix)
+    if existing is not None:
+        return existing
     rows = attempts(settings, lake, last_day)
     for entity in velocity.ENTITIES:
         _seed(redis_client, rows, entity, key_prefix)
     _remember(redis_client, rows, last_day, key_prefix)
     since = _complete_since(lake, last_day) if complete else velocity.complete_after(now_us)
     epoch = velocity.Epoch(epoch=uuid.uuid4().hex, complete_since=since)
-    redis_client.set(velocity.epoch_key(key_prefix), msgspec.json.encode(epoch))
+    put_epoch(redis_client, epoch, key_prefix)
     return epoch
 
 
@@ -91,17 +91,21 @@ def _complete_since(lake: Lake, last_day: date) -> int:
     return int(np.datetime64(first, "us").astype(np.int64)) + velocity.CLOCK_AHEAD + 1
 
 
-def _seed(redis_client: Redis, rows: pa.Table, entity: velocity.Entity, prefix: bytes) -> None:
+def _seed(redis_client: RedisClient, rows: pa.Table, entity: velocity.Entity, prefix: bytes) -> None:
     """One call of the seed script per entity, with cumulative counts and sums from 0."""
-    script = redis_client.script_load(velocity.SEED_SCRIPT)
-    pipe = redis_client.pipeline(transaction=False)
     grouped = list(_by_entity(rows, entity))
-    for number, (identifier, entries) in enumerate(tqdm(grouped, f"{entity} velocity", unit="key", disable=None), 1):
-        key = velocity.set_key(entity, identifier, prefix)
-        pipe.execute_command("EVALSHA", script, 1, key, velocity.SET_EXPIRY_MS, *entries)  # type: ignore[no-untyped-call]
-        if number % _BATCH == 0:
+    keys = [velocity.set_key(entity, identifier, prefix) for identifier, _ in grouped]
+    with tqdm(total=len(keys), desc=f"{entity} velocity", unit="key", disable=None) as bar:
+        for master, positions in by_master(redis_client, keys):
+            script = master.script_load(velocity.SEED_SCRIPT)
+            pipe = master.pipeline(transaction=False)
+            for number, position in enumerate(positions, 1):
+                entries = grouped[position][1]
+                pipe.execute_command("EVALSHA", script, 1, keys[position], velocity.SET_EXPIRY_MS, *entries)  # type: ignore[no-untyped-call]
+                if number % _BATCH == 0:
+                    pipe.execute()
             pipe.execute()
-    pipe.execute()
+            bar.update(len(positions))
 
 
 def _by_entity(rows: pa.Table, entity: velocity.Entity) -> Iterator[tuple[str, list[int]]]:
@@ -118,16 +122,23 @@ def _by_entity(rows: pa.Table, entity: velocity.Entity) -> Iterator[tuple[str, l
         yield identifier, np.column_stack([effective[own], counts, np.cumsum(amounts[own])]).ravel().tolist()
 
 
-def _remember(redis_client: Redis, rows: pa.Table, last_day: date, prefix: bytes) -> None:
+def _remember(redis_client: RedisClient, rows: pa.Table, last_day: date, prefix: bytes) -> None:
     """Write the identities of attempts that a retry after `last_day` may still repeat."""
     end = int(np.datetime64(last_day, "us").astype(np.int64)) + DAY
     recent = rows.filter(pa.compute.greater(rows.column("received_us"), end - velocity.IDENTITY_LIFE))
-    pipe = redis_client.pipeline(transaction=False)
-    for number, row in enumerate(recent.to_pylist(), 1):
-        for entity in velocity.ENTITIES:
-            key = velocity.identity_key(entity, row[f"{entity}_id"], "", row["transaction_id"], prefix)
-            value = f"{row['received_us']}:{row[f'{entity}_effective_time']}"
+    identities = [
+        (
+            velocity.identity_key(entity, row[f"{entity}_id"], "", row["transaction_id"], prefix),
+            f"{row['received_us']}:{row[f'{entity}_effective_time']}",
+        )
+        for row in recent.to_pylist()
+        for entity in velocity.ENTITIES
+    ]
+    for master, positions in by_master(redis_client, [key for key, _ in identities]):
+        pipe = master.pipeline(transaction=False)
+        for number, position in enumerate(positions, 1):
+            key, value = identities[position]
             pipe.set(key, value, px=velocity.IDENTITY_EXPIRY_MS, nx=True)
-        if number % _BATCH == 0:
-            pipe.execute()
-    pipe.execute()
+            if number % _BATCH == 0:
+                pipe.execute()
+        pipe.execute()

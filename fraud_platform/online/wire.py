@@ -172,9 +172,13 @@ class Wire:
 
     async def deliver(self, payload: bytes, replies: int) -> list[Reply]:
         """Like `send`, and also for `prepare`, while `send` is still closed. Raises StoreError."""
+        return await self.begin(payload, replies)
+
+    def begin(self, payload: bytes, replies: int) -> "asyncio.Future[list[Reply]]":
+        """`deliver`, under way."""
         if self._link is None:
             raise StoreError("no connection to Redis")
-        return await self._link.send(payload, replies)
+        return self._link.send(payload, replies)
 
     async def close(self) -> None:
         """End the connection; waves under way fail."""

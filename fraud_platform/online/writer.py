@@ -7,20 +7,25 @@ Every row is one HSET and one PEXPIRE. A chunk of rows is built column by column
 one call, so that no Python code runs per row. The next chunk is encoded while Redis works on the one before.
 """
 
+import time
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
-from redis import Connection, Redis
-from redis.exceptions import ResponseError
+from redis import Connection, RedisCluster
+from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
 
 from fraud_platform.online import layout
 from fraud_platform.online.columns import array_of, by_length, checked, content, encoded, entity_keys, join, timestamps
 from fraud_platform.online.packed import EVENT_TIMESTAMP, PackedView
+from fraud_platform.online.shards import RedisClient, by_master
 
 CHUNK_ROWS = 8_192
 """Rows encoded and sent at once: some 6 MB of protocol."""
 
 _REPLIES_PER_ROW = 2
+
+_MOVES, _MOVE_PAUSE = 40, 0.25
+"""How often, and after how many seconds, rows are written again whose slots a Cluster is moving."""
 
 
 class WriteError(RuntimeError):
@@ -28,7 +33,7 @@ class WriteError(RuntimeError):
 
 
 def write_packed(
-    redis_client: Redis,
+    redis_client: RedisClient,
     project: str,
     view: PackedView,
     rows: pa.Table,
@@ -42,11 +47,13 @@ def write_packed(
     `rows` has the view's join key (string), `snapshot_at` (timestamp, us, UTC), `vector` (list<float32> of the view's
     length; a null element is stored as NaN) and the view's extras. Keys are `key_prefix` + Feast's key and expire after
     `ttl_seconds`. `progress` is called with the rows acknowledged since its last call. An existing row is overwritten,
-    whatever its timestamp. Raises WriteError when Redis refuses a command, redis.ConnectionError when it goes away,
-    ValueError for rows of another shape.
+    whatever its timestamp. On a Cluster each master gets its rows, one after the other. Raises WriteError when Redis
+    refuses a command, redis.ConnectionError when it goes away, ValueError for rows of another shape.
     """
     if ttl_seconds <= 0:
         raise ValueError(f"ttl_seconds must be positive, got {ttl_seconds}")
+    if isinstance(redis_client, RedisCluster):
+        return _write_sharded(redis_client, project, view, rows, key_prefix, ttl_seconds, progress)
     pool = redis_client.connection_pool
     connection = pool.get_connection()
     try:
@@ -63,6 +70,42 @@ def write_packed(
     finally:
         pool.release(connection)
     return int(rows.num_rows)
+
+
+def _write_sharded(
+    cluster: RedisCluster,
+    project: str,
+    view: PackedView,
+    rows: pa.Table,
+    key_prefix: bytes,
+    ttl_seconds: int,
+    progress: Callable[[int], None] | None,
+) -> int:
+    identifiers = array_of(rows.combine_chunks(), view.join_key)
+    keys = entity_keys(view.join_key, identifiers, prefix=key_prefix, suffix=project.encode()).to_pylist()
+    left = list(range(len(keys)))
+    for attempt in range(_MOVES):
+        moved: list[int] = []
+        for master, positions in by_master(cluster, [keys[position] for position in left]):
+            own = [left[position] for position in positions]
+            try:
+                write_packed(
+                    master, project, view, rows.take(own),
+                    key_prefix=key_prefix, ttl_seconds=ttl_seconds, progress=progress,
+                )  # fmt: skip
+            except WriteError as error:
+                if not isinstance(error.__cause__, (MovedError, AskError, TryAgainError, ClusterDownError)):
+                    raise
+                if attempt == _MOVES - 1:
+                    raise
+                # written again whole: a row written twice is the same row
+                moved += own
+        if not moved:
+            return int(rows.num_rows)
+        left = moved
+        time.sleep(_MOVE_PAUSE)
+        cluster.nodes_manager.initialize()
+    raise AssertionError("unreachable: the last attempt raises")
 
 
 def _acknowledge(connection: Connection, size: int, progress: Callable[[int], None] | None) -> None:

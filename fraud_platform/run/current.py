@@ -7,17 +7,16 @@ import json
 from datetime import date, datetime
 from pathlib import Path
 
-from redis import Redis
-
 from fraud_platform.dataset import OtherDatasetError, find_dataset
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import open_lake
 from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, current_release, replace_file
-from fraud_platform.online import velocity
 from fraud_platform.online.embedded_postgres import ensure_postgres
 from fraud_platform.online.embedded_redis import ensure_redis
+from fraud_platform.online.epochs import velocity_epoch
 from fraud_platform.online.packed import VIEWS
+from fraud_platform.online.shards import connect_redis
 from fraud_platform.online.snapshot_record import in_force
 from fraud_platform.settings import Settings
 
@@ -56,9 +55,9 @@ def is_current(settings: Settings, now: datetime) -> bool:
 
 def online_is_current(settings: Settings, day: date) -> bool:
     """Whether Redis has the snapshot of `day`, of the present catalogue, and velocity. Raises RedisUnavailableError."""
-    with Redis.from_url(ensure_redis(settings)) as redis_client:
+    with connect_redis(ensure_redis(settings)) as redis_client:
         records = [in_force(redis_client, view) for view in VIEWS]
-        warmed = bool(redis_client.exists(velocity.epoch_key()))
+        warmed = velocity_epoch(redis_client) is not None
     return warmed and all(
         record is not None and record.snapshot == day and record.catalogue_hash == CATALOGUE.hash for record in records
     )

@@ -7,16 +7,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
-import redis
 
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.model.bundle import Bundle, publish
 from fraud_platform.model.calibration import UNCALIBRATED
 from fraud_platform.online import velocity
+from fraud_platform.online.epochs import put_epoch
 from fraud_platform.online.packed import MERCHANT_VECTOR, PROJECT, USER_VECTOR, PackedView
+from fraud_platform.online.shards import RedisClient
 from fraud_platform.online.snapshot_load import pack, put_in_force
 from fraud_platform.online.snapshot_record import end_of_day
 from fraud_platform.online.writer import write_packed
@@ -36,15 +36,15 @@ def free_port() -> int:
         return port
 
 
-def fill_online_store(client: redis.Redis) -> None:
+def fill_online_store(client: RedisClient) -> None:
     """Put yesterday's snapshot of USERS and MERCHANTS in force, and declare velocity complete."""
     _load(client, USER_VECTOR, USERS)
     _load(client, MERCHANT_VECTOR, MERCHANTS)
     epoch = velocity.Epoch(epoch="test", complete_since=0)
-    client.set(velocity.epoch_key(), msgspec.json.encode(epoch))
+    put_epoch(client, epoch)
 
 
-def _load(client: redis.Redis, view: PackedView, ids: list[str]) -> None:
+def _load(client: RedisClient, view: PackedView, ids: list[str]) -> None:
     now = time.time_ns() // 1_000
     day = (datetime.now(UTC) - timedelta(days=1)).date()
     columns: dict[str, Any] = {

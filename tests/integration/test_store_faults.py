@@ -164,7 +164,7 @@ async def test_a_killed_server_fails_reads_at_once_and_attempts_of_the_outage_ar
 
 async def test_an_attempt_in_the_very_turn_of_a_loss_is_kept_and_counted(server: Server, store: OnlineStore) -> None:
     await read(store, "t-0")
-    link = store._wire._link
+    link = store._server._wire._link
     assert link is not None
     link.abort("lost")
     # whoever keeps the connection has not had its turn yet

@@ -1,0 +1,70 @@
+"""What one payment asks Redis to count and keep, as commands with the key that says where they go.
+
+What belongs here: an attempt and a settlement as commands. What does not: how they are sent to one server
+(`standalone`) or to many (`cluster`), what the scripts do (`velocity`, `decision_key`).
+"""
+
+from typing import NamedTuple
+
+import msgspec
+
+from fraud_platform.online import velocity
+from fraud_platform.online.decision_key import CLAIM, CLAIM_SHA, LIFE_MS, SETTLE_SHA, decision_key
+from fraud_platform.online.wire import command
+from fraud_platform.schema import Transaction
+
+
+class Keyed(NamedTuple):
+    """One command, which gets one reply, and the key by which a Cluster knows its server."""
+
+    key: bytes
+    payload: bytes
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One payment as velocity counts it. claim: empty for one that no decision belongs to."""
+
+    payment: Transaction
+    caller: str
+    prefix: bytes
+    write: bool
+    claim: bytes
+
+    def calls(self) -> list[Keyed]:
+        """User's and merchant's count, which claim the payment themselves: all keys are on one server."""
+        decision = self._decision() if self.claim else b""
+        return [self._call(entity, self.write, decision, self.claim) for entity in velocity.ENTITIES]
+
+    def claiming(self) -> Keyed:
+        """The claim alone; whoever does not write only looks what stands."""
+        key = self._decision()
+        if not self.write:
+            return Keyed(key, command(b"GET", key))
+        return Keyed(key, command(b"EVALSHA", CLAIM_SHA, b"1", key, self.claim, b"%d" % LIFE_MS))
+
+    def calls_once_claimed(self, standing: bytes) -> list[Keyed]:
+        """User's and merchant's count after the claim. standing: what it found; another body's counts nowhere.
+
+        A record of the same body counts too: its claim may have been taken without this count, and whatever was
+        counted is known by its identity.
+        """
+        write = self.write and (not standing or self.claim.removeprefix(CLAIM) in standing)
+        return [self._call(entity, write, b"", b"") for entity in velocity.ENTITIES]
+
+    def _decision(self) -> bytes:
+        return decision_key(self.caller, self.payment.transaction_id, self.prefix)
+
+    def _call(self, entity: velocity.Entity, write: bool, decision: bytes, claim: bytes) -> Keyed:
+        return Keyed._make(
+            velocity.call(entity, self.payment, self.caller, self.prefix, write=write, decision=decision, claim=claim)
+        )
+
+
+def settlement(caller: str, transaction_id: str, prefix: bytes, record: bytes) -> Keyed:
+    """Makes a record the decision on a payment unless another stands, which is then the reply."""
+    key = decision_key(caller, transaction_id, prefix)
+    return Keyed(key, command(b"EVALSHA", SETTLE_SHA, b"1", key, record, b"%d" % LIFE_MS, CLAIM))
+
+
+Kept = Attempt | Keyed
+"""What may have to be sent again: an attempt or a settlement."""
