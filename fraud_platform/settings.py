@@ -6,8 +6,9 @@ What belongs here: a name, a type, a default and one sentence. What does not: an
 from datetime import date
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -99,7 +100,15 @@ class Settings(BaseSettings):
     rule_cross_country_amount: int = Field(
         1_000, ge=0, description="Where no model answers, an amount above this outside the home country is flagged."
     )
-    read_deadline_ms: int = Field(20, ge=1, description="Milliseconds that a payment waits for one store's features.")
+    budget_ms: int = Field(
+        100, ge=1, description="Milliseconds from a payment's sending to its answer; the three below must fit in it."
+    )
+    network_ms: int = Field(5, ge=0, description="Milliseconds of the budget that one way over the network may take.")
+    read_deadline_ms: int = Field(
+        20,
+        ge=1,
+        description="Milliseconds that a payment waits for Redis: for its features, and to settle its decision.",
+    )
     cold_deadline_ms: int = Field(
         50, ge=1, description="Milliseconds that it waits for the cold store's, once Redis has failed it."
     )
@@ -115,6 +124,17 @@ class Settings(BaseSettings):
         1_000, ge=1, description="Milliseconds of decisions that a machine may lose which dies; a process loses none."
     )
     log_retention_days: int = Field(90, ge=1, description="Days that decisions are kept in the lake.")
+
+    @model_validator(mode="after")
+    def _deadlines_fit_the_budget(self) -> Self:
+        """All that a payment may wait for: there, Redis, PostgreSQL, Redis again, and back."""
+        longest = 2 * self.network_ms + 2 * self.read_deadline_ms + self.cold_deadline_ms
+        if longest > self.budget_ms:
+            raise ValueError(
+                f"a payment may wait {longest} ms (2 × network_ms + 2 × read_deadline_ms + cold_deadline_ms), which is "
+                f"more than budget_ms, {self.budget_ms}: lower a deadline or raise the budget"
+            )
+        return self
 
     @cached_property
     def lake(self) -> str:
