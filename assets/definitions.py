@@ -1,4 +1,4 @@
-"""The composition root: every asset, job, schedule and resource of the code location, and nothing else."""
+"""The composition root: every asset, job, schedule, sensor and resource of the code location, and nothing else."""
 
 from datetime import UTC, datetime
 
@@ -8,11 +8,13 @@ from assets.cold import cold_features
 from assets.features import feature_assets
 from assets.inference_log import inference_log, log_retention
 from assets.model import candidate_model, champion_model, registered_model
+from assets.monitoring import monitoring_assets
 from assets.online import online_features, online_velocity
 from assets.partitions import daily_partitions, decision_partitions
 from assets.raw import raw_assets
 from assets.resources import mlflow_resource, platform_resource
 from assets.schedules import jobs, schedules
+from assets.sensors import sensors
 from fraud_platform.dataset import find_dataset
 from fraud_platform.lake import open_lake
 from fraud_platform.settings import Settings
@@ -34,9 +36,11 @@ def build_definitions(settings: Settings, now: datetime) -> dg.Definitions:
             registered_model,
             champion_model,
             inference_log(decision_days),
+            *monitoring_assets(decision_days, settings.label_maturity_days),
         ],
         jobs=[*all_jobs.values(), log_retention],
         schedules=schedules(all_jobs),
+        sensors=sensors(all_jobs),
         resources={"platform": platform_resource, "mlflow": mlflow_resource},
         # one process per run: a step in a process of its own pays every heavy import again
         executor=dg.in_process_executor,

@@ -30,6 +30,11 @@ def looking_back(days: int) -> dg.TimeWindowPartitionMapping:
     return dg.TimeWindowPartitionMapping(start_offset=-days, allow_nonexistent_upstream_partitions=True)
 
 
+def looking_ahead(days: int) -> dg.TimeWindowPartitionMapping:
+    """A day depends on itself and the `days` after it, as far as they exist."""
+    return dg.TimeWindowPartitionMapping(end_offset=days, allow_nonexistent_upstream_partitions=True)
+
+
 PREDECESSOR = dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True)
 """A day depends on the day before it, as far as history goes."""
 

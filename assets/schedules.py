@@ -29,7 +29,9 @@ DAILY_ASSETS = (
     "training_set",
 )
 ONLINE_ASSETS = ("online_features", "online_velocity")
-MODEL_ASSETS = ("candidate_model", "registered_model", "champion_model")
+MODEL_ASSETS = ("candidate_model", "registered_model", "champion_model", "drift_reference")
+WATCHING_ASSETS = ("feature_drift", "score_drift", "drift_report", "skew", "freshness")
+MATURED_ASSETS = ("performance",)
 COLD_ASSETS = ("cold_features",)
 
 NIGHTLY_HOUR = 1
@@ -37,7 +39,7 @@ NIGHTLY_HOUR = 1
 
 
 def jobs(partitions: dg.PartitionsDefinition, decision_days: dg.PartitionsDefinition) -> dict[str, Any]:
-    """history: the daily tables. nightly: the same and the online store. online. cold. training. decisions: the log."""
+    """All jobs by name; each says what it does."""
     return {
         "history": dg.define_asset_job(
             "history", dg.AssetSelection.assets(*DAILY_ASSETS), partitions_def=partitions,
@@ -50,6 +52,14 @@ def jobs(partitions: dg.PartitionsDefinition, decision_days: dg.PartitionsDefini
         "decisions": dg.define_asset_job(
             "decisions", dg.AssetSelection.assets(inference_log.TABLE), partitions_def=decision_days,
             description="A day's decisions, merged and checked once it is over.",
+        ),
+        "watching": dg.define_asset_job(
+            "watching", dg.AssetSelection.assets(*WATCHING_ASSETS), partitions_def=decision_days,
+            description="A day's decisions against the release's reference and against what training would use.",
+        ),
+        "outcomes": dg.define_asset_job(
+            "outcomes", dg.AssetSelection.assets(*MATURED_ASSETS), partitions_def=decision_days,
+            description="What the decisions of a day were worth, once its labels have matured.",
         ),
         "online": dg.define_asset_job(
             "online", dg.AssetSelection.assets(*ONLINE_ASSETS), description="The newest snapshot to Redis.",
@@ -73,7 +83,7 @@ def missing_days(platform: Platform) -> list[date]:
 
 
 def schedules(resolved: dict[str, Any]) -> list[dg.ScheduleDefinition]:
-    """nightly_features, weekly_training, weekly_cold_store, daily_decisions and daily_retention, all on."""
+    """Every schedule, all on."""
 
     @dg.schedule(
         name="nightly_features",
@@ -120,6 +130,34 @@ def schedules(resolved: dict[str, Any]) -> list[dg.ScheduleDefinition]:
         yesterday = context.scheduled_execution_time.astimezone(UTC).date() - timedelta(days=1)
         return dg.RunRequest(run_key=f"decisions-{yesterday}", tags=key_range_tags([yesterday]))
 
+    @dg.schedule(
+        name="daily_watching",
+        job=resolved["watching"],
+        cron_schedule="30 2 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Yesterday's decisions, after the nightly run has built the training rows to compare with.",
+    )
+    def watching(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        yesterday = context.scheduled_execution_time.astimezone(UTC).date() - timedelta(days=1)
+        return dg.RunRequest(run_key=f"watching-{yesterday}", tags=key_range_tags([yesterday]))
+
+    @dg.schedule(
+        name="daily_outcomes",
+        job=resolved["outcomes"],
+        cron_schedule="40 2 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="The decisions whose labels matured yesterday.",
+    )
+    def outcomes(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        settings = Settings()
+        today = context.scheduled_execution_time.astimezone(UTC)
+        day = today.date() - timedelta(days=settings.label_maturity_days + 1)
+        if day < Platform(settings, today).dataset.first_day:
+            return dg.SkipReason("no day of the history has matured yet")
+        return dg.RunRequest(run_key=f"outcomes-{day}", tags=key_range_tags([day]))
+
     retention = dg.ScheduleDefinition(
         name="daily_retention",
         job=log_retention,
@@ -128,4 +166,4 @@ def schedules(resolved: dict[str, Any]) -> list[dg.ScheduleDefinition]:
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Decisions older than FRAUD_LOG_RETENTION_DAYS are deleted.",
     )
-    return [nightly, weekly, cold, decisions, retention]
+    return [nightly, weekly, cold, decisions, watching, outcomes, retention]

@@ -22,6 +22,7 @@ from fraud_platform.features.tiles import LABEL_TILE, MERCHANT_TILE, USER_TILE
 from fraud_platform.features.training_set import TRAINING_ROW
 from fraud_platform.inference_log import table as inference_log
 from fraud_platform.lake import Lake
+from fraud_platform.monitoring import drift, freshness, performance, skew
 from fraud_platform.settings import Settings
 
 ROW_COUNT_DAYS = 28
@@ -121,6 +122,25 @@ RULES: dict[str, TableRules] = {
         TRAINING_ROW,
         ("transaction_id",),
         (*_feature_ranges("velocity"), *_feature_ranges("request"), "user_snapshot < transaction_date"),
+    ),
+    drift.FEATURE_DRIFT: TableRules(
+        drift.FEATURE_DRIFT_SCHEMA, ("name",), ("psi >= 0", "null_share BETWEEN 0 AND 1"), row_count=False
+    ),
+    drift.SCORE_DRIFT: TableRules(
+        drift.SCORE_DRIFT_SCHEMA,
+        ("hour",),
+        ("mean BETWEEN 0 AND 1", "psi >= 0", "rows > 0", "blocked + flagged <= rows"),
+        row_count=False,
+    ),
+    performance.PERFORMANCE: TableRules(
+        performance.PERFORMANCE_SCHEMA,
+        ("model_version",),
+        ("frauds <= labelled", "labelled <= decisions", "auc BETWEEN 0 AND 1", "catch_rate BETWEEN 0 AND 1"),
+        row_count=False,
+    ),
+    skew.SKEW: TableRules(skew.SKEW_SCHEMA, ("feature",), ("differences BETWEEN 0 AND compared",), row_count=False),
+    freshness.FRESHNESS: TableRules(
+        freshness.FRESHNESS_SCHEMA, ("entity",), ("without BETWEEN 0 AND decisions",), row_count=False
     ),
     inference_log.TABLE: TableRules(
         inference_log.SCHEMA,

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -119,11 +119,45 @@ class Settings(BaseSettings):
     )
     policy_version: int = Field(1, ge=1, description="Raised by hand when thresholds or rules change; in every answer.")
 
+    # watching
+    drift_min_rows: int = Field(
+        1_000, ge=1, description="Decisions (or labels) of a day below which drift and performance decide nothing."
+    )
+    feature_psi_limit: float = Field(0.2, gt=0, description="PSI of a feature above which a retraining is started.")
+    score_psi_limit: float = Field(0.1, gt=0, description="PSI of the score above which people are told to look.")
+    fraud_rate_sigmas: float = Field(
+        2, gt=0, description="Half the width of the band of the last week's fraud rate, in standard deviations."
+    )
+    false_positive_rise: float = Field(
+        0.5, gt=0, description="Rise of the false-positive rate over the last week's at which business is told."
+    )
+    retrain_cooldown_days: int = Field(
+        3, ge=0, description="Days after a retraining for drift in which drift starts no other."
+    )
+
+    notify: list[str] = Field(
+        [], description='Where alerts go, as JSON: ["https://…", "slack+https://…", "mailto:a@b.c?smtp=host:25"].'
+    )
+    notify_quiet_hours: float = Field(24, gt=0, description="Hours in which the same trouble is not told again.")
+    log_lag_alert: int = Field(100_000, ge=1, description="Decisions behind in the broker above which people are told.")
+    matured_labels_retrain: int = Field(
+        0,
+        ge=0,
+        description="Frauds that matured since the champion's data at which it is retrained; 0: never for that.",
+    )
+
     # inference log
     spool_fsync_ms: int = Field(
         1_000, ge=1, description="Milliseconds of decisions that a machine may lose which dies; a process loses none."
     )
     log_retention_days: int = Field(90, ge=1, description="Days that decisions are kept in the lake.")
+
+    @field_validator("notify")
+    @classmethod
+    def _addresses_can_be_told(cls, value: list[str]) -> list[str]:
+        from fraud_platform.monitoring.alerts import check_address
+
+        return [check_address(address) for address in value]
 
     @model_validator(mode="after")
     def _deadlines_fit_the_budget(self) -> Self:

@@ -61,7 +61,7 @@ def _load(client: RedisClient, view: PackedView, ids: list[str]) -> None:
     put_in_force(client, view, day, medians, len(ids), now, lambda: now, b"")
 
 
-def publish_small_model(home: Path, *, version: int, seed: int) -> Any:
+def publish_small_model(home: Path, *, version: int, seed: int, data: dict[str, Any] | None = None) -> Any:
     """Train a few trees on noise, release them as fraud-detector/`version` and return the native booster."""
     import xgboost
 
@@ -86,7 +86,7 @@ def publish_small_model(home: Path, *, version: int, seed: int) -> Any:
         model_sha256=hashlib.sha256(model).hexdigest(),
         mlflow_run_id=None,
         dagster_run_id=None,
-        data={},
+        data=data or {},
         trained_at="2026-11-23T00:00:00Z",
         model=model,
     )

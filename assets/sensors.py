@@ -1,0 +1,166 @@
+"""What starts by itself because something happened: trainings, alerts.
+
+What belongs here: cursors over Dagster's events, and requests. What does not: the rules (`fraud_platform.monitoring`).
+A sensor reads every event since its cursor, not the newest alone: a drifted day followed by a calm one is not missed.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import msgspec
+
+from fraud_platform.inference_log.broker import BrokerError
+from fraud_platform.inference_log.process import log_standing
+from fraud_platform.lake import Lake, open_lake
+from fraud_platform.monitoring.alerts import Alert, AlertBook
+from fraud_platform.monitoring.drift import FEATURE_DRIFT
+from fraud_platform.monitoring.performance import PERFORMANCE
+from fraud_platform.monitoring.retrain import Memory, decide
+from fraud_platform.monitoring.signals import Signal, drift_signals, performance_signals
+from fraud_platform.settings import Settings
+
+RETRAIN_TAG = "fraud/retrain"
+"""On a training that a sensor started: its request's key."""
+_AT_ONCE = 100
+
+Signals = Callable[[Lake, Settings, date], Sequence[Signal]]
+
+
+def alert_book(settings: Settings) -> AlertBook:
+    """The alerts of this home."""
+    return AlertBook(settings.home, settings.notify, timedelta(hours=settings.notify_quiet_hours))
+
+
+def sensors(resolved: dict[str, Any]) -> list[dg.SensorDefinition]:
+    """Trainings and alerts apart, since an address that takes no alert must not keep a training back; all on."""
+    training = resolved["training"]
+    return [
+        _retrains("drift_retrains", FEATURE_DRIFT, drift_signals, training,
+                  "A feature above its limit on a new day of feature_drift starts a training."),
+        _retrains("performance_retrains", PERFORMANCE, performance_signals, training,
+                  "A fraud rate out of its band on a new day of performance starts a training."),
+        _alerts("drift_alerts", FEATURE_DRIFT, drift_signals,
+                "Tells people of features and scores above their limit."),
+        _alerts("performance_alerts", PERFORMANCE, performance_signals,
+                "Tells people of fraud rates and false positives out of their bands."),
+        log_lag_alerts,
+        failed_run_alerts,
+    ]  # fmt: skip
+
+
+def _retrains(name: str, asset: str, signals_of: Signals, training: Any, description: str) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=name,
+        job=training,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=description,
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        settings = Settings()
+        lake, outcome = open_lake(settings), _outcomes(context.instance)
+        memory = msgspec.json.decode(context.cursor, type=Memory) if context.cursor else Memory()
+        days = list(_new_days(context.instance, asset, memory.after))
+        requests = []
+        # without a new day: a training that failed may be due again
+        for number, day in days or [(memory.after, None)]:
+            found = signals_of(lake, settings, day) if day else []
+            request, memory = decide(found, memory, outcome, settings.retrain_cooldown_days)
+            memory = msgspec.structs.replace(memory, after=number)
+            requests += [request] if request else []
+        if not days and not requests:
+            return dg.SkipReason(f"no new day of {asset}")
+        return dg.SensorResult(
+            run_requests=[
+                dg.RunRequest(
+                    run_key=request.key,
+                    tags={
+                        RETRAIN_TAG: request.key,
+                        "fraud/cause": request.cause,
+                        "fraud/subject": request.subject,
+                        "fraud/value": f"{request.value:.4f}",
+                    },
+                )
+                for request in requests
+            ],
+            cursor=msgspec.json.encode(memory).decode(),
+        )
+
+    return sensor
+
+
+def _alerts(name: str, asset: str, signals_of: Signals, description: str) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=name,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=description,
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        settings = Settings()
+        lake, after = open_lake(settings), int(context.cursor or 0)
+        days = list(_new_days(context.instance, asset, after))
+        found = [signal for _, day in days for signal in signals_of(lake, settings, day) if signal.action != "none"]
+        alerts = [Alert(each.cause, f"{each.release} {each.subject}", each.sentence) for each in found]
+        # where nobody takes them the tick fails, and its days are looked at again
+        told = alert_book(settings).tell(alerts, datetime.now(UTC))
+        said = f"{len(days)} new days of {asset}, {len(alerts)} signals, {len(told)} of them new and told"
+        return dg.SensorResult(skip_reason=dg.SkipReason(said), cursor=str(days[-1][0] if days else after))
+
+    return sensor
+
+
+def _new_days(instance: dg.DagsterInstance, asset: str, after: int) -> Iterable[tuple[int, date]]:
+    """Materialized partitions behind a place in the event log, in its order."""
+    found = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), after_storage_id=after), limit=_AT_ONCE, ascending=True
+    )
+    for record in found.records:
+        if record.partition_key is not None:
+            yield record.storage_id, date.fromisoformat(record.partition_key)
+
+
+def _outcomes(instance: dg.DagsterInstance) -> Callable[[str], str]:
+    def outcome(key: str) -> str:
+        runs = instance.get_runs(dg.RunsFilter(tags={RETRAIN_TAG: key}), limit=1)
+        if not runs:
+            return "unknown"
+        if not runs[0].is_finished:
+            return "running"
+        return "succeeded" if runs[0].is_success else "failed"
+
+    return outcome
+
+
+@dg.sensor(
+    name="log_lag_alerts",
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Tells people when more decisions than FRAUD_LOG_LAG_ALERT wait in the broker.",
+)
+def log_lag_alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Ask the broker how far the lake is behind."""
+    settings = Settings()
+    try:
+        lag = log_standing(settings).lag
+    except BrokerError as error:
+        alert_book(settings).tell([Alert("broker_down", "inference log", str(error))], datetime.now(UTC))
+        return dg.SkipReason(f"the broker does not answer: {error}")
+    if lag > settings.log_lag_alert:
+        text = f"{lag:,} decisions wait in the broker, the limit is {settings.log_lag_alert:,}"
+        alert_book(settings).tell([Alert("log_lag", "inference log", text)], datetime.now(UTC))
+    return dg.SkipReason(f"{lag:,} decisions are behind")
+
+
+@dg.run_failure_sensor(
+    name="failed_run_alerts",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Tells people of each job whose run has failed.",
+)
+def failed_run_alerts(context: dg.RunFailureSensorContext) -> None:
+    """One alert per job, however many of its runs fail."""
+    run = context.dagster_run
+    text = f"run {run.run_id} of {run.job_name} failed: {context.failure_event.message or 'no message'}"
+    alert_book(Settings()).tell([Alert("failed_run", run.job_name, text)], datetime.now(UTC))

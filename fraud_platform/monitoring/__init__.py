@@ -1,0 +1,1 @@
+"""Watching what was decided: drift, performance, skew and freshness, and what follows from them."""

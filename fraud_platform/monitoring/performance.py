@@ -1,0 +1,126 @@
+"""What a day's decisions were worth, once their labels have matured.
+
+What belongs here: the table `performance`. What does not: which label counts (`features.labels`), what follows from a
+figure (`signals`).
+"""
+
+from datetime import date, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from fraud_platform.features.labels import label_transactions
+from fraud_platform.inference_log.table import LogTable
+from fraud_platform.lake import Lake
+from fraud_platform.model.data import labels_before
+from fraud_platform.model.ranking import COVERAGE, rank
+from fraud_platform.model.split import microseconds
+from fraud_platform.settings import Settings
+
+PERFORMANCE = "performance"
+RANKED_FRAUDS = 10
+"""Frauds (and good payments) of a day below which ranking says nothing."""
+
+
+def _field(name: str, dtype: pa.DataType, meaning: str, *, nullable: bool = False) -> pa.Field:
+    return pa.field(name, dtype, nullable=nullable, metadata={"description": meaning})
+
+
+def _interval(name: str, meaning: str) -> list[pa.Field]:
+    bounds = (("", ""), ("_low", ", lower bound"), ("_high", ", upper bound"))
+    return [_field(f"{name}{end}", pa.float64(), f"{meaning}{what}", nullable=True) for end, what in bounds]
+
+
+PERFORMANCE_SCHEMA = pa.schema(
+    [
+        _field("model_version", pa.string(), "model that decided, or `none` for the rules alone"),
+        _field("decisions", pa.int64(), "decisions of the day"),
+        _field("labelled", pa.int64(), "decisions whose label is known at maturity"),
+        _field("frauds", pa.int64(), "frauds among them"),
+        _field("alerts", pa.int64(), "decisions to block or to flag for review: what somebody has to look at"),
+        *_interval("fraud_rate", "share of frauds"),
+        *_interval("auc", "AUC ROC of the score"),
+        *_interval("average_precision", "average precision of the score"),
+        *_interval("catch_rate", "share of frauds that were blocked"),
+        *_interval("false_positive_rate", "share of good payments that were blocked"),
+        _field("blocked_fraud_minor", pa.int64(), "amount of blocked frauds, minor units of the base currency"),
+        _field("blocked_good_minor", pa.int64(), "amount of blocked good payments"),
+        _field("missed_fraud_minor", pa.int64(), "amount of frauds that were not blocked"),
+    ]
+)
+_COLUMNS = ["transaction_id", "received_at", "score", "decision", "model_version", "amount"]
+
+
+def matured(day: date, maturity_days: int) -> date:
+    """The first day on which everything about a day is known: a payment without a label is good by then."""
+    return day + timedelta(days=maturity_days + 1)
+
+
+def write_performance(lake: Lake, settings: Settings, days: list[date]) -> None:
+    """The table for each day, with the labels that had arrived at its maturity and none that came later."""
+    for day in days:
+        lake.write(PERFORMANCE, day, performance(lake, settings, day))
+
+
+def performance(lake: Lake, settings: Settings, day: date) -> pa.Table:
+    """PERFORMANCE_SCHEMA: a row per model version that decided."""
+    decisions = LogTable(lake).read(day, _COLUMNS)
+    if not decisions.num_rows:
+        return PERFORMANCE_SCHEMA.empty_table()
+    decisions = decisions.append_column("transaction_date", decisions.column("received_at").cast(pa.date32()))
+    cut = matured(day, settings.label_maturity_days)
+    known = labels_before(lake, cut)
+    labelled = label_transactions(decisions, known, microseconds(cut), settings.label_maturity_days)
+    versions = sorted(set(labelled.column("model_version").to_pylist()))
+    rows = [
+        _figures(version, labelled.filter(pc.equal(labelled.column("model_version"), version)), settings.seed)
+        for version in versions
+    ]
+    return pa.Table.from_pylist(rows, PERFORMANCE_SCHEMA)
+
+
+def _figures(version: str, rows: pa.Table, seed: int) -> dict[str, object]:
+    alerts = int((rows.column("decision").to_numpy(zero_copy_only=False) != "allow").sum())
+    known = rows.filter(pc.is_valid(rows.column("is_fraud")))
+    fraud = known.column("is_fraud").to_numpy(zero_copy_only=False).astype(bool)
+    blocked = known.column("decision").to_numpy(zero_copy_only=False) == "block"
+    amounts = known.column("amount").to_numpy()
+    return {
+        "model_version": version,
+        "decisions": rows.num_rows,
+        "labelled": len(fraud),
+        "frauds": int(fraud.sum()),
+        "alerts": alerts,
+        **_share("fraud_rate", fraud),
+        **_ranked(fraud, known.column("score").to_numpy(zero_copy_only=False), seed),
+        **_share("catch_rate", blocked[fraud]),
+        **_share("false_positive_rate", blocked[~fraud]),
+        "blocked_fraud_minor": int(amounts[fraud & blocked].sum()),
+        "blocked_good_minor": int(amounts[~fraud & blocked].sum()),
+        "missed_fraud_minor": int(amounts[fraud & ~blocked].sum()),
+    }
+
+
+def _share(name: str, chosen: NDArray[np.bool_]) -> dict[str, float | None]:
+    """A share with its Wilson interval of COVERAGE; nothing of nothing."""
+    if not len(chosen):
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    interval = binomtest(int(chosen.sum()), len(chosen)).proportion_ci(COVERAGE, method="wilson")
+    return {name: float(chosen.mean()), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
+
+
+def _ranked(fraud: NDArray[np.bool_], scores: NDArray[np.float64], seed: int) -> dict[str, float | None]:
+    scored = ~np.isnan(scores)
+    fraud, scores = fraud[scored], scores[scored]
+    if min(fraud.sum(), (~fraud).sum()) < RANKED_FRAUDS:
+        return {}
+    ranking = rank(fraud, scores, seed)
+    figures = {"auc": ranking.auc, "average_precision": ranking.average_precision}
+    return {
+        f"{name}{end}": getattr(figure, part)
+        for name, figure in figures.items()
+        for end, part in (("", "value"), ("_low", "low"), ("_high", "high"))
+    }

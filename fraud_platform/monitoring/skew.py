@@ -1,0 +1,109 @@
+"""Training-serving skew: the values that were scored against those that training would use for the same payments.
+
+What belongs here: the table `skew`. What does not: computing the offline values (`features.training_set`).
+
+Equal means the same float32 bits, or both null. Compared are decisions with nothing degraded whose velocity was
+complete; the others are counted by cause, never left out silently.
+"""
+
+from collections import Counter
+from datetime import date
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fraud_platform.features import tables
+from fraud_platform.features.catalogue import CATALOGUE, VELOCITY_WINDOWS
+from fraud_platform.inference_log.record import DecisionRecord, decode_record
+from fraud_platform.inference_log.table import LogTable
+from fraud_platform.lake import Lake
+
+SKEW = "skew"
+SKEW_SCHEMA = pa.schema(
+    [
+        pa.field("feature", pa.string(), nullable=False, metadata={"description": "name in the catalogue"}),
+        pa.field("compared", pa.int64(), nullable=False, metadata={"description": "decisions compared"}),
+        pa.field("differences", pa.int64(), nullable=False, metadata={"description": "values that differ"}),
+        pa.field("example", pa.string(), metadata={"description": "transaction, served and offline value of one"}),
+    ]
+)
+CAUSES = ("degraded", "incomplete_epoch", "other_catalogue", "not_in_training_set", "other_snapshot")
+LEFT_OUT = "skew_left_out"
+_LONGEST = max(VELOCITY_WINDOWS.values())
+
+
+def write_skew(lake: Lake, days: list[date]) -> dict[str, int]:
+    """The table for each day; returns how many decisions were left out, per cause of CAUSES."""
+    left_out: Counter[str] = Counter()
+    for day in days:
+        table, causes = skew(lake, day)
+        lake.write(SKEW, day, table)
+        left_out += causes
+    return {cause: left_out[cause] for cause in CAUSES}
+
+
+def skew(lake: Lake, day: date) -> tuple[pa.Table, Counter[str]]:
+    """SKEW_SCHEMA with a row per feature, and the decisions that could not be compared."""
+    causes: Counter[str] = Counter()
+    offline = _offline(lake, day)
+    served, expected, names = [], [], []
+    for payload in LogTable(lake).read(day, ["record"]).column("record"):
+        record = decode_record(payload.as_py())
+        cause = _cause(record)
+        row = offline.get(record.request.transaction_id)
+        if cause is None and row is None:
+            cause = "not_in_training_set"
+        if cause is None and row is not None and row[0] != (record.user_snapshot, record.merchant_snapshot):
+            cause = "other_snapshot"
+        if cause is not None or row is None:
+            causes[cause or "not_in_training_set"] += 1
+            continue
+        served.append(record.values)
+        expected.append(row[1])
+        names.append(record.request.transaction_id)
+    return _compared(np.array(served), np.array(expected), names), causes
+
+
+def _cause(record: DecisionRecord) -> str | None:
+    """Why a decision equals no training row by right; None where it must."""
+    if record.catalogue_hash != CATALOGUE.hash:
+        return "other_catalogue"
+    if record.served_by.user_features != "redis" or record.served_by.merchant_features != "redis":
+        return "degraded"
+    oldest = min(record.user_effective_time, record.merchant_effective_time) - _LONGEST
+    if record.complete_since is None or oldest < record.complete_since:
+        return "incomplete_epoch"
+    return None
+
+
+def _offline(lake: Lake, day: date) -> dict[str, tuple[tuple[str | None, str | None], np.ndarray]]:
+    """Snapshots and vector per transaction of the training set; nothing for a day that was not built."""
+    if not lake.exists(tables.TRAINING_SET, day):
+        return {}
+    rows = lake.read(tables.TRAINING_SET, day)
+    vectors = np.column_stack([rows.column(name).to_numpy(zero_copy_only=False) for name in CATALOGUE.names])
+    snapshots = zip(
+        *(pc.cast(rows.column(f"{entity}_snapshot"), pa.string()).to_pylist() for entity in ("user", "merchant")),
+        strict=True,
+    )
+    identifiers = rows.column("transaction_id").to_pylist()
+    return {
+        identifier: (pair, vector.astype(np.float32))
+        for identifier, pair, vector in zip(identifiers, snapshots, vectors, strict=True)
+    }
+
+
+def _compared(served: np.ndarray, expected: np.ndarray, names: list[str]) -> pa.Table:
+    if not names:
+        return SKEW_SCHEMA.empty_table()
+    same = (served.view(np.uint32) == expected.view(np.uint32)) | (np.isnan(served) & np.isnan(expected))
+    rows = []
+    for index, feature in enumerate(CATALOGUE.names):
+        wrong = np.flatnonzero(~same[:, index])
+        example = None
+        if len(wrong):
+            first = wrong[0]
+            example = f"{names[first]}: served {served[first, index]!r}, offline {expected[first, index]!r}"
+        rows.append({"feature": feature, "compared": len(names), "differences": len(wrong), "example": example})
+    return pa.Table.from_pylist(rows, SKEW_SCHEMA)

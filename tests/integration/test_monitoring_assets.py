@@ -1,0 +1,186 @@
+"""The watching stage in Dagster: assets, checks, Evidently's page, and the sensors that act on them."""
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+
+from assets.definitions import build_definitions
+from assets.partitions import key_range_tags
+from assets.sensors import RETRAIN_TAG
+from fraud_platform.lake import Lake, open_lake
+from fraud_platform.model.bundle import Bundle, Scorer
+from fraud_platform.monitoring.alerts import NotifyError
+from fraud_platform.monitoring.reference import ensure_reference
+from fraud_platform.settings import Settings
+from tests.integration.test_dagster import FIRST_DAY, NOW
+from tests.monitoring_kit import DRIFTING, decided, log_decisions, release_with_holdout, vectors
+
+COUNT = 600
+DAYS = [FIRST_DAY + timedelta(days=n) for n in range(5)]
+
+
+class Webhook:
+    """A real HTTP server that keeps what it is told; refuses while `broken`."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.broken = False
+        webhook = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if not webhook.broken:
+                    webhook.told.append(json.loads(body))
+                self.send_response(500 if webhook.broken else 204)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Silent."""
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    made = Webhook()
+    yield made
+    made.server.shutdown()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, webhook: Webhook) -> Settings:
+    values = {"home": tmp_path, "history_start": FIRST_DAY, "drift_min_rows": 500, "notify": json.dumps([webhook.url])}
+    for name, value in values.items():
+        monkeypatch.setenv(f"FRAUD_{name.upper()}", str(value))
+    return Settings()
+
+
+@pytest.fixture
+def lake(settings: Settings) -> Lake:
+    lake = open_lake(settings)
+    release = release_with_holdout(settings.home, lake, rows_per_day=1_500)
+    ensure_reference(lake, release, settings.seed)
+    return lake
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as ephemeral:
+        yield ephemeral
+
+
+def serve(settings: Settings, lake: Lake, day: date, shift: float) -> None:
+    release = settings.home / "releases" / "fraud-detector-1"
+    made = vectors(np.random.default_rng(day.toordinal()), COUNT, shift=shift)
+    log_decisions(lake, decided(day, made, Scorer(Bundle.load(release)).score(made)))
+
+
+def watch(settings: Settings, instance: dg.DagsterInstance, *days: date) -> dg.ExecuteInProcessResult:
+    job = build_definitions(settings, NOW).resolve_job_def("watching")
+    return job.execute_in_process(instance=instance, tags=key_range_tags(days), raise_on_error=False)
+
+
+def tick(
+    settings: Settings, instance: dg.DagsterInstance, cursor: str | None, name: str = "drift_retrains"
+) -> tuple[list[dg.RunRequest], str | None]:
+    """One tick of a sensor: its requests and its cursor afterwards."""
+    repository = build_definitions(settings, NOW).get_repository_def()
+    sensor = repository.get_sensor_def(name)
+    with dg.build_sensor_context(instance=instance, cursor=cursor, repository_def=repository) as context:
+        result = sensor.evaluate_tick(context)
+    return list(result.run_requests or []), result.cursor or cursor
+
+
+def end_run(instance: dg.DagsterInstance, request: dg.RunRequest, status: dg.DagsterRunStatus) -> None:
+    instance.add_run(dg.DagsterRun(job_name="training", tags=request.tags, status=status))
+
+
+def test_a_days_watching_fills_every_table_and_draws_the_page(
+    settings: Settings, lake: Lake, instance: dg.DagsterInstance
+) -> None:
+    serve(settings, lake, DAYS[0], shift=1.5)
+    result = watch(settings, instance, DAYS[0])
+    assert result.success
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert not checks["feature_psi"].passed
+    assert DRIFTING in str(checks["feature_psi"].metadata)
+    assert checks["no_skew"].passed
+    (materialized,) = result.asset_materializations_for_node("drift_report")
+    page = Path(str(materialized.metadata[f"report {DAYS[0]}"].value)).read_text()
+    assert "PSI over the release" in page
+    assert DRIFTING in page
+    psi = next(row["psi"] for row in lake.read("feature_drift", DAYS[0]).to_pylist() if row["name"] == DRIFTING)
+    assert f"{psi:.4f}"[:5] in page or f"{psi:.3f}" in page, "the page shows the platform's own index"
+
+
+def test_drift_starts_one_training_per_release_and_window(
+    settings: Settings, lake: Lake, instance: dg.DagsterInstance
+) -> None:
+    for day, shift in zip(DAYS, (0.0, 1.5, 0.0, 1.5, 1.5), strict=True):
+        serve(settings, lake, day, shift)
+    assert tick(settings, instance, None) == ([], None)
+    watch(settings, instance, *DAYS[:3])
+    # the drifted day is not the newest: a sensor that saw the latest event alone would miss it
+    (request,), cursor = tick(settings, instance, None)
+    assert request.run_key == f"fraud-detector-1-{DAYS[1]}-1"
+    assert request.tags["fraud/subject"] == DRIFTING
+    assert float(request.tags["fraud/value"]) > 0.2
+    assert tick(settings, instance, cursor)[0] == []
+    watch(settings, instance, *DAYS[3:])
+    requests, cursor = tick(settings, instance, cursor)
+    assert requests == [], "within the cool-down"
+
+
+def test_a_training_that_failed_is_tried_again_thrice_at_most(
+    settings: Settings, lake: Lake, instance: dg.DagsterInstance
+) -> None:
+    serve(settings, lake, DAYS[0], shift=1.5)
+    watch(settings, instance, DAYS[0])
+    keys: list[str] = []
+    cursor: str | None = None
+    for _ in range(5):
+        requests, cursor = tick(settings, instance, cursor)
+        for request in requests:
+            keys.append(str(request.run_key))
+            assert request.tags[RETRAIN_TAG] == request.run_key
+            end_run(instance, request, dg.DagsterRunStatus.FAILURE)
+    assert keys == [f"fraud-detector-1-{DAYS[0]}-{attempt}" for attempt in (1, 2, 3)]
+
+
+def test_a_training_that_succeeded_is_not_started_again(
+    settings: Settings, lake: Lake, instance: dg.DagsterInstance
+) -> None:
+    serve(settings, lake, DAYS[0], shift=1.5)
+    watch(settings, instance, DAYS[0])
+    (request,), cursor = tick(settings, instance, None)
+    end_run(instance, request, dg.DagsterRunStatus.SUCCESS)
+    assert tick(settings, instance, cursor)[0] == []
+
+
+def test_a_trouble_is_told_once_and_again_only_where_nobody_took_it(
+    settings: Settings, lake: Lake, instance: dg.DagsterInstance, webhook: Webhook
+) -> None:
+    for day in DAYS[:2]:
+        serve(settings, lake, day, shift=1.5)
+    watch(settings, instance, DAYS[0])
+    webhook.broken = True
+    with pytest.raises(NotifyError, match=r"127\.0\.0\.1 did not take an alert"):
+        tick(settings, instance, None, "drift_alerts")
+    webhook.broken = False
+    _, cursor = tick(settings, instance, None, "drift_alerts")
+    told = [(each["cause"], each["subject"]) for each in webhook.told]
+    assert ("feature_psi", f"fraud-detector-1 {DRIFTING}") in told
+    watch(settings, instance, DAYS[1])
+    tick(settings, instance, cursor, "drift_alerts")
+    assert [(each["cause"], each["subject"]) for each in webhook.told] == told
