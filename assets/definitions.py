@@ -12,6 +12,7 @@ from assets.monitoring import monitoring_assets
 from assets.online import online_features, online_velocity
 from assets.partitions import daily_partitions, decision_partitions
 from assets.raw import raw_assets
+from assets.release_jobs import RELEASE_JOBS
 from assets.resources import mlflow_resource, platform_resource
 from assets.schedules import jobs, schedules
 from assets.sensors import sensors
@@ -38,7 +39,7 @@ def build_definitions(settings: Settings, now: datetime) -> dg.Definitions:
             inference_log(decision_days),
             *monitoring_assets(decision_days, settings.label_maturity_days),
         ],
-        jobs=[*all_jobs.values(), log_retention],
+        jobs=[*all_jobs.values(), log_retention, *RELEASE_JOBS],
         schedules=schedules(all_jobs),
         sensors=sensors(all_jobs),
         resources={"platform": platform_resource, "mlflow": mlflow_resource},

@@ -127,22 +127,24 @@ def _mlflow_page(platform: Platform, run_id: str) -> str:
     kinds={"mlflow", "bentoml"},
     owners=OWNERS,
     deps=[registered_model],
-    description="The release that decides. A candidate replaces it only with a passed gate; the ledger keeps why.",
+    description="Who decides: the champion, and beside it a challenger that has passed the gate. The ledger keeps why.",
 )
 def champion_model(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> dg.MaterializeResult[None]:
-    """Promote by the verdict, read again here, since a check of another run would not hold anyone back."""
+    """Release by the verdict, read again here, since a check of another run would not hold anyone back."""
     from fraud_platform.model.bundle import NoReleaseError, current_release
-    from fraud_platform.model.steps import promote_if_better, register_candidate
+    from fraud_platform.model.steps import register_candidate, release_if_better
 
     candidate = _candidate(platform)
     registered = register_candidate(platform.settings, candidate, context.run.run_id)
     who = f"dagster run {context.run.run_id}"
-    promotion = promote_if_better(platform.lake, platform.settings, candidate, registered, who=who, now=platform.now)
+    promotion = release_if_better(platform.lake, platform.settings, candidate, registered, who=who, now=platform.now)
     reasons = "; ".join(promotion.verdict.reasons)
-    outcome = "is" if promotion.verdict.promote else "is not"
-    context.log.info(f"version {registered.version} {outcome} promoted: {reasons}")
+    outcome = "stays a candidate"
+    if promotion.verdict.promote:
+        outcome = "is in force" if promotion.challenger is None else "is the challenger, in shadow"
+    context.log.info(f"version {registered.version} {outcome}: {reasons}")
     try:
         in_force = current_release(platform.settings.home).name
     except NoReleaseError:
@@ -150,7 +152,8 @@ def champion_model(
     return dg.MaterializeResult(
         metadata={
             "release": in_force,
-            "promoted": promotion.verdict.promote,
+            "passed": promotion.verdict.promote,
+            "challenger": promotion.challenger or "none",
             "version": registered.version,
             "mlflow_run_id": registered.mlflow_run_id,
             "reasons": reasons,

@@ -11,9 +11,11 @@ from typing import Any
 import dagster as dg
 import msgspec
 
+from assets.resources import Platform
 from fraud_platform.inference_log.broker import BrokerError
 from fraud_platform.inference_log.process import log_standing
 from fraud_platform.lake import Lake, open_lake
+from fraud_platform.model.rollout import look, take_step
 from fraud_platform.monitoring.alerts import Alert, AlertBook
 from fraud_platform.monitoring.drift import FEATURE_DRIFT
 from fraud_platform.monitoring.performance import PERFORMANCE
@@ -45,6 +47,7 @@ def sensors(resolved: dict[str, Any]) -> list[dg.SensorDefinition]:
                 "Tells people of features and scores above their limit."),
         _alerts("performance_alerts", PERFORMANCE, performance_signals,
                 "Tells people of fraud rates and false positives out of their bands."),
+        rollout,
         log_lag_alerts,
         failed_run_alerts,
     ]  # fmt: skip
@@ -132,6 +135,27 @@ def _outcomes(instance: dg.DagsterInstance) -> Callable[[str], str]:
         return "succeeded" if runs[0].is_success else "failed"
 
     return outcome
+
+
+@dg.sensor(
+    name="rollout",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Shadow, canary, champion: takes the step that the evidence allows; harm takes it out at once.",
+)
+def rollout(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """One look at the challenger."""
+    platform = Platform(Settings(), datetime.now(UTC))
+    found = look(platform.lake, platform.settings, platform.now)
+    if found is None:
+        return dg.SkipReason("there is no challenger")
+    routing, evidence, step = found
+    done = take_step(platform.settings, routing, evidence, step, "sensor rollout", platform.now)
+    said = f"{routing.challenger} ({routing.stage}, {routing.weight:.0%}): {step.action}: {'; '.join(step.reasons)}"
+    context.log.info(said)
+    if done and step.action in ("roll_back", "promote"):
+        alert_book(platform.settings).tell([Alert(step.action, routing.challenger or "", said)], platform.now)
+    return dg.SkipReason(said)
 
 
 @dg.sensor(

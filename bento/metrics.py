@@ -31,6 +31,9 @@ class PrometheusMeter:
         self._under_way = Gauge(
             "fraud_payments_under_way", "Payments that are being decided.", multiprocess_mode="livesum"
         )
+        self._weight = Gauge(
+            "fraud_challenger_weight", "Share of users that the challenger decides for.", multiprocess_mode="livemax"
+        )
         self._breakers = Gauge(
             "fraud_breaker_open",
             "1: left alone after failures, 0.5: being tried, 0: in use; of all workers the worst.",
@@ -78,6 +81,10 @@ class PrometheusMeter:
             self._breakers.labels(breaker.name).set(_STATES[breaker.state])
         self._under_way.set(under_way)
         self._waiting.set(waiting)
+
+    def weighs(self, weight: float) -> None:
+        """Show the challenger's weight."""
+        self._weight.set(weight)
 
     def failed(self, stage: str) -> None:
         """Count an error."""

@@ -8,6 +8,7 @@ import gc
 import os
 import sys
 import time
+from dataclasses import replace
 from datetime import date
 from functools import partial
 
@@ -18,6 +19,7 @@ from fraud_platform.decision import workers
 from fraud_platform.decision.access import Access, is_loopback
 from fraud_platform.decision.answer import Answer
 from fraud_platform.decision.api_keys import Scope, keys_path
+from fraud_platform.decision.arms import Challenger
 from fraud_platform.decision.breaker import CircuitBreaker
 from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.explain import Explainer
@@ -28,13 +30,14 @@ from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.problem import unauthorized
 from fraud_platform.decision.rates import LakeRates
 from fraud_platform.decision.rules import FallbackRules
-from fraud_platform.decision.serving_model import kept_releases, load_model, load_newest
+from fraud_platform.decision.serving_model import ServingModel, kept_releases, load_model, load_newest
 from fraud_platform.inference_log.recorder import PatientRecorder
 from fraud_platform.inference_log.spool import SpoolWriter
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.ingest.feedback import FeedbackWriter
 from fraud_platform.lake import open_lake
-from fraud_platform.model.bundle import BundleError, NoReleaseError, current_release
+from fraud_platform.model.bundle import BundleError, NoReleaseError, current_release, releases
+from fraud_platform.model.routing import Routing, read_routing
 from fraud_platform.online.cold import ColdStore
 from fraud_platform.online.embedded_postgres import postgres_address
 from fraud_platform.online.embedded_redis import ensure_redis, redis_address
@@ -160,6 +163,7 @@ class Runtime:
             failed=lambda error: self._faults.report("access", error),
         )
         self._asked = 0
+        self._refused: dict[str, float] = {}
         self._release = model.version if model else ""
         work = (
             self._store.open(),
@@ -257,30 +261,53 @@ class Runtime:
         """Take what was released within a second, and whenever it is asked for."""
         self._asked = workers.asked(self._home)
         self._announce(None)
-        refused, again_at = "", 0.0
         while True:
-            await asyncio.sleep(RELEASE_SECONDS)
             number = workers.asked(self._home)
             error: Exception | None = None
-            wanted = ""
             try:
-                release = current_release(self._home)
-                wanted = release.name
-                retry = wanted == refused and number == self._asked and time.monotonic() < again_at
-                if wanted != self._release.replace("/", "-") and not retry:
-                    model = await asyncio.to_thread(load_model, release, self._policy_version)
-                    self._store.medians = self._cold.medians = model.medians
-                    self.engine.model, self._release, refused = model, model.version, ""
-                    leave_to_stay()
-                    self._announce(None)
+                routing = read_routing(self._home)
+                # first, and of weight alone: a roll-back waits for nothing
+                self._weigh(routing)
+                await self._follow(routing, asked=number != self._asked)
             except (NoReleaseError, BundleError, OSError) as caught:
                 # what serves goes on serving
                 error = caught
-                refused, again_at = wanted, time.monotonic() + RETRY_SECONDS
                 self._faults.report("model", error)
             if number != self._asked or error is not None:
                 self._asked = number
                 self._announce(error)
+            await asyncio.sleep(RELEASE_SECONDS)
+
+    def _weigh(self, routing: Routing) -> None:
+        """Give the loaded challenger its weight, or none at all when it is one no more."""
+        challenger = self.engine.challenger
+        if challenger is not None:
+            same = challenger.model.release == routing.challenger
+            self.engine.challenger = replace(challenger, weight=routing.weight) if same else None
+        self._meter.weighs(routing.weight)
+
+    async def _follow(self, routing: Routing, *, asked: bool) -> None:
+        """Load what is named and not loaded yet; asked: also what was refused a moment ago. Raises BundleError."""
+        if routing.release != self._release.replace("/", "-") and (asked or not self._was_refused(routing.release)):
+            model = await self._loaded(routing.release)
+            self._store.medians = self._cold.medians = model.medians
+            self.engine.model, self._release = model, model.version
+            self._announce(None)
+        wanted = routing.challenger
+        if wanted and self.engine.challenger is None and (asked or not self._was_refused(wanted)):
+            self.engine.challenger = Challenger(await self._loaded(wanted), routing.weight)
+
+    async def _loaded(self, release: str) -> ServingModel:
+        try:
+            model = await asyncio.to_thread(load_model, releases(self._home) / release, self._policy_version)
+        except (BundleError, OSError):
+            self._refused[release] = time.monotonic() + RETRY_SECONDS
+            raise
+        leave_to_stay()
+        return model
+
+    def _was_refused(self, release: str) -> bool:
+        return time.monotonic() < self._refused.get(release, 0.0)
 
     def _announce(self, error: Exception | None) -> None:
         note = workers.WorkerNote(

@@ -16,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fraud_platform.model.release import Reason
     from fraud_platform.settings import Settings
 
 app = typer.Typer(
@@ -30,6 +31,11 @@ log = typer.Typer(
     help="The inference log: every decision, from the service's spool into the lake.", no_args_is_help=True
 )
 app.add_typer(log, name="inference-log")
+release = typer.Typer(
+    help="Who decides: champion, challenger and its share of users; each change is a line in the ledger.",
+    no_args_is_help=True,
+)
+app.add_typer(release, name="release")
 
 
 def _settings() -> "Settings":
@@ -203,6 +209,96 @@ def replay(
         raise _refused(str(error)) from error
     _console().print(render(report))
     raise typer.Exit(int(report.differences > 0))
+
+
+_WHY = Annotated[str, typer.Option("--why", help="The reason, for the ledger.")]
+
+
+def _reason(why: str) -> "Reason":
+    import getpass
+
+    from fraud_platform.model.release import Reason
+
+    return Reason(who=f"{getpass.getuser()} by hand", why=why)
+
+
+@release.command("status")
+def release_status(
+    at: Annotated[
+        datetime | None, typer.Option("--at", formats=["%Y-%m-%dT%H:%M"], help="A moment in UTC; default: now.")
+    ] = None,
+) -> None:
+    """Who decides now, and what a challenger still has to show; with --at: who decided then, by the ledger."""
+    from fraud_platform.lake import open_lake
+    from fraud_platform.model.ledger import arms_in_force
+    from fraud_platform.model.rollout import look
+
+    current = _settings()
+    arms = arms_in_force(current.home, at.replace(tzinfo=UTC) if at else _now())
+    _print_table(
+        None, ["champion", "challenger", "stage", "weight"],
+        [[arms["champion"] or "none", arms["challenger"] or "none", arms["stage"], f"{arms['weight']:.0%}"]],
+    )  # fmt: skip
+    found = None if at else look(open_lake(current), current, _now())
+    if found is not None:
+        _console().print(f"{found[2].action}: {'; '.join(found[2].reasons)}")
+
+
+@release.command("rollback")
+def release_rollback(why: _WHY) -> None:
+    """Take the challenger out; without one, return to the champion before. In force within seconds."""
+    from fraud_platform.model.bundle import BundleError, NoReleaseError
+    from fraud_platform.model.release import ReleaseError, champion_before, return_to, roll_back
+    from fraud_platform.model.routing import read_routing
+
+    home = _settings().home
+    try:
+        routing = read_routing(home)
+        if routing.challenger is not None:
+            roll_back(home, routing.challenger, _reason(why), _now())
+            _console().print(f"{routing.challenger} decides nothing any more.")
+        else:
+            before = champion_before(home)
+            return_to(home, before, _reason(why), _now())
+            _console().print(f"{before} decides again.")
+    except (BundleError, NoReleaseError, ReleaseError) as error:
+        raise _refused(str(error)) from error
+
+
+@release.command("promote")
+def release_promote(why: _WHY) -> None:
+    """Make the challenger the champion now, whatever is not shown yet."""
+    from fraud_platform.model.bundle import BundleError, NoReleaseError
+    from fraud_platform.model.registry import promote
+    from fraud_platform.model.routing import read_routing
+
+    current = _settings()
+    try:
+        challenger = read_routing(current.home).challenger
+        if challenger is None:
+            raise _refused("there is no challenger to promote")
+        version = int(challenger.rpartition("-")[2])
+        promote(current, version, who=_reason(why).who, why=why, now=_now())
+    except (BundleError, NoReleaseError) as error:
+        raise _refused(str(error)) from error
+    _console().print(f"{challenger} decides.")
+
+
+@release.command("challenge")
+def release_challenge(
+    version: Annotated[int, typer.Argument(help="A registered version, also one that was rolled back before.")],
+    why: _WHY,
+) -> None:
+    """Put a registered version into shadow beside the champion, in the place of any other challenger."""
+    from fraud_platform.model.bundle import BundleError, NoReleaseError
+    from fraud_platform.model.registry import challenge
+    from fraud_platform.model.release import ReleaseError
+
+    try:
+        routing = challenge(_settings(), version, _reason(why), _now(), again=True)
+    except (BundleError, NoReleaseError, ReleaseError) as error:
+        raise _refused(str(error)) from error
+    _console().print(f"{routing.challenger} is in shadow.")
 
 
 @app.command()

@@ -146,6 +146,31 @@ class Settings(BaseSettings):
         description="Frauds that matured since the champion's data at which it is retrained; 0: never for that.",
     )
 
+    # releasing
+    shadow_hours: float = Field(
+        24, ge=0, description="Hours that a challenger scores beside the champion before it decides anything."
+    )
+    canary_hours: float = Field(24, ge=0, description="Hours that a canary keeps each of its weights at least.")
+    canary_weights: list[float] = Field(
+        [0.1, 0.3], min_length=1, description="Shares of users that a canary decides for, one after the other, as JSON."
+    )
+    canary_min_payments: int = Field(
+        2_000, ge=1, description="Payments that both models have scored before a challenger goes on."
+    )
+    canary_block_band: float = Field(
+        2,
+        gt=1,
+        description="A challenger may block up to so many times the champion's payments or money, or one of so many.",
+    )
+    canary_rate_slack: float = Field(
+        0.05, gt=0, lt=1, description="By how much a challenger's catch rate may lie below the champion's."
+    )
+    canary_error_limit: float = Field(0.01, gt=0, lt=1, description="Share of payments that a challenger may fail on.")
+    canary_latency_ms: float = Field(5, gt=0, description="Milliseconds that a challenger's answers may take longer.")
+    canary_score_psi: float = Field(
+        0.5, gt=0, description="PSI of the challenger's scores against the champion's on the same payments."
+    )
+
     # inference log
     spool_fsync_ms: int = Field(
         1_000, ge=1, description="Milliseconds of decisions that a machine may lose which dies; a process loses none."

@@ -14,6 +14,7 @@ import numpy as np
 
 from fraud_platform.currency import exponent
 from fraud_platform.decision.answer import Answer, predict_body
+from fraud_platform.decision.arms import Challenger, Scored, score_by_arm
 from fraud_platform.decision.batch import batch_body, parse_batch
 from fraud_platform.decision.breaker import Breaker
 from fraud_platform.decision.explain import Explainer
@@ -25,7 +26,7 @@ from fraud_platform.decision.problem import Problem, conflict, invalid, malforme
 from fraud_platform.decision.reported import parse_report, report_body, reported_record
 from fraud_platform.decision.request import InvalidRequest, MalformedBody, Payment, Rates, parse_payment, to_transaction
 from fraud_platform.decision.rules import FallbackRules
-from fraud_platform.decision.serving_model import RULES, NoScoreError, ServingModel
+from fraud_platform.decision.serving_model import CHAMPION, RULES, NoScoreError, ServingModel
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.vector import Matrix, build_vector
 from fraud_platform.inference_log.record import (
@@ -52,7 +53,8 @@ _NOT_READ = np.full(len(CATALOGUE.names), np.nan, np.float32)
 class DecisionEngine:
     """Decides payments and explains decisions. One per worker, used from one event loop.
 
-    model may be replaced at any time by assignment: each request takes it once; None: the rules decide.
+    model and challenger may be replaced at any time by assignment: each request takes them once. model None: the rules
+    decide.
     clock gives the present as UTC microseconds. capacity: payments under way beyond which the rules answer at once.
     """
 
@@ -75,6 +77,7 @@ class DecisionEngine:
         capacity: int,
     ) -> None:
         self.model = model
+        self.challenger: Challenger | None = None
         self._features = features
         self._decisions = decisions
         self._model_breaker = model_breaker
@@ -210,28 +213,22 @@ class DecisionEngine:
         vector = build_vector(transaction, online)
         built = perf_counter()
         self._meter.took("request_features", built - began)
-        model = self.model
-        score: float | None = None
-        policy, served_by = self._policy, RULES
+        model, scored = self.model, None
         if model is not None:
-            policy = model.policy
             try:
-                score, served_by = model.score(vector, self._model_breaker, self._faults.report)
+                scored = score_by_arm(
+                    model, self.challenger, payment.user_id, vector, self._model_breaker, self._faults.report
+                )
+                model = scored.model
             except NoScoreError as error:
                 self._faults.report(RULES, error)
         self._meter.took("model", perf_counter() - built)
-        decision, reason = self._decided(score, policy, transaction)
-        return self._record(
-            payment, content, caller, transaction, online, vector, model, served_by, score, decision, reason
-        )
+        return self._record(payment, content, caller, transaction, online, vector, model, scored)
 
     def _by_rules(self, payment: Payment, content: str, caller: str, transaction: Transaction) -> DecisionRecord:
         """A decision that waits for nothing, written down."""
-        decision, reason = self._decided(None, self._policy, transaction)
         online = self._features.without_stores(transaction, caller=caller, claim=claim(content))
-        record = self._record(
-            payment, content, caller, transaction, online, _NOT_READ, self.model, RULES, None, decision, reason
-        )
+        record = self._record(payment, content, caller, transaction, online, _NOT_READ, self.model, None)
         payload = encode_record(record)
         self._decisions.post(record, payload)
         self._write(record, payload)
@@ -251,12 +248,12 @@ class DecisionEngine:
         online: OnlineRead,
         vector: Matrix,
         model: ServingModel | None,
-        served_by: str,
-        score: float | None,
-        decision: DecisionName,
-        reason: str,
+        scored: Scored | None,
     ) -> DecisionRecord:
+        """scored: None where the rules decide."""
         policy = model.policy if model is not None else self._policy
+        score = None if scored is None else scored.score
+        decision, reason = self._decided(score, policy, transaction)
         return DecisionRecord(
             schema_version=SCHEMA_VERSION,
             decision_id=f"{next(self._ids):032x}",
@@ -278,7 +275,7 @@ class DecisionEngine:
             served_by=ServedBy(
                 user_features=online.served_by["user_features"],
                 merchant_features=online.served_by["merchant_features"],
-                model=served_by,
+                model=RULES if scored is None else scored.served_by,
             ),
             model_version=model.version if model is not None else _NO_MODEL,
             scorer_hash=model.scorer_hash if model is not None else "",
@@ -289,6 +286,9 @@ class DecisionEngine:
             decision=decision,
             reason=reason,
             latency_us=self._clock() - transaction.received_at,
+            arm=CHAMPION if scored is None else scored.arm,
+            other_version=None if scored is None else scored.other_version,
+            other_score=None if scored is None else scored.other_score,
         )
 
     def _write(self, record: DecisionRecord, payload: bytes) -> None:

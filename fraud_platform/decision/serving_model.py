@@ -56,9 +56,22 @@ class ServingModel:
     medians: dict[str, Matrix]
     """The model's own copy of the cold-start medians under "user" and "merchant", for when no snapshot can be read."""
 
+    @property
+    def release(self) -> str:
+        """Name of its release, `name-version`."""
+        return self.version.replace("/", "-")
+
     def rung(self, name: str) -> "Explainable":
-        """The rung that decided."""
-        return self.scorer if name == CHAMPION else self.fallback
+        """The rung that decided; a challenger's is its trees, as a champion's is."""
+        return self.fallback if name == LOGISTIC_REGRESSION else self.scorer
+
+    def probability(self, vector: Matrix) -> float:
+        """The trees' probability of fraud of one vector, float32 (50,). Raises NoScoreError when it is none."""
+        margin = float(self.forest.margins(vector[None, :])[0])
+        score = self.calibration.probability(margin)
+        if not math.isfinite(score):
+            raise NoScoreError(f"the score of {self.version} is {score}")
+        return score
 
     def score(
         self, vector: Matrix, breaker: Breaker, failed: Callable[[str, BaseException], None]
@@ -66,10 +79,7 @@ class ServingModel:
         """The probability of fraud of one vector, float32 (50,), and which rung gave it. Raises NoScoreError."""
         if breaker.allow():
             try:
-                margin = float(self.forest.margins(vector[None, :])[0])
-                score = self.calibration.probability(margin)
-                if not math.isfinite(score):
-                    raise NoScoreError(f"the champion's score is {score}")
+                score = self.probability(vector)
             except Exception as error:  # noqa: BLE001 - counted and told; the next rung decides
                 breaker.failed()
                 failed(CHAMPION, error)
@@ -162,7 +172,7 @@ class PastModels:
             while len(self._kept) >= _KEPT:
                 self._kept.pop(next(iter(self._kept)))
             self._kept[record.scorer_hash] = rungs
-        return rungs[record.served_by.model]
+        return rungs[LOGISTIC_REGRESSION if record.served_by.model == LOGISTIC_REGRESSION else CHAMPION]
 
     def _load(self, record: DecisionRecord) -> dict[str, Explainable]:
         try:

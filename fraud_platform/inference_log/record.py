@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 
 
 class ServedBy(msgspec.Struct, frozen=True, kw_only=True):
-    """The source of each part of a decision; anything but redis, redis and champion is degraded."""
+    """The source of each part of a decision; anything but redis, redis and a whole model is degraded."""
 
     user_features: str
     merchant_features: str
@@ -26,7 +26,8 @@ class ServedBy(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def degraded(self) -> bool:
         """Whether anything was served by other than the first source."""
-        return (self.user_features, self.merchant_features, self.model) != ("redis", "redis", "champion")
+        stores = (self.user_features, self.merchant_features)
+        return stores != ("redis", "redis") or self.model not in ("champion", "challenger")
 
 
 class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -67,6 +68,12 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     reason: str
     latency_us: int
     """From received_at until the decision stood."""
+    arm: str = "champion"
+    """Whose turn it was, `champion` or `challenger`; `served_by.model` says who decided."""
+    other_version: str | None = None
+    """The model beside the one that decided: the challenger, or the champion in the challenger's turn."""
+    other_score: float | None = None
+    """Its calibrated probability on the same vector; it decided nothing."""
 
     @property
     def day(self) -> date:

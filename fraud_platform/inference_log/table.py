@@ -71,6 +71,9 @@ SCHEMA = pa.schema(
             pa.list_(pa.field("element", pa.float32())),
             "the values that were scored, in the catalogue's order; null is NaN",
         ),
+        _field("arm", pa.string(), "whose turn it was: champion or challenger", nullable=True),
+        _field("other_version", pa.string(), "model beside the one that decided", nullable=True),
+        _field("other_score", pa.float64(), "its score on the same vector; it decided nothing", nullable=True),
         _field("latency_us", pa.int64(), "from received_at until the decision stood, microseconds"),
         _field("record", pa.binary(), "the whole record as it was written, MessagePack"),
     ]
@@ -222,13 +225,22 @@ class LogTable:
         parts = [self._lake.read_file(path, list(dict.fromkeys([*keys, *columns]))) for path in paths]
         if not parts:
             return SCHEMA.empty_table().select(columns)
-        whole = pa.concat_tables(parts, promote_options="default").combine_chunks()
+        whole = pa.concat_tables([_conformed(part, columns) for part in parts]).combine_chunks()
         order = pc.sort_indices(whole, sort_keys=[(key, "ascending") for key in keys])
         identifiers = whole.column("decision_id").take(order).combine_chunks()
         first = np.ones(len(order), bool)
         if len(order) > 1:
             first[1:] = pc.not_equal(identifiers[1:], identifiers[:-1]).to_numpy(zero_copy_only=False)
         return whole.take(order.filter(pa.array(first))).select(columns)
+
+
+def _conformed(part: pa.Table, columns: list[str]) -> pa.Table:
+    """A file's rows with every column that is asked for: one that is younger than the file is null."""
+    wanted = list(dict.fromkeys(["received_at", "decision_id", *columns]))
+    present = set(part.column_names)
+    fields = [SCHEMA.field(name) for name in wanted]
+    arrays = [part.column(f.name) if f.name in present else pa.nulls(part.num_rows, f.type) for f in fields]
+    return pa.table([array.cast(f.type) for array, f in zip(arrays, fields, strict=True)], pa.schema(fields))
 
 
 def _parquet(table: pa.Table) -> bytes:

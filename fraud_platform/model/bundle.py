@@ -177,11 +177,18 @@ def current_release(home: Path) -> Path:
 
 
 def publish(home: Path, bundle_dir: Path) -> Path:
-    """Release a registered bundle and make it the current one; returns the release's folder.
+    """Release a registered bundle and make it the current one, without a challenger; returns the release's folder.
 
     Killed at any moment, the old release or the new one is in force, and a repetition ends in the same state. A release
     is never rewritten. Raises BundleError.
     """
+    release = install(home, bundle_dir)
+    replace_file(releases(home) / POINTER_FILE, json.dumps({"release": release.name}).encode())
+    return release
+
+
+def install(home: Path, bundle_dir: Path) -> Path:
+    """Put a registered bundle among the releases, without putting it into force. Raises BundleError."""
     bundle = Bundle.load(bundle_dir)
     if bundle.version == UNREGISTERED:
         raise BundleError(f"{bundle_dir}: has no version yet; register it first")
@@ -198,7 +205,6 @@ def publish(home: Path, bundle_dir: Path) -> Path:
             temporary = root / f".{bundle.name}.{uuid.uuid4().hex}.tmp"
             bundle.write(temporary)
             temporary.rename(release)
-        replace_file(root / POINTER_FILE, json.dumps({"release": bundle.name}).encode())
     return release
 
 

@@ -1,6 +1,7 @@
-"""Which release was in force when, who changed it and why: one JSON line per change, never altered.
+"""Who decided when, who changed it and why: one JSON line per change, never altered.
 
-What belongs here: the file `<home>/releases/ledger.jsonl`. What does not: changing what is in force (`registry`).
+What belongs here: the file `<home>/releases/ledger.jsonl`. What does not: changing what is in force (`registry`,
+`release`, `decision.policy_record`).
 """
 
 import json
@@ -8,48 +9,71 @@ import os
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fraud_platform.model.bundle import releases
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One release taking over from another."""
+    """One thing taking over from another."""
 
     at: datetime
     who: str
     why: str
-    to: str
-    """Name of the release, `fraud-detector-7`."""
+    what: Literal["champion", "challenger", "policy"] = "champion"
+    to: Any
+    """The release's name, `fraud-detector-7`; a challenger with its stage and weight; a policy's version."""
+    was: Any = None
+    """What `to` replaces; of a champion the ledger knows it."""
+    evidence: dict[str, Any] | None = None
+    """The figures that it rests on."""
 
 
 def read_ledger(home: Path) -> list[dict[str, Any]]:
-    """Every change, oldest first: at, who, why, from (None for the first), to."""
+    """Every change, oldest first: at, who, why, what, from (None for the first), to, evidence."""
     path = _path(home)
     if not path.exists():
         return []
     # a line without its end was cut off by a crash and never counted
     complete = path.read_bytes().rpartition(b"\n")[0]
-    return [json.loads(line) for line in complete.splitlines()]
+    return [{"what": "champion", "evidence": None} | json.loads(line) for line in complete.splitlines()]
 
 
 def in_force(home: Path, at: datetime) -> str | None:
     """Name of the release that decided at a moment, or None when none had been released yet. at: with a time zone."""
     standing = None
     for entry in read_ledger(home):
-        if datetime.fromisoformat(entry["at"]) <= at:
+        if entry["what"] == "champion" and datetime.fromisoformat(entry["at"]) <= at:
             standing = entry["to"]
     return standing
 
 
+def arms_in_force(home: Path, at: datetime) -> dict[str, Any]:
+    """Champion, challenger, stage and weight at a moment, as the ledger tells them. at: with a time zone."""
+    arms: dict[str, Any] = {"challenger": None, "stage": "none", "weight": 0.0}
+    for entry in read_ledger(home):
+        if datetime.fromisoformat(entry["at"]) > at:
+            continue
+        if entry["what"] == "challenger":
+            arms = entry["to"]
+        elif entry["what"] == "champion":
+            # whoever takes over has no challenger yet
+            arms = {"challenger": None, "stage": "none", "weight": 0.0}
+    return {"champion": in_force(home, at), **arms}
+
+
 def append_change(home: Path, change: Change) -> bool:
-    """Append a change; False when its release is the newest entry's already. Callers hold the promotion's lock."""
+    """Append a change; False when there is none. Callers hold the promotion's lock."""
     entries = read_ledger(home)
-    before = entries[-1]["to"] if entries else None
+    before = change.was
+    if change.what == "champion":
+        champions = [entry["to"] for entry in entries if entry["what"] == "champion"]
+        before = champions[-1] if champions else None
     if before == change.to:
         return False
     entry = asdict(change) | {"at": change.at.isoformat(), "from": before}
+    del entry["was"]
     path = _path(home)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:

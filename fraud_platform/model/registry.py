@@ -17,17 +17,21 @@ from typing import Any
 
 import msgspec
 
+from fraud_platform.model import release
 from fraud_platform.model.bundle import MODEL_NAME, BundleError, exclusive, publish, releases, replace_file
 from fraud_platform.model.candidate import PLOTS_FOLDER, Candidate
 from fraud_platform.model.gate import Verdict
 from fraud_platform.model.ledger import Change, append_change
+from fraud_platform.model.release import Reason
 from fraud_platform.model.report import report_markdown
+from fraud_platform.model.routing import Routing
 from fraud_platform.settings import Settings
 
 _log = logging.getLogger(__name__)
 
 EXPERIMENT = MODEL_NAME
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHAMPION, CHALLENGER, CANDIDATE = "champion", "challenger", "candidate"
+"""Aliases: what decides, what is on its way to that, and the newest that was registered."""
 FINGERPRINT_TAG = "fingerprint"
 """Set last: a version without it was left behind by a killed registration."""
 DAGSTER_RUN_TAG = "dagster_run_id"
@@ -81,7 +85,7 @@ def ensure_experiment(settings: Settings) -> str:
 def log_and_register(settings: Settings, candidate: Candidate, dagster_run_id: str | None) -> Registered:
     """Log a candidate into the active MLflow run, or one of its own, and register it as a new version.
 
-    A candidate whose fingerprint has a version is not registered again. The version gets the alias `challenger`, unless
+    A candidate whose fingerprint has a version is not registered again. The version gets the alias `candidate`, unless
     it is the champion already.
     """
     client = _client(settings)
@@ -97,7 +101,7 @@ def log_and_register(settings: Settings, candidate: Candidate, dagster_run_id: s
                 version = _register(client, candidate, run_id, dagster_run_id)
             registered = Registered(version, run_id, False)
         if champion_version(settings) != registered.version:
-            client.set_registered_model_alias(MODEL_NAME, CHALLENGER, str(registered.version))
+            client.set_registered_model_alias(MODEL_NAME, CANDIDATE, str(registered.version))
     return registered
 
 
@@ -131,6 +135,25 @@ def promote(settings: Settings, version: int, *, who: str, why: str, now: dateti
         intent = _Intent(version=version, who=who, why=why, at=now)
         replace_file(_intent_file(settings), msgspec.json.encode(intent))
         return _apply(settings, intent)
+
+
+def challenge(settings: Settings, version: int, reason: Reason, now: datetime, *, again: bool = False) -> Routing:
+    """Put a registered version into shadow beside the champion: alias `challenger`, release, routing, ledger.
+
+    Raises BundleError, NoReleaseError, ReleaseError.
+    """
+    client = _client(settings)
+    with _downloaded(settings, client, version) as folder:
+        routing = release.challenge(settings.home, folder, reason, now, again=again)
+    client.set_registered_model_alias(MODEL_NAME, CHALLENGER, str(version))
+    return routing
+
+
+def forget_challenger(settings: Settings) -> None:
+    """Take the alias `challenger` away, after a roll-back, which does not wait for MLflow."""
+    client = _client(settings)
+    if _alias(client, CHALLENGER) is not None:
+        client.delete_registered_model_alias(MODEL_NAME, CHALLENGER)
 
 
 def resume_promotion(settings: Settings) -> Path | None:
@@ -178,28 +201,37 @@ def _finish_pending(settings: Settings) -> Path | None:
 
 def _apply(settings: Settings, intent: _Intent) -> Path:
     client = _client(settings)
-    version = client.get_model_version(MODEL_NAME, str(intent.version))
-    with tempfile.TemporaryDirectory() as temporary:
-        from mlflow.artifacts import download_artifacts
-
-        folder = download_artifacts(
-            run_id=version.run_id,
-            artifact_path=f"{MODEL_NAME}-{intent.version}",
-            dst_path=temporary,
-            tracking_uri=tracking_uri(settings),
-        )
+    with _downloaded(settings, client, intent.version) as folder:
         try:
-            release = publish(settings.home, Path(folder))
+            released = publish(settings.home, folder)
         except BundleError:
             # made for other code; kept, the intent would stop every later promotion
             _intent_file(settings).unlink()
             raise
     client.set_registered_model_alias(MODEL_NAME, CHAMPION, str(intent.version))
-    if _alias(client, CHALLENGER) == intent.version:
-        client.delete_registered_model_alias(MODEL_NAME, CHALLENGER)
-    append_change(settings.home, Change(at=intent.at, who=intent.who, why=intent.why, to=release.name))
+    for alias in (CHALLENGER, CANDIDATE):
+        if _alias(client, alias) == intent.version:
+            client.delete_registered_model_alias(MODEL_NAME, alias)
+    append_change(settings.home, Change(at=intent.at, who=intent.who, why=intent.why, to=released.name))
     _intent_file(settings).unlink()
-    return release
+    return released
+
+
+@contextmanager
+def _downloaded(settings: Settings, client: Any, version: int) -> Iterator[Path]:
+    """A version's bundle, in a folder that goes with the block."""
+    from mlflow.artifacts import download_artifacts
+
+    run_id = client.get_model_version(MODEL_NAME, str(version)).run_id
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(
+            download_artifacts(
+                run_id=run_id,
+                artifact_path=f"{MODEL_NAME}-{version}",
+                dst_path=temporary,
+                tracking_uri=tracking_uri(settings),
+            )
+        )
 
 
 def _register(client: Any, candidate: Candidate, run_id: str, dagster_run_id: str | None) -> int:

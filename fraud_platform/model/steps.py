@@ -41,7 +41,8 @@ from fraud_platform.model.folds import load_folds
 from fraud_platform.model.gate import BASELINE, Verdict, judge, passed_verdict, read_verdict, write_verdict
 from fraud_platform.model.plots import draw
 from fraud_platform.model.ranking import compare
-from fraud_platform.model.registry import Registered, log_and_register, promote
+from fraud_platform.model.registry import Registered, challenge, log_and_register, promote
+from fraud_platform.model.release import Reason
 from fraud_platform.model.search import OutOfFold, search
 from fraud_platform.model.slices import first_seen
 from fraud_platform.model.train import fixed_parameters, grow
@@ -57,6 +58,8 @@ class Promotion:
     verdict: Verdict
     release: Path | None
     """The release's folder when it is in force now."""
+    challenger: str | None
+    """Name of the release when it is the challenger now."""
 
 
 def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
@@ -153,10 +156,11 @@ def judge_candidate(lake: Lake, settings: Settings, candidate: Candidate) -> Ver
     return verdict
 
 
-def promote_if_better(
+def release_if_better(
     lake: Lake, settings: Settings, candidate: Candidate, registered: Registered, *, who: str, now: datetime
 ) -> Promotion:
-    """Put a registered candidate into force if its verdict, read again here, allows it.
+    """Make a registered candidate the challenger if its verdict, read again here, allows it; the first one of all, or
+    one beside a champion that this code cannot load, comes into force at once.
 
     A verdict against another release than the one in force now is no verdict, and the candidate is judged again. who:
     person or job that asks, for the ledger.
@@ -166,11 +170,15 @@ def promote_if_better(
     if verdict is None or verdict.rival != rival:
         verdict = judge_candidate(lake, settings, candidate)
     if not verdict.promote:
-        return Promotion(verdict, None)
+        return Promotion(verdict, None, None)
     passed = passed_verdict(candidate.folder, rival)
     if rival == f"{MODEL_NAME}-{registered.version}":
-        return Promotion(passed, current_release(settings.home))
-    return Promotion(passed, promote(settings, registered.version, who=who, why="; ".join(passed.reasons), now=now))
+        return Promotion(passed, current_release(settings.home), None)
+    why = "; ".join(passed.reasons)
+    if rival == BASELINE or _in_force(settings)[1] is None:
+        return Promotion(passed, promote(settings, registered.version, who=who, why=why, now=now), None)
+    routing = challenge(settings, registered.version, Reason(who=who, why=why), now)
+    return Promotion(passed, None, routing.challenger)
 
 
 def _in_force(settings: Settings) -> tuple[str, Bundle | None, str | None]:

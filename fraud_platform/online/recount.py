@@ -5,10 +5,12 @@ harmless, since the script knows an attempt by its identity, so whatever may be 
 that restarts may have lost its last second, and one that was cut off has seen nothing.
 """
 
+import asyncio
 import fcntl
 import os
 import uuid
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -36,38 +38,53 @@ class Recount:
         self._folder = folder
         self._path = folder / f"uncounted-{os.getpid()}-{uuid.uuid4().hex}"
         self._mark: IO[bytes] | None = None
-        self._kept: deque[tuple[int, Kept]] = deque()
-        self._forgotten = 0
+        self._waiting: deque[Kept] = deque()
+        self._sent: deque[tuple[int, Kept]] = deque()
         self._overflowed = False
+        self._delivering = asyncio.Lock()
 
     def keep(self, kept: Kept, at: int, *, connected: bool) -> None:
         """Keep what is being sent, or cannot be; forget what is safe by now. at: UTC microseconds."""
-        self._kept.append((at, kept))
         if connected:
-            while self._kept[0][0] < at - AT_RISK_US:
-                self._forget_oldest()
-        elif self._mark is None:
+            self._sent.append((at, kept))
+            self._forget(at)
+            return
+        self._waiting.append(kept)
+        if self._mark is None:
             self._mark = self._marked()
-        if len(self._kept) > MOST:
-            self._forget_oldest()
+        if len(self._waiting) > MOST:
+            self._waiting.popleft()
             self._overflowed = True
 
-    async def deliver(self, server: Server, now: int) -> bool:
-        """Send everything kept; a new epoch where that cannot make velocity whole again. now: UTC microseconds.
+    async def deliver(self, server: Server, clock: Callable[[], int]) -> bool:
+        """Send everything kept; a new epoch where that cannot make velocity whole again. clock: UTC microseconds.
 
-        False, or StoreError or hiredis.ReplyError raised, when it has to be tried again; nothing is forgotten then.
+        False, or StoreError or hiredis.ReplyError raised, when it has to be tried again. What was delivered by then is
+        kept for AT_RISK_US only, so that the next try goes on where this one ended.
         """
+        # the nodes of a Cluster come back one by one, and each wants what it missed
+        async with self._delivering:
+            return await self._deliver(server, clock)
+
+    async def _deliver(self, server: Server, clock: Callable[[], int]) -> bool:
         dead = [mark for mark in self._folder.glob("uncounted-*") if mark != self._path and not _held(mark)]
-        done, complete = self._forgotten, True
-        # the deque grows at its end meanwhile, and may be forgotten from its beginning
-        while (begin := max(done - self._forgotten, 0)) < len(self._kept):
-            chunk = [kept for _, kept in islice(self._kept, begin, begin + _CHUNK)]
-            done = self._forgotten + begin + len(chunk)
+        self._waiting.extendleft(kept for _, kept in reversed(self._sent))
+        self._sent.clear()
+        complete = True
+        # it grows at its end meanwhile: whoever decides without Redis keeps adding
+        while self._waiting:
+            chunk = list(islice(self._waiting, _CHUNK))
             complete &= await server.deliver(chunk)
+            for kept in chunk:
+                # unless it was given up meanwhile, there being too many
+                if self._waiting and self._waiting[0] is kept:
+                    self._sent.append((clock(), self._waiting.popleft()))
+            if complete:
+                self._forget(clock())
         if not complete:
             return False
         if self._overflowed or dead:
-            since = velocity.complete_after(now)
+            since = velocity.complete_after(clock())
             await server.renew_epochs(velocity.Epoch(epoch=uuid.uuid4().hex, complete_since=since))
         for mark in (*dead, self._path):
             mark.unlink(missing_ok=True)
@@ -77,9 +94,9 @@ class Recount:
         self._overflowed = False
         return True
 
-    def _forget_oldest(self) -> None:
-        self._kept.popleft()
-        self._forgotten += 1
+    def _forget(self, now: int) -> None:
+        while self._sent and self._sent[0][0] < now - AT_RISK_US:
+            self._sent.popleft()
 
     def _marked(self) -> IO[bytes]:
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -206,7 +206,7 @@ class OnlineStore:
 
     async def _catch_up(self, server: Server) -> bool:
         """Send whatever the server may have lost or missed."""
-        return self._recount is None or await self._recount.deliver(server, self._clock())
+        return self._recount is None or await self._recount.deliver(server, self._clock)
 
 
 def _get(key: bytes) -> Keyed:

@@ -34,10 +34,11 @@ def command(*arguments: bytes) -> bytes:
 class _Wave:
     """Commands that went out together; the future gets all their replies."""
 
-    __slots__ = ("future", "replies", "sent_at", "wanted")
+    __slots__ = ("future", "patient", "replies", "sent_at", "wanted")
 
-    def __init__(self, future: "asyncio.Future[list[Reply]]", wanted: int, sent_at: float) -> None:
+    def __init__(self, future: "asyncio.Future[list[Reply]]", wanted: int, sent_at: float, patient: bool) -> None:
         self.future = future
+        self.patient = patient
         self.wanted = wanted
         self.replies: list[Reply] = []
         self.sent_at = sent_at
@@ -81,10 +82,10 @@ class _Link(asyncio.Protocol):
                 if not wave.future.done():
                     wave.future.set_result(wave.replies)
 
-    def send(self, payload: bytes, replies: int) -> "asyncio.Future[list[Reply]]":
+    def send(self, payload: bytes, replies: int, *, patient: bool = False) -> "asyncio.Future[list[Reply]]":
         if self._transport is None:
             raise StoreError("no connection to Redis")
-        wave = _Wave(self._loop.create_future(), replies, self._loop.time())
+        wave = _Wave(self._loop.create_future(), replies, self._loop.time(), patient)
         self._waves.append(wave)
         if not self._outgoing:
             self._loop.call_soon(self._flush)
@@ -92,7 +93,8 @@ class _Link(asyncio.Protocol):
         return wave.future
 
     def fail_late(self, deadline: float, dead_after: float) -> None:
-        """Fail waves older than `deadline`, and the connection when its oldest is older than `dead_after`; seconds."""
+        """Fail waves older than `deadline` that are not patient, and the connection when its oldest wave is older than
+        `dead_after`; seconds."""
         if not self._waves:
             return
         now = self._loop.time()
@@ -102,7 +104,8 @@ class _Link(asyncio.Protocol):
         for wave in self._waves:
             if now - wave.sent_at < deadline:
                 break
-            wave.fail(f"no answer from Redis within {deadline:g} s")
+            if not wave.patient:
+                wave.fail(f"no answer from Redis within {deadline:g} s")
 
     def abort(self, why: str) -> None:
         if self._transport is not None:
@@ -171,14 +174,15 @@ class Wire:
         return reply
 
     async def deliver(self, payload: bytes, replies: int) -> list[Reply]:
-        """Like `send`, and also for `prepare`, while `send` is still closed. Raises StoreError."""
+        """Like `send` for what nobody's payment waits for: also for `prepare`, while `send` is still closed, and with
+        `dead_after` for a deadline. Raises StoreError."""
         return await self.begin(payload, replies)
 
     def begin(self, payload: bytes, replies: int) -> "asyncio.Future[list[Reply]]":
         """`deliver`, under way."""
         if self._link is None:
             raise StoreError("no connection to Redis")
-        return self._link.send(payload, replies)
+        return self._link.send(payload, replies, patient=True)
 
     async def close(self) -> None:
         """End the connection; waves under way fail."""
@@ -205,6 +209,10 @@ class Wire:
             try:
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     link = await self._connect()
+                # as long as it takes: after a long outage there is much to send, and each part has its deadline
+                if self._prepare is not None:
+                    await self._prepare(self)
+                self._prepared = link.up
             except (OSError, hiredis.HiredisError):
                 # visible as `ready`: whoever sends meanwhile gets a StoreError and counts it
                 self._drop("the connection could not be prepared")
@@ -232,7 +240,4 @@ class Wire:
             await self.ask(b"AUTH", *names, address["password"].encode())
         if address.get("db"):
             await self.ask(b"SELECT", b"%d" % address["db"])
-        if self._prepare is not None:
-            await self._prepare(self)
-        self._prepared = True
         return link

@@ -30,7 +30,8 @@ from fraud_platform.model.registry import (
     resume_promotion,
     tracking_uri,
 )
-from fraud_platform.model.steps import promote_if_better, register_candidate, train_candidate
+from fraud_platform.model.routing import Routing, read_routing
+from fraud_platform.model.steps import register_candidate, release_if_better, train_candidate
 from fraud_platform.settings import Settings
 from tests import model_kit as kit
 
@@ -96,13 +97,13 @@ def stronger(candidate: Candidate, settings: Settings, name: str) -> Candidate:
     return write_candidate(folder, replace(candidate.record, fingerprint=name), bundle, candidate.plots)
 
 
-def test_a_candidate_becomes_challenger_then_champion_and_a_better_one_takes_over(mine: Settings) -> None:
+def test_a_first_candidate_becomes_champion_and_a_better_one_challenger(mine: Settings) -> None:
     import mlflow
 
     candidate = trained(mine)
     registered = register_candidate(mine, candidate, "dagster-1")
     assert (registered.version, registered.reused) == (1, False)
-    assert aliases(mine) == {"challenger": 1}
+    assert aliases(mine) == {"candidate": 1}
 
     # everything that has to be found again is in MLflow
     run = client(mine).get_run(registered.mlflow_run_id)
@@ -124,7 +125,7 @@ def test_a_candidate_becomes_challenger_then_champion_and_a_better_one_takes_ove
 
     # the model as MLflow loads it is the model that serves
     mlflow.set_tracking_uri(tracking_uri(mine))
-    loaded = mlflow.xgboost.load_model(f"models:/{NAME}@challenger")
+    loaded = mlflow.xgboost.load_model(f"models:/{NAME}@candidate")
     vectors = np.random.default_rng(1).normal(size=(20, len(CATALOGUE.names))).astype(np.float32)
     margins = loaded.inplace_predict(vectors, predict_type="margin")
     np.testing.assert_array_equal(margins, Scorer(candidate.bundle).margins(vectors))
@@ -144,7 +145,7 @@ def test_a_candidate_becomes_challenger_then_champion_and_a_better_one_takes_ove
     assert {one.info.status for one in trials} == {"FINISHED"}
 
     # the first model beats the baseline
-    promotion = promote_if_better(lake_of(mine), mine, candidate, registered, who="weekly", now=kit.NOW)
+    promotion = release_if_better(lake_of(mine), mine, candidate, registered, who="weekly", now=kit.NOW)
     assert promotion.verdict.promote
     assert promotion.release == current_release(mine.home)
     bundle = Bundle.load(current_release(mine.home))
@@ -157,13 +158,13 @@ def test_a_candidate_becomes_challenger_then_champion_and_a_better_one_takes_ove
 
     # all of it again changes nothing
     register_candidate(mine, candidate, "dagster-3")
-    assert promote_if_better(lake_of(mine), mine, candidate, again, who="weekly", now=kit.NOW).release == (
+    assert release_if_better(lake_of(mine), mine, candidate, again, who="weekly", now=kit.NOW).release == (
         promotion.release
     )
     assert aliases(mine) == {"champion": 1}
     assert read_ledger(mine.home) == [entry]
 
-    # an equal candidate stays challenger, a better one takes over
+    # an equal candidate stays one, a better one becomes challenger
     equal = write_candidate(
         candidate.folder.with_name("equal"),
         replace(candidate.record, fingerprint="equal"),
@@ -171,25 +172,37 @@ def test_a_candidate_becomes_challenger_then_champion_and_a_better_one_takes_ove
         candidate.plots,
     )
     second = register_candidate(mine, equal)
-    refused = promote_if_better(lake_of(mine), mine, equal, second, who="weekly", now=kit.NOW)
+    refused = release_if_better(lake_of(mine), mine, equal, second, who="weekly", now=kit.NOW)
     assert (refused.verdict.promote, refused.release) == (False, None)
-    assert aliases(mine) == {"champion": 1, "challenger": 2}
+    assert aliases(mine) == {"champion": 1, "candidate": 2}
     assert current_release(mine.home).name == f"{NAME}-1"
 
     better = stronger(candidate, mine, "better")
     third = register_candidate(mine, better)
-    accepted = promote_if_better(lake_of(mine), mine, better, third, who="weekly", now=kit.NOW)
+    accepted = release_if_better(lake_of(mine), mine, better, third, who="weekly", now=kit.NOW)
     assert accepted.verdict.promote
-    assert current_release(mine.home).name == f"{NAME}-3"
+    assert (accepted.release, accepted.challenger) == (None, f"{NAME}-3")
+    assert current_release(mine.home).name == f"{NAME}-1", "the champion decides on"
+    assert aliases(mine) == {"champion": 1, "challenger": 3, "candidate": 3}
+    routing = read_routing(mine.home)
+    assert (routing.release, routing.challenger, routing.stage, routing.weight) == (
+        f"{NAME}-1", f"{NAME}-3", "shadow", 0.0
+    )  # fmt: skip
+    assert Bundle.load(mine.home / "releases" / f"{NAME}-3").version == 3
+
+    # at the end of its way it takes over, and nobody challenges it
+    promote(mine, third.version, who="rollout", why="all shown", now=kit.NOW)
+    assert read_routing(mine.home) == Routing(release=f"{NAME}-3")
     assert aliases(mine) == {"champion": 3}
-    assert [(e["from"], e["to"]) for e in read_ledger(mine.home)] == [(None, f"{NAME}-1"), (f"{NAME}-1", f"{NAME}-3")]
+    champions = [(e["from"], e["to"]) for e in read_ledger(mine.home) if e["what"] == "champion"]
+    assert champions == [(None, f"{NAME}-1"), (f"{NAME}-1", f"{NAME}-3")]
 
     # a champion that was trained on the holdout's days cannot be compared
     champion = current_release(mine.home) / "bundle.json"
     document = json.loads(champion.read_text())
     document["data"]["split"]["training_cut"] = "2026-12-31"
     champion.write_text(json.dumps(document))
-    verdict = promote_if_better(lake_of(mine), mine, equal, second, who="weekly", now=kit.NOW).verdict
+    verdict = release_if_better(lake_of(mine), mine, equal, second, who="weekly", now=kit.NOW).verdict
     assert not verdict.promote
     assert "after the holdout's start" in verdict.reasons[0]
 

@@ -16,6 +16,7 @@ from service_kit import USERS, fill_online_store, free_port
 from fraud_platform.decision.breaker import CircuitBreaker
 from fraud_platform.online import recount as recount_module
 from fraud_platform.online import velocity
+from fraud_platform.online import wire as wire_module
 from fraud_platform.online.embedded_redis import find_redis_server
 from fraud_platform.online.ladder import DEFAULT, REDIS, Ladder
 from fraud_platform.online.recount import Recount
@@ -298,3 +299,20 @@ async def test_a_wire_without_a_server_opens_and_says_so_at_once() -> None:
     with pytest.raises(StoreError, match="no connection"):
         wire.send(b"", 1)
     await wire.close()
+
+
+async def test_what_a_long_outage_has_left_is_delivered_however_long_that_takes(
+    server: Server, store: OnlineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.kill()
+    await until(lambda: not store.connected)
+    for n in range(12_000):
+        store.count(payment(f"t-{n}"), caller="c", claim=b"claim:x")
+    # shorter than delivering takes: what bounds connecting must not bound that
+    monkeypatch.setattr(wire_module, "_CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(recount_module, "AT_RISK_US", 100_000)
+    server.start()
+    began = time.monotonic()
+    await until(lambda: store.connected, 30)
+    assert time.monotonic() - began > 0.2
+    assert await counted(store) == 12_000
