@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test test-kafka fetch-kafka soak lint down clean dagster serve bench bench-train bench-serving lock setup
+.PHONY: help run test test-kafka fetch-kafka soak lint down clean dagster serve bench bench-train bench-serving bench-loop lock setup
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -58,6 +58,9 @@ fetch-kafka: $(READY) ## fetch the Kafka of `make test-kafka` with Maven
 
 soak: $(READY) ## run the faults under load for a quarter of an hour, at 500 requests a second
 	@FRAUD_TEST_SOAK=yes $(BIN)/pytest tests/integration/test_faults_under_load.py $(ARGS)
+
+bench-loop: $(READY) ## run retrain sensor and canary on seeded streams: how often each is right (5 minutes)
+	@$(BIN)/python -m benchmarks.loop $(ARGS)
 
 lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-header \

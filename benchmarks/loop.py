@@ -23,21 +23,21 @@ from tqdm import tqdm
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import Lake, open_lake
 from fraud_platform.model.arms import Scores, measure
-from fraud_platform.model.calibration import fit_calibration
+from fraud_platform.model.calibration import UNCALIBRATED, fit_calibration
 from fraud_platform.model.gate import judge
 from fraud_platform.model.ranking import compare
 from fraud_platform.model.rollout import next_step
 from fraud_platform.model.routing import Routing, is_challengers
 from fraud_platform.monitoring.drift import FEATURE_DRIFT, Served, feature_drift
 from fraud_platform.monitoring.psi import Bins
-from fraud_platform.monitoring.reference import Reference
+from fraud_platform.monitoring.reference import Reference, usual
 from fraud_platform.settings import Settings
 
 FIRST_DAY = date(2026, 3, 2)
 CALM_DAYS, DRIFTED_DAYS = 14, 2
 ROWS_A_DAY = 4_600
 """Decisions of a day, as `make run` simulates the bank."""
-HOLDOUT_ROWS = 70_000
+REFERENCE_DAYS = 28
 DRIFTS = ("one feature moves by 0.6 standard deviations", "amounts grow 2.7 times", "a fifth of a feature is lost")
 
 PAYMENTS_AN_HOUR = 200
@@ -51,19 +51,31 @@ _HOUR_US = 3_600_000_000
 # --- drift: does the sensor fire
 
 
-def day_of_vectors(random: np.random.Generator, day: int, count: int) -> NDArray[np.float32]:
-    """A day's 50 features: skewed, discrete, half-empty; weekends differ, and no two days are quite alike."""
-    weekend = 1.1 if day % 7 >= 5 else 1.0
-    made = np.empty((count, len(CATALOGUE.names)), np.float32)
-    for index in range(made.shape[1]):
-        level = weekend * random.normal(1, 0.03)
-        if index % 3 == 0:
-            made[:, index] = random.lognormal(3 * level, 1, count)
-        elif index % 3 == 1:
-            made[:, index] = random.poisson(3 * level, count)
-        else:
-            made[:, index] = np.where(random.random(count) < 0.4, np.nan, random.normal(level, 1, count))
-    return made
+class Stream:
+    """Days of 50 features: skewed, discrete, half-empty. Weekends differ, no two days are quite alike, and every fifth
+    feature wanders from day to day around its level, as what merchants share does."""
+
+    def __init__(self, random: np.random.Generator) -> None:
+        self._random = random
+        self._wandering = np.zeros(len(CATALOGUE.names))
+        self._day = 0
+
+    def next_day(self) -> NDArray[np.float32]:
+        """(ROWS_A_DAY, 50), NaN for null."""
+        random, count = self._random, ROWS_A_DAY
+        self._wandering = 0.9 * self._wandering + random.normal(0, 0.05, len(self._wandering))
+        weekend = 0.1 if self._day % 7 >= 5 else 0.0
+        self._day += 1
+        made = np.empty((count, len(CATALOGUE.names)), np.float32)
+        for index in range(made.shape[1]):
+            shift = weekend + random.normal(0, 0.03) + (self._wandering[index] if index % 5 == 4 else 0.0)
+            if index % 3 == 0:
+                made[:, index] = random.lognormal(3 + shift, 1, count)
+            elif index % 3 == 1:
+                made[:, index] = random.poisson(3 * np.exp(shift), count)
+            else:
+                made[:, index] = np.where(random.random(count) < 0.4, np.nan, random.normal(shift, 1, count))
+        return made
 
 
 def drifted(random: np.random.Generator, vectors: NDArray[np.float32], kind: int) -> NDArray[np.float32]:
@@ -99,12 +111,13 @@ def watch(seed: int, drift: int | None) -> int | None:
         settings = Settings()
         lake = open_lake(settings)
         repository = _repository(build_definitions, settings)
-        reference = _reference(np.concatenate([day_of_vectors(random, n, HOLDOUT_ROWS // 14) for n in range(14)]))
+        stream = Stream(random)
+        reference = _reference([stream.next_day() for _ in range(REFERENCE_DAYS)])
         cursor: str | None = None
         days = CALM_DAYS if drift is None else CALM_DAYS // 2 + DRIFTED_DAYS
         begins = days if drift is None else CALM_DAYS // 2
         for number in range(days):
-            vectors = day_of_vectors(random, number, ROWS_A_DAY)
+            vectors = stream.next_day()
             if number >= begins and drift is not None:
                 vectors = drifted(random, vectors, drift)
             day = FIRST_DAY + timedelta(days=number)
@@ -134,11 +147,15 @@ def _score(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(4 - np.nan_to_num(vectors[:, 2]).astype(np.float64)))
 
 
-def _reference(vectors: NDArray[np.float32]) -> Reference:
+def _reference(days: list[NDArray[np.float32]]) -> Reference:
+    vectors = np.concatenate(days)
+    features = {name: Bins.of(vectors[:, index]) for index, name in enumerate(CATALOGUE.names)}
+    score = Bins.of(_score(vectors))
     return Reference(
         release=_OLD, catalogue_hash=CATALOGUE.hash, first_day=FIRST_DAY, last_day=FIRST_DAY, rows=len(vectors),
-        features={name: Bins.of(vectors[:, n]) for n, name in enumerate(CATALOGUE.names)},
-        score=Bins.of(_score(vectors)),
+        features=features,
+        usual={name: usual(bins, [day[:, n] for day in days]) for n, (name, bins) in enumerate(features.items())},
+        score=score, usual_score=usual(score, [_score(day) for day in days]),
     )  # fmt: skip
 
 
@@ -175,7 +192,12 @@ def train(vectors: NDArray[np.float32], frauds: NDArray[np.bool_], seed: int) ->
     half = len(frauds) * 3 // 4
     parameters = {"objective": "binary:logistic", "max_depth": 4, "eta": 0.2, "nthread": 2, "seed": seed}
     booster = xgboost.train(parameters, xgboost.DMatrix(vectors[:half], frauds[:half]), num_boost_round=60)
-    calibration = fit_calibration(frauds[half:], booster.inplace_predict(vectors[half:], predict_type="margin"))
+    margins = booster.inplace_predict(vectors[half:], predict_type="margin")
+    try:
+        calibration = fit_calibration(frauds[half:], margins)
+    except ValueError:
+        # of shuffled labels, now and then: training would refuse it, and the canary is to see it all the same
+        calibration = UNCALIBRATED
     return lambda rows: calibration.probabilities(booster.inplace_predict(rows, predict_type="margin"))
 
 

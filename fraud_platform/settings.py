@@ -124,6 +124,9 @@ class Settings(BaseSettings):
         1_000, ge=1, description="Decisions (or labels) of a day below which drift and performance decide nothing."
     )
     feature_psi_limit: float = Field(0.2, gt=0, description="PSI of a feature above which a retraining is started.")
+    drift_unusual: float = Field(
+        2, ge=0, description="No drift is a PSI below so many times the largest that a day of the reference has."
+    )
     score_psi_limit: float = Field(0.1, gt=0, description="PSI of the score above which people are told to look.")
     fraud_rate_sigmas: float = Field(
         2, gt=0, description="Half the width of the band of the last week's fraud rate, in standard deviations."
@@ -167,9 +170,6 @@ class Settings(BaseSettings):
     )
     canary_error_limit: float = Field(0.01, gt=0, lt=1, description="Share of payments that a challenger may fail on.")
     canary_latency_ms: float = Field(5, gt=0, description="Milliseconds that a challenger's answers may take longer.")
-    canary_score_psi: float = Field(
-        0.5, gt=0, description="PSI of the challenger's scores against the champion's on the same payments."
-    )
 
     # inference log
     spool_fsync_ms: int = Field(

@@ -32,6 +32,8 @@ _COLUMNS = [
 ]
 _USUAL_FRAUDS = 300
 """As many known frauds as a canary may see."""
+_TYPICAL_SCORE = 0.1
+"""Distance between two scores that is worth one pseudo-observation; most are near 0."""
 _LATENCY_CAP_MS = 100.0
 """Longer answers count as this: one stall of the machine says nothing of a model."""
 
@@ -68,8 +70,13 @@ class Evidence:
     """Share of payments that the challenger gave no score for."""
     latency_ms: Sequence
     """What the challenger's answers took longer than the champion's."""
+    score_excess: Sequence
+    """Challenger's mean score less `band` times the champion's."""
+    score_lack: Sequence
+    """Challenger's mean score less a `band`-th of the champion's."""
     score_psi: float
-    """Of the challenger's scores against the champion's deciles."""
+    """Of the challenger's scores against the champion's deciles: to be seen, not judged by. Nine deciles of calibrated
+    scores lie near 0, where two good models differ for nothing."""
     frauds: int
     catch_gain: Sequence
     """Challenger's catch rate less the champion's, on known frauds."""
@@ -103,6 +110,8 @@ def measure(scores: Scores, champion_threshold: float, challenger_threshold: flo
         money_excess=mean_sequence((new - band * old) * shares, width=float(shares.max(initial=0)) * (1 + band)),
         errors=mean_sequence(np.isnan(scores.challenger).astype(float)),
         latency_ms=difference_sequence(latency[theirs], latency[~theirs]),
+        score_excess=mean_sequence((scores.challenger - band * scores.champion)[both], width=_TYPICAL_SCORE),
+        score_lack=mean_sequence((scores.challenger - scores.champion / band)[both], width=_TYPICAL_SCORE),
         score_psi=bins.psi(bins.count(scores.challenger[both])) if both.any() else 0.0,
         frauds=int(fraud.sum()),
         catch_gain=mean_sequence((new - old)[fraud], width=2, tightest_at=_USUAL_FRAUDS),

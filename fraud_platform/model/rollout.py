@@ -64,8 +64,10 @@ def harms(evidence: Evidence, settings: Settings) -> list[str]:
         found.append(f"it fails on {evidence.errors.mean:.1%} of payments")
     if evidence.latency_ms.observations >= MIN_LATENCIES and evidence.latency_ms.low > settings.canary_latency_ms:
         found.append(f"its answers take {evidence.latency_ms.mean:.1f} ms longer")
-    if evidence.payments >= settings.canary_min_payments and evidence.score_psi > settings.canary_score_psi:
-        found.append(f"its scores lie elsewhere than the champion's: PSI {evidence.score_psi:.2f}")
+    if evidence.score_excess.low > 0:
+        found.append(f"its scores are more than {settings.canary_block_band:g} times the champion's")
+    if evidence.score_lack.high < 0:
+        found.append(f"its scores are less than 1/{settings.canary_block_band:g} of the champion's")
     if evidence.frauds >= MIN_FRAUDS and evidence.catch_gain.high < -settings.canary_rate_slack:
         found.append(f"it catches {-evidence.catch_gain.mean:.1%} fewer of the known frauds")
     if evidence.false_positive_excess.low > 0:

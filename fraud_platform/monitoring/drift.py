@@ -40,6 +40,7 @@ FEATURE_DRIFT_SCHEMA = pa.schema(
         _field("release", pa.string(), "release that decided most of the day; its reference is compared with"),
         _field("rows", pa.int64(), "decisions compared: of this release, with nothing degraded"),
         _field("psi", pa.float64(), "population stability index; null without rows", nullable=True),
+        _field("usual_psi", pa.float64(), "the largest index of one of the reference's own days"),
         _field("null_share", pa.float64(), "share of null values", nullable=True),
         _field("reference_null_share", pa.float64(), "the same in the reference"),
         _field("counts", _list(pa.int64()), "rows per bin of the reference, null last"),
@@ -129,18 +130,20 @@ def feature_drift(decisions: Served, reference: Reference) -> pa.Table:
     """FEATURE_DRIFT_SCHEMA: a row per feature, in the catalogue's order, and one for the score."""
     vectors = decisions.vectors
     rows = [
-        _row(name, reference.features[name], vectors[:, index], reference) for index, name in enumerate(CATALOGUE.names)
+        _row(name, reference.features[name], vectors[:, index], reference.usual[name], reference.release)
+        for index, name in enumerate(CATALOGUE.names)
     ]
-    rows.append(_row(SCORE, reference.score, decisions.scores, reference))
+    rows.append(_row(SCORE, reference.score, decisions.scores, reference.usual_score, reference.release))
     return pa.Table.from_pylist(rows, FEATURE_DRIFT_SCHEMA)
 
 
-def _row(name: str, bins: Bins, values: NDArray[np.floating], reference: Reference) -> dict[str, object]:
+def _row(name: str, bins: Bins, values: NDArray[np.floating], usual: float, release: str) -> dict[str, object]:
     counts = bins.count(values)
     return {
         "name": name,
-        "release": reference.release,
+        "release": release,
         "rows": len(values),
+        "usual_psi": usual,
         "psi": bins.psi(counts) if len(values) else None,
         "null_share": counts[-1] / len(values) if len(values) else None,
         "reference_null_share": bins.null_share,

@@ -17,7 +17,7 @@ from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.model.bundle import Bundle, Scorer
 from fraud_platform.monitoring.drift import FEATURE_DRIFT, SCORE, served
-from fraud_platform.monitoring.reference import read_reference, sample_vectors
+from fraud_platform.monitoring.reference import read_reference, sample_days
 
 DRAWN_ROWS = 5_000
 """Rows of either side that are drawn: Evidently takes 10 s and 600 MB for 100,000."""
@@ -35,7 +35,8 @@ def write_drift_report(lake: Lake, release: Path, day: date, limit: float, seed:
     if reference is None or decisions.release != release.name or not decisions.rows.num_rows:
         return None
     bundle = Bundle.load(release)
-    was = sample_vectors(lake, days_between(reference.first_day, reference.last_day), seed, DRAWN_ROWS)
+    days = sample_days(lake, days_between(reference.first_day, reference.last_day), seed, DRAWN_ROWS)
+    was = np.concatenate(list(days.values()))
     is_now, scores = decisions.vectors, decisions.scores
     chosen = np.random.default_rng(seed).permutation(len(scores))[:DRAWN_ROWS]
     rows = lake.read(FEATURE_DRIFT, day, ["name", "psi"]).to_pylist()

@@ -50,19 +50,23 @@ class Signal:
 
 def drift_signals(lake: Lake, settings: Settings, day: date) -> list[Signal]:
     """Signals of a day's `feature_drift`, the strongest first. Raises MissingPartition."""
-    rows = lake.read(FEATURE_DRIFT, day, ["name", "release", "rows", "psi"]).to_pylist()
+    rows = lake.read(FEATURE_DRIFT, day, ["name", "release", "rows", "psi", "usual_psi"]).to_pylist()
     if not rows:
         return []
     compared, release = rows[0]["rows"], rows[0]["release"]
     if compared < settings.drift_min_rows:
         return [Signal("too_few_rows", day, release, "decisions", compared, settings.drift_min_rows, "none")]
-    found = [
-        Signal("score_psi", day, release, SCORE, row["psi"], settings.score_psi_limit, "alert")
-        if row["name"] == SCORE
-        else Signal("feature_psi", day, release, row["name"], row["psi"], settings.feature_psi_limit, "retrain")
-        for row in rows
-    ]
-    return sorted((each for each in found if each.value > each.limit), key=lambda each: -each.value)
+    found = []
+    for row in rows:
+        # what one of the reference's own days reaches is no drift
+        usual = settings.drift_unusual * row["usual_psi"]
+        if row["name"] == SCORE:
+            limit = max(settings.score_psi_limit, usual)
+            found.append(Signal("score_psi", day, release, SCORE, row["psi"], limit, "alert"))
+        else:
+            limit = max(settings.feature_psi_limit, usual)
+            found.append(Signal("feature_psi", day, release, row["name"], row["psi"], limit, "retrain"))
+    return sorted((each for each in found if each.value > each.limit), key=lambda each: -each.value / each.limit)
 
 
 def performance_signals(lake: Lake, settings: Settings, day: date) -> list[Signal]:

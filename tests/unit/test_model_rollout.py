@@ -208,9 +208,12 @@ def test_too_few_payments_decide_nothing(settings: Settings) -> None:
 HARMS = {
     "blocks more than 2 times": lambda s: {"challenger": np.minimum(s.champion * 2 + 0.4, 1)},
     "blocks less than 1/2": lambda s: {"challenger": s.champion * 0.5},
+    "scores are less than 1/2": lambda s: {"challenger": np.where(s.champion > 0.7, s.champion, s.champion * 0.1)},
     "fails on": lambda s: {"challenger": np.where(np.arange(len(s.champion)) % 20, s.challenger, np.nan)},
     "ms longer": lambda s: {"latency_ms": np.where(s.is_challengers, s.latency_ms + 20, s.latency_ms)},
-    "lie elsewhere": lambda s: {"challenger": np.where(s.champion > 0.7, s.champion, s.champion * 0.3 + 0.3)},
+    "scores are more than 2 times": lambda s: {
+        "challenger": np.where(s.champion > 0.7, s.champion, s.champion * 0.3 + 0.3)
+    },
     "fewer of the known frauds": lambda s: {
         "challenger": np.where((s.is_fraud == 1) & (np.arange(len(s.champion)) % 4 == 0), 0.1, s.challenger)
     },
