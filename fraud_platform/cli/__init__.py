@@ -1,0 +1,21 @@
+"""The `fraud-platform` command: one module for each group of commands.
+
+What belongs here: names, options and help. What does not: work; each command imports what it needs when it is called,
+so that `--help` answers at once.
+"""
+
+import typer
+
+from fraud_platform.cli import data, inference_log, keys, model, platform, release
+
+app = typer.Typer(
+    help="A fraud-decision platform: raw logs to live decisions. Settings are FRAUD_* variables, see `settings`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for commands in (platform.app, data.app, model.app):
+    app.add_typer(commands)
+app.add_typer(release.app, name="release")
+app.add_typer(keys.app, name="keys")
+app.add_typer(inference_log.app, name="inference-log")

@@ -1,0 +1,79 @@
+"""`fraud-platform inference-log`: decisions on their way into the lake.
+
+What belongs here: the group's commands. What does not: the way itself (`fraud_platform.inference_log`).
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from fraud_platform.cli.screen import now, print_table, refused, settings_of_environment
+
+app = typer.Typer(
+    help="The inference log: every decision, from the service's spool into the lake.", no_args_is_help=True
+)
+
+
+class Part(StrEnum):
+    """What the log's process does."""
+
+    ship = "ship"
+    consume = "consume"
+
+
+@app.command("run")
+def log_run(
+    only: Annotated[
+        Part | None, typer.Option("--only", help="ship: spool to broker; consume: broker to lake. Default: both.")
+    ] = None,
+) -> None:
+    """Carry decisions into the lake until Ctrl-C; `up` does this already. Metrics are on FRAUD_LOG_PORT."""
+    from fraud_platform.inference_log.process import PARTS, AlreadyDoneError, run
+    from fraud_platform.run.signals import stop_event
+
+    with stop_event() as stop:
+        try:
+            run(settings_of_environment(), (only.value,) if only else PARTS, stop)
+        except (AlreadyDoneError, OSError) as error:
+            raise refused(str(error)) from error
+
+
+@app.command("status")
+def log_status() -> None:
+    """Show where decisions are: bytes in the spool, records in the broker, rows in the lake."""
+    from fraud_platform.inference_log.broker import BrokerError
+    from fraud_platform.inference_log.process import log_standing
+
+    try:
+        standing = log_standing(settings_of_environment())
+    except BrokerError as error:
+        raise refused(f"the broker does not answer: {error}") from error
+    days = f"{len(standing.days)}, {standing.days[0]} to {standing.days[-1]}" if standing.days else "none"
+    rows = [
+        ["spool, bytes that the broker does not have", str(standing.waiting_bytes)],
+        [f"{standing.broker}, records that the lake does not have", str(standing.lag)],
+        ["lake, days with decisions", days],
+        ["lake, commits", str(standing.commits)],
+    ]
+    print_table(None, ["what", "value"], rows)
+
+
+@app.command("retain")
+def log_retain(
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without, only say what would be deleted.")] = False,
+) -> None:
+    """Delete decisions from the lake that are older than FRAUD_LOG_RETENTION_DAYS."""
+    from fraud_platform.inference_log.table import LogTable
+    from fraud_platform.lake import open_lake
+
+    current = settings_of_environment()
+    table = LogTable(open_lake(current))
+    days = table.expired(now().date(), current.log_retention_days)
+    if not days:
+        typer.echo(f"Nothing is older than {current.log_retention_days} days.")
+        return
+    if yes:
+        table.delete(days)
+    said = "Deleted" if yes else "Would delete"
+    typer.echo(f"{said} {len(days)} day(s), {days[0]} to {days[-1]}." + ("" if yes else " Do it with: --yes"))

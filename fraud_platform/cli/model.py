@@ -1,0 +1,53 @@
+"""Commands for models before any of them decides.
+
+What belongs here: `evaluate`. What does not: who decides (`release`).
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fraud_platform.cli.screen import markdown_table, now, print_table, refused, settings_of_environment
+
+app = typer.Typer()
+
+
+@app.command()
+def evaluate(
+    mapping: Annotated[
+        Path | None,
+        typer.Option("--mapping", exists=True, dir_okay=False, help="Mapping file (YAML); default: the home's data."),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where the study's tables and results go; default <home>/evaluate/…")
+    ] = None,
+    train_days: Annotated[int, typer.Option("--train-days", min=2, help="Days that each date trains on.")] = 60,
+    delay_days: Annotated[
+        int | None, typer.Option("--delay-days", min=0, help="Days for labels to arrive; default: label maturity.")
+    ] = None,
+    test_days: Annotated[int, typer.Option("--test-days", min=1, help="Days that each date is tested on.")] = 14,
+    dates: Annotated[int, typer.Option("--dates", min=1, help="How many dates, back to back.")] = 2,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Parameter sets tried per date; 1: the defaults.")] = 1,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+) -> None:
+    """Train and test models side by side on dates back to back, on any imported data; writes results and a plot."""
+    from fraud_platform.ingest.mapping import MappingError
+    from fraud_platform.model.prequential import HEADER, Windows, summary
+    from fraud_platform.model.split import TrainingDataError
+    from fraud_platform.model.study import run_study
+
+    current = settings_of_environment()
+    if mapping is not None:
+        current = current.model_copy(update={"mapping": mapping})
+    windows = Windows(train_days, current.label_maturity_days if delay_days is None else delay_days, test_days, dates)
+    try:
+        study = run_study(current, folder, windows, trials, now())
+    except (MappingError, TrainingDataError) as error:
+        raise refused(str(error)) from error
+    rows = summary(study.results)
+    if markdown:
+        typer.echo(markdown_table(HEADER, rows))
+    else:
+        print_table(f"mean ± standard deviation over {dates} date(s)", HEADER, rows)
+    typer.echo(f"results: {study.results_file}\nplot:    {study.plot_file}")

@@ -1,0 +1,100 @@
+"""Commands for the platform as a whole: start, end, look, settings.
+
+What belongs here: `up`, `down`, `status`, `settings`, `reload`. What does not: data and models.
+"""
+
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from fraud_platform.cli.screen import console, now, print_table, refused, settings_of_environment
+
+app = typer.Typer()
+
+
+@app.command()
+def up(
+    exit_when_ready: Annotated[
+        bool, typer.Option("--exit-when-ready", help="End again, with code 0, once the sample payments are decided.")
+    ] = False,
+) -> None:
+    """Build what is missing, start every server, decide sample payments; runs until Ctrl-C."""
+    from fraud_platform.run.up import up as run
+
+    raise typer.Exit(run(settings_of_environment(), console(), now, exit_when_ready))
+
+
+@app.command()
+def down() -> None:
+    """End everything that `up` started in this home, Redis and PostgreSQL included."""
+    from fraud_platform.online.embedded_postgres import PostgresUnavailableError
+    from fraud_platform.online.embedded_redis import RedisUnavailableError
+    from fraud_platform.run.status import down as run
+
+    try:
+        raise typer.Exit(run(settings_of_environment(), console()))
+    except (RedisUnavailableError, PostgresUnavailableError) as error:
+        raise refused(str(error)) from error
+
+
+@app.command()
+def status() -> None:
+    """Show what runs; the exit code is 0 when all of it is ready."""
+    from fraud_platform.run.status import status as run
+
+    raise typer.Exit(run(settings_of_environment(), console()))
+
+
+@app.command()
+def settings() -> None:
+    """List every setting: environment variable, value, default, meaning."""
+    current = settings_of_environment()
+    rows = []
+    for name, field in type(current).model_fields.items():
+        value = getattr(current, name)
+        default = "" if field.default is None else str(field.default)
+        rows.append([f"FRAUD_{name.upper()}", _masked(value), default, field.description or ""])
+    print_table(None, ["setting", "value", "default", "meaning"], rows)
+
+
+@app.command()
+def reload(
+    url: Annotated[
+        str | None, typer.Option("--url", help="Address of the service; default: this home's, on loopback.")
+    ] = None,
+) -> None:
+    """Make every worker of the service look at the registry now; needs a key with the scope admin in FRAUD_API_KEY.
+
+    The exit code is 0 when every worker has looked and serves what it found.
+    """
+    import httpx
+
+    current = settings_of_environment()
+    address = url or f"http://127.0.0.1:{current.service_port}"
+    key = current.api_key
+    headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    try:
+        response = httpx.post(f"{address}/v1/admin/reload", json={}, headers=headers, timeout=30, trust_env=False)
+    except httpx.HTTPError as error:
+        raise refused(f"no service answers at {address}: {error}") from error
+    answer = response.json() if "json" in response.headers.get("content-type", "") else {}
+    if not response.is_success:
+        raise refused(f"the service refuses ({response.status_code}): {answer.get('detail', response.reason_phrase)}")
+    workers = answer["workers"]
+    rows = [
+        [str(worker["pid"]), worker["model_version"] or "none", "yes" if worker["looked"] else "no",
+         worker["error"] or ""]
+        for worker in workers
+    ]  # fmt: skip
+    print_table(None, ["worker", "model", "looked", "error"], rows)
+    raise typer.Exit(int(not workers or any(worker["error"] or not worker["looked"] for worker in workers)))
+
+
+def _masked(value: Any) -> str:
+    """A setting's value as it may be shown: without the password of an address."""
+    if value is None:
+        return ""
+    text = str(value)
+    password = urlsplit(text).password if "://" in text else None
+    return text.replace(f":{password}@", ":***@") if password else text

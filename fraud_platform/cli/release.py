@@ -1,0 +1,108 @@
+"""`fraud-platform release`: who decides, and changes of it by hand.
+
+What belongs here: the group's commands. What does not: what a change does (`fraud_platform.model.release`).
+"""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fraud_platform.cli.screen import console, now, print_table, refused, settings_of_environment
+
+if TYPE_CHECKING:
+    from fraud_platform.model.release import Reason
+
+app = typer.Typer(
+    help="Who decides: champion, challenger and its share of users; each change is a line in the ledger.",
+    no_args_is_help=True,
+)
+
+WHY = Annotated[str, typer.Option("--why", help="The reason, for the ledger.")]
+
+
+def _reason(why: str) -> "Reason":
+    import getpass
+
+    from fraud_platform.model.release import Reason
+
+    return Reason(who=f"{getpass.getuser()} by hand", why=why)
+
+
+@app.command("status")
+def release_status(
+    at: Annotated[
+        datetime | None, typer.Option("--at", formats=["%Y-%m-%dT%H:%M"], help="A moment in UTC; default: now.")
+    ] = None,
+) -> None:
+    """Who decides now, and what a challenger still has to show; with --at: who decided then, by the ledger."""
+    from fraud_platform.lake import open_lake
+    from fraud_platform.model.ledger import arms_in_force
+    from fraud_platform.model.rollout import look
+
+    current = settings_of_environment()
+    arms = arms_in_force(current.home, at.replace(tzinfo=UTC) if at else now())
+    print_table(
+        None, ["champion", "challenger", "stage", "weight"],
+        [[arms["champion"] or "none", arms["challenger"] or "none", arms["stage"], f"{arms['weight']:.0%}"]],
+    )  # fmt: skip
+    found = None if at else look(open_lake(current), current, now())
+    if found is not None:
+        console().print(f"{found[2].action}: {'; '.join(found[2].reasons)}")
+
+
+@app.command("rollback")
+def release_rollback(why: WHY) -> None:
+    """Take the challenger out; without one, return to the champion before. In force within seconds."""
+    from fraud_platform.model.bundle import BundleError, NoReleaseError
+    from fraud_platform.model.release import ReleaseError, champion_before, return_to, roll_back
+    from fraud_platform.model.routing import read_routing
+
+    home = settings_of_environment().home
+    try:
+        routing = read_routing(home)
+        if routing.challenger is not None:
+            roll_back(home, routing.challenger, _reason(why), now())
+            console().print(f"{routing.challenger} decides nothing any more.")
+        else:
+            before = champion_before(home)
+            return_to(home, before, _reason(why), now())
+            console().print(f"{before} decides again.")
+    except (BundleError, NoReleaseError, ReleaseError) as error:
+        raise refused(str(error)) from error
+
+
+@app.command("promote")
+def release_promote(why: WHY) -> None:
+    """Make the challenger the champion now, whatever is not shown yet."""
+    from fraud_platform.model.bundle import BundleError, NoReleaseError
+    from fraud_platform.model.registry import promote
+    from fraud_platform.model.routing import read_routing
+
+    current = settings_of_environment()
+    try:
+        challenger = read_routing(current.home).challenger
+        if challenger is None:
+            raise refused("there is no challenger to promote")
+        version = int(challenger.rpartition("-")[2])
+        promote(current, version, who=_reason(why).who, why=why, now=now())
+    except (BundleError, NoReleaseError) as error:
+        raise refused(str(error)) from error
+    console().print(f"{challenger} decides.")
+
+
+@app.command("challenge")
+def release_challenge(
+    version: Annotated[int, typer.Argument(help="A registered version, also one that was rolled back before.")],
+    why: WHY,
+) -> None:
+    """Put a registered version into shadow beside the champion, in the place of any other challenger."""
+    from fraud_platform.model.bundle import BundleError, NoReleaseError
+    from fraud_platform.model.registry import challenge
+    from fraud_platform.model.release import ReleaseError
+
+    try:
+        routing = challenge(settings_of_environment(), version, _reason(why), now(), again=True)
+    except (BundleError, NoReleaseError, ReleaseError) as error:
+        raise refused(str(error)) from error
+    console().print(f"{routing.challenger} is in shadow.")

@@ -1,0 +1,69 @@
+"""What every command needs: the settings, the screen, the clock, and how a command says no.
+
+What belongs here: input and output as people see it. What does not: any command.
+"""
+
+import os
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fraud_platform.settings import Settings
+
+
+def settings_of_environment() -> "Settings":
+    """The settings; a wrong one ends the command with its name and what is wrong with it."""
+    from pydantic import ValidationError
+
+    from fraud_platform.settings import Settings
+
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = [f"FRAUD_{'.'.join(map(str, part['loc'])).upper()}: {part['msg']}" for part in error.errors()]
+        raise typer.BadParameter("\n".join(problems), param_hint="environment") from error
+
+
+def console() -> "Console":
+    """The screen, or a pipe wide enough for names."""
+    from rich.console import Console
+
+    screen = Console()
+    if not screen.is_terminal and "COLUMNS" not in os.environ:
+        screen.width = 180  # a pipe or a log has no width of its own: names must not be broken there
+    return screen
+
+
+def now() -> datetime:
+    """The present, UTC."""
+    return datetime.now(UTC)
+
+
+def refused(message: str) -> typer.Exit:
+    """Say on stderr why a command was not done, and end with code 1."""
+    typer.secho(message, fg=typer.colors.RED, err=True)
+    return typer.Exit(1)
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A table for a document."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def print_table(title: str | None, header: list[str], rows: list[list[str]]) -> None:
+    """A table for the screen."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(name, overflow="fold", no_wrap=number == 0 and name != "meaning")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console().print(table)
