@@ -6,11 +6,14 @@ source makes or reads its rows (the simulated bank, the mapped source).
 
 from collections.abc import Iterator, Sequence
 from datetime import date
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
 from fraud_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from fraud_platform.simulator.bank import SimulatedBank
 
 
 class Source(Protocol):
@@ -62,6 +65,11 @@ def _history(settings: Settings, first_day: date) -> Source:
         from fraud_platform.ingest.mapped_source import MappedSource
 
         return MappedSource.open(settings.mapping, settings)
+    return simulated_bank(settings, first_day)
+
+
+def simulated_bank(settings: Settings, first_day: date) -> "SimulatedBank":
+    """The simulated bank of these settings, whose history starts on `first_day`."""
     from fraud_platform.simulator.bank import SimulatedBank
     from fraud_platform.simulator.behaviour import behaviours
 
