@@ -71,8 +71,9 @@ def _history(settings: Settings, first_day: date) -> Source:
 def simulated_bank(settings: Settings, first_day: date) -> "SimulatedBank":
     """The simulated bank of these settings, whose history starts on `first_day`."""
     from fraud_platform.simulator.bank import SimulatedBank
-    from fraud_platform.simulator.behaviour import behaviours
+    from fraud_platform.simulator.behaviour import behaviour_of
 
+    usual = settings.bank_behaviour
     return SimulatedBank(
         seed=settings.seed,
         first_day=first_day,
@@ -80,5 +81,6 @@ def simulated_bank(settings: Settings, first_day: date) -> "SimulatedBank":
         merchants=settings.merchants,
         transactions_per_day=settings.transactions_per_day,
         base_currency=settings.base_currency,
-        changes=behaviours(settings.bank_changes),
+        behaviour=behaviour_of(usual),
+        changes={day: behaviour_of(usual | change) for day, change in settings.bank_changes.items()},
     )
