@@ -60,7 +60,7 @@ def scenario(
     except (StoryError, NotAScenarioError, StageError, ValidationError) as error:
         raise refused(str(error)) from error
     picture = folder / "scenario.png"
-    picture.write_bytes(draw(story.title, outcome.facts, settings))
+    picture.write_bytes(draw(story.title, outcome.facts))
     screen.print(table(outcome.facts))
     for sentence in story.expect:
         wrong = outcome.failed.get(sentence)

@@ -50,7 +50,7 @@ def play(story: Story, settings: Settings, say: Callable[[str], None]) -> Outcom
         for number in tqdm(range(1, story.days + 1), desc="days", unit="day", disable=None):
             days.play(number)
         drain(settings, _DRAIN_SECONDS)
-        facts = gather(settings.home, open_lake(settings), days.figures, days.trainings, days.answered, FIRST_DAY)
+        facts = gather(settings, open_lake(settings), days.figures, days.trainings, days.answered, FIRST_DAY)
     finally:
         stage.close()
     failed = {
