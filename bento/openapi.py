@@ -13,6 +13,8 @@ from fraud_platform.decision.answer import ExplainAnswer, PredictAnswer
 from fraud_platform.decision.batch import BatchAnswer, BatchRequest
 from fraud_platform.decision.explain import DecisionReference
 from fraud_platform.decision.feedback import FeedbackAnswer, FeedbackRequest
+from fraud_platform.decision.policy_change import PolicyChange
+from fraud_platform.decision.policy_desk import PolicyAnswer
 from fraud_platform.decision.problem import ProblemDocument
 from fraud_platform.decision.reported import ReportAnswer, ReportRequest
 from fraud_platform.decision.request import PaymentRequest
@@ -87,6 +89,14 @@ _ROUTES = (
         ReportAnswer,
         {},
         "Report a decision that the client made by the rules while no service answered.",
+    ),
+    _Route(
+        "/v1/admin/policy",
+        (PolicyChange,),
+        200,
+        PolicyAnswer,
+        {409: "The policy is at another version than `expected_version`."},
+        "Change thresholds, rule limits, lists or the kill switch.",
     ),
     _Route("/v1/admin/reload", (), 200, ReloadAnswer, {}, "Make every worker look at the registry now."),
 )

@@ -24,7 +24,6 @@ from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.request import parse_payment
-from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.decision.serving_model import ServingModel
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.inference_log.record import DecisionRecord, decode_record
@@ -189,9 +188,8 @@ class CountingMeter:
 
 def model(score: float, fallback: float = 0.5) -> Any:
     trees, regression = FixedModel(score), FixedModel(fallback)
-    policy = Policy(0.7, 0.4, 3)
     parts: Any = (trees, UNCALIBRATED, regression, trees)
-    return ServingModel("fraud-detector/7", "f" * 64, *parts, policy, {})
+    return ServingModel("fraud-detector/7", "f" * 64, *parts, {})
 
 
 @dataclass
@@ -204,6 +202,7 @@ class World:
     recorder: MemoryRecorder = field(default_factory=MemoryRecorder)
     meter: CountingMeter = field(default_factory=CountingMeter)
     now: int = NOW
+    policy: Policy = field(default_factory=lambda: Policy(0.7, 0.4, 3))
     explainers: list[Explainer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -222,8 +221,7 @@ class World:
         return DecisionEngine(
             model=None if score is None else model(score),
             model_breaker=CircuitBreaker("champion", lambda: 0.0),
-            rules=FallbackRules(),
-            policy=Policy(0.7, 0.4, 3),
+            policy=self.policy,
             recorder=self.recorder,
             explainer=explainer,
             meter=self.meter,

@@ -22,18 +22,18 @@ POLICY = Policy(threshold=0.7, review_threshold=0.4, version=3)
     ],
 )
 def test_only_a_score_strictly_greater_than_a_threshold_passes_it(score: float, decision: str, reason: str) -> None:
-    assert POLICY.decide(score) == (decision, reason)
+    assert POLICY.of_score(score) == (decision, reason)
 
 
 def test_a_policy_without_a_review_band_blocks_or_allows() -> None:
     policy = Policy(threshold=0.5, review_threshold=0.5, version=1)
-    assert [policy.decide(score)[0] for score in (0.5, 0.51)] == ["allow", "block"]
+    assert [policy.of_score(score)[0] for score in (0.5, 0.51)] == ["allow", "block"]
 
 
 @pytest.mark.parametrize("score", [math.nan, -0.1, 1.1, math.inf])
 def test_a_score_that_is_no_probability_is_refused_rather_than_allowed(score: float) -> None:
     with pytest.raises(ValueError, match="probability"):
-        POLICY.decide(score)
+        POLICY.of_score(score)
 
 
 @pytest.mark.parametrize(("threshold", "review"), [(0.4, 0.7), (1.0, 0.5), (0.5, 0.0), (math.nan, 0.1)])
