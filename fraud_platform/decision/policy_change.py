@@ -131,14 +131,14 @@ def change_policy(settings: Settings, change: PolicyChange, who: str, now: datet
             )
         after = _changed(before, change, now)
         if _differing(before, after):
-            after = msgspec.structs.replace(after, version=_next_version(settings), since=now)
+            after = msgspec.structs.replace(after, version=_next_version(settings, before.version), since=now)
             _put(settings, before, after, who, change.why, now)
         return after
 
 
-def _next_version(settings: Settings) -> int:
+def _next_version(settings: Settings, standing: int = 0) -> int:
     """A number never used: that of a version which was kept and, its process killed, never in force is left out."""
-    return 1 + max(kept_versions(settings.home), default=0)
+    return 1 + max(standing, *kept_versions(settings.home), 0)
 
 
 def _put(
@@ -177,11 +177,11 @@ def _changed(before: PolicyRecord, change: PolicyChange, now: datetime) -> Polic
         block_list=_list("block_list", before.block_list, change.block_list_add, change.block_list_remove, change, now),
         allow_list=_list("allow_list", before.allow_list, change.allow_list_add, change.allow_list_remove, change, now),
     )
-    if after.review_threshold > after.threshold:
-        field = "threshold" if change.review_threshold is None else "review_threshold"
-        raise InvalidRequest(
-            field, f"review_threshold {after.review_threshold:g} would be above threshold {after.threshold:g}"
-        )
+    low, high = after.review_threshold, after.threshold
+    if low > high:
+        if change.review_threshold is None:
+            raise InvalidRequest("threshold", f"{high:g} would be below review_threshold, {low:g}")
+        raise InvalidRequest("review_threshold", f"{low:g} would be above threshold, {high:g}")
     for name, other in (("block_list", after.allow_list), ("allow_list", after.block_list)):
         held = {(entry.kind, entry.value) for entry in other}
         for position, listing in enumerate(getattr(change, f"{name}_add")):
