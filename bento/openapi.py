@@ -124,7 +124,7 @@ def inlined(kind: type) -> Json:
 
 
 def _openapi(node: Any) -> Any:
-    """JSON Schema as OpenAPI 3.0 takes it: `nullable` in the place of the type null."""
+    """JSON Schema as OpenAPI 3.0 takes it: `nullable` in the place of the type null, exclusive bounds as flags."""
     if isinstance(node, list):
         return [_openapi(item) for item in node]
     if not isinstance(node, dict):
@@ -132,6 +132,10 @@ def _openapi(node: Any) -> Any:
     schema = {key: _openapi(value) for key, value in node.items() if key not in ("anyOf", "const")}
     if "const" in node:
         schema["enum"] = [node["const"]]
+    for bound in ("minimum", "maximum"):
+        exclusive = f"exclusive{bound.capitalize()}"
+        if exclusive in schema:
+            schema |= {bound: schema[exclusive], exclusive: True}
     options = node.get("anyOf")
     if options:
         real = [_openapi(option) for option in options if option != {"type": "null"}]

@@ -68,16 +68,20 @@ def policy_show(
     version: Annotated[int | None, typer.Option("--version", help="A past one; default: what is in force.")] = None,
 ) -> None:
     """Show the policy: numbers, kill switch, lists."""
-    from fraud_platform.decision.policy_record import PolicyError, policy_in_force, read_policy
+    from fraud_platform.decision.policy_record import PolicyError, first_policy, read_policy
 
     current = settings_of_environment()
     try:
-        record = policy_in_force(current, now()) if version is None else read_policy(current.home, version)
+        record = read_policy(current.home, version)
     except PolicyError as error:
         raise refused(str(error)) from error
-    if record is None:
+    if record is not None:
+        console().print(f"version {record.version}, since {record.since:%Y-%m-%d %H:%M:%S} UTC")
+    elif version is None:
+        record = first_policy(current, now())
+        console().print("no policy yet: version 1 will be made of the settings, by a service's start or a change")
+    else:
         raise refused(f"no version {version} is kept: `fraud-platform policy history` shows them")
-    console().print(f"version {record.version}, since {record.since:%Y-%m-%d %H:%M:%S} UTC")
     print_table(
         None, ["field", "value", "meaning"], [[name, _text(getattr(record, name)), _FIELDS[name]] for name in _FIELDS]
     )
@@ -192,13 +196,14 @@ def _difference(line: dict[str, Any]) -> str:
     """A change in the ledger as one reads it: `threshold 0.7 → 0.65`, `block_list + user u-1`."""
     was, to = line["from"] or {}, line["to"]
     said = []
-    for name, value in to.items():
+    for name in [name for name in (*_FIELDS, "block_list", "allow_list") if name in to]:
+        value = to[name]
         if isinstance(value, list):
             said += [
                 f"{name} − {_named(entry)}" for entry in was.get(name, []) if _named(entry) not in map(_named, value)
             ]
             said += [f"{name} + {_named(entry)}" for entry in value]
-        elif name != "version":
+        else:
             said.append(f"{name} {_text(was[name])} → {_text(value)}" if name in was else f"{name} {_text(value)}")
     return ", ".join(said)
 

@@ -31,7 +31,7 @@ def said(tmp_path: Path) -> Any:
 
 
 def test_the_policy_is_shown_changed_and_its_history_told(said: Any, tmp_path: Path) -> None:
-    assert "version 1" in said("policy", "show")
+    assert "no policy yet: version 1" in said("policy", "show")
     assert read_policy(tmp_path) is None
     assert "policy 2 is in force" in said("policy", "set", "--threshold", "0.65", "--why", "too few blocks")
     said("policy", "list-add", "block", "device", "d-881", "--for", "7d", "--why", "card testing")
