@@ -244,7 +244,7 @@ def _lived(bank: Bank, champion: Any, challenger: Any, passed: bool, settings: S
         seen.append((champion(vectors), challenger(vectors), amounts, turns, latency, known))
         evidence = measure(
             Scores(*(np.concatenate(column) for column in zip(*seen, strict=True))),
-            settings.threshold, settings.threshold, settings.canary_block_band,
+            settings.threshold, settings.canary_block_band,
         )  # fmt: skip
         now = (hour + LOOK_HOURS) * _HOUR_US
         step = next_step(routing, evidence, settings, now)

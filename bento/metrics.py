@@ -6,8 +6,10 @@ What belongs here: names and labels. What does not: deciding what is worth count
 from collections.abc import Iterable
 
 from fraud_platform.decision.breaker import CircuitBreaker
+from fraud_platform.decision.policy import Policy
 from fraud_platform.inference_log.record import DecisionRecord
 
+_SWITCH = {"off": 0, "rules_only": 1, "allow_all": 2}
 _STATES = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
 
@@ -34,6 +36,12 @@ class PrometheusMeter:
         self._weight = Gauge(
             "fraud_challenger_weight", "Share of users that the challenger decides for.", multiprocess_mode="livemax"
         )
+        self._policy = Gauge(
+            "fraud_policy_version", "Policy in force; of all workers the oldest.", multiprocess_mode="livemin"
+        )
+        self._kill_switch = Gauge(
+            "fraud_kill_switch", "0: off, 1: rules only, 2: every payment is allowed.", multiprocess_mode="livemax"
+        )
         self._breakers = Gauge(
             "fraud_breaker_open",
             "1: left alone after failures, 0.5: being tried, 0: in use; of all workers the worst.",
@@ -56,7 +64,7 @@ class PrometheusMeter:
         """Count a decision."""
         served = record.served_by
         self._decisions.labels(
-            record.decision, record.model_version, str(served.degraded).lower(), str(repeated).lower()
+            record.decision, record.model_version, str(record.degraded).lower(), str(repeated).lower()
         ).inc()
         if not repeated:
             self._features.labels("user", served.user_features).inc()
@@ -85,6 +93,11 @@ class PrometheusMeter:
     def weighs(self, weight: float) -> None:
         """Show the challenger's weight."""
         self._weight.set(weight)
+
+    def decides_by(self, policy: Policy) -> None:
+        """Show the policy that the worker decides by."""
+        self._policy.set(policy.version)
+        self._kill_switch.set(_SWITCH[policy.kill_switch])
 
     def failed(self, stage: str) -> None:
         """Count an error."""

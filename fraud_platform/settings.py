@@ -98,8 +98,12 @@ class Settings(BaseSettings):
         100, ge=1, description="Frauds in the holdout below which no model is promoted: its figures say too little."
     )
     training_threads: int | None = Field(None, ge=1, description="Threads of one training; unset: all cores.")
-    threshold: float = Field(0.7, gt=0, lt=1, description="A payment is blocked when its score is strictly greater.")
-    review_threshold: float = Field(0.4, gt=0, lt=1, description="A score strictly greater is flagged for review.")
+    threshold: float = Field(
+        0.7, gt=0, lt=1, description="Of the first policy: a payment is blocked when its score is strictly greater."
+    )
+    review_threshold: float = Field(
+        0.4, gt=0, lt=1, description="Of the first policy: a score strictly greater is flagged for review."
+    )
     loss_missed_fee: float = Field(15, ge=0, description="Cost of a missed fraud beside its amount, base currency.")
     loss_blocked_good: float = Field(10, ge=0, description="Cost of blocking a good payment, base currency.")
     loss_alert: float = Field(2, ge=0, description="Cost of looking at one blocked payment, base currency.")
@@ -107,10 +111,12 @@ class Settings(BaseSettings):
         0.005, gt=0, le=1, description="Share of payments that may be blocked by the threshold chosen by cost."
     )
     rule_high_amount: int = Field(
-        10_000, ge=0, description="Where no model answers, an amount above this is flagged; units of base currency."
+        10_000,
+        ge=0,
+        description="Of the first policy: without a model, an amount above this is flagged; base currency.",
     )
     rule_cross_country_amount: int = Field(
-        1_000, ge=0, description="Where no model answers, an amount above this outside the home country is flagged."
+        1_000, ge=0, description="Of the first policy: the same for an amount outside the home country."
     )
     budget_ms: int = Field(
         100, ge=1, description="Milliseconds from a payment's sending to its answer; the three below must fit in it."
@@ -129,7 +135,6 @@ class Settings(BaseSettings):
     capacity: int = Field(
         200, ge=1, description="Payments under way in one worker beyond which the rules answer at once."
     )
-    policy_version: int = Field(1, ge=1, description="Raised by hand when thresholds or rules change; in every answer.")
 
     # watching
     drift_min_rows: int = Field(

@@ -6,7 +6,7 @@ so that `--help` answers at once.
 
 import typer
 
-from fraud_platform.cli import data, inference_log, keys, model, platform, release, scenario
+from fraud_platform.cli import data, inference_log, keys, model, platform, policy, release, scenario
 
 app = typer.Typer(
     help="A fraud-decision platform: raw logs to live decisions. Settings are FRAUD_* variables, see `settings`.",
@@ -17,5 +17,6 @@ app = typer.Typer(
 for commands in (platform.app, data.app, model.app, scenario.app):
     app.add_typer(commands)
 app.add_typer(release.app, name="release")
+app.add_typer(policy.app, name="policy")
 app.add_typer(keys.app, name="keys")
 app.add_typer(inference_log.app, name="inference-log")

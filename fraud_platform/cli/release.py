@@ -12,6 +12,7 @@ from fraud_platform.cli.screen import console, now, print_table, refused, settin
 
 if TYPE_CHECKING:
     from fraud_platform.model.release import Reason
+    from fraud_platform.settings import Settings
 
 app = typer.Typer(
     help="Who decides: champion, challenger and its share of users; each change is a line in the ledger.",
@@ -46,9 +47,31 @@ def release_status(
         None, ["champion", "challenger", "stage", "weight"],
         [[arms["champion"] or "none", arms["challenger"] or "none", arms["stage"], f"{arms['weight']:.0%}"]],
     )  # fmt: skip
+    if at is None:
+        _say_what_differs(current, arms["champion"])
     found = None if at else look(open_lake(current), current, now())
     if found is not None:
         console().print(f"{found[2].action}: {'; '.join(found[2].reasons)}")
+
+
+def _say_what_differs(current: "Settings", champion: str | None) -> None:
+    """The policy decides; a champion measured at other thresholds proposes its own."""
+    from fraud_platform.decision.policy_record import PolicyError, policy_in_force
+    from fraud_platform.model.bundle import Bundle, BundleError, releases
+
+    if champion is None:
+        return
+    try:
+        policy, bundle = policy_in_force(current, now()), Bundle.load(releases(current.home) / champion)
+    except (BundleError, PolicyError) as error:
+        raise refused(str(error)) from error
+    own, measured = (policy.threshold, policy.review_threshold), (bundle.threshold, bundle.review_threshold)
+    if own != measured:
+        console().print(
+            f"policy {policy.version} decides by thresholds {own[0]:g} and {own[1]:g}; {champion} was measured at "
+            f"{measured[0]:g} and {measured[1]:g}, which `fraud-platform policy set --threshold {measured[0]:g} "
+            f"--review-threshold {measured[1]:g}` would put into force"
+        )
 
 
 @app.command("rollback")
