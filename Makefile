@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test test-kafka fetch-kafka soak lint down clean dagster serve bench bench-train bench-serving bench-loop lock setup
+.PHONY: help run test test-kafka fetch-kafka soak lint down clean dagster serve bench bench-train bench-serving bench-loop bench-footprint lock setup
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -61,6 +61,9 @@ soak: $(READY) ## run the faults under load for a quarter of an hour, at 500 req
 
 bench-loop: $(READY) ## run retrain sensor and canary on seeded streams: how often each is right (5 minutes)
 	@$(BIN)/python -m benchmarks.loop $(ARGS)
+
+bench-footprint: $(READY) ## weigh bytes per user, attempt and row for `fraud-platform capacity` (1 minute)
+	@$(BIN)/python -m benchmarks.footprint $(ARGS)
 
 lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-header \

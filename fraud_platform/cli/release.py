@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import console, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import by_hand, console, now, print_table, refused, settings_of_environment
 
 if TYPE_CHECKING:
     from fraud_platform.model.release import Reason
@@ -22,11 +22,9 @@ WHY = Annotated[str, typer.Option("--why", help="The reason, for the ledger.")]
 
 
 def _reason(why: str) -> "Reason":
-    import getpass
-
     from fraud_platform.model.release import Reason
 
-    return Reason(who=f"{getpass.getuser()} by hand", why=why)
+    return Reason(who=by_hand(), why=why)
 
 
 @app.command("status")
