@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from types import FrameType
 
 import dagster as dg
@@ -18,6 +18,7 @@ import psutil
 from assets.partitions import key_range_tags
 from assets.resources import Platform
 from assets.schedules import DAILY_ASSETS, missing_days
+from fraud_platform.clock import present
 from fraud_platform.lake import days_between
 from fraud_platform.model.registry import close_orphan_runs, resume_promotion
 from fraud_platform.run.current import cold_is_loaded, mark_built, online_is_current, release_is_usable
@@ -130,7 +131,7 @@ def main() -> int:
     dagster_home.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("DAGSTER_HOME", str(dagster_home))
     try:
-        build(settings, datetime.now(UTC))
+        build(settings, present(settings))
     except BuildFailed as error:
         print(error, file=sys.stderr)
         return 1

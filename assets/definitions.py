@@ -1,6 +1,6 @@
 """The composition root: every asset, job, schedule, sensor and resource of the code location, and nothing else."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import dagster as dg
 
@@ -16,6 +16,7 @@ from assets.release_jobs import RELEASE_JOBS
 from assets.resources import mlflow_resource, platform_resource
 from assets.schedules import jobs, schedules
 from assets.sensors import sensors
+from fraud_platform.clock import present
 from fraud_platform.dataset import find_dataset
 from fraud_platform.lake import open_lake
 from fraud_platform.settings import Settings
@@ -48,4 +49,5 @@ def build_definitions(settings: Settings, now: datetime) -> dg.Definitions:
     )
 
 
-defs = build_definitions(Settings(), datetime.now(UTC))
+_settings = Settings()
+defs = build_definitions(_settings, present(_settings))

@@ -5,13 +5,14 @@ A sensor reads every event since its cursor, not the newest alone: a drifted day
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
 import msgspec
 
 from assets.resources import Platform
+from fraud_platform.clock import present
 from fraud_platform.inference_log.broker import BrokerError
 from fraud_platform.inference_log.process import log_standing
 from fraud_platform.lake import Lake, open_lake
@@ -108,7 +109,7 @@ def _alerts(name: str, asset: str, signals_of: Signals, description: str) -> dg.
         found = [signal for _, day in days for signal in signals_of(lake, settings, day) if signal.action != "none"]
         alerts = [Alert(each.cause, f"{each.release} {each.subject}", each.sentence) for each in found]
         # where nobody takes them the tick fails, and its days are looked at again
-        told = alert_book(settings).tell(alerts, datetime.now(UTC))
+        told = alert_book(settings).tell(alerts, present(settings))
         said = f"{len(days)} new days of {asset}, {len(alerts)} signals, {len(told)} of them new and told"
         return dg.SensorResult(skip_reason=dg.SkipReason(said), cursor=str(days[-1][0] if days else after))
 
@@ -145,7 +146,8 @@ def _outcomes(instance: dg.DagsterInstance) -> Callable[[str], str]:
 )
 def rollout(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """One look at the challenger."""
-    platform = Platform(Settings(), datetime.now(UTC))
+    settings = Settings()
+    platform = Platform(settings, present(settings))
     found = look(platform.lake, platform.settings, platform.now)
     if found is None:
         return dg.SkipReason("there is no challenger")
@@ -170,11 +172,11 @@ def log_lag_alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     try:
         lag = log_standing(settings).lag
     except BrokerError as error:
-        alert_book(settings).tell([Alert("broker_down", "inference log", str(error))], datetime.now(UTC))
+        alert_book(settings).tell([Alert("broker_down", "inference log", str(error))], present(settings))
         return dg.SkipReason(f"the broker does not answer: {error}")
     if lag > settings.log_lag_alert:
         text = f"{lag:,} decisions wait in the broker, the limit is {settings.log_lag_alert:,}"
-        alert_book(settings).tell([Alert("log_lag", "inference log", text)], datetime.now(UTC))
+        alert_book(settings).tell([Alert("log_lag", "inference log", text)], present(settings))
     return dg.SkipReason(f"{lag:,} decisions are behind")
 
 
@@ -187,4 +189,5 @@ def failed_run_alerts(context: dg.RunFailureSensorContext) -> None:
     """One alert per job, however many of its runs fail."""
     run = context.dagster_run
     text = f"run {run.run_id} of {run.job_name} failed: {context.failure_event.message or 'no message'}"
-    alert_book(Settings()).tell([Alert("failed_run", run.job_name, text)], datetime.now(UTC))
+    settings = Settings()
+    alert_book(settings).tell([Alert("failed_run", run.job_name, text)], present(settings))

@@ -15,6 +15,7 @@ from functools import partial
 import msgspec
 
 from bento.metrics import PrometheusMeter
+from fraud_platform.clock import clock_of
 from fraud_platform.decision import workers
 from fraud_platform.decision.access import Access, is_loopback
 from fraud_platform.decision.answer import Answer
@@ -61,11 +62,6 @@ RELOAD_SECONDS = 4.0
 """How long a request to reload waits for all workers: loading and warming a model takes a second or two."""
 
 
-def clock() -> int:
-    """The present as UTC microseconds since 1970."""
-    return time.time_ns() // 1_000
-
-
 def preflight(settings: Settings) -> None:
     """What the first start needs, checked once before any worker; what can be lost later is not asked of a worker.
 
@@ -95,6 +91,7 @@ class Runtime:
     def __init__(self, settings: Settings) -> None:
         keep_sklearn_out()
         self._home, self._policy_version = settings.home, settings.policy_version
+        clock = self._clock = clock_of(settings)
         meter = self._meter = PrometheusMeter()
         self._faults = FaultLog(clock, meter.failed)
         model = load_newest(settings.home, settings.policy_version, self._faults.report)
@@ -236,7 +233,7 @@ class Runtime:
         return Answer(200, msgspec.json.encode({"ready": True, "degraded": degraded, "checks": checks}))
 
     async def _decided_on(self, caller: str, transaction_id: str) -> date | None:
-        record = await self._explainer.find(transaction_id, caller, clock())
+        record = await self._explainer.find(transaction_id, caller, self._clock())
         return None if record is None else record.day
 
     async def _keep_rates_fresh(self) -> None:

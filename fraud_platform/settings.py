@@ -3,6 +3,7 @@
 What belongs here: a name, a type, a default and one sentence. What does not: anything that opens a file.
 """
 
+import json
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,9 @@ class Settings(BaseSettings):
 
     # where state lives
     home: Path = Field(Path("var"), description="Folder of all local state: lake, Redis, MLflow, Dagster, logs.")
+    clock_file: Path | None = Field(
+        None, description="File that moves the platform's clock, which scenarios make; never set it for real payments."
+    )
     lake_url: str | None = Field(None, description="Root of the lake, any fsspec address; default <home>/lake.")
 
     # where the history comes from
@@ -29,6 +33,10 @@ class Settings(BaseSettings):
     users: int = Field(5_000, ge=1, description="Users of the simulated bank.")
     merchants: int = Field(800, ge=1, description="Merchants of the simulated bank.")
     seed: int = Field(20_240_501, description="Seed of the simulated bank and of training.")
+    bank_changes: dict[date, dict[str, float]] = Field(
+        {},
+        description='Behaviour of the simulated bank from a day on, as JSON: {"2026-03-01": {"online_scale": 2}}.',
+    )
     base_currency: str = Field("EUR", description="ISO 4217 currency of all amounts inside; others are converted.")
 
     # engines
@@ -194,6 +202,21 @@ class Settings(BaseSettings):
                 f"more than budget_ms, {self.budget_ms}: lower a deadline or raise the budget"
             )
         return self
+
+    def environment(self) -> dict[str, str]:
+        """The settings that were given, whatever file or variable they came from, as variables that say the same from
+        another folder: paths absolute, secrets in the clear."""
+        variables = {}
+        for name in sorted(self.model_fields_set):
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                variables[f"FRAUD_{name.upper()}"] = value.get_secret_value()
+            elif isinstance(value, Path):
+                variables[f"FRAUD_{name.upper()}"] = str(value.absolute())
+            elif value is not None:
+                plain = self.model_dump(mode="json", include={name})[name]
+                variables[f"FRAUD_{name.upper()}"] = plain if isinstance(plain, str) else json.dumps(plain)
+        return variables
 
     @cached_property
     def lake(self) -> str:

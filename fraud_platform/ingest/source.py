@@ -63,6 +63,7 @@ def _history(settings: Settings, first_day: date) -> Source:
 
         return MappedSource.open(settings.mapping, settings)
     from fraud_platform.simulator.bank import SimulatedBank
+    from fraud_platform.simulator.behaviour import behaviours
 
     return SimulatedBank(
         seed=settings.seed,
@@ -71,4 +72,5 @@ def _history(settings: Settings, first_day: date) -> Source:
         merchants=settings.merchants,
         transactions_per_day=settings.transactions_per_day,
         base_currency=settings.base_currency,
+        changes=behaviours(settings.bank_changes),
     )

@@ -3,7 +3,9 @@
 What belongs here: shares, scales and delays. What does not: who exists (`population`), which never drifts.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import date
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,13 @@ class Behaviour:
     """Legitimate transactions investigated and cleared."""
     label_delay_days: float = 4.0
     """Median age of a transaction when its first label in a fraud state arrives."""
+
+
+def behaviours(changes: Mapping[date, Mapping[str, float]]) -> dict[date, Behaviour]:
+    """Behaviour from each day on: the defaults with that day's changes. Raises ValueError naming an unknown one."""
+    known = {field.name for field in fields(Behaviour)}
+    for day, change in changes.items():
+        unknown = sorted(change.keys() - known)
+        if unknown:
+            raise ValueError(f"{unknown[0]}, from {day} on, is no behaviour; there are: {', '.join(sorted(known))}")
+    return {day: Behaviour(**change) for day, change in changes.items()}
