@@ -90,6 +90,21 @@ class Lake:
         days = "date=*" if day is None else f"date={day.isoformat()}"
         return sorted(fs.glob(f"{root}/{table}/{days}/{pattern}"))
 
+    def every_file(self, ending: str) -> list[str]:
+        """Paths of all files of all tables whose name ends so, in order; none where the root is not there."""
+        fs, root = self._fs
+        fs.invalidate_cache()
+        return sorted(path for path in fs.find(root) if path.endswith(ending)) if fs.exists(root) else []
+
+    def table_of(self, path: str) -> str:
+        """Name of the table that a path of `every_file` belongs to, without version and day."""
+        return path.removeprefix(f"{self._fs[1]}/").split("/")[0]
+
+    def open_file(self, path: str) -> IO[bytes]:
+        """A file that `files` or `every_file` found. Raises FileNotFoundError."""
+        file: IO[bytes] = self._fs[0].open(path, "rb")
+        return file
+
     def read_file(self, path: str, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
         """One file that `files` found. Raises FileNotFoundError."""
         with self._fs[0].open(path, "rb") as file:
