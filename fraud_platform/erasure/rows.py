@@ -20,9 +20,8 @@ from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.inference_log.record import DecisionRecord, decode_record, encode_record, vector_bytes
 
 DEVICE_IS_NEW = "device_is_new"
-EMPTIED = ("device_id", "device_key", "latitude", "longitude", DEVICE_IS_NEW)
-"""Columns that are null for an erased user."""
-EMPTIED_LISTS = ("devices", "known_devices")
+EMPTIED = ("device_id", "device_key", "devices", "known_devices", "latitude", "longitude", DEVICE_IS_NEW)
+"""Columns that are null for an erased user, as they are where no device is known."""
 
 
 def anonymised(rows: pa.Table, theirs: Bools, user: str, pseudonym: str) -> pa.Table:
@@ -39,8 +38,6 @@ def _column(rows: pa.Table, field: pa.Field, theirs: Bools, user: str, pseudonym
         return column
     if name in EMPTIED:
         return pc.if_else(pa.array(theirs), pa.scalar(None, kind), column)
-    if name in EMPTIED_LISTS:
-        return _each(column, kind, theirs, lambda _: [])
     if pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
         # lists of a tile's members are in order
         return _each(column, kind, theirs, lambda value: _renamed(value, user, pseudonym))

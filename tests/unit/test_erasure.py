@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.record_kit import DAY, MIDNIGHT, record
 
 from fraud_platform.erasure.home import blank_comments, comments, other_files
 from fraud_platform.erasure.mentions import mentions, says
@@ -29,6 +28,7 @@ from fraud_platform.inference_log.record import decode_record, encode_record, ve
 from fraud_platform.inference_log.table import rows as log_rows
 from fraud_platform.ingest.feedback import FeedbackLabel, FeedbackWriter, read_feedback
 from fraud_platform.schema import EXPORT, QUARANTINE
+from tests.record_kit import DAY, MIDNIGHT, record
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PSEUDONYM = "erased-0123"
