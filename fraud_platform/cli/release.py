@@ -89,6 +89,19 @@ def release_promote(why: WHY) -> None:
     console().print(f"{challenger} decides.")
 
 
+@app.command("rebuild-registry")
+def release_rebuild_registry() -> None:
+    """Put every release back into an empty MLflow under its own number: for a registry that was lost without a backup."""
+    from fraud_platform.model.bundle import BundleError, NoReleaseError
+    from fraud_platform.model.registry_rebuild import rebuild_registry
+
+    try:
+        numbers = rebuild_registry(settings_of_environment())
+    except (BundleError, NoReleaseError) as error:
+        raise refused(str(error)) from error
+    console().print(f"Registered: {', '.join(map(str, numbers))}." if numbers else "The registry has a champion.")
+
+
 @app.command("challenge")
 def release_challenge(
     version: Annotated[int, typer.Argument(help="A registered version, also one that was rolled back before.")],
