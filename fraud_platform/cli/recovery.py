@@ -68,7 +68,7 @@ def drill(
     import shutil
     import tempfile
 
-    from fraud_platform.recovery.drill import DrillError
+    from fraud_platform.recovery.copied import DrillError
     from fraud_platform.recovery.drill import drill as run
 
     place = Path(tempfile.mkdtemp(prefix="fraud-drill-")) if folder is None else folder.absolute()

@@ -91,7 +91,7 @@ def release_promote(why: WHY) -> None:
 
 @app.command("rebuild-registry")
 def release_rebuild_registry() -> None:
-    """Put every release back into an empty MLflow under its own number: for a registry that was lost without a backup."""
+    """Put every release back into an empty MLflow under its own number: for a registry lost without a backup."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
     from fraud_platform.model.registry_rebuild import rebuild_registry
 

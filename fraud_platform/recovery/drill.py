@@ -1,14 +1,12 @@
 """A drill: on a copy of a home, lose one thing after the other, get it back, and hold what is decided against before.
 
-What belongs here: the copy, what is lost, the order, the clock. What does not: getting things back, which is what the
-jobs of every day and `backup` do. The live home is read and never written: tables are linked, since a partition is
-replaced and never changed, everything else is copied. Servers are the copy's own.
+What belongs here: what is lost, the order, the clock. What does not: the copy (`copied`), getting things back, which is
+what the jobs of every day and `backup` do.
 """
 
 import asyncio
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -42,20 +40,14 @@ from fraud_platform.online.snapshot_load import load_cold, load_snapshot_feast
 from fraud_platform.online.store import OnlineStore
 from fraud_platform.online.warm import warm_velocity
 from fraud_platform.recovery.backup import backup, restore
+from fraud_platform.recovery.copied import DrillError, copied
 from fraud_platform.run.home import open_home
 from fraud_platform.run.samples import Sample, choose_samples
 from fraud_platform.run.servers import SERVICE, Server, servers
 from fraud_platform.schema import Transaction
 from fraud_platform.settings import Settings
 
-LEFT_BEHIND = ("redis", "postgres", "dagster", "run", "log", "evaluate", "imports")
-"""Folders of the home that the copy does without, or makes itself."""
-PORTS = ("redis_port", "dagster_port", "service_port", "mlflow_port", "log_port")
 _READY_SECONDS = 120.0
-
-
-class DrillError(RuntimeError):
-    """The drill cannot begin; the message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -92,39 +84,6 @@ def drill(settings: Settings, folder: Path, told: Callable[[str], None]) -> list
         stop_postgres(copy)
 
 
-def copied(settings: Settings, folder: Path) -> Settings:
-    """Copy a home; returns the copy's settings: its own folder and ports, every store embedded."""
-    home = settings.home.absolute()
-    lake = Lake(settings.lake)
-    if not lake.is_local:
-        raise DrillError("the lake is no folder of this machine: drill on a copy of it")
-    if folder.exists():
-        raise DrillError(f"{folder} exists; name a folder that does not")
-    source = Path(settings.lake)
-    folder.mkdir(parents=True, mode=0o700)
-    shutil.copytree(source, folder / "lake", copy_function=_link)
-    for path in sorted(home.iterdir()):
-        if path.is_dir() and path.name not in LEFT_BEHIND and path != source:
-            shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("*.lock"))
-    ports = {name: _free_port() for name in PORTS}
-    own: dict[str, Any] = {"home": folder, "lake_url": None, "redis_url": None, "postgres_url": None}
-    return settings.model_copy(update=own | ports | {"kafka_bootstrap": None, "api_key": None})
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @dataclass
 class _World:
     settings: Settings
@@ -137,7 +96,7 @@ class _World:
 
     @property
     def serving(self) -> Settings:
-        """What the copy's processes are given: every address is named, since their environment may name the live ones."""
+        """What the copy's processes are given: every address is named, since their environment may hold live ones."""
         postgres = postgres_address(self.settings)
         return self.settings.model_copy(
             update={
