@@ -120,7 +120,7 @@ class _World:
         with self._service() as service:
             self.url = str(service.url)
             return [
-                self._lose("Redis", self._drop_redis, self._load_redis, self._in_redis, "every feature of a payment"),
+                self._lose("Redis", self._drop_redis, self._load_redis, self._in_redis, "batch features of a payment"),
                 self._lose("PostgreSQL", self._drop_postgres, self._load_postgres, self._in_postgres, "every row"),
                 self._lose(
                     "registry, from the backup", lambda: shutil.rmtree(self.settings.home / "mlflow"),

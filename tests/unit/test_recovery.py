@@ -16,6 +16,7 @@ from fraud_platform.inference_log.table import TABLE, LogTable, rows
 from fraud_platform.lake import open_lake
 from fraud_platform.model.ledger import Change, append_change, read_ledger
 from fraud_platform.recovery.backup import BackupError, backup, restore
+from fraud_platform.recovery.copied import DrillError, copied
 from fraud_platform.settings import Settings
 from tests.record_kit import DAY, record
 
@@ -126,3 +127,29 @@ def test_every_change_of_a_key_is_a_line_of_the_ledger_that_tells_no_key(tmp_pat
     ledger = (home / "releases" / "ledger.jsonl").read_text()
     assert token not in ledger
     assert token.split("_", 2)[2] not in ledger
+
+
+def test_a_copy_of_a_home_shares_nothing_that_either_can_change(home: Settings, tmp_path: Path) -> None:
+    lake = open_lake(home)
+    one = record()
+    LogTable(lake).commit(rows([(one, encode_record(one))]), {})
+    (home.home / "redis").mkdir()
+    copy = copied(
+        home.model_copy(update={"redis_url": "redis://live:6379/0", "kafka_bootstrap": "live:9092"}), tmp_path / "c"
+    )
+    assert (copy.redis_url, copy.postgres_url, copy.kafka_bootstrap) == (None, None, None)
+    assert copy.redis_port != home.redis_port
+    assert not (copy.home / "redis").exists()
+    assert read_ledger(copy.home) == read_ledger(home.home)
+    # what the copy writes, the live home does not see
+    theirs = open_lake(copy)
+    two = record("t-2", decision_id="2" * 32)
+    LogTable(theirs).commit(rows([(two, encode_record(two))]), {})
+    LogTable(theirs).merge(DAY)
+    theirs.write_record("dataset", {"first_day": "other"})
+    append_change(copy.home, Change(at=NOW, who="drill", why="drill", to="fraud-detector-2"))
+    assert LogTable(lake).decision_ids(DAY) == {one.decision_id}
+    assert lake.read_record("dataset") == {"first_day": "2026-11-01"}
+    assert len(read_ledger(home.home)) == 1
+    with pytest.raises(DrillError, match="exists"):
+        copied(home, tmp_path / "c")
