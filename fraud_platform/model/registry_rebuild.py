@@ -21,8 +21,6 @@ from fraud_platform.model.registry import (
 from fraud_platform.model.routing import read_routing
 from fraud_platform.settings import Settings
 
-_FILLER = "number without a release"
-
 
 def rebuild_registry(settings: Settings) -> list[int]:
     """Register every release under its own number in an empty registry, and set the aliases; returns the numbers.
@@ -43,7 +41,7 @@ def rebuild_registry(settings: Settings) -> list[int]:
                 _put_version(client, experiment, number, known[number])
             else:
                 # numbers are given in order: one without a release is taken, and given back at the end
-                client.create_model_version(MODEL_NAME, source=f"models:/{MODEL_NAME}", tags={_FILLER: "true"})
+                client.create_model_version(MODEL_NAME, source=releases(settings.home).absolute().as_uri())
                 fillers.append(number)
         for number in fillers:
             client.delete_model_version(MODEL_NAME, str(number))
