@@ -65,9 +65,14 @@ RELOAD_SECONDS = 4.0
 def preflight(settings: Settings) -> None:
     """What the first start needs, checked once before any worker; what can be lost later is not asked of a worker.
 
+    A home that was built and whose gate has passed no model is decided for by the rules.
+
     Raises NoReleaseError, BundleError, RedisUnavailableError; each says what to do.
     """
-    if not kept_releases(settings.home):
+    # here and not in every worker: it knows the whole platform
+    from fraud_platform.run.current import was_built
+
+    if not kept_releases(settings.home) and not was_built(settings):
         current_release(settings.home)
     ensure_redis(settings)
 

@@ -32,9 +32,13 @@ class Settings(BaseSettings):
     users: int = Field(5_000, ge=1, description="Users of the simulated bank.")
     merchants: int = Field(800, ge=1, description="Merchants of the simulated bank.")
     seed: int = Field(20_240_501, description="Seed of the simulated bank and of training.")
+    bank_behaviour: dict[str, float] = Field(
+        {},
+        description='Behaviour of the simulated bank beside its defaults, as JSON: {"card_testing": 0.01}.',
+    )
     bank_changes: dict[date, dict[str, float]] = Field(
         {},
-        description='Behaviour of the simulated bank from a day on, as JSON: {"2026-03-01": {"online_scale": 2}}.',
+        description='The same from a day on, which is not built yet: {"2026-03-01": {"online_scale": 2}}.',
     )
     base_currency: str = Field("EUR", description="ISO 4217 currency of all amounts inside; others are converted.")
 

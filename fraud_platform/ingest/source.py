@@ -6,11 +6,14 @@ source makes or reads its rows (the simulated bank, the mapped source).
 
 from collections.abc import Iterator, Sequence
 from datetime import date
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
 from fraud_platform.settings import Settings
+
+if TYPE_CHECKING:
+    from fraud_platform.simulator.bank import SimulatedBank
 
 
 class Source(Protocol):
@@ -63,9 +66,15 @@ def _history(settings: Settings, first_day: date) -> Source:
         from fraud_platform.ingest.mapped_source import MappedSource
 
         return MappedSource.open(settings.mapping, settings)
-    from fraud_platform.simulator.bank import SimulatedBank
-    from fraud_platform.simulator.behaviour import behaviours
+    return simulated_bank(settings, first_day)
 
+
+def simulated_bank(settings: Settings, first_day: date) -> "SimulatedBank":
+    """The simulated bank of these settings, whose history starts on `first_day`."""
+    from fraud_platform.simulator.bank import SimulatedBank
+    from fraud_platform.simulator.behaviour import behaviour_of
+
+    usual = settings.bank_behaviour
     return SimulatedBank(
         seed=settings.seed,
         first_day=first_day,
@@ -73,5 +82,6 @@ def _history(settings: Settings, first_day: date) -> Source:
         merchants=settings.merchants,
         transactions_per_day=settings.transactions_per_day,
         base_currency=settings.base_currency,
-        changes=behaviours(settings.bank_changes),
+        behaviour=behaviour_of(usual),
+        changes={day: behaviour_of(usual | change) for day, change in settings.bank_changes.items()},
     )

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.spool import read_spool
 from fraud_platform.ingest.feedback import read_feedback
+from fraud_platform.run.current import mark_built
+from fraud_platform.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 NO_COLD_STORE = ["postgres", "cold_snapshots"]
@@ -560,3 +562,32 @@ asyncio.run(main())
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"status": [200, 200], "modules": []}
+
+
+def test_a_home_whose_gate_has_passed_no_model_is_decided_for_by_the_rules_until_one_is_released(
+    redis_server: str, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    mark_built(Settings(home=tmp_path), date(2026, 11, 23))
+    port = free_port()
+    command, environment = serve(tmp_path, redis_server, port)
+    with (tmp_path / "service.log").open("wb") as output:
+        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
+            wait_until_ready(http, server, tmp_path / "service.log")
+            assert "model" in http.get("/readyz").json()["degraded"]
+            by_rules = http.post("/v1/predict", json=payment(transaction_id="no-model", amount=20_000)).json()
+            publish_small_model(tmp_path, version=1, seed=1)
+            deadline = time.monotonic() + 20
+            while "model" in http.get("/readyz").json()["degraded"]:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            by_model = http.post("/v1/predict", json=payment(transaction_id="a-model")).json()
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+    assert (by_rules["served_by"]["model"], by_rules["decision"], by_rules["degraded"]) == (
+        "rules", "flag_for_review", True,
+    )  # fmt: skip
+    assert by_model["served_by"]["model"] == "champion"
