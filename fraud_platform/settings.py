@@ -5,7 +5,6 @@ What belongs here: a name, a type, a default and one sentence. What does not: an
 
 import json
 from datetime import date
-from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -227,7 +226,7 @@ class Settings(BaseSettings):
                 variables[f"FRAUD_{name.upper()}"] = plain if isinstance(plain, str) else json.dumps(plain)
         return variables
 
-    @cached_property
+    @property
     def lake(self) -> str:
-        """Root of the lake as an fsspec address."""
+        """Root of the lake as an fsspec address. Not cached: a copy of these settings with another home has its own."""
         return self.lake_url or str((self.home / "lake").absolute())

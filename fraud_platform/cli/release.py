@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import console, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import by_hand, console, now, print_table, refused, settings_of_environment
 
 if TYPE_CHECKING:
     from fraud_platform.model.release import Reason
@@ -23,11 +23,9 @@ WHY = Annotated[str, typer.Option("--why", help="The reason, for the ledger.")]
 
 
 def _reason(why: str) -> "Reason":
-    import getpass
-
     from fraud_platform.model.release import Reason
 
-    return Reason(who=f"{getpass.getuser()} by hand", why=why)
+    return Reason(who=by_hand(), why=why)
 
 
 @app.command("status")
@@ -112,6 +110,19 @@ def release_promote(why: WHY) -> None:
     except (BundleError, NoReleaseError) as error:
         raise refused(str(error)) from error
     console().print(f"{challenger} decides.")
+
+
+@app.command("rebuild-registry")
+def release_rebuild_registry() -> None:
+    """Put every release back into an empty MLflow under its own number: for a registry lost without a backup."""
+    from fraud_platform.model.bundle import BundleError, NoReleaseError
+    from fraud_platform.model.registry_rebuild import rebuild_registry
+
+    try:
+        numbers = rebuild_registry(settings_of_environment())
+    except (BundleError, NoReleaseError) as error:
+        raise refused(str(error)) from error
+    console().print(f"Registered: {', '.join(map(str, numbers))}." if numbers else "The registry has a champion.")
 
 
 @app.command("challenge")

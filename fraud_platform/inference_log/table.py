@@ -132,9 +132,15 @@ class LogTable:
         return Committed(0, {}, 0) if record is None else Committed(**record)
 
     def recover(self) -> int:
-        """Remove what a killed commit left; returns how many parts that were. The writer does it before it writes."""
-        last = self.committed().number
+        """Remove what a killed commit left; returns how many parts that were. The writer does it before it writes.
+
+        Where the record of the last commit is lost, nothing tells what a killed commit left: every part is kept, and
+        the broker is read from its beginning, since a decision that the lake has is known by its id.
+        """
         parts = [path for table in (TABLE, REJECTED) for path in self._lake.files(table, "part-*.parquet")]
+        if parts and self._lake.read_record(_COMMIT) is None:
+            self._write(Committed(max(map(_number, parts)), {}, 0))
+        last = self.committed().number
         left = [path for path in parts if _number(path) > last]
         self._lake.remove(left)
         return len(left)

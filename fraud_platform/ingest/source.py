@@ -50,14 +50,15 @@ class Source(Protocol):
 
 def open_source(settings: Settings, first_day: date) -> Source:
     """The source that the settings name, the mapping file's history or else the simulated bank, with the labels that
-    callers sent back to this home.
+    callers sent back to this home and without the users that were erased from it.
 
     `first_day` is where the simulated bank's history starts; a mapped history starts where its data does. Raises
     MappingError when the mapping file or what it points at does not fit.
     """
+    from fraud_platform.erasure.suppression import WithoutErased
     from fraud_platform.ingest.feedback import WithFeedback
 
-    return WithFeedback(_history(settings, first_day), settings.home)
+    return WithoutErased(WithFeedback(_history(settings, first_day), settings.home), settings.home)
 
 
 def _history(settings: Settings, first_day: date) -> Source:

@@ -1,7 +1,7 @@
 """Who decided when, who changed it and why: one JSON line per change, never altered.
 
 What belongs here: the file `<home>/releases/ledger.jsonl`. What does not: changing what is in force (`registry`,
-`release`, `decision.policy_record`).
+`release`, `decision.policy_record`) or doing what else a line tells of (`decision.api_keys`, `erasure`).
 """
 
 import json
@@ -21,10 +21,10 @@ class Change:
     at: datetime
     who: str
     why: str
-    what: Literal["champion", "challenger", "policy"] = "champion"
+    what: Literal["champion", "challenger", "policy", "key", "erase"] = "champion"
     to: Any
     """The release's name, `fraud-detector-7`; a challenger with its stage and weight; a policy's version, with what
-    differs in it."""
+    differs in it; a key by its id, never the key; an erasure by its pseudonym, never the user."""
     was: Any = None
     """What `to` replaces; of a champion the ledger knows it."""
     evidence: dict[str, Any] | None = None
