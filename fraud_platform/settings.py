@@ -141,7 +141,7 @@ class Settings(BaseSettings):
     )
     feature_psi_limit: float = Field(0.2, gt=0, description="PSI of a feature above which a retraining is started.")
     drift_unusual: float = Field(
-        2, ge=0, description="No drift is a PSI below so many times the largest that a day of the reference has."
+        2, ge=0, description="No drift is a PSI below so many times the largest that a day of the reference would have."
     )
     score_psi_limit: float = Field(0.1, gt=0, description="PSI of the score above which people are told to look.")
     fraud_rate_sigmas: float = Field(
