@@ -252,6 +252,7 @@ class Runtime:
         while True:
             await asyncio.sleep(STANDING_SECONDS)
             self._meter.standing(self._breakers, self.engine.under_way, self._recorder.waiting)
+            self._meter.flush()
             try:
                 self._recorder.retry(SPOOL_RECORDS)
             except OSError as error:
@@ -336,3 +337,4 @@ class Runtime:
         except OSError as error:
             self._faults.report("record", error)
         self._spool.close()
+        self._meter.flush()
