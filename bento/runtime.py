@@ -21,6 +21,7 @@ from fraud_platform.decision.answer import Answer
 from fraud_platform.decision.api_keys import Scope, keys_path
 from fraud_platform.decision.arms import Challenger
 from fraud_platform.decision.breaker import CircuitBreaker
+from fraud_platform.decision.budget import Budget
 from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
@@ -154,6 +155,14 @@ class Runtime:
             faults=self._faults,
             clock=clock,
             base_currency=settings.base_currency,
+            budget=Budget(
+                budget_ms=settings.budget_ms,
+                network_ms=settings.network_ms,
+                read_deadline_ms=settings.read_deadline_ms,
+                request_features_ms=settings.request_features_ms,
+                model_ms=settings.model_ms,
+                log_ms=settings.log_ms,
+            ),
             capacity=settings.capacity,
         )
         self._desk = FeedbackDesk(self._labels, self._decided_on, clock)
