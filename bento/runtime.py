@@ -22,6 +22,7 @@ from fraud_platform.decision.answer import Answer
 from fraud_platform.decision.api_keys import Scope, keys_path
 from fraud_platform.decision.arms import Challenger
 from fraud_platform.decision.breaker import CircuitBreaker
+from fraud_platform.decision.budget import Budget
 from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
@@ -156,6 +157,14 @@ class Runtime:
             faults=self._faults,
             clock=clock,
             base_currency=settings.base_currency,
+            budget=Budget(
+                budget_ms=settings.budget_ms,
+                network_ms=settings.network_ms,
+                read_deadline_ms=settings.read_deadline_ms,
+                request_features_ms=settings.request_features_ms,
+                model_ms=settings.model_ms,
+                log_ms=settings.log_ms,
+            ),
             capacity=settings.capacity,
         )
         self._decide_by(self.engine.policy)
@@ -269,6 +278,7 @@ class Runtime:
         while True:
             await asyncio.sleep(STANDING_SECONDS)
             self._meter.standing(self._breakers, self.engine.under_way, self._recorder.waiting)
+            self._meter.flush()
             try:
                 self._recorder.retry(SPOOL_RECORDS)
             except OSError as error:
@@ -353,3 +363,4 @@ class Runtime:
         except OSError as error:
             self._faults.report("record", error)
         self._spool.close()
+        self._meter.flush()

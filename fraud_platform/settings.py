@@ -118,7 +118,7 @@ class Settings(BaseSettings):
         1_000, ge=0, description="Of the first policy: the same for an amount outside the home country."
     )
     budget_ms: int = Field(
-        100, ge=1, description="Milliseconds from a payment's sending to its answer; the three below must fit in it."
+        100, ge=1, description="Milliseconds from a payment's sending to its answer; the stages below must fit in it."
     )
     network_ms: int = Field(5, ge=0, description="Milliseconds of the budget that one way over the network may take.")
     read_deadline_ms: int = Field(
@@ -127,8 +127,13 @@ class Settings(BaseSettings):
         description="Milliseconds that a payment waits for Redis: for its features, and to settle its decision.",
     )
     cold_deadline_ms: int = Field(
-        50, ge=1, description="Milliseconds that it waits for the cold store's, once Redis has failed it."
+        45, ge=1, description="Milliseconds that it waits for the cold store's, once Redis has failed it."
     )
+    request_features_ms: int = Field(10, ge=0, description="Milliseconds of the budget for building the vector.")
+    model_ms: int = Field(
+        30, ge=0, description="Milliseconds of the budget for scoring; where they are not left, the rules decide."
+    )
+    log_ms: int = Field(5, ge=0, description="Milliseconds of the budget for writing the record down.")
     breaker_failures: int = Field(5, ge=1, description="Failures in a row after which a dependency is left alone.")
     breaker_pause_ms: int = Field(1_000, ge=1, description="Milliseconds between probes of a dependency left alone.")
     capacity: int = Field(
@@ -202,13 +207,19 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _deadlines_fit_the_budget(self) -> Self:
-        """All that a payment may wait for: there, Redis, PostgreSQL, Redis again, and back."""
-        longest = 2 * self.network_ms + 2 * self.read_deadline_ms + self.cold_deadline_ms
-        if longest > self.budget_ms:
-            raise ValueError(
-                f"a payment may wait {longest} ms (2 × network_ms + 2 × read_deadline_ms + cold_deadline_ms), which is "
-                f"more than budget_ms, {self.budget_ms}: lower a deadline or raise the budget"
-            )
+        """The ordinary way of a payment, and the longest: by the cold store to the rules."""
+        always = 2 * self.network_ms + 2 * self.read_deadline_ms + self.log_ms
+        ways = {
+            "request_features_ms + model_ms": self.request_features_ms + self.model_ms,
+            "cold_deadline_ms": self.cold_deadline_ms,
+        }
+        for names, taken in ways.items():
+            longest = always + taken
+            if longest > self.budget_ms:
+                raise ValueError(
+                    f"a payment may take {longest} ms (2 × network_ms + 2 × read_deadline_ms + {names} + log_ms), "
+                    f"which is more than budget_ms, {self.budget_ms}: lower one of them or raise the budget"
+                )
         return self
 
     def environment(self) -> dict[str, str]:
