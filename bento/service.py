@@ -15,6 +15,7 @@ from pydantic import WithJsonSchema
 from starlette.middleware import Middleware
 
 from bento.gateway import Gateway
+from bento.image import ChampionImage
 from bento.openapi import inlined
 from bento.runtime import Runtime, preflight
 from fraud_platform.decision.access import DEFAULT_CALLER
@@ -40,6 +41,7 @@ ExplainBody = Annotated[dict[str, Any], WithJsonSchema(inlined(ExplainAnswer))]
     http={"host": _settings.service_host, "port": _settings.service_port},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
+    image=ChampionImage(),
     envs=[
         # one thread per prediction: OpenMP's default threads fight each other under load
         {"name": "OMP_NUM_THREADS", "value": "1"},
