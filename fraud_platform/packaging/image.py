@@ -30,6 +30,8 @@ from fraud_platform.settings import Settings
 DOCKERFILE = PROJECT / "deploy" / "image" / "Dockerfile"
 PLATFORM_CODE = ("fraud_platform", "assets", "bento", "feature_repo")
 BILL, LICENCES = "sbom.cdx.json", "licences.txt"
+_TRIMMED = ("tests", "include")
+"""Folders of packages that no server opens: their own tests, headers for compilers."""
 _OCI = "org.opencontainers.image"
 _PYTHON = "3.11"
 _LINUX = "x86_64-manylinux_2_28"
@@ -168,6 +170,8 @@ def _packages(settings: Settings, pins: list[Pin]) -> Path:
                 wanted, target = Path(temporary) / "requirements.txt", Path(temporary) / "packages"
                 wanted.write_text(text)
                 _install(wanted, target)
+                for left_out in [path for name in _TRIMMED for path in target.glob(f"*/**/{name}") if path.is_dir()]:
+                    shutil.rmtree(left_out, ignore_errors=True)
                 _compile(target)
                 target.rename(folder)
     return folder

@@ -1,7 +1,7 @@
 """The packages of an image, taken out of the project's own lock: same versions, same hashes, only fewer.
 
 What belongs here: which packages serving and the platform need, and cutting them out of `requirements.lock`. What does
-not: installing them (`image`). The lock names the dependents of every package (`# via …`), so nothing is resolved again.
+not: installing them (`image`). The lock names the dependents of each package (`# via …`), so nothing is resolved again.
 """
 
 import re
@@ -32,13 +32,14 @@ SERVING = (
     "pyyaml",
     "redis",
     "rich",
+    "scipy",
     "typer",
     "uvloop",
 )
-"""What the service, the inference log's process and the command `fraud-platform` import; XGBoost comes beside them."""
+"""What the service, the inference log's process and the command `fraud-platform` import; XGBoost, which asks for SciPy, comes beside them."""
 
 CUDA = frozenset(("xgboost", "nvidia-nccl-cu12"))
-"""Replaced by the content of CPU_LOCK. SciPy, which XGBoost names, serves its scikit-learn interface alone."""
+"""Replaced by the content of CPU_LOCK."""
 
 _BLOCK = re.compile(r"^(?P<name>[a-z0-9][a-z0-9._-]*)(?:\[[^]]*\])?==(?P<version>\S+)", re.MULTILINE)
 _PROJECT = "fraud-platform (pyproject.toml)"

@@ -19,14 +19,16 @@ BASE = "localhost/fraud-base:bookworm"
 INSIDE = """
 set -e
 root="$1" home="$2" user="$3" folder="$4"; shift 4
+# every runtime brings names of the network along
+cp /etc/hosts "$root/etc/hosts"
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
 mount --bind "$home" "$root/var/lib/fraud"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
-cd "$root$folder"
-exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all /usr/sbin/chroot --userspec="$user" --groups=10001 \
-    "$root" /usr/bin/env --chdir="$folder" "$@"
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+exec chroot "$root" /usr/bin/setpriv --reuid "${user%:*}" --regid "${user#*:}" --clear-groups --no-new-privs \
+    --bounding-set=-all --inh-caps=-all /usr/bin/env --chdir="$folder" "$@"
 """
 
 
@@ -76,8 +78,9 @@ def running(image: str, root: Path, home: Path, log: Path, **environment: str) -
     try:
         yield process
     finally:
-        for inside in psutil.Process(process.pid).children():
-            inside.terminate()
+        if process.poll() is None:
+            for inside in psutil.Process(process.pid).children():
+                inside.terminate()
         process.wait(30)
 
 
