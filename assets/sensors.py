@@ -16,6 +16,7 @@ from fraud_platform.clock import present
 from fraud_platform.inference_log.broker import BrokerError
 from fraud_platform.inference_log.process import log_standing
 from fraud_platform.lake import Lake, open_lake
+from fraud_platform.model.bundle import NoReleaseError, current_release
 from fraud_platform.model.rollout import look, take_step
 from fraud_platform.monitoring.alerts import Alert, AlertBook
 from fraud_platform.monitoring.drift import FEATURE_DRIFT
@@ -48,6 +49,7 @@ def sensors(resolved: dict[str, Any]) -> list[dg.SensorDefinition]:
                 "Tells people of features and scores above their limit."),
         _alerts("performance_alerts", PERFORMANCE, performance_signals,
                 "Tells people of fraud rates and false positives out of their bands."),
+        _packages_the_champion(resolved["packaging"]),
         rollout,
         log_lag_alerts,
         failed_run_alerts,
@@ -178,6 +180,27 @@ def log_lag_alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         text = f"{lag:,} decisions wait in the broker, the limit is {settings.log_lag_alert:,}"
         alert_book(settings).tell([Alert("log_lag", "inference log", text)], present(settings))
     return dg.SkipReason(f"{lag:,} decisions are behind")
+
+
+def _packages_the_champion(packaging: Any) -> dg.SensorDefinition:
+    @dg.sensor(
+        name="packages_the_champion",
+        job=packaging,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Packages each release that came into force, however it did.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        try:
+            release = current_release(Settings().home).name
+        except NoReleaseError as error:
+            return dg.SkipReason(str(error))
+        if release == context.cursor:
+            return dg.SkipReason(f"{release} was packaged before")
+        context.update_cursor(release)
+        return dg.RunRequest(tags={"fraud/release": release})
+
+    return sensor
 
 
 @dg.run_failure_sensor(

@@ -9,8 +9,9 @@ import os
 import sys
 import time
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -48,8 +49,11 @@ from fraud_platform.online.ladder import Ladder
 from fraud_platform.online.recount import Recount
 from fraud_platform.online.store import OnlineStore
 from fraud_platform.online.wire import StoreError
+from fraud_platform.packaging.packed import packed_release, start_from
 from fraud_platform.settings import Settings
 
+CODE = Path(__file__).parents[1]
+"""The checkout, or the code of a Bento."""
 RATES_SECONDS = 600
 STANDING_SECONDS = 0.2
 SPOOL_RECORDS = 200
@@ -65,7 +69,8 @@ RELOAD_SECONDS = 4.0
 
 
 def preflight(settings: Settings) -> None:
-    """What the first start needs, checked once before any worker; what can be lost later is not asked of a worker.
+    """What the first start needs, seen to once before any worker; what can be lost later is not asked of a worker. A
+    Bento brings its release along.
 
     A home that was built and whose gate has passed no model is decided for by the rules.
 
@@ -74,7 +79,10 @@ def preflight(settings: Settings) -> None:
     # here and not in every worker: it knows the whole platform
     from fraud_platform.run.current import was_built
 
-    if not kept_releases(settings.home) and not was_built(settings):
+    packed = packed_release(CODE)
+    if packed is not None:
+        start_from(settings.home, packed, decides=settings.packed_release_decides, now=datetime.now(UTC))
+    elif not kept_releases(settings.home) and not was_built(settings):
         current_release(settings.home)
     ensure_redis(settings)
 

@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from uvicorn.protocols.http import auto
 
 from bento.gateway import Gateway
+from bento.image import ChampionImage
 from bento.openapi import inlined
 from bento.runtime import Runtime, preflight
 from bento.transport import PaymentProtocol
@@ -42,6 +43,7 @@ ExplainBody = Annotated[dict[str, Any], WithJsonSchema(inlined(ExplainAnswer))]
     http={"host": _settings.service_host, "port": _settings.service_port},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
+    image=ChampionImage(),
     envs=[
         # one thread per prediction: OpenMP's default threads fight each other under load
         {"name": "OMP_NUM_THREADS", "value": "1"},

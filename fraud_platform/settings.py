@@ -192,6 +192,16 @@ class Settings(BaseSettings):
     canary_error_limit: float = Field(0.01, gt=0, lt=1, description="Share of payments that a challenger may fail on.")
     canary_latency_ms: float = Field(5, gt=0, description="Milliseconds that a challenger's answers may take longer.")
 
+    # packaging
+    packed_release_decides: bool = Field(
+        False, description="Whether a Bento's own release is put into force also in a home that has another in force."
+    )
+    image_base: str = Field(
+        "docker.io/library/python:3.11-slim-bookworm",
+        description="Image that the service's image is built on, best with its digest; it needs Python 3.11 alone.",
+    )
+    image_name: str = Field("fraud-detector", description="Name of the service's image, with its registry if any.")
+
     # inference log
     spool_fsync_ms: int = Field(
         1_000, ge=1, description="Milliseconds of decisions that a machine may lose which dies; a process loses none."
