@@ -76,14 +76,15 @@ def preflight(settings: Settings) -> None:
 
     Raises NoReleaseError, BundleError, RedisUnavailableError; each says what to do.
     """
-    # here and not in every worker: it knows the whole platform
-    from fraud_platform.run.current import was_built
-
     packed = packed_release(CODE)
     if packed is not None:
         start_from(settings.home, packed, decides=settings.packed_release_decides, now=datetime.now(UTC))
-    elif not kept_releases(settings.home) and not was_built(settings):
-        current_release(settings.home)
+    elif not kept_releases(settings.home):
+        # here alone: it knows the whole platform, which is neither in a worker nor in a Bento
+        from fraud_platform.run.current import was_built
+
+        if not was_built(settings):
+            current_release(settings.home)
     ensure_redis(settings)
 
 
