@@ -155,6 +155,8 @@ class Runtime:
             clock=clock,
             base_currency=settings.base_currency,
             capacity=settings.capacity,
+            release_share=settings.release_share,
+            release_seed=settings.seed,
         )
         self._desk = FeedbackDesk(self._labels, self._decided_on, clock)
         self._access = Access.load(

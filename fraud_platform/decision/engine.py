@@ -20,6 +20,7 @@ from fraud_platform.decision.breaker import Breaker
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
+from fraud_platform.decision.measurement import released
 from fraud_platform.decision.parts import Meter, OnlineRead, OnlineReader, Recorder
 from fraud_platform.decision.policy import DecisionName, Policy
 from fraud_platform.decision.problem import Problem, conflict, invalid, malformed, unavailable
@@ -56,6 +57,7 @@ class DecisionEngine:
     model and challenger may be replaced at any time by assignment: each request takes them once. model None: the rules
     decide.
     clock gives the present as UTC microseconds. capacity: payments under way beyond which the rules answer at once.
+    release_share: share of what the threshold blocks that is let through to be measured.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class DecisionEngine:
         clock: Callable[[], int],
         base_currency: str,
         capacity: int,
+        release_share: float = 0.0,
+        release_seed: int = 0,
     ) -> None:
         self.model = model
         self.challenger: Challenger | None = None
@@ -92,6 +96,8 @@ class DecisionEngine:
         self._base_currency = base_currency
         self._exponent = exponent(base_currency)
         self._capacity = capacity
+        self._release_share = release_share
+        self._release_seed = release_seed
         self._under_way = 0
         # unique as a UUID is, and made by counting on from one
         self._ids = count(int.from_bytes(os.urandom(15)) << 8)
@@ -254,6 +260,9 @@ class DecisionEngine:
         policy = model.policy if model is not None else self._policy
         score = None if scored is None else scored.score
         decision, reason = self._decided(score, policy, transaction)
+        decision, reason, propensity = released(
+            decision, reason, self._release_share, self._release_seed, caller, payment.transaction_id
+        )
         return DecisionRecord(
             schema_version=SCHEMA_VERSION,
             decision_id=f"{next(self._ids):032x}",
@@ -289,6 +298,7 @@ class DecisionEngine:
             arm=CHAMPION if scored is None else scored.arm,
             other_version=None if scored is None else scored.other_version,
             other_score=None if scored is None else scored.other_score,
+            propensity=propensity,
         )
 
     def _write(self, record: DecisionRecord, payload: bytes) -> None:

@@ -74,6 +74,9 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     """The model beside the one that decided: the challenger, or the champion in the challenger's turn."""
     other_score: float | None = None
     """Its calibrated probability on the same vector; it decided nothing."""
+    propensity: float | None = None
+    """Probability by which a payment above the threshold was let through to be measured, whether it was or not; None
+    where nothing was drawn."""
 
     @property
     def day(self) -> date:

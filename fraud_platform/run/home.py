@@ -11,6 +11,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic_core import to_json
 
 from fraud_platform.settings import Settings
 
@@ -105,7 +109,7 @@ class Home:
         for name in settings.model_fields_set:
             value = getattr(settings, name)
             if value is not None:
-                environment[f"FRAUD_{name.upper()}"] = str(value.absolute() if isinstance(value, Path) else value)
+                environment[f"FRAUD_{name.upper()}"] = _as_text(value)
         environment.update(
             FRAUD_HOME=str(self.root),
             DAGSTER_HOME=str(self.dagster),
@@ -117,6 +121,15 @@ class Home:
         )
         environment[MARK] = str(self.root)
         return environment
+
+
+def _as_text(value: Any) -> str:
+    """A setting as its variable gives it: lists and dictionaries as JSON, a secret as it is."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, list | dict):
+        return to_json(value).decode()
+    return str(value.absolute() if isinstance(value, Path) else value)
 
 
 def open_home(settings: Settings) -> Home:

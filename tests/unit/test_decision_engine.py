@@ -209,7 +209,7 @@ class World:
     def __post_init__(self) -> None:
         self.features = MemoryFeatures(self.redis)
 
-    def engine(self, score: float | None = 0.1, capacity: int = 100) -> DecisionEngine:
+    def engine(self, score: float | None = 0.1, capacity: int = 100, release_share: float = 0) -> DecisionEngine:
         shared: dict[str, Any] = {
             "features": self.features,
             "decisions": Decisions(self.redis),
@@ -230,6 +230,8 @@ class World:
             faults=FaultLog(lambda: self.now, self.meter.failed),
             clock=lambda: self.now,
             capacity=capacity,
+            release_share=release_share,
+            release_seed=7,
             **shared,
         )
 
@@ -540,3 +542,20 @@ async def test_a_decision_of_another_caller_or_of_nobody_is_unknown(world: World
     for transaction_id in ("t-1", "t-2"):
         answer = await engine.explain(msgspec.json.encode({"transaction_id": transaction_id}), "issuer")
         assert answer.status == 404
+
+
+async def test_a_payment_let_through_to_be_measured_says_so_and_is_so_again(world: World) -> None:
+    engine = world.engine(0.9, release_share=0.5)
+    answers = [json.loads((await engine.decide(body(transaction_id=f"t-{n}"), "default")).body) for n in range(40)]
+    told = Counter((answer["decision"], answer["reason"]) for answer in answers)
+    assert set(told) == {("block", "score_above_threshold"), ("allow", "released_for_measurement")}
+    assert {record.propensity for record in world.recorder.records} == {0.5}
+    # a worker that draws from nothing finds what stands
+    again = world.engine(0.9)
+    repeats = [json.loads((await again.decide(body(transaction_id=f"t-{n}"), "default")).body) for n in range(40)]
+    assert repeats == answers
+
+
+async def test_without_a_share_the_record_has_no_propensity(world: World) -> None:
+    await world.engine(0.9).decide(body(), "default")
+    assert [(record.decision, record.propensity) for record in world.recorder.records] == [("block", None)]
