@@ -14,8 +14,9 @@ from assets.partitions import key_range_tags
 from assets.resources import Platform
 from assets.schedules import missing_days
 from assets.sensing import RETRAIN_TAG, new_days, outcomes, training_request
+from fraud_platform.dataset import follow_source
 from fraud_platform.features import tables
-from fraud_platform.ingest.arrivals import MOST_ATTEMPTS, Arrivals, changed_days, look_at_files
+from fraud_platform.ingest.arrivals import MOST_ATTEMPTS, Arrivals, changed_days, known_so_far, look_at_files
 from fraud_platform.ingest.mapped_source import MappedSource
 from fraud_platform.lake import open_lake
 from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, current_release
@@ -84,20 +85,20 @@ def new_files(history: Any) -> dg.SensorDefinition:
         before = msgspec.json.decode(context.cursor, type=Arrivals) if context.cursor else None
         if before is None and missing_days(platform):
             return dg.SkipReason("the history is not built yet: its first build reads every file there is")
-        now = look_at_files(MappedSource.open(settings.mapping, settings), before)
-        if before is None:
-            return dg.SensorResult(skip_reason=dg.SkipReason("the files are known from now on"), cursor=_encoded(now))
-        if now is not before:
-            # the history may have grown by days that Dagster's partitions must know before one is built
-            dataset = platform.opened[0]
-            days = changed_days(before, now, dataset, dataset.last_complete_day(platform.now))
+        source = MappedSource.open(settings.mapping, settings)
+        known = before or known_so_far(source, platform.dataset)
+        now = look_at_files(source, known)
+        if now is not known:
+            # Dagster's partitions must know the days by which the history grows before one is built
+            dataset = follow_source(settings, platform.lake, source, platform.now)
+            days = changed_days(known, now, dataset, dataset.last_complete_day(platform.now))
             now = msgspec.structs.replace(now, asked=[days[0], days[-1]] if days else [], attempt=1)
         elif _failed(context.instance, now):
             now = msgspec.structs.replace(now, attempt=now.attempt + 1)
         else:
             return dg.SkipReason("no file has appeared or changed")
         if not now.asked:
-            return dg.SensorResult(skip_reason=dg.SkipReason("the files say what they said"), cursor=_encoded(now))
+            return dg.SensorResult(skip_reason=dg.SkipReason("no day's rows have changed"), cursor=_encoded(now))
         tags = key_range_tags(now.asked) | {FILES_TAG: now.key}
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=now.key, tags=tags)], cursor=_encoded(now))
 

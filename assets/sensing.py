@@ -26,7 +26,7 @@ def new_days(instance: dg.DagsterInstance, asset: str, after: int) -> Iterable[t
 
 
 def outcomes(instance: dg.DagsterInstance, tag: str) -> Callable[[str], str]:
-    """What came of the run whose `tag` holds a key: `running`, `succeeded`, `failed`; `unknown` for one never started."""
+    """What came of the run whose `tag` holds a key: `running`, `succeeded`, `failed`; `unknown`: never started."""
 
     def outcome(key: str) -> str:
         runs = instance.get_runs(dg.RunsFilter(tags={tag: key}), limit=1)

@@ -70,22 +70,27 @@ def find_dataset(settings: Settings, lake: Lake, now: datetime) -> Dataset:
 
 
 def fix_dataset(settings: Settings, lake: Lake, now: datetime) -> tuple[Dataset, Source]:
-    """The dataset and its open source, recorded if this is the first run, or if its last day has moved on.
+    """The dataset and its open source, recorded if this is the first run. Raises OtherDatasetError."""
+    if lake.read_record(RECORD) is not None:
+        dataset = find_dataset(settings, lake, now)
+        return dataset, open_source(settings, dataset.first_day)
+    dataset, source = _first_look(settings, now)
+    _record(settings, lake, dataset.first_day, source.last_day())
+    return dataset, source
 
-    Raises OtherDatasetError.
-    """
-    record = lake.read_record(RECORD)
-    if record is None:
-        source = _first_look(settings, now)[1]
-        first_day, known = source.first_day(), None
-    else:
-        first_day, known = find_dataset(settings, lake, now).first_day, record["last_day"]
-        source = open_source(settings, first_day)
+
+def follow_source(settings: Settings, lake: Lake, source: Source, now: datetime) -> Dataset:
+    """The dataset once its recorded last day has moved on to that of `source`; it never moves back."""
+    dataset, known = find_dataset(settings, lake, now), (lake.read_record(RECORD) or {}).get("last_day")
     last_day = source.last_day()
-    told = max(filter(None, [known, last_day.isoformat() if last_day else None]), default=None)
-    if record is None or told != known:
-        lake.write_record(RECORD, {"source": _identity(settings), "first_day": first_day.isoformat(), "last_day": told})
-    return _dataset(settings, first_day, told), source
+    if last_day is not None and known is not None and last_day > date.fromisoformat(known):
+        _record(settings, lake, dataset.first_day, last_day)
+    return find_dataset(settings, lake, now)
+
+
+def _record(settings: Settings, lake: Lake, first_day: date, last_day: date | None) -> None:
+    days = {"first_day": first_day.isoformat(), "last_day": last_day.isoformat() if last_day else None}
+    lake.write_record(RECORD, {"source": _identity(settings), **days})
 
 
 def _dataset(settings: Settings, first_day: date, last_day: str | None) -> Dataset:

@@ -140,8 +140,8 @@ async def _replay(
 
 
 def _payments(raw: pa.Table, rates: Rates) -> Iterator[Transaction]:
-    """Raw rows as the service would have made them from a request: clock rule, conversion and fingerprint again. What it
-    decided keeps its amount, which stands at the rates of then."""
+    """Raw rows as the service would have made them from a request: clock rule, conversion and fingerprint again. What
+    it decided keeps its amount, which stands at the rates of then."""
     for batch in raw.to_batches(max_chunksize=10_000):
         times = {name: batch.column(name).cast(pa.int64()).to_pylist() for name in ("timestamp", "received_at")}
         for index, row in enumerate(batch.to_pylist()):

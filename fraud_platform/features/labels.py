@@ -75,9 +75,9 @@ def resolve_labels(labels: pa.Table, cut_us: int) -> pa.Table:
 def label_transactions(transactions: pa.Table, resolved: pa.Table, cut_us: int, maturity_days: int) -> pa.Table:
     """`transactions`, in their order, with `is_fraud` (bool): null is unknown, and must not be used.
 
-    transactions: has transaction_id, transaction_date, received_at, and `blocked` (bool) where it may be. resolved: `resolve_labels` at the same cut. A
-    transaction without a label is good once it is `maturity_days` old at the cut, and unknown before; a blocked one
-    stays unknown.
+    transactions: has transaction_id, transaction_date, received_at, and `blocked` (bool) where it may be. resolved:
+    `resolve_labels` at the same cut. A transaction without a label is good once it is `maturity_days` old at the cut,
+    and unknown before; a blocked one stays unknown.
     """
     keys = transactions.select(["transaction_id", "transaction_date", "received_at"])
     happened = pa.repeat(False, keys.num_rows)

@@ -44,11 +44,11 @@ def sequence(transactions: ibis.Table, entity: str) -> ibis.Table:
 
 
 def counted_order(rows: pa.Table) -> pa.Table:
-    """RAW_TRANSACTIONS rows of a day in the order in which velocity counted them: that of receipt, but where the service
-    counted two payments of a user or of a merchant in the other order, in that.
+    """RAW_TRANSACTIONS rows of a day in the order in which velocity counted them: that of receipt, but where the
+    service counted two payments of a user or of a merchant in the other order, in that.
 
-    Two workers may have counted two payments in one order at the user and in the other at the merchant; then no order is
-    both, and receipt decides.
+    Two workers may have counted two payments in one order at the user and in the other at the merchant; then no order
+    is both, and receipt decides.
     """
     after: dict[int, list[int]] = defaultdict(list)
     waiting = [0] * rows.num_rows

@@ -31,9 +31,15 @@ class Arrivals(msgspec.Struct, frozen=True):
         return f"files-{self.fingerprint}-{self.attempt}"
 
 
-def look_at_files(source: MappedSource, known: Arrivals | None) -> Arrivals:
+def known_so_far(source: MappedSource, dataset: Dataset) -> Arrivals:
+    """What to compare with at the first look: the files as they are, up to the last day that the history knows."""
+    versions = source.day_versions()
+    return Arrivals("", {day: version for day, version in versions.items() if day <= (dataset.last_day or day)})
+
+
+def look_at_files(source: MappedSource, known: Arrivals) -> Arrivals:
     """The files as they are; reads them only where names, sizes or times have changed. Raises MappingError."""
-    if known is not None and known.fingerprint == source.fingerprint:
+    if known.fingerprint == source.fingerprint:
         return known
     return Arrivals(source.fingerprint, source.day_versions())
 

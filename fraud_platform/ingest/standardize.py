@@ -62,9 +62,9 @@ def standardize(
 ) -> Standardized:
     """Check and convert the rows received on `day`.
 
-    `export` has EXPORT's columns in any order, and may have PROBLEM, SOURCE_ROW and DECIDED's. `previous` is the RAW_TRANSACTIONS
-    partition of the day before, against which repeats are found. Raises ValueError when `rates` convert to another
-    currency than `base_currency`.
+    `export` has EXPORT's columns in any order, and may have PROBLEM, SOURCE_ROW and DECIDED's. `previous` is the
+    RAW_TRANSACTIONS partition of the day before, against which repeats are found. Raises ValueError when `rates`
+    convert to another currency than `base_currency`.
     """
     if rates.base_currency != base_currency:
         raise ValueError(f"rates convert to {rates.base_currency}, the base currency is {base_currency}")

@@ -81,7 +81,7 @@ def refuse_skew(lake: Lake, days: Sequence[date], accepted: Sequence[date]) -> N
             if row["differences"]:
                 raise TrainingDataError(
                     f"{day}: {row['feature']} was served with other values than training would use for "
-                    f"{row['differences']} of {row['compared']} decisions (for example {row['example']}). Find out why, "
-                    "build the day and its skew again; where the values of training are the right ones, name the day "
-                    "in FRAUD_ACCEPTED_SKEW_DAYS"
+                    f"{row['differences']} of {row['compared']} decisions (for example {row['example']}). "
+                    "Find out why, build the day and its skew again; where the values of training are the right ones, "
+                    "name the day in FRAUD_ACCEPTED_SKEW_DAYS"
                 )

@@ -1,10 +1,10 @@
 """Attempts that only one side counted: velocity online, or the training set, and not both.
 
-What belongs here: finding them, and which decisions have one in their windows. What does not: comparing values (`skew`).
+What belongs here: finding them, and which decisions have one in their windows. What does not: comparing (`skew`).
 
 A source may hold payments that the service never saw: velocity did not count them, the training set does. A payment
-decided while Redis was away was counted at an instant that nobody recorded. And a decision may be no training row, being
-a duplicate of another caller's transaction_id. Values of a decision with such an attempt in its windows differ by right.
+decided while Redis was away was counted at an instant that nobody recorded. And a decision may be no training row, as a
+duplicate of another caller's transaction_id. Values of a decision with such an attempt in its windows differ by right.
 """
 
 from bisect import bisect_right
@@ -63,8 +63,8 @@ class OneSided:
 def find_one_sided(lake: Lake, day: date, epoch: str, attempts: Sequence[Row]) -> OneSided:
     """The attempts that matter to decisions of `day` in one epoch of velocity.
 
-    attempts: `plain` rows of ATTEMPT, the decisions of the day and of the WINDOW_LOOKBACK_DAYS before it. What was warmed up when the
-    epoch began is on both sides.
+    attempts: `plain` rows of ATTEMPT, the decisions of the day and of the WINDOW_LOOKBACK_DAYS before it. What was
+    warmed up when the epoch began is on both sides.
     """
     found, held = OneSided(), set()
     counted = {_key(row) for row in attempts if row["epoch"] is not None}

@@ -3,10 +3,10 @@
 What belongs here: the table `performance`. What does not: which label counts (`features.labels`), what follows from a
 figure (`signals`).
 
-A blocked payment did not happen, and whether it was fraud is known only where somebody looked. Where a share of would-be
-blocks was let through (`decision.measurement`), those stand for all of them, each for 1 / propensity: the figures then
-say what they would of all payments. Where none was, they speak of the blocked payments that somebody looked at, and
-those are seldom typical.
+A blocked payment did not happen, and whether it was fraud is known only where somebody looked. Where a share of
+would-be blocks was let through (`decision.measurement`), those stand for all of them, each for 1 / propensity: the
+figures then say what they would of all payments. Where none was, they speak of the blocked payments that somebody
+looked at, and those are seldom typical.
 """
 
 from datetime import date, timedelta
@@ -50,9 +50,9 @@ PERFORMANCE_SCHEMA = pa.schema(
         *_interval("fraud_rate", "share of frauds"),
         *_interval("auc", "AUC ROC of the score"),
         *_interval("average_precision", "average precision of the score"),
-        *_interval("catch_rate", "share of frauds that the threshold blocks"),
-        *_interval("false_positive_rate", "share of good payments that the threshold blocks"),
-        *_interval("block_precision", "share of frauds among payments that the threshold blocks"),
+        *_interval("catch_rate", "share of frauds that were blocked, or would have been"),
+        *_interval("false_positive_rate", "share of good payments that were blocked, or would have been"),
+        *_interval("block_precision", "share of frauds among payments that were blocked, or would have been"),
         _field("blocks", pa.int64(), "payments that were blocked"),
         _field("blocks_known", pa.int64(), "blocked payments of which somebody said what they were"),
         _field("released", pa.int64(), "payments above the threshold that were let through to be measured"),
