@@ -37,14 +37,14 @@ CAUSES = (
 )
 
 
-def write_skew(lake: Lake, days: list[date]) -> dict[str, int]:
-    """The table for each day; returns how many decisions were left out, per cause of CAUSES."""
-    left_out: Counter[str] = Counter()
+def write_skew(lake: Lake, days: list[date]) -> dict[date, dict[str, int]]:
+    """The table for each day; returns how many of its decisions were left out, per cause of CAUSES."""
+    left_out = {}
     for day in days:
         table, causes = skew(lake, day)
         lake.write(SKEW, day, table)
-        left_out += causes
-    return {cause: left_out[cause] for cause in CAUSES}
+        left_out[day] = {cause: causes[cause] for cause in CAUSES}
+    return left_out
 
 
 def skew(lake: Lake, day: date) -> tuple[pa.Table, Counter[str]]:

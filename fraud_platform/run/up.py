@@ -34,7 +34,7 @@ def up(settings: Settings, console: Console, clock: Callable[[], datetime], exit
 
     Returns the exit code: 0 also when it is already running or was asked to end, 1 when it could not start.
     """
-    settings = _of_demonstration(settings)
+    settings = of_demonstration(settings)
     home = open_home(settings)
     try:
         with running(home), stop_requests() as stop:
@@ -45,7 +45,7 @@ def up(settings: Settings, console: Console, clock: Callable[[], datetime], exit
         return 0
 
 
-def _of_demonstration(settings: Settings) -> Settings:
+def of_demonstration(settings: Settings) -> Settings:
     """What the simulated bank does where nobody has said otherwise: its money is nobody's."""
     if settings.mapping is None and "release_share" not in settings.model_fields_set:
         return settings.model_copy(update={"release_share": DEMONSTRATED_RELEASE_SHARE})

@@ -110,7 +110,7 @@ def test_every_decision_is_a_transaction_as_it_was_served(world: World) -> None:
 
 
 def test_training_takes_what_was_served_bit_for_bit(world: World) -> None:
-    left_out = write_skew(world.lake, [DAY])
+    left_out = write_skew(world.lake, [DAY])[DAY]
     rows = world.lake.read(SKEW, DAY).to_pylist()
     assert {row["differences"] for row in rows} == {0}, [row for row in rows if row["differences"]]
     assert rows[0]["compared"] > 150, left_out

@@ -162,7 +162,7 @@ def test_served_values_are_held_against_the_training_set_bit_for_bit(settings: S
     write_training_day(lake, DAY, made)
     records = decided(DAY, made, np.full(200, 0.1))
     log_decisions(lake, records)
-    assert write_skew(lake, [DAY]) == dict.fromkeys(CAUSES, 0)
+    assert write_skew(lake, [DAY]) == {DAY: dict.fromkeys(CAUSES, 0)}
     rows = lake.read(SKEW, DAY).to_pylist()
     assert [row["feature"] for row in rows] == list(CATALOGUE.names)
     assert {(row["compared"], row["differences"]) for row in rows} == {(200, 0)}
@@ -190,7 +190,7 @@ def test_what_cannot_be_compared_is_counted_by_cause(settings: Settings, lake: L
     records[2] = change(records[2], catalogue_hash="other")
     records[3] = change(records[3], user_snapshot="2026-02-27")
     log_decisions(lake, records)
-    assert write_skew(lake, [DAY]) == {
+    assert write_skew(lake, [DAY])[DAY] == {
         "degraded": 1, "incomplete_epoch": 1, "other_catalogue": 1, "not_in_training_set": 1, "other_snapshot": 1,
         "one_sided_attempt": 0,
     }  # fmt: skip
@@ -212,3 +212,24 @@ def test_the_age_of_what_was_served(settings: Settings, lake: Lake) -> None:
     assert performance(lake, settings, DAY + timedelta(days=1)).num_rows == 0
     write_performance(lake, settings, [DAY + timedelta(days=1)])
     assert lake.read(PERFORMANCE, DAY + timedelta(days=1)).num_rows == 0
+
+
+def test_an_attempt_that_one_side_alone_counted_is_a_cause_and_no_difference(settings: Settings, lake: Lake) -> None:
+    made = vectors(np.random.default_rng(5), 8)
+    merchants = ["m-2"] * 4 + ["m-1"] * 4
+    write_training_day(lake, DAY, made, merchant_id=merchants)
+    records = [
+        msgspec.structs.replace(each, request=msgspec.structs.replace(each.request, merchant_id=merchant))
+        for each, merchant in zip(decided(DAY, made, np.full(8, 0.1)), merchants, strict=True)
+    ]
+    # of the source alone: the second payment at m-2. In the lake alone by its time: the third, counted without Redis
+    del records[1]
+    records[1] = msgspec.structs.replace(records[1], epoch=None, served_by=degraded())
+    log_decisions(lake, records)
+    left_out = write_skew(lake, [DAY])[DAY]
+    # the first at m-2 came before both, the fourth after; those at m-1 have nothing to do with it
+    assert left_out == dict.fromkeys(CAUSES, 0) | {"degraded": 1, "one_sided_attempt": 1}
+    assert {row["compared"] for row in lake.read(SKEW, DAY).to_pylist()} == {5}
+    # what was put back when the epoch began is known to velocity
+    lake.write_record("velocity_epochs/e", {"warmed_until": DAY.isoformat()})
+    assert write_skew(lake, [DAY])[DAY]["one_sided_attempt"] == 0
