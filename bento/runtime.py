@@ -175,6 +175,8 @@ class Runtime:
                 log_ms=settings.log_ms,
             ),
             capacity=settings.capacity,
+            release_share=settings.release_share,
+            release_seed=settings.seed,
         )
         self._decide_by(self.engine.policy)
         self._policy_desk = PolicyDesk(settings, clock)

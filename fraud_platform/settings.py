@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     # where the history comes from
     mapping: Path | None = Field(None, description="Mapping file of an imported history; unset: the simulated bank.")
     history_start: date | None = Field(None, description="First day of history; unset: fixed at the first run.")
+    history_goes_on: bool = Field(
+        False, description="After an imported history's last day, days are built of what the service decides."
+    )
     history_days: int = Field(120, ge=1, description="Days of simulated history at the first run, ending yesterday.")
     transactions_per_day: int = Field(4_600, ge=1, description="Mean transactions a day of the simulated bank.")
     users: int = Field(5_000, ge=1, description="Users of the simulated bank.")
@@ -96,6 +99,10 @@ class Settings(BaseSettings):
     min_holdout_frauds: int = Field(
         100, ge=1, description="Frauds in the holdout below which no model is promoted: its figures say too little."
     )
+    accepted_skew_days: list[date] = Field(
+        [],
+        description="Days as JSON whose differences between served and recomputed values are explained, and may train.",
+    )
     training_threads: int | None = Field(None, ge=1, description="Threads of one training; unset: all cores.")
     threshold: float = Field(
         0.7, gt=0, lt=1, description="Of the first policy: a payment is blocked when its score is strictly greater."
@@ -106,6 +113,12 @@ class Settings(BaseSettings):
     loss_missed_fee: float = Field(15, ge=0, description="Cost of a missed fraud beside its amount, base currency.")
     loss_blocked_good: float = Field(10, ge=0, description="Cost of blocking a good payment, base currency.")
     loss_alert: float = Field(2, ge=0, description="Cost of looking at one blocked payment, base currency.")
+    release_share: float = Field(
+        0,
+        ge=0,
+        le=0.5,
+        description="Share of what the threshold would block that is let through, so that blocking can be measured.",
+    )
     alert_budget_share: float = Field(
         0.005, gt=0, le=1, description="Share of payments that may be blocked by the threshold chosen by cost."
     )
@@ -165,7 +178,7 @@ class Settings(BaseSettings):
     notify_quiet_hours: float = Field(24, gt=0, description="Hours in which the same trouble is not told again.")
     log_lag_alert: int = Field(100_000, ge=1, description="Decisions behind in the broker above which people are told.")
     matured_labels_retrain: int = Field(
-        0,
+        200,
         ge=0,
         description="Frauds that matured since the champion's data at which it is retrained; 0: never for that.",
     )

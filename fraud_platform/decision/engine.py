@@ -21,6 +21,7 @@ from fraud_platform.decision.budget import Budget, Stage
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
+from fraud_platform.decision.measurement import released
 from fraud_platform.decision.parts import Meter, OnlineRead, OnlineReader, Recorder
 from fraud_platform.decision.policy import DECIDED_BY, Policy, decide
 from fraud_platform.decision.problem import Problem, conflict, invalid, malformed, unavailable
@@ -57,6 +58,7 @@ class DecisionEngine:
     the rules decide.
     clock gives the present as UTC microseconds. budget: what each stage may take, and until when the model is asked.
     capacity: payments under way beyond which the rules answer at once.
+    release_share: share of what the threshold blocks that is let through to be measured.
     """
 
     def __init__(
@@ -76,6 +78,8 @@ class DecisionEngine:
         base_currency: str,
         budget: Budget,
         capacity: int,
+        release_share: float = 0.0,
+        release_seed: int = 0,
     ) -> None:
         self.model = model
         self.challenger: Challenger | None = None
@@ -93,6 +97,8 @@ class DecisionEngine:
         self._exponent = exponent(base_currency)
         self._budget = budget
         self._capacity = capacity
+        self._release_share = release_share
+        self._release_seed = release_seed
         self._under_way = 0
         # unique as a UUID is, and made by counting on from one
         self._ids = count(int.from_bytes(os.urandom(15)) << 8)
@@ -260,6 +266,9 @@ class DecisionEngine:
         score, rung = (None, RULES) if scored is None else (scored.score, scored.served_by)
         received_at = transaction.received_at
         decision, reason = decide(policy, score, payment, transaction.amount, self._exponent, received_at)
+        decision, reason, propensity = released(
+            decision, reason, self._release_share, self._release_seed, caller, payment.transaction_id
+        )
         return DecisionRecord(
             schema_version=SCHEMA_VERSION,
             decision_id=f"{next(self._ids):032x}",
@@ -296,6 +305,7 @@ class DecisionEngine:
             other_version=None if scored is None else scored.other_version,
             other_score=None if scored is None else scored.other_score,
             scored_by=None if scored is None else rung,
+            propensity=propensity,
         )
 
     def _write(self, record: DecisionRecord, payload: bytes) -> None:

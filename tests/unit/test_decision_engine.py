@@ -225,7 +225,9 @@ class World:
     def __post_init__(self) -> None:
         self.features = MemoryFeatures(self.redis)
 
-    def engine(self, score: float | None = 0.1, capacity: int = 100, budget: Budget = UNLIMITED) -> DecisionEngine:
+    def engine(
+        self, score: float | None = 0.1, capacity: int = 100, budget: Budget = UNLIMITED, release_share: float = 0
+    ) -> DecisionEngine:
         shared: dict[str, Any] = {
             "features": self.features,
             "decisions": Decisions(self.redis),
@@ -246,6 +248,8 @@ class World:
             clock=lambda: self.now,
             budget=budget,
             capacity=capacity,
+            release_share=release_share,
+            release_seed=7,
             **shared,
         )
 
@@ -730,3 +734,20 @@ async def test_a_disk_that_is_slow_overruns_the_stage_of_the_log(world: World, m
     answer = await world.engine(budget=Budget(**{**allowed, "log_ms": 20})).decide(body(), "default")
     assert answer.status == 200
     assert world.meter.overruns == {"log": 1}
+
+
+async def test_a_payment_let_through_to_be_measured_says_so_and_is_so_again(world: World) -> None:
+    engine = world.engine(0.9, release_share=0.5)
+    answers = [json.loads((await engine.decide(body(transaction_id=f"t-{n}"), "default")).body) for n in range(40)]
+    told = Counter((answer["decision"], answer["reason"]) for answer in answers)
+    assert set(told) == {("block", "score_above_threshold"), ("allow", "released_for_measurement")}
+    assert {record.propensity for record in world.recorder.records} == {0.5}
+    # a worker that draws from nothing finds what stands
+    again = world.engine(0.9)
+    repeats = [json.loads((await again.decide(body(transaction_id=f"t-{n}"), "default")).body) for n in range(40)]
+    assert repeats == answers
+
+
+async def test_without_a_share_the_record_has_no_propensity(world: World) -> None:
+    await world.engine(0.9).decide(body(), "default")
+    assert [(record.decision, record.propensity) for record in world.recorder.records] == [("block", None)]
