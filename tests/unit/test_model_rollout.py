@@ -9,9 +9,10 @@ import pytest
 
 from fraud_platform.decision.arms import CHALLENGER, Challenger, score_by_arm
 from fraud_platform.decision.breaker import CircuitBreaker
+from fraud_platform.decision.policy_change import PolicyChange, change_policy
 from fraud_platform.decision.serving_model import load_model
 from fraud_platform.features.catalogue import CATALOGUE
-from fraud_platform.inference_log.record import decode_record, encode_record
+from fraud_platform.inference_log.record import ServedBy, decode_record, encode_record
 from fraud_platform.lake import open_lake
 from fraud_platform.model.arms import Evidence, Scores, gather, measure
 from fraud_platform.model.ledger import arms_in_force, read_ledger
@@ -261,6 +262,11 @@ def test_the_log_gives_both_scores_of_each_payment_whoever_decided(home: Path, s
                 other_version="fraud-detector/1" if theirs else "fraud-detector/2",
                 arm="challenger" if theirs else "champion",
                 latency_us=9_000 if theirs else 1_000,
+                # a list decides some of them, which changes nothing about what the models said
+                served_by=ServedBy(
+                    user_features="redis", merchant_features="redis", model="list" if n % 10 == 0 else "champion"
+                ),
+                scored_by="challenger" if theirs else "champion",
             )
         )
     log_decisions(lake, records)
@@ -271,15 +277,18 @@ def test_the_log_gives_both_scores_of_each_payment_whoever_decided(home: Path, s
     assert evidence.champion_blocks == (champion[100:] > 0.6).sum()
     assert evidence.challenger_blocks == (challenger[100:] > 0.6).sum()
     assert evidence.latency_ms.mean == pytest.approx(8)
+    assert evidence.errors.mean == 0
     assert (evidence.frauds, evidence.good) == (40, 260)
     caught = (challenger[100:140] > 0.6).mean() - (champion[100:140] > 0.6).mean()
     assert evidence.catch_gain.mean == pytest.approx(caught)
 
+    change_policy(settings, PolicyChange(why="test", threshold=0.65), "test", NOW)
     found = look(lake, settings, NOW)
     assert found is not None
+    assert found[1].champion_blocks == (champion[100:] > 0.65).sum(), "by the policy, whatever the bundles say"
     routing, seen, step = found
     assert isinstance(seen, Evidence)
-    assert step.action == "roll_back", "it blocks a third of what the champion does"
+    assert step.action == "roll_back", "it blocks nothing, the champion a third"
     assert take_step(settings, routing, seen, step, "sensor", NOW)
     assert not take_step(settings, routing, seen, step, "sensor", NOW), "somebody has taken it out meanwhile"
     assert read_ledger(home)[-1]["evidence"]["payments"] == 300

@@ -12,6 +12,7 @@ import pytest
 import xgboost
 from scipy.special import expit
 
+from fraud_platform.decision.policy_change import PolicyChange, change_policy
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import Lake
@@ -92,6 +93,23 @@ def test_candidate_and_baseline_learn_from_the_same_days(
         train_candidate(lake, trained_settings.model_copy(update={"home": tmp_path}), kit.NOW)
     # 8 days of training and 3 of validation
     assert seen == [candidate.record.train_rows] == [11 * kit.ROWS_PER_DAY]
+
+
+def test_a_training_measures_at_the_thresholds_of_the_policy_in_force(
+    lake: Lake, trained_settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[tuple[float, float]] = []
+
+    def fingerprint(settings: Settings, *_: Any) -> str:
+        seen.append((settings.threshold, settings.review_threshold))
+        raise InterruptedError
+
+    monkeypatch.setattr(steps, "fingerprint", fingerprint)
+    home = trained_settings.model_copy(update={"home": tmp_path})
+    change_policy(home, PolicyChange(why="test", threshold=0.65, review_threshold=0.3), "test", kit.NOW)
+    with pytest.raises(InterruptedError):
+        train_candidate(lake, home, kit.NOW)
+    assert seen == [(0.65, 0.3)]
 
 
 def test_the_bundle_carries_what_serving_needs(candidate: Candidate, trained_settings: Settings) -> None:
