@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test test-kafka fetch-kafka test-image image-base soak lint down clean dagster serve bench bench-train bench-serving bench-loop bench-footprint drill audit lock setup
+.PHONY: help run test test-kafka fetch-kafka test-image image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-loop bench-footprint drill audit lock setup
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -52,6 +52,9 @@ bench-train: $(READY) ## time training as data grows, on the vectors that `make 
 
 bench-serving: $(READY) ## time decisions beside the reference pattern, Feast's SDK and an empty endpoint (15 minutes)
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
+bench-reads: $(READY) ## time the reads of a payment's features alone, from Redis and from PostgreSQL (2 minutes)
+	@$(BIN)/python -m benchmarks.reads $(ARGS)
 
 test-kafka: $(READY) ## run the inference log's tests against a real Kafka, fetched with Maven (Java 17)
 	@FRAUD_TEST_KAFKA=real $(BIN)/pytest tests/integration/test_inference_log.py -k kafka $(ARGS)

@@ -99,12 +99,10 @@ def to_minor(amount: Decimal, currency: str, field: str = "amount") -> int:
     # Magnitude first: the text 1e999999 is short and its integer is not.
     if amount.adjusted() + places >= len(str(MAX_MINOR)):
         raise AmountError(field, f"is above {MAX_MINOR} minor units")
-    digits, power = amount.as_tuple().digits, amount.adjusted() - len(amount.as_tuple().digits) + 1
-    if amount.adjusted() < -places or len(digits) > _MAX_DIGITS:
+    if amount.adjusted() < -places or len(amount.as_tuple().digits) > _MAX_DIGITS:
         raise AmountError(field, f"has more than {places} decimals, which {currency} does not have")
-    coefficient = int("".join(map(str, digits)))
-    shift = power + places
-    minor, rest = divmod(coefficient * _power_of_ten(shift), _power_of_ten(-shift))
+    numerator, denominator = amount.as_integer_ratio()
+    minor, rest = divmod(numerator * _power_of_ten(places), denominator)
     if rest:
         raise AmountError(field, f"has more than {places} decimals, which {currency} does not have")
     if minor > MAX_MINOR:

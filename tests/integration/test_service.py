@@ -548,18 +548,26 @@ def test_without_a_release_the_server_says_what_to_run_and_stops(redis_server: s
     assert "Traceback" not in output
 
 
-def test_a_worker_imports_neither_mlflow_nor_feast_nor_scikit_learn(service: Service, redis_server: str) -> None:
+def test_a_worker_imports_neither_mlflow_nor_feast_nor_scikit_learn_and_shows_at_its_end_all_it_counted(
+    service: Service, redis_server: str
+) -> None:
     program = """
 import asyncio, json, sys
+from prometheus_client import REGISTRY
+from bento import runtime as module
 from bento.runtime import Runtime
 from fraud_platform.settings import Settings
+
+# no flush but that of the end
+module.STANDING_SECONDS = 3600
 
 async def main():
     runtime = Runtime(Settings())
     answer = await runtime.decide(sys.argv[1].encode(), "default")
     reason = await runtime.explain(sys.argv[1].encode(), "default")
     await runtime.close()
-    print(json.dumps({"status": [answer.status, reason.status], "modules": sorted(
+    counted = REGISTRY.get_sample_value("fraud_stage_seconds_count", {"stage": "log"})
+    print(json.dumps({"status": [answer.status, reason.status], "counted": counted, "modules": sorted(
         name for name in ("mlflow", "feast", "sklearn", "shap", "evidently", "dagster") if sys.modules.get(name))}))
 
 asyncio.run(main())
@@ -568,7 +576,7 @@ asyncio.run(main())
     command = [sys.executable, "-c", program, json.dumps(payment(transaction_id="modules"))]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"status": [200, 200], "modules": []}
+    assert json.loads(done.stdout) == {"status": [200, 200], "counted": 1, "modules": []}
 
 
 def test_a_home_whose_gate_has_passed_no_model_is_decided_for_by_the_rules_until_one_is_released(
