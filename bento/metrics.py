@@ -3,12 +3,22 @@
 What belongs here: names and labels. What does not: deciding what is worth counting, which the engine's `Meter` says.
 """
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
+import psutil
+
+from fraud_platform.decision.arms import CHALLENGER
 from fraud_platform.decision.breaker import CircuitBreaker
+from fraud_platform.decision.serving_model import CHAMPION
 from fraud_platform.inference_log.record import DecisionRecord
+from fraud_platform.online.ladder import DEFAULT, POSTGRES, REDIS
 
 _STATES = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
+_LADDER = (REDIS, POSTGRES, DEFAULT)
+"""Sources of batch features, the best first: a decision stands on the worse of its two."""
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
 
 
 class PrometheusMeter:
@@ -18,6 +28,7 @@ class PrometheusMeter:
         # imported here: a worker knows PROMETHEUS_MULTIPROC_DIR only after this module may have been imported
         from prometheus_client import Counter, Gauge, Histogram
 
+        self._served: set[tuple[str, str]] = set()
         self._decisions = Counter(
             "fraud_decisions", "Decisions that went out.", ["decision", "model_version", "degraded", "repeated"]
         )
@@ -40,6 +51,24 @@ class PrometheusMeter:
             ["breaker"],
             multiprocess_mode="livemax",
         )
+        self._serving = Gauge(
+            "fraud_model_serving",
+            "Workers that serve a model version in a role; 0: it was replaced.",
+            ["model_version", "role"],
+            multiprocess_mode="livesum",
+        )
+        self._snapshots = Gauge(
+            "fraud_snapshot_end_seconds",
+            "End of the snapshot in force per store, Unix time; 0: none. Of all workers the latest seen.",
+            ["store", "entity"],
+            multiprocess_mode="livemax",
+        )
+        self._scores = Histogram(
+            "fraud_score",
+            "Calibrated scores, by the model that gave them; those beside a decision included.",
+            ["model"],
+            buckets=[twentieth / 20 for twentieth in range(1, 21)],
+        )
         self._stages = Histogram(
             "fraud_stage_seconds",
             "Time of each stage of a decision.",
@@ -48,8 +77,15 @@ class PrometheusMeter:
         )
         self._latency = Histogram(
             "fraud_decision_seconds",
-            "From receiving a payment until its decision stood.",
-            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2),
+            "From receiving a payment until its decision stood, by what its features and its score came from.",
+            ["features", "model"],
+            buckets=_SECONDS,
+        )
+        self._http = Histogram(
+            "fraud_http_seconds",
+            "From a request's headers until its answer was made, by route.",
+            ["route"],
+            buckets=_SECONDS,
         )
 
     def decided(self, record: DecisionRecord, repeated: bool) -> None:
@@ -61,15 +97,22 @@ class PrometheusMeter:
         if not repeated:
             self._features.labels("user", served.user_features).inc()
             self._features.labels("merchant", served.merchant_features).inc()
-            self._latency.observe(record.latency_us / 1e6)
+            features = max(served.user_features, served.merchant_features, key=_LADDER.index)
+            self._latency.labels(features, served.model).observe(record.latency_us / 1e6)
+            if record.score is not None:
+                self._scores.labels(served.model).observe(record.score)
+            if record.other_score is not None:
+                other = CHAMPION if served.model == CHALLENGER else CHALLENGER
+                self._scores.labels(other).observe(record.other_score)
 
     def took(self, stage: str, seconds: float) -> None:
         """Measure a stage."""
         self._stages.labels(stage).observe(seconds)
 
-    def answered(self, route: str, status: int) -> None:
-        """Count an answer over HTTP."""
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count and time an answer over HTTP."""
         self._answers.labels(route, status).inc()
+        self._http.labels(route).observe(seconds)
 
     def dropped(self) -> None:
         """Count a record that was given up."""
@@ -85,6 +128,28 @@ class PrometheusMeter:
     def weighs(self, weight: float) -> None:
         """Show the challenger's weight."""
         self._weight.set(weight)
+
+    def serves(self, champion: str | None, challenger: str | None) -> None:
+        """Show the models that the worker serves, as `name/version`; those before it are shown as 0."""
+        serving = {(version, role) for version, role in ((champion, CHAMPION), (challenger, CHALLENGER)) if version}
+        for version, role in self._served - serving:
+            self._serving.labels(version, role).set(0)
+        for version, role in serving:
+            self._serving.labels(version, role).set(1)
+        self._served |= serving
+
+    def snapshot(self, store: str, entity: str, end: float) -> None:
+        """Show the snapshot in force of a store. end: Unix seconds of its day's end, 0 for none."""
+        self._snapshots.labels(store, entity).set(end)
+
+    def forget_dead_workers(self) -> None:
+        """Take the gauges of workers that were killed out of the sums: a breaker open at that moment would stay so."""
+        from prometheus_client.multiprocess import mark_process_dead
+
+        for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("gauge_live*.db"):
+            pid = int(file.stem.rpartition("_")[2])
+            if not psutil.pid_exists(pid):
+                mark_process_dead(pid)
 
     def failed(self, stage: str) -> None:
         """Count an error."""
