@@ -96,7 +96,7 @@ def performance(lake: Lake) -> Iterator[GaugeMetricFamily]:
         usual = usual_false_positive_rate(before)
         yield _single("false_positive_rate_baseline", "The same over the seven days before.", usual)
     plain = rows.to_pylist()
-    money = {name: sum(row[f"{name}_minor"] for row in plain) for name in _MONEY}
+    money = {name: sum(row[f"{name}_minor"] for row in plain) for name in _MONEY if plain}
     yield gauge("money_minor", "Money of that day, minor units of the base currency.", "outcome", money)
     for name, meaning in _BY_MODEL.items():
         values = {row["model_version"]: row[name] for row in plain if row[name] is not None}
