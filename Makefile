@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test test-kafka fetch-kafka soak lint down clean dagster serve bench bench-train bench-serving bench-loop lock setup
+.PHONY: help run test test-kafka fetch-kafka soak lint down clean dagster serve bench bench-train bench-serving bench-loop bench-footprint drill audit lock setup
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -27,6 +27,9 @@ lint: $(READY) ## check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+audit: $(READY) ## look for secrets in the checkout, and for known holes in the locked packages
+	@$(BIN)/python .ci/audit
 
 dagster: $(READY) ## open Dagster alone, as its developers do: http://127.0.0.1:3000
 	@DAGSTER_HOME="$$($(BIN)/python -m fraud_platform.run.home)" $(BIN)/dagster dev -w workspace.yaml \
@@ -62,6 +65,12 @@ soak: $(READY) ## run the faults under load for a quarter of an hour, at 500 req
 
 bench-loop: $(READY) ## run retrain sensor and canary on seeded streams: how often each is right (5 minutes)
 	@$(BIN)/python -m benchmarks.loop $(ARGS)
+
+drill: $(READY) ## on a copy of the home: lose one store after the other, get each back, compare what is decided
+	@$(BIN)/fraud-platform drill
+
+bench-footprint: $(READY) ## weigh bytes per user, attempt and row for `fraud-platform capacity` (1 minute)
+	@$(BIN)/python -m benchmarks.footprint $(ARGS)
 
 lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-header \

@@ -11,10 +11,12 @@ import psutil
 
 from fraud_platform.decision.arms import CHALLENGER
 from fraud_platform.decision.breaker import CircuitBreaker
+from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.serving_model import CHAMPION
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.online.ladder import DEFAULT, POSTGRES, REDIS
 
+_SWITCH = {"off": 0, "rules_only": 1, "allow_all": 2}
 _STATES = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 _LADDER = (REDIS, POSTGRES, DEFAULT)
 """Sources of batch features, the best first: a decision stands on the worse of its two."""
@@ -44,6 +46,12 @@ class PrometheusMeter:
         )
         self._weight = Gauge(
             "fraud_challenger_weight", "Share of users that the challenger decides for.", multiprocess_mode="livemax"
+        )
+        self._policy = Gauge(
+            "fraud_policy_version", "Policy in force; of all workers the oldest.", multiprocess_mode="livemin"
+        )
+        self._kill_switch = Gauge(
+            "fraud_kill_switch", "0: off, 1: rules only, 2: every payment is allowed.", multiprocess_mode="livemax"
         )
         self._breakers = Gauge(
             "fraud_breaker_open",
@@ -92,7 +100,7 @@ class PrometheusMeter:
         """Count a decision."""
         served = record.served_by
         self._decisions.labels(
-            record.decision, record.model_version, str(served.degraded).lower(), str(repeated).lower()
+            record.decision, record.model_version, str(record.degraded).lower(), str(repeated).lower()
         ).inc()
         if not repeated:
             self._features.labels("user", served.user_features).inc()
@@ -150,6 +158,11 @@ class PrometheusMeter:
             pid = int(file.stem.rpartition("_")[2])
             if not psutil.pid_exists(pid):
                 mark_process_dead(pid)
+
+    def decides_by(self, policy: Policy) -> None:
+        """Show the policy that the worker decides by."""
+        self._policy.set(policy.version)
+        self._kill_switch.set(_SWITCH[policy.kill_switch])
 
     def failed(self, stage: str) -> None:
         """Count an error."""

@@ -29,9 +29,10 @@ from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.feedback import FeedbackDesk
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.policy import Policy
+from fraud_platform.decision.policy_desk import PolicyDesk
+from fraud_platform.decision.policy_follow import PolicyFollower
 from fraud_platform.decision.problem import unauthorized
 from fraud_platform.decision.rates import LakeRates
-from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.decision.serving_model import ServingModel, kept_releases, load_model, load_newest
 from fraud_platform.inference_log.recorder import PatientRecorder
 from fraud_platform.inference_log.spool import SpoolWriter
@@ -98,11 +99,11 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         keep_sklearn_out()
-        self._home, self._policy_version = settings.home, settings.policy_version
+        self._home = settings.home
         clock = self._clock = clock_of(settings)
         meter = self._meter = PrometheusMeter()
         self._faults = FaultLog(clock, meter.failed)
-        model = load_newest(settings.home, settings.policy_version, self._faults.report)
+        model = load_newest(settings.home, self._faults.report)
         self._store = OnlineStore(
             redis_address(settings),
             ttl_days=settings.online_ttl_days,
@@ -144,14 +145,13 @@ class Runtime:
             base_currency=settings.base_currency,
             search_days=settings.log_retention_days,
         )
-        limits = FallbackRules(settings.rule_high_amount, settings.rule_cross_country_amount)
+        self._policies = PolicyFollower(settings, self._decide_by, self._faults.report, clock)
         self.engine = DecisionEngine(
             features=features,
             decisions=decisions,
             model=model,
             model_breaker=of_champion,
-            rules=limits,
-            policy=Policy(settings.threshold, settings.review_threshold, settings.policy_version),
+            policy=self._policies.begin(),
             rates=self._rates,
             recorder=self._recorder,
             explainer=self._explainer,
@@ -161,6 +161,8 @@ class Runtime:
             base_currency=settings.base_currency,
             capacity=settings.capacity,
         )
+        self._decide_by(self.engine.policy)
+        self._policy_desk = PolicyDesk(settings, clock)
         self._desk = FeedbackDesk(self._labels, self._decided_on, clock)
         self._access = Access.load(
             keys_path(settings.home),
@@ -175,6 +177,7 @@ class Runtime:
             self._cold.open(),
             self._keep_rates_fresh(),
             self._keep_model_fresh(),
+            self._policies.run(),
             self._keep_standing(),
             self._keep_versions(),
         )
@@ -213,6 +216,12 @@ class Runtime:
         """Every worker looks at the registry now; says what each serves then."""
         return Answer(200, msgspec.json.encode(await workers.reload_all(self._home, RELOAD_SECONDS)))
 
+    async def policy(self, body: bytes, caller: str) -> Answer:
+        """`PolicyDesk.take`; this worker decides by the change before it answers, the others within a second."""
+        answer = await self.engine.answered("policy", self._policy_desk.take(body, caller))
+        await self._policies.look()
+        return answer
+
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count and time an answer over HTTP."""
         self._meter.answered(route, status, seconds)
@@ -234,6 +243,8 @@ class Runtime:
             else:
                 checks[name] = {"ok": True}
                 checks[held] = {"ok": all(snapshots.values()), **snapshots}
+        policy = self.engine.policy
+        checks["policy"] = {"ok": policy.asks_model, "version": policy.version, "kill_switch": policy.kill_switch}
         checks["breakers"] = {
             "ok": all(breaker.state == "closed" for breaker in self._breakers),
             **{breaker.name: breaker.state for breaker in self._breakers},
@@ -252,6 +263,10 @@ class Runtime:
                 await asyncio.to_thread(self._rates.refresh)
             except Exception as error:  # noqa: BLE001 - the old rates stay in force; counted, logged, tried again
                 self._faults.report("rates", error)
+
+    def _decide_by(self, policy: Policy) -> None:
+        self.engine.policy = policy
+        self._meter.decides_by(policy)
 
     async def _keep_standing(self) -> None:
         """Write what waits in memory once the disk takes it again, also while no payment comes; show how we stand."""
@@ -318,7 +333,7 @@ class Runtime:
 
     async def _loaded(self, release: str) -> ServingModel:
         try:
-            model = await asyncio.to_thread(load_model, releases(self._home) / release, self._policy_version)
+            model = await asyncio.to_thread(load_model, releases(self._home) / release)
         except (BundleError, OSError):
             self._refused[release] = time.monotonic() + RETRY_SECONDS
             raise

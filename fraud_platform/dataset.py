@@ -44,9 +44,8 @@ def _identity(settings: Settings) -> dict[str, Any]:
     """What makes two histories different."""
     if settings.mapping is not None:
         return {"mapping": settings.mapping.resolve().as_posix(), "base_currency": settings.base_currency}
-    changes = {day.isoformat(): change for day, change in settings.bank_changes.items()}
     return {
-        **({"changes": changes} if changes else {}),
+        **({"behaviour": settings.bank_behaviour} if settings.bank_behaviour else {}),
         "seed": settings.seed,
         "users": settings.users,
         "merchants": settings.merchants,

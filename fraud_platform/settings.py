@@ -5,7 +5,6 @@ What belongs here: a name, a type, a default and one sentence. What does not: an
 
 import json
 from datetime import date
-from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -33,9 +32,13 @@ class Settings(BaseSettings):
     users: int = Field(5_000, ge=1, description="Users of the simulated bank.")
     merchants: int = Field(800, ge=1, description="Merchants of the simulated bank.")
     seed: int = Field(20_240_501, description="Seed of the simulated bank and of training.")
+    bank_behaviour: dict[str, float] = Field(
+        {},
+        description='Behaviour of the simulated bank beside its defaults, as JSON: {"card_testing": 0.01}.',
+    )
     bank_changes: dict[date, dict[str, float]] = Field(
         {},
-        description='Behaviour of the simulated bank from a day on, as JSON: {"2026-03-01": {"online_scale": 2}}.',
+        description='The same from a day on, which is not built yet: {"2026-03-01": {"online_scale": 2}}.',
     )
     base_currency: str = Field("EUR", description="ISO 4217 currency of all amounts inside; others are converted.")
 
@@ -94,8 +97,12 @@ class Settings(BaseSettings):
         100, ge=1, description="Frauds in the holdout below which no model is promoted: its figures say too little."
     )
     training_threads: int | None = Field(None, ge=1, description="Threads of one training; unset: all cores.")
-    threshold: float = Field(0.7, gt=0, lt=1, description="A payment is blocked when its score is strictly greater.")
-    review_threshold: float = Field(0.4, gt=0, lt=1, description="A score strictly greater is flagged for review.")
+    threshold: float = Field(
+        0.7, gt=0, lt=1, description="Of the first policy: a payment is blocked when its score is strictly greater."
+    )
+    review_threshold: float = Field(
+        0.4, gt=0, lt=1, description="Of the first policy: a score strictly greater is flagged for review."
+    )
     loss_missed_fee: float = Field(15, ge=0, description="Cost of a missed fraud beside its amount, base currency.")
     loss_blocked_good: float = Field(10, ge=0, description="Cost of blocking a good payment, base currency.")
     loss_alert: float = Field(2, ge=0, description="Cost of looking at one blocked payment, base currency.")
@@ -103,10 +110,12 @@ class Settings(BaseSettings):
         0.005, gt=0, le=1, description="Share of payments that may be blocked by the threshold chosen by cost."
     )
     rule_high_amount: int = Field(
-        10_000, ge=0, description="Where no model answers, an amount above this is flagged; units of base currency."
+        10_000,
+        ge=0,
+        description="Of the first policy: without a model, an amount above this is flagged; base currency.",
     )
     rule_cross_country_amount: int = Field(
-        1_000, ge=0, description="Where no model answers, an amount above this outside the home country is flagged."
+        1_000, ge=0, description="Of the first policy: the same for an amount outside the home country."
     )
     budget_ms: int = Field(
         100, ge=1, description="Milliseconds from a payment's sending to its answer; the three below must fit in it."
@@ -125,7 +134,6 @@ class Settings(BaseSettings):
     capacity: int = Field(
         200, ge=1, description="Payments under way in one worker beyond which the rules answer at once."
     )
-    policy_version: int = Field(1, ge=1, description="Raised by hand when thresholds or rules change; in every answer.")
 
     # watching
     drift_min_rows: int = Field(
@@ -133,7 +141,7 @@ class Settings(BaseSettings):
     )
     feature_psi_limit: float = Field(0.2, gt=0, description="PSI of a feature above which a retraining is started.")
     drift_unusual: float = Field(
-        2, ge=0, description="No drift is a PSI below so many times the largest that a day of the reference has."
+        2, ge=0, description="No drift is a PSI below so many times the largest that a day of the reference would have."
     )
     score_psi_limit: float = Field(0.1, gt=0, description="PSI of the score above which people are told to look.")
     fraud_rate_sigmas: float = Field(
@@ -218,7 +226,7 @@ class Settings(BaseSettings):
                 variables[f"FRAUD_{name.upper()}"] = plain if isinstance(plain, str) else json.dumps(plain)
         return variables
 
-    @cached_property
+    @property
     def lake(self) -> str:
-        """Root of the lake as an fsspec address."""
+        """Root of the lake as an fsspec address. Not cached: a copy of these settings with another home has its own."""
         return self.lake_url or str((self.home / "lake").absolute())

@@ -108,6 +108,12 @@ BOARDS: dict[str, tuple[str, list[Panel]]] = {
                 "percentunit",
                 {"{{model}}": f"{rate('fraud_score_sum', 'model')} / {rate('fraud_score_count', 'model')}"},
             ),
+            Panel(
+                "Policy and kill switch",
+                "none",
+                {"policy version": "min(fraud_policy_version)", "kill switch": "max(fraud_kill_switch)"},
+                "Kill switch 0: off, 1: rules only, 2: every payment is allowed.",
+            ),
             Panel("Versions served", "none", {"{{model_version}}, {{role}}": "fraud_model_serving > 0"}, "Workers."),
             Panel("Challenger's share of users", "percentunit", {"weight": "max(fraud_challenger_weight)"}),
             Panel(
@@ -119,7 +125,7 @@ BOARDS: dict[str, tuple[str, list[Panel]]] = {
             Panel(
                 "Drift of the score",
                 "none",
-                {"PSI": "fraud_score_psi", "largest of a day of the reference": "fraud_score_psi_usual"},
+                {"PSI": "fraud_score_psi", "largest without drift": "fraud_score_psi_usual"},
             ),
             Panel("Decisions compared with the reference", "none", {"rows": "fraud_drift_rows"}),
             Panel("Average precision", "percentunit", {"{{model_version}}": "fraud_model_average_precision"}),
@@ -129,7 +135,6 @@ BOARDS: dict[str, tuple[str, list[Panel]]] = {
                 "s",
                 {"training": 'time() - (fraud_job_last_success_timestamp_seconds{dagster_job="training"} > 0)'},
             ),
-            Panel("Rows of the training set, newest day", "none", {"rows": 'fraud_table_rows{table="training_set"}'}),
         ],
     ),
     "business": (

@@ -6,7 +6,19 @@ so that `--help` answers at once.
 
 import typer
 
-from fraud_platform.cli import data, inference_log, keys, model, platform, release, scenario
+from fraud_platform.cli import (
+    capacity,
+    data,
+    erasure,
+    inference_log,
+    keys,
+    model,
+    platform,
+    policy,
+    recovery,
+    release,
+    scenario,
+)
 
 app = typer.Typer(
     help="A fraud-decision platform: raw logs to live decisions. Settings are FRAUD_* variables, see `settings`.",
@@ -14,8 +26,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (platform.app, data.app, model.app, scenario.app):
+for commands in (platform.app, data.app, model.app, scenario.app, capacity.app, erasure.app, recovery.app):
     app.add_typer(commands)
 app.add_typer(release.app, name="release")
+app.add_typer(policy.app, name="policy")
 app.add_typer(keys.app, name="keys")
 app.add_typer(inference_log.app, name="inference-log")

@@ -31,8 +31,9 @@ def scenario(
     from pydantic import ValidationError
 
     from fraud_platform.run.servers import FACES
+    from fraud_platform.scenario.bank import NotAScenarioError, begin, scenario_settings
     from fraud_platform.scenario.picture import draw, table
-    from fraud_platform.scenario.play import NotAScenarioError, clear_home, play, scenario_settings
+    from fraud_platform.scenario.play import play
     from fraud_platform.scenario.stage import StageError
     from fraud_platform.scenario.story import StoryError, read_story, shipped
 
@@ -50,12 +51,16 @@ def scenario(
         folder = home or settings_of_environment().home / "scenarios" / path.stem
         ports = {setting: _free_port() for setting in ("redis_port", *(face[1] for face in FACES.values()))}
         settings = scenario_settings(story, folder, ports)
-        clear_home(folder, story.title)
-        outcome = play(story, settings, lambda line: screen.print(line, highlight=False))
+
+        def say(line: str) -> None:
+            screen.print(line, highlight=False)
+
+        begin(story, folder, settings_of_environment().home / "scenarios", ports, say)
+        outcome = play(story, settings, say)
     except (StoryError, NotAScenarioError, StageError, ValidationError) as error:
         raise refused(str(error)) from error
     picture = folder / "scenario.png"
-    picture.write_bytes(draw(story.title, outcome.facts, settings))
+    picture.write_bytes(draw(story.title, outcome.facts))
     screen.print(table(outcome.facts))
     for sentence in story.expect:
         wrong = outcome.failed.get(sentence)

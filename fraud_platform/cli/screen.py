@@ -45,6 +45,13 @@ def now() -> datetime:
     return present(settings_of_environment())
 
 
+def by_hand() -> str:
+    """Who asks, for the ledger."""
+    import getpass
+
+    return f"{getpass.getuser()} by hand"
+
+
 def refused(message: str) -> typer.Exit:
     """Say on stderr why a command was not done, and end with code 1."""
     typer.secho(message, fg=typer.colors.RED, err=True)

@@ -21,11 +21,10 @@ from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.parts import Meter, OnlineRead, OnlineReader, Recorder
-from fraud_platform.decision.policy import DecisionName, Policy
+from fraud_platform.decision.policy import DECIDED_BY, Policy, decide
 from fraud_platform.decision.problem import Problem, conflict, invalid, malformed, unavailable
 from fraud_platform.decision.reported import parse_report, report_body, reported_record
 from fraud_platform.decision.request import InvalidRequest, MalformedBody, Payment, Rates, parse_payment, to_transaction
-from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.decision.serving_model import CHAMPION, RULES, NoScoreError, ServingModel
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.vector import Matrix, build_vector
@@ -53,8 +52,8 @@ _NOT_READ = np.full(len(CATALOGUE.names), np.nan, np.float32)
 class DecisionEngine:
     """Decides payments and explains decisions. One per worker, used from one event loop.
 
-    model and challenger may be replaced at any time by assignment: each request takes them once. model None: the rules
-    decide.
+    model, challenger and policy may be replaced at any time by assignment: each request takes them once. model None:
+    the rules decide.
     clock gives the present as UTC microseconds. capacity: payments under way beyond which the rules answer at once.
     """
 
@@ -65,7 +64,6 @@ class DecisionEngine:
         decisions: Decisions,
         model: ServingModel | None,
         model_breaker: Breaker,
-        rules: FallbackRules,
         policy: Policy,
         rates: Callable[[], Rates],
         recorder: Recorder,
@@ -78,11 +76,10 @@ class DecisionEngine:
     ) -> None:
         self.model = model
         self.challenger: Challenger | None = None
+        self.policy = policy
         self._features = features
         self._decisions = decisions
         self._model_breaker = model_breaker
-        self._rules = rules
-        self._policy = policy
         self._rates = rates
         self._recorder = recorder
         self._explainer = explainer
@@ -213,8 +210,8 @@ class DecisionEngine:
         vector = build_vector(transaction, online)
         built = perf_counter()
         self._meter.took("request_features", built - began)
-        model, scored = self.model, None
-        if model is not None:
+        model, policy, scored = self.model, self.policy, None
+        if model is not None and policy.asks_model:
             try:
                 scored = score_by_arm(
                     model, self.challenger, payment.user_id, vector, self._model_breaker, self._faults.report
@@ -223,21 +220,16 @@ class DecisionEngine:
             except NoScoreError as error:
                 self._faults.report(RULES, error)
         self._meter.took("model", perf_counter() - built)
-        return self._record(payment, content, caller, transaction, online, vector, model, scored)
+        return self._record(payment, content, caller, transaction, online, vector, model, policy, scored)
 
     def _by_rules(self, payment: Payment, content: str, caller: str, transaction: Transaction) -> DecisionRecord:
         """A decision that waits for nothing, written down."""
         online = self._features.without_stores(transaction, caller=caller, claim=claim(content))
-        record = self._record(payment, content, caller, transaction, online, _NOT_READ, self.model, None)
+        record = self._record(payment, content, caller, transaction, online, _NOT_READ, self.model, self.policy, None)
         payload = encode_record(record)
         self._decisions.post(record, payload)
         self._write(record, payload)
         return record
-
-    def _decided(self, score: float | None, policy: Policy, transaction: Transaction) -> tuple[DecisionName, str]:
-        if score is None:
-            return self._rules.decide(transaction.amount, self._exponent, transaction.country, transaction.user_country)
-        return policy.decide(score)
 
     def _record(
         self,
@@ -248,19 +240,20 @@ class DecisionEngine:
         online: OnlineRead,
         vector: Matrix,
         model: ServingModel | None,
+        policy: Policy,
         scored: Scored | None,
     ) -> DecisionRecord:
-        """scored: None where the rules decide."""
-        policy = model.policy if model is not None else self._policy
-        score = None if scored is None else scored.score
-        decision, reason = self._decided(score, policy, transaction)
+        """scored: None where no model was asked, or none could say."""
+        score, rung = (None, RULES) if scored is None else (scored.score, scored.served_by)
+        received_at = transaction.received_at
+        decision, reason = decide(policy, score, payment, transaction.amount, self._exponent, received_at)
         return DecisionRecord(
             schema_version=SCHEMA_VERSION,
             decision_id=f"{next(self._ids):032x}",
             caller=caller,
             request_hash=content,
             request=payment,
-            received_at=transaction.received_at,
+            received_at=received_at,
             amount=transaction.amount,
             event_time=transaction.event_time,
             clock_skew=transaction.clock_skew,
@@ -275,7 +268,7 @@ class DecisionEngine:
             served_by=ServedBy(
                 user_features=online.served_by["user_features"],
                 merchant_features=online.served_by["merchant_features"],
-                model=RULES if scored is None else scored.served_by,
+                model=DECIDED_BY.get(reason, rung),
             ),
             model_version=model.version if model is not None else _NO_MODEL,
             scorer_hash=model.scorer_hash if model is not None else "",
@@ -285,10 +278,11 @@ class DecisionEngine:
             score=score,
             decision=decision,
             reason=reason,
-            latency_us=self._clock() - transaction.received_at,
+            latency_us=self._clock() - received_at,
             arm=CHAMPION if scored is None else scored.arm,
             other_version=None if scored is None else scored.other_version,
             other_score=None if scored is None else scored.other_score,
+            scored_by=None if scored is None else rung,
         )
 
     def _write(self, record: DecisionRecord, payload: bytes) -> None:
@@ -301,14 +295,14 @@ class DecisionEngine:
         self._meter.took("log", perf_counter() - began)
 
     async def _explain(self, body: bytes, caller: str) -> Answer:
-        return Answer(200, await self._explainer.explain(body, caller, self.model, self._clock()))
+        return Answer(200, await self._explainer.explain(body, caller, self.model, self.policy, self._clock()))
 
     async def _report(self, body: bytes, caller: str) -> Answer:
         report = parse_report(body, self._base_currency)
         transaction = to_transaction(report.payment, self._clock(), self._rates())
         content = report.payment.content_hash()
         online = await self._features.read(transaction, caller=caller, write=True, claim=claim(content))
-        record = reported_record(report, caller, transaction, online, self._policy)
+        record = reported_record(report, caller, transaction, online, self.policy)
         payload = encode_record(record)
         # unlike a decision, a report can be sent again: it is taken only when it is written down
         self._recorder.append(record.day, payload)

@@ -19,7 +19,7 @@ from fraud_platform.decision.faults import FaultLog
 from fraud_platform.inference_log.broker import BrokerError, broker_name, open_producer, open_source
 from fraud_platform.inference_log.consumer import Consumer
 from fraud_platform.inference_log.metrics import LogMetrics
-from fraud_platform.inference_log.shipper import Shipper, waiting_bytes
+from fraud_platform.inference_log.shipper import AUDIT_US, Shipper, waiting_bytes
 from fraud_platform.inference_log.spool import spool_root
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import open_lake
@@ -56,7 +56,7 @@ def holding(settings: Settings, part: Part) -> Iterator[None]:
         yield
 
 
-def make_shipper(settings: Settings, failed: Callable[[str, BaseException], None]) -> Shipper:
+def make_shipper(settings: Settings, failed: Callable[[str, BaseException], None], audit_us: int = AUDIT_US) -> Shipper:
     """The shipper of these settings."""
     return Shipper(
         settings.home,
@@ -65,6 +65,7 @@ def make_shipper(settings: Settings, failed: Callable[[str, BaseException], None
         clock=machine_clock,
         failed=failed,
         fsync_us=settings.spool_fsync_ms * 1_000,
+        audit_us=audit_us,
     )
 
 
@@ -168,7 +169,7 @@ def drain(settings: Settings, seconds: float) -> bool:
     until = time.monotonic() + seconds
     faults = FaultLog(machine_clock, lambda stage: None)
     with _ours(settings, "ship") as ships, _ours(settings, "consume") as consumes:
-        shipper = make_shipper(settings, faults.report) if ships else None
+        shipper = make_shipper(settings, faults.report, audit_us=0) if ships else None
         consumer = make_consumer(settings, faults.report) if consumes else None
         while True:
             try:
@@ -178,6 +179,9 @@ def drain(settings: Settings, seconds: float) -> bool:
                     consumer.step(_READ_SECONDS)
                     consumer.commit()
                 if waiting_bytes(settings.home) == 0 and _lag(settings) == 0:
+                    if shipper is not None:
+                        # what the lake has now is cut
+                        shipper.step()
                     done = True
                     break
             except BrokerError as error:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fraud_platform.erasure.suppression import read_suppression, rewrite_without_erased
 from fraud_platform.ingest.import_rates import ImportedRates, load_rates
 from fraud_platform.ingest.mapping import Mapping, MappingError, infer_format, load_mapping
 from fraud_platform.ingest.normalize import NORMALIZED, build
@@ -203,6 +204,7 @@ class MappedSource:
                 ) TO {quote(str(temporary))} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 61440)"""
             )
             self._connection.execute(f"DROP TABLE {NORMALIZED}")
+            rewrite_without_erased(temporary, read_suppression(self.home))
             temporary.rename(target)
         finally:
             temporary.unlink(missing_ok=True)

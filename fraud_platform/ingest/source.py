@@ -50,14 +50,15 @@ class Source(Protocol):
 
 def open_source(settings: Settings, first_day: date) -> Source:
     """The source that the settings name, the mapping file's history or else the simulated bank, with the labels that
-    callers sent back to this home.
+    callers sent back to this home and without the users that were erased from it.
 
     `first_day` is where the simulated bank's history starts; a mapped history starts where its data does. Raises
     MappingError when the mapping file or what it points at does not fit.
     """
+    from fraud_platform.erasure.suppression import WithoutErased
     from fraud_platform.ingest.feedback import WithFeedback
 
-    return WithFeedback(_history(settings, first_day), settings.home)
+    return WithoutErased(WithFeedback(_history(settings, first_day), settings.home), settings.home)
 
 
 def _history(settings: Settings, first_day: date) -> Source:
@@ -71,8 +72,9 @@ def _history(settings: Settings, first_day: date) -> Source:
 def simulated_bank(settings: Settings, first_day: date) -> "SimulatedBank":
     """The simulated bank of these settings, whose history starts on `first_day`."""
     from fraud_platform.simulator.bank import SimulatedBank
-    from fraud_platform.simulator.behaviour import behaviours
+    from fraud_platform.simulator.behaviour import behaviour_of
 
+    usual = settings.bank_behaviour
     return SimulatedBank(
         seed=settings.seed,
         first_day=first_day,
@@ -80,5 +82,6 @@ def simulated_bank(settings: Settings, first_day: date) -> "SimulatedBank":
         merchants=settings.merchants,
         transactions_per_day=settings.transactions_per_day,
         base_currency=settings.base_currency,
-        changes=behaviours(settings.bank_changes),
+        behaviour=behaviour_of(usual),
+        changes={day: behaviour_of(usual | change) for day, change in settings.bank_changes.items()},
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fraud_platform.decision.policy_record import policy_in_force
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.degrade import LEVELS, degrade
 from fraud_platform.lake import Lake
@@ -65,8 +66,11 @@ class Promotion:
 def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
     """Train on the history before `now`'s day, measure on its holdout and write `<home>/candidates/<fingerprint>/`.
 
-    The same data and settings again return that folder's candidate without training. Raises TrainingDataError.
+    It is measured at the thresholds of the policy in force. The same data, settings and thresholds again return that
+    folder's candidate without training. Raises TrainingDataError, PolicyError.
     """
+    policy = policy_in_force(settings, now)
+    settings = settings.model_copy(update={"threshold": policy.threshold, "review_threshold": policy.review_threshold})
     split = find_split(lake, settings, now)
     medians_day, medians = newest_medians(lake, split.last_day)
     versions = data_versions(lake, split, medians_day)

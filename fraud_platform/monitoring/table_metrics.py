@@ -74,7 +74,7 @@ def drift(lake: Lake) -> Iterator[GaugeMetricFamily]:
     score = known.pop(SCORE, {})
     for column, name, meaning in (
         ("psi", "psi", "PSI of the newest day"),
-        ("usual_psi", "psi_usual", "The largest PSI that a day of the reference has"),
+        ("usual_psi", "psi_usual", "The largest PSI that a day has without drift"),
     ):
         values = {feature: row[column] for feature, row in known.items()}
         yield gauge(f"feature_{name}", f"{meaning}, by feature.", "feature", values)

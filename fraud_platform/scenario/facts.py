@@ -15,7 +15,9 @@ from fraud_platform.lake import Lake
 from fraud_platform.model.ledger import read_ledger
 from fraud_platform.model.routing import read_routing
 from fraud_platform.monitoring.drift import FEATURE_DRIFT, SCORE
+from fraud_platform.monitoring.signals import drift_limit
 from fraud_platform.monitoring.skew import SKEW
+from fraud_platform.settings import Settings
 
 
 @dataclass
@@ -38,11 +40,12 @@ class DayFigures:
     """Payments by model version, `fraud-detector/2`."""
     served_by: Counter[str] = field(default_factory=Counter)
     """Payments by the store of the user's features."""
-    feature_psi: float | None = None
-    """The largest of the day."""
+    drift: float | None = None
+    """PSI of the feature that drifts most, as so many times the limit above which it starts a training."""
     drifting: str | None = None
-    """The feature that has it."""
-    score_psi: float | None = None
+    """That feature."""
+    score_drift: float | None = None
+    """The same of the score, and the limit at which people are told."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,13 @@ class Facts:
 
 
 def gather(
-    home: Path, lake: Lake, days: list[DayFigures], trainings: list[Fact], answered: set[str], first: date
+    settings: Settings, lake: Lake, days: list[DayFigures], trainings: list[Fact], answered: set[str], first: date
 ) -> Facts:
     """Everything that was written down. trainings: what the sensors asked for. first: date of day 1."""
+    home = settings.home
     facts = sorted([*trainings, *_releases(home, first), *_alerts(home, first)], key=lambda fact: fact.day)
     for figures in days:
-        _add_drift(lake, figures)
+        _add_drift(lake, settings, figures)
     seen = Counter(
         transaction
         for day in LogTable(lake).days()
@@ -150,12 +154,14 @@ def _alerts(home: Path, first: date) -> list[Fact]:
     return [Fact(_number(each["at"], first), "alert", each["cause"], each["text"]) for each in told]
 
 
-def _add_drift(lake: Lake, figures: DayFigures) -> None:
+def _add_drift(lake: Lake, settings: Settings, figures: DayFigures) -> None:
     if not lake.exists(FEATURE_DRIFT, figures.day):
         return
-    rows = lake.read(FEATURE_DRIFT, figures.day, ["name", "psi"]).to_pylist()
-    psi = {row["name"]: row["psi"] for row in rows if row["psi"] is not None}
-    figures.score_psi = psi.pop(SCORE, None)
-    if psi:
-        figures.drifting = max(psi, key=lambda name: psi[name])
-        figures.feature_psi = psi[figures.drifting]
+    rows = lake.read(FEATURE_DRIFT, figures.day, ["name", "psi", "usual_psi"]).to_pylist()
+    drift = {
+        row["name"]: row["psi"] / drift_limit(settings, row["name"], row["usual_psi"]) for row in rows if row["psi"]
+    }
+    figures.score_drift = drift.pop(SCORE, None)
+    if drift:
+        figures.drifting = max(drift, key=lambda name: drift[name])
+        figures.drift = drift[figures.drifting]

@@ -7,7 +7,6 @@ import io
 from typing import TYPE_CHECKING
 
 from fraud_platform.scenario.facts import DayFigures, Facts
-from fraud_platform.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +16,7 @@ _MARKS = {"training": "retraining", "in shadow": "shadow", "a canary": "canary",
           "rolled back": "rolled back"}  # fmt: skip
 
 
-def draw(title: str, facts: Facts, settings: Settings) -> bytes:
+def draw(title: str, facts: Facts) -> bytes:
     """PNG: drift, catch rate and who decided, day by day, with what the loop did."""
     import matplotlib as mpl
 
@@ -26,11 +25,10 @@ def draw(title: str, facts: Facts, settings: Settings) -> bytes:
 
     figure, (drift, caught, deciding) = plt.subplots(3, 1, figsize=(10, 8), sharex=True, layout="constrained")
     days = [day.number for day in facts.days]
-    _line(drift, days, [day.feature_psi for day in facts.days], "largest of a feature", "tab:blue")
-    _line(drift, days, [day.score_psi for day in facts.days], "of the score", "tab:orange")
-    drift.axhline(settings.feature_psi_limit, color="tab:blue", linestyle=":", linewidth=1)
-    drift.axhline(settings.score_psi_limit, color="tab:orange", linestyle=":", linewidth=1)
-    drift.set(ylabel="PSI, logarithmic", yscale="log", title=title)
+    _line(drift, days, [day.drift for day in facts.days], "feature that drifts most", "tab:blue")
+    _line(drift, days, [day.score_drift for day in facts.days], "score", "tab:orange")
+    drift.axhline(1, color="black", linestyle=":", linewidth=1)
+    drift.set(ylabel="PSI, times its limit", yscale="log", title=title)
     _line(
         caught, days, [_share(day.caught_frauds, day.frauds) for day in facts.days], "blocked or flagged", "tab:green"
     )
@@ -72,15 +70,15 @@ def table(facts: Facts) -> "Table":
     from rich.table import Table
 
     made = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("day", "payments", "errors", "degraded", "PSI", "score PSI", "caught", "blocked good"):
+    for name in ("day", "payments", "errors", "degraded", "drift", "of score", "caught", "blocked good"):
         made.add_column(name, justify="right", no_wrap=True)
     made.add_column("decided by", no_wrap=True)
     made.add_column("what the loop did")
     for day in facts.days:
         done = dict.fromkeys(_said(fact.kind, fact.subject) for fact in facts.facts if fact.day == day.number)
         made.add_row(
-            str(day.number), f"{day.payments:,}", str(day.errors), str(day.degraded), _psi(day.feature_psi),
-            _psi(day.score_psi), _percent(day), str(day.blocked_good), _deciders(day), "; ".join(done),
+            str(day.number), f"{day.payments:,}", str(day.errors), str(day.degraded), _times(day.drift),
+            _times(day.score_drift), _percent(day), str(day.blocked_good), _deciders(day), "; ".join(done),
         )  # fmt: skip
     return made
 
@@ -91,8 +89,8 @@ def _said(kind: str, subject: str) -> str:
     return f"told of {subject}" if kind == "alert" else f"{subject} {kind}"
 
 
-def _psi(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}×"
 
 
 def _percent(day: DayFigures) -> str:

@@ -3,7 +3,6 @@
 What belongs here: the order of a day. What does not: the processes (`stage`), the judgement (`sentences`).
 """
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fraud_platform.clock import move_clock
 from fraud_platform.inference_log.process import drain
 from fraud_platform.ingest.source import simulated_bank
 from fraud_platform.lake import open_lake
@@ -26,14 +24,8 @@ from fraud_platform.scenario.story import FIRST_DAY, Story, day_of
 from fraud_platform.scenario.traffic import Answered, payments_by_hour, send
 from fraud_platform.settings import Settings
 
-MARK = "scenario.txt"
-"""In a scenario's home: it may be removed to play again."""
 LOOK_HOURS = 3
 _DRAIN_SECONDS = 120.0
-
-
-class NotAScenarioError(RuntimeError):
-    """The folder holds something else than a scenario's home, and is left alone."""
 
 
 @dataclass(frozen=True)
@@ -47,48 +39,18 @@ class Outcome:
     home: Path
 
 
-def scenario_settings(story: Story, home: Path, ports: dict[str, int]) -> Settings:
-    """The settings of a scenario's home. Raises pydantic's ValidationError for a setting that does not fit."""
-    given: dict[str, Any] = {
-        "home": home.absolute(),
-        "clock_file": home.absolute() / "clock",
-        "history_start": story.history_start,
-        "users": story.bank.users,
-        "merchants": story.bank.merchants,
-        "transactions_per_day": story.bank.payments_a_day,
-        "bank_changes": story.changes,
-        **ports,
-    }
-    return Settings(**(given | story.settings))
-
-
-def clear_home(home: Path, title: str) -> None:
-    """An empty home, marked as a scenario's. Raises NotAScenarioError."""
-    if home.exists() and any(home.iterdir()):
-        if not (home / MARK).exists():
-            raise NotAScenarioError(f"{home} is not a scenario's home; name another folder with --home")
-        shutil.rmtree(home)
-    home.mkdir(parents=True, exist_ok=True)
-    (home / MARK).write_text(f"{title}\n")
-
-
 def play(story: Story, settings: Settings, say: Callable[[str], None]) -> Outcome:
-    """Play a scenario in its cleared home. say: told what happens, as it happens. Raises StageError."""
+    """Play a scenario in a home that holds its bank. say: told what happens, as it happens. Raises StageError."""
     began = time.monotonic()
-    if settings.clock_file is None:
-        raise ValueError("a scenario needs a clock that it can move")
-    move_clock(settings.clock_file, _us(FIRST_DAY, minutes=10))
     stage = Stage(settings)
     try:
-        say(f"a bank of {settings.users:,} users from {settings.history_start} on is built, and its first model")
-        stage.build()
         stage.open()
         say(f"payments are decided after {time.monotonic() - began:.0f} s")
         days = _Days(story, settings, stage, say)
         for number in tqdm(range(1, story.days + 1), desc="days", unit="day", disable=None):
             days.play(number)
         drain(settings, _DRAIN_SECONDS)
-        facts = gather(settings.home, open_lake(settings), days.figures, days.trainings, days.answered, FIRST_DAY)
+        facts = gather(settings, open_lake(settings), days.figures, days.trainings, days.answered, FIRST_DAY)
     finally:
         stage.close()
     failed = {

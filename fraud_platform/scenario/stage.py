@@ -8,8 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from datetime import UTC, datetime, time
+from time import monotonic, sleep
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from fraud_platform.online.embedded_redis import ensure_redis, redis_pid, stop_r
 from fraud_platform.run.child import Child, stop_all
 from fraud_platform.run.home import PROJECT, open_home
 from fraud_platform.run.servers import LOG, SERVICE, build, servers
+from fraud_platform.scenario.story import FIRST_DAY
 from fraud_platform.settings import Settings
 
 _READY_SECONDS = 120.0
@@ -38,6 +40,8 @@ class Stage:
             raise ValueError("a scenario needs a clock that it can move")
         self.settings = settings
         self._clock_file = settings.clock_file
+        # the night before the first day
+        self.move_clock(int(datetime.combine(FIRST_DAY, time(0, 10), UTC).timestamp() * 1_000_000))
         self._home = open_home(settings)
         self._home.prepare()
         self._round: subprocess.Popen[str] | None = None
@@ -51,20 +55,23 @@ class Stage:
 
     def build(self) -> None:
         """History, online stores and a first model, as `up` builds them. Raises StageError."""
-        ensure_redis(self.settings)
-        ensure_postgres(self.settings)
+        self._start_stores()
         made = build(self.settings, self._home)
         made.start()
         try:
             while made.running:
-                time.sleep(0.1)
+                sleep(0.1)
         finally:
             made.stop()
         if made.exit_code:
             raise StageError(f"the bank's history could not be built:\n{made.tail(40)}")
 
     def open(self) -> None:
-        """Start the service, the log and Dagster's part; returns when payments are decided. Raises StageError."""
+        """Start the stores, the service, the log and Dagster's part; returns when payments are decided.
+
+        Raises StageError.
+        """
+        self._start_stores()
         for child in (self._log, self._service):
             child.start()
         environment = self._home.environment(self.settings)
@@ -73,7 +80,14 @@ class Stage:
                 [sys.executable, "-m", "assets.round"], cwd=PROJECT, env=environment, stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
             )  # fmt: skip
-        self.wait(lambda: self.degraded() == [], self._service)
+        self.wait(lambda: self.degraded() is not None, self._service)
+        missing = self.degraded()
+        if missing:
+            raise StageError(f"a scenario begins with nothing missing, and there is no {', '.join(missing)}")
+
+    def _start_stores(self) -> None:
+        ensure_redis(self.settings)
+        ensure_postgres(self.settings)
 
     def degraded(self) -> list[str] | None:
         """What `/readyz` says is not as it should be; None while nobody answers."""
@@ -86,11 +100,11 @@ class Stage:
 
     def wait(self, condition: Callable[[], bool], child: Child) -> None:
         """Wait until something holds that a child must bring about. Raises StageError."""
-        deadline = time.monotonic() + _READY_SECONDS
+        deadline = monotonic() + _READY_SECONDS
         while not condition():
-            if not child.running or time.monotonic() > deadline:
+            if not child.running or monotonic() > deadline:
                 raise StageError(f"{child.name} did not become ready:\n{child.tail(40)}")
-            time.sleep(0.1)
+            sleep(0.1)
 
     def ask_round(self, command: str) -> dict[str, Any]:
         """Have Dagster's part do something, `night` or `look`, at the clock's moment. Raises StageError."""

@@ -29,7 +29,9 @@ class BankSize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     payments_a_day: int
     history_days: int
     behaviour: dict[str, float] = {}
-    """Fields of `simulator.behaviour.Behaviour` that differ from its defaults from the first day of history on."""
+    """Fields of `simulator.behaviour.Behaviour` that differ from its defaults."""
+    settings: dict[str, Any] = {}
+    """Fields of `Settings` that its first model is made with."""
 
 
 class Story(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,7 +41,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     bank: BankSize
     days: int
     settings: dict[str, Any] = {}
-    """Fields of `Settings`, such as shorter dwell times."""
+    """Further fields of `Settings` while it is played, such as shorter dwell times."""
     story: list[str] = []
     expect: list[str]
 
@@ -60,9 +62,9 @@ class Story(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def changes(self) -> dict[date, dict[str, float]]:
-        """Behaviour of the bank from each day on; what changed once stays changed."""
-        behaviour = dict(self.bank.behaviour)
-        changes = {self.history_start: dict(behaviour)} if behaviour else {}
+        """What differs in the bank's behaviour from each day on; what changed once stays changed."""
+        behaviour: dict[str, float] = {}
+        changes = {}
         for event in self.events:
             if event.behaviour:
                 behaviour |= event.behaviour

@@ -5,7 +5,6 @@ What belongs here: shares, scales and delays. What does not: who exists (`popula
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import date
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,10 @@ class Behaviour:
     """Median age of a transaction when its first label in a fraud state arrives."""
 
 
-def behaviours(changes: Mapping[date, Mapping[str, float]]) -> dict[date, Behaviour]:
-    """Behaviour from each day on: the defaults with that day's changes. Raises ValueError naming an unknown one."""
+def behaviour_of(given: Mapping[str, float]) -> Behaviour:
+    """The defaults with what is given. Raises ValueError naming what is no behaviour."""
     known = {field.name for field in fields(Behaviour)}
-    for day, change in changes.items():
-        unknown = sorted(change.keys() - known)
-        if unknown:
-            raise ValueError(f"{unknown[0]}, from {day} on, is no behaviour; there are: {', '.join(sorted(known))}")
-    return {day: Behaviour(**change) for day, change in changes.items()}
+    unknown = sorted(given.keys() - known)
+    if unknown:
+        raise ValueError(f"{unknown[0]} is no behaviour; there are: {', '.join(sorted(known))}")
+    return Behaviour(**given)

@@ -20,7 +20,6 @@ from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.policy import Policy
-from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.decision.serving_model import load_model
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.inference_log.record import DecisionRecord
@@ -80,9 +79,8 @@ class Worker:
         log = LogTable(Lake(str(home / "lake")))
         self.explainer = Explainer(home=home, log=log, search_days=2, **shared)
         self.engine = DecisionEngine(
-            model=load_model(home / "releases" / f"fraud-detector-{version}", policy_version=1),
+            model=load_model(home / "releases" / f"fraud-detector-{version}"),
             model_breaker=CircuitBreaker("champion", lambda: 0.0),
-            rules=FallbackRules(),
             policy=Policy(0.6, 0.3, 1),
             recorder=self.spool,
             explainer=self.explainer,

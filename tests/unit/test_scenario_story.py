@@ -9,7 +9,7 @@ import pytest
 from fraud_platform.scenario.facts import DayFigures, Fact, Facts
 from fraud_platform.scenario.sentences import SentenceError, read_event, read_expectation
 from fraud_platform.scenario.story import FIRST_DAY, StoryError, read_story, shipped
-from fraud_platform.simulator.behaviour import behaviours
+from fraud_platform.simulator.behaviour import behaviour_of
 
 STORY = """
 title: A story
@@ -33,7 +33,8 @@ def facts(*found: Fact, **changes: object) -> Facts:
 def test_every_scenario_that_comes_with_the_platform_is_understood(name: str) -> None:
     story = read_story(shipped()[name])
     assert story.expectations
-    behaviours(story.changes)
+    for change in story.changes.values():
+        behaviour_of(story.bank.behaviour | change)
     assert "no payment is answered with an error" in story.expect
 
 
@@ -41,9 +42,8 @@ def test_what_changed_once_stays_changed(tmp_path: Path) -> None:
     (tmp_path / "story.yaml").write_text(STORY)
     story = read_story(tmp_path / "story.yaml")
     assert story.changes == {
-        date(2026, 3, 21): {"retry": 0.5},
-        date(2026, 4, 21): {"retry": 0.5, "amount_scale": 2.0},
-        date(2026, 4, 22): {"retry": 0.5, "amount_scale": 2.0, "online_scale": 1.5},
+        date(2026, 4, 21): {"amount_scale": 2.0},
+        date(2026, 4, 22): {"amount_scale": 2.0, "online_scale": 1.5},
     }
 
 
@@ -108,4 +108,4 @@ def test_a_sentence_that_nobody_understands_is_refused_with_those_that_are(tmp_p
 
 def test_an_unknown_behaviour_is_named() -> None:
     with pytest.raises(ValueError, match=r"amount_scall.*is no behaviour; there are: account_takeover"):
-        behaviours({FIRST_DAY: {"amount_scall": 2}})
+        behaviour_of({"amount_scall": 2})

@@ -21,8 +21,8 @@ def test_deadlines_that_exceed_the_budget_are_refused() -> None:
 def test_the_environment_of_a_child_says_what_was_given_and_nothing_else(tmp_path: Path) -> None:
     given = Settings(
         home=Path("some/home"), notify=["https://example.org/hook"], postgres_url="postgresql://u:secret@h/db",
-        bank_changes={date(2026, 3, 1): {"online_scale": 2.0}}, seed=7, kafka_options={"a": "b"},
-        canary_weights=[0.2],
+        bank_behaviour={"retry": 0.1}, bank_changes={date(2026, 3, 1): {"online_scale": 2.0}}, seed=7,
+        kafka_options={"a": "b"}, canary_weights=[0.2],
     )  # fmt: skip
     variables = given.environment()
     assert variables["FRAUD_HOME"] == str(Path.cwd() / "some/home")
