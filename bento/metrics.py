@@ -11,7 +11,7 @@ import psutil
 
 from fraud_platform.decision.arms import CHALLENGER
 from fraud_platform.decision.breaker import CircuitBreaker
-from fraud_platform.decision.policy import Policy
+from fraud_platform.decision.policy import DECIDED_BY, Policy
 from fraud_platform.decision.serving_model import CHAMPION
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.online.ladder import DEFAULT, POSTGRES, REDIS
@@ -20,6 +20,7 @@ _SWITCH = {"off": 0, "rules_only": 1, "allow_all": 2}
 _STATES = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 _LADDER = (REDIS, POSTGRES, DEFAULT)
 """Sources of batch features, the best first: a decision stands on the worse of its two."""
+_POLICY = frozenset(DECIDED_BY.values())
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
 
 
@@ -107,10 +108,12 @@ class PrometheusMeter:
             self._features.labels("merchant", served.merchant_features).inc()
             features = max(served.user_features, served.merchant_features, key=_LADDER.index)
             self._latency.labels(features, served.model).observe(record.latency_us / 1e6)
+            # where the policy decided, the score is that of the model whose turn it was
+            scored_by = record.arm if served.model in _POLICY else served.model
             if record.score is not None:
-                self._scores.labels(served.model).observe(record.score)
+                self._scores.labels(scored_by).observe(record.score)
             if record.other_score is not None:
-                other = CHAMPION if served.model == CHALLENGER else CHALLENGER
+                other = CHAMPION if scored_by == CHALLENGER else CHALLENGER
                 self._scores.labels(other).observe(record.other_score)
 
     def took(self, stage: str, seconds: float) -> None:
