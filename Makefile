@@ -20,6 +20,7 @@ down: $(READY) ## stop everything that `make run` started, Redis included
 	@$(BIN)/fraud-platform down
 
 test: $(READY) ## run the whole test suite
+	@deploy/system-packages.sh
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(READY) ## check style and types

@@ -7,6 +7,7 @@ import dagster as dg
 from assets.cold import cold_features
 from assets.features import feature_assets
 from assets.inference_log import inference_log, log_retention
+from assets.job_runs import job_runs_sensor
 from assets.model import candidate_model, champion_model, registered_model
 from assets.monitoring import monitoring_assets
 from assets.online import online_features, online_velocity
@@ -45,7 +46,7 @@ def build_definitions(settings: Settings, now: datetime) -> dg.Definitions:
         ],
         jobs=[*all_jobs.values(), log_retention, *RELEASE_JOBS],
         schedules=schedules(all_jobs),
-        sensors=sensors(all_jobs),
+        sensors=[*sensors(all_jobs), job_runs_sensor([*all_jobs, log_retention.name])],
         resources={"platform": platform_resource, "mlflow": mlflow_resource},
         # one process per run: a step in a process of its own pays every heavy import again
         executor=dg.in_process_executor,

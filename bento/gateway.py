@@ -7,6 +7,7 @@ and the pages of BentoML pass through.
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from time import perf_counter
 from typing import Any, Protocol
 
 from bentoml import get_current_service
@@ -68,7 +69,7 @@ class Decider(Protocol):
     async def reload(self, body: bytes, caller: str) -> Answer: ...
     async def policy(self, body: bytes, caller: str) -> Answer: ...
     async def readiness(self) -> Answer: ...
-    def answered(self, route: str, status: int) -> None: ...
+    def answered(self, route: str, status: int, seconds: float) -> None: ...
     def failed(self, stage: str, error: BaseException) -> None: ...
 
 
@@ -110,6 +111,7 @@ class Gateway:
 
     async def _answer_post(self, path: str, scope: Connection, receive: Receive, send: Send) -> None:
         decider = current_decider()
+        began = perf_counter()
         name, needed = _POSTS[path]
         try:
             limit = _LIMITS.get(path, MAX_BODY)
@@ -117,10 +119,10 @@ class Gateway:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await _read(receive, limit)
         except Problem as problem:
-            await _refuse(send, decider, path, problem)
+            await _refuse(send, decider, path, problem, began)
             return
         except TimeoutError:
-            await _refuse(send, decider, path, timed_out(f"within {BODY_SECONDS} s"))
+            await _refuse(send, decider, path, timed_out(f"within {BODY_SECONDS} s"), began)
             return
         except _GoneError:
             return
@@ -131,7 +133,7 @@ class Gateway:
         except TimeoutError as error:
             decider.failed("deadline", error)
             answer = Answer.of(unavailable())
-        decider.answered(path, answer.status)
+        decider.answered(path, answer.status, perf_counter() - began)
         await _send(send, answer)
 
     async def _answer_get(self, path: str, method: str, send: Send) -> None:
@@ -146,9 +148,9 @@ class Gateway:
         await _send(send, answer, head=method == "HEAD")
 
 
-async def _refuse(send: Send, decider: Decider, path: str, problem: Problem) -> None:
+async def _refuse(send: Send, decider: Decider, path: str, problem: Problem, began: float) -> None:
     """The rest of the body is not read: the connection cannot be used again."""
-    decider.answered(path, problem.status)
+    decider.answered(path, problem.status, perf_counter() - began)
     await _send_problem(send, problem, (b"connection", b"close"))
 
 

@@ -4,19 +4,30 @@ What belongs here: names and labels. What does not: deciding what is worth count
 counting in memory (`tally`).
 """
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
 
 from bento.tally import Counts, Durations
+from fraud_platform.decision.arms import CHALLENGER
 from fraud_platform.decision.breaker import CircuitBreaker
-from fraud_platform.decision.policy import Policy
+from fraud_platform.decision.policy import DECIDED_BY, Policy
+from fraud_platform.decision.serving_model import CHAMPION
 from fraud_platform.inference_log.record import DecisionRecord
+from fraud_platform.online.ladder import DEFAULT, POSTGRES, REDIS
 
 _SWITCH = {"off": 0, "rules_only": 1, "allow_all": 2}
 STAGE_BOUNDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 DECISION_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+SCORE_BOUNDS = tuple(twentieth / 20 for twentieth in range(1, 21))
 
 _STATES = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 _WORDS = {False: "false", True: "true"}
+_LADDER = (REDIS, POSTGRES, DEFAULT)
+"""Sources of batch features, the best first: a decision stands on the worse of its two."""
+_POLICY = frozenset(DECIDED_BY.values())
 
 
 class PrometheusMeter:
@@ -29,6 +40,7 @@ class PrometheusMeter:
         # imported here: a worker knows PROMETHEUS_MULTIPROC_DIR only after this module may have been imported
         from prometheus_client import Counter, Gauge, Histogram
 
+        self._served: set[tuple[str, str]] = set()
         self._decisions = Counts(
             Counter(
                 "fraud_decisions", "Decisions that went out.", ["decision", "model_version", "degraded", "repeated"]
@@ -49,7 +61,28 @@ class PrometheusMeter:
         )
         self._latency = Durations(
             Histogram(
-                "fraud_decision_seconds", "From receiving a payment until its decision stood.", buckets=DECISION_BOUNDS
+                "fraud_decision_seconds",
+                "From receiving a payment until its decision stood, by what its features and its score came from.",
+                ["features", "model"],
+                buckets=DECISION_BOUNDS,
+            ),
+            DECISION_BOUNDS,
+        )
+        self._scores = Durations(
+            Histogram(
+                "fraud_score",
+                "Calibrated scores, by the model that gave them; those beside a decision included.",
+                ["model"],
+                buckets=SCORE_BOUNDS,
+            ),
+            SCORE_BOUNDS,
+        )
+        self._http = Durations(
+            Histogram(
+                "fraud_http_seconds",
+                "From a request's headers until its answer was made, by route.",
+                ["route"],
+                buckets=DECISION_BOUNDS,
             ),
             DECISION_BOUNDS,
         )
@@ -74,6 +107,18 @@ class PrometheusMeter:
             ["breaker"],
             multiprocess_mode="livemax",
         )
+        self._serving = Gauge(
+            "fraud_model_serving",
+            "Workers that serve a model version in a role; 0: it was replaced.",
+            ["model_version", "role"],
+            multiprocess_mode="livesum",
+        )
+        self._snapshots = Gauge(
+            "fraud_snapshot_end_seconds",
+            "End of the snapshot in force per store, Unix time; 0: none. Of all workers the latest seen.",
+            ["store", "entity"],
+            multiprocess_mode="livemax",
+        )
 
     def decided(self, record: DecisionRecord, repeated: bool) -> None:
         """Count a decision."""
@@ -82,7 +127,14 @@ class PrometheusMeter:
         if not repeated:
             self._features.inc("user", served.user_features)
             self._features.inc("merchant", served.merchant_features)
-            self._latency.observe(record.latency_us / 1e6)
+            features = max(served.user_features, served.merchant_features, key=_LADDER.index)
+            self._latency.observe(record.latency_us / 1e6, features, served.model)
+            # where the policy decided, the score is that of the model whose turn it was
+            scored_by = record.arm if served.model in _POLICY else served.model
+            if record.score is not None:
+                self._scores.observe(record.score, scored_by)
+            if record.other_score is not None:
+                self._scores.observe(record.other_score, CHAMPION if scored_by == CHALLENGER else CHALLENGER)
 
     def took(self, stage: str, seconds: float) -> None:
         """Measure a stage."""
@@ -92,9 +144,10 @@ class PrometheusMeter:
         """Count a stage that took longer than its part of the budget."""
         self._overruns.inc(stage)
 
-    def answered(self, route: str, status: int) -> None:
-        """Count an answer over HTTP."""
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count and time an answer over HTTP."""
         self._answers.inc(route, status)
+        self._http.observe(seconds, route)
 
     def failed(self, stage: str) -> None:
         """Count an error."""
@@ -108,7 +161,7 @@ class PrometheusMeter:
         """Show what was counted since the last time."""
         for tally in (
             self._decisions, self._features, self._failures, self._overruns, self._answers, self._dropped, self._stages,
-            self._latency,
+            self._latency, self._scores, self._http,
         ):  # fmt: skip
             tally.flush()
 
@@ -122,6 +175,28 @@ class PrometheusMeter:
     def weighs(self, weight: float) -> None:
         """Show the challenger's weight."""
         self._weight.set(weight)
+
+    def serves(self, champion: str | None, challenger: str | None) -> None:
+        """Show the models that the worker serves, as `name/version`; those before it are shown as 0."""
+        serving = {(version, role) for version, role in ((champion, CHAMPION), (challenger, CHALLENGER)) if version}
+        for version, role in self._served - serving:
+            self._serving.labels(version, role).set(0)
+        for version, role in serving:
+            self._serving.labels(version, role).set(1)
+        self._served |= serving
+
+    def snapshot(self, store: str, entity: str, end: float) -> None:
+        """Show the snapshot in force of a store. end: Unix seconds of its day's end, 0 for none."""
+        self._snapshots.labels(store, entity).set(end)
+
+    def forget_dead_workers(self) -> None:
+        """Take the gauges of workers that were killed out of the sums: a breaker open at that moment would stay so."""
+        from prometheus_client.multiprocess import mark_process_dead
+
+        for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("gauge_live*.db"):
+            pid = int(file.stem.rpartition("_")[2])
+            if not psutil.pid_exists(pid):
+                mark_process_dead(pid)
 
     def decides_by(self, policy: Policy) -> None:
         """Show the policy that the worker decides by."""

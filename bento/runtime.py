@@ -8,6 +8,7 @@ import gc
 import os
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import partial
@@ -47,6 +48,7 @@ from fraud_platform.online.embedded_postgres import postgres_address
 from fraud_platform.online.embedded_redis import ensure_redis, redis_address
 from fraud_platform.online.ladder import Ladder
 from fraud_platform.online.recount import Recount
+from fraud_platform.online.snapshot_record import end_of_day
 from fraud_platform.online.store import OnlineStore
 from fraud_platform.online.wire import StoreError
 from fraud_platform.packaging.packed import packed_release, start_from
@@ -56,6 +58,7 @@ CODE = Path(__file__).parents[1]
 """The checkout, or the code of a Bento."""
 RATES_SECONDS = 600
 STANDING_SECONDS = 0.2
+VERSIONS_SECONDS = 5.0
 SPOOL_RECORDS = 200
 """Records written per turn when a disk that was full is back: some milliseconds of the event loop."""
 GC_THRESHOLDS = (5_000, 20, 20)
@@ -196,6 +199,7 @@ class Runtime:
             self._keep_model_fresh(),
             self._policies.run(),
             self._keep_standing(),
+            self._keep_versions(),
         )
         self._tasks = [asyncio.get_running_loop().create_task(each) for each in work]
         gc.collect()
@@ -238,9 +242,9 @@ class Runtime:
         await self._policies.look()
         return answer
 
-    def answered(self, route: str, status: int) -> None:
-        """Count an answer over HTTP."""
-        self._meter.answered(route, status)
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count and time an answer over HTTP."""
+        self._meter.answered(route, status, seconds)
 
     def failed(self, stage: str, error: BaseException) -> None:
         """Count and log an error that the transport met."""
@@ -294,6 +298,19 @@ class Runtime:
                 self._recorder.retry(SPOOL_RECORDS)
             except OSError as error:
                 self._faults.report("record", error)
+
+    async def _keep_versions(self) -> None:
+        """Show which models and snapshots payments are decided by; a store that is away keeps its last snapshot."""
+        while True:
+            challenger = self.engine.challenger
+            self._meter.serves(self._release or None, challenger.model.version if challenger else None)
+            for name, store in (("redis", self._store), ("postgres", self._cold)):
+                with suppress(StoreError):
+                    for view, day in (await store.snapshots()).items():
+                        end = end_of_day(day) / 1e6 if day else 0.0
+                        self._meter.snapshot(name, view.removesuffix("_vector"), end)
+            self._meter.forget_dead_workers()
+            await asyncio.sleep(VERSIONS_SECONDS)
 
     async def _keep_model_fresh(self) -> None:
         """Take what was released within a second, and whenever it is asked for."""

@@ -101,6 +101,7 @@ class PaymentProtocol(HttpToolsProtocol):
     async def _answer(self, cycle: _UnderWay, decider: Decider, body: bytes, caller: str) -> None:
         task = asyncio.current_task()
         assert task is not None
+        began = self.loop.time()
         overdue = self.loop.call_later(ANSWER_SECONDS, task.cancel)
         try:
             answer = await decider.decide(body, caller)
@@ -109,7 +110,7 @@ class PaymentProtocol(HttpToolsProtocol):
             answer = Answer.of(unavailable())
         finally:
             overdue.cancel()
-        decider.answered(PREDICT, answer.status)
+        decider.answered(PREDICT, answer.status, self.loop.time() - began)
         cycle.response_complete = True
         if self.transport.is_closing():
             return

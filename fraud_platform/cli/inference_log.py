@@ -20,12 +20,14 @@ class Part(StrEnum):
 
     ship = "ship"
     consume = "consume"
+    measure = "measure"
 
 
 @app.command("run")
 def log_run(
     only: Annotated[
-        Part | None, typer.Option("--only", help="ship: spool to broker; consume: broker to lake. Default: both.")
+        Part | None,
+        typer.Option("--only", help="ship: spool to broker; consume: broker to lake; measure: metrics. Default: all."),
     ] = None,
 ) -> None:
     """Carry decisions into the lake until Ctrl-C; `up` does this already. Metrics are on FRAUD_LOG_PORT."""

@@ -1,7 +1,7 @@
-"""The process beside the service that carries decisions from the spool into the lake: shipper and consumer.
+"""The process beside the service that carries decisions from the spool into the lake, and shows the platform's metrics.
 
-What belongs here: their threads, locks, pauses after failures, and metrics. What does not: what either does. A bank
-runs the shipper beside each service and one consumer for all; on one machine one process does both.
+What belongs here: threads, locks, pauses after failures. What does not: what shipper, consumer and exporter do. A bank
+runs the shipper beside each service, and one consumer and one exporter for all; on one machine one process does it all.
 """
 
 import fcntl
@@ -23,17 +23,19 @@ from fraud_platform.inference_log.shipper import AUDIT_US, Shipper, waiting_byte
 from fraud_platform.inference_log.spool import spool_root
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import open_lake
+from fraud_platform.monitoring.exporter import Exporter
 from fraud_platform.settings import Settings
 
 logger = logging.getLogger("fraud_platform.inference_log")
 
-Part = Literal["ship", "consume"]
-PARTS: tuple[Part, ...] = ("ship", "consume")
+Part = Literal["ship", "consume", "measure"]
+PARTS: tuple[Part, ...] = ("ship", "consume", "measure")
 
 _SHIP_SECONDS = 0.2
 _READ_SECONDS = 0.5
 _LAG_SECONDS = 5.0
 _PAUSE_SECONDS = 1.0
+_MEASURE_SECONDS = 15.0
 _LOCK_SECONDS = 5.0
 
 
@@ -78,7 +80,7 @@ def run(settings: Settings, parts: tuple[Part, ...], stop: threading.Event) -> N
     """Do these parts until `stop` is set, then finish what is under way. Raises AlreadyDoneError."""
     metrics = LogMetrics(settings.log_port)
     faults = FaultLog(machine_clock, metrics.failed)
-    work = {"ship": _ship, "consume": _consume}
+    work = {"ship": _ship, "consume": _consume, "measure": _measure}
     errors: list[Exception] = []
 
     def thread(part: Part) -> None:
@@ -134,6 +136,15 @@ def _consume(settings: Settings, stop: threading.Event, metrics: LogMetrics, fau
         except (BrokerError, OSError) as error:
             # nothing is lost: the next consumer reads it again
             faults.report("consume", error)
+
+
+def _measure(settings: Settings, stop: threading.Event, metrics: LogMetrics, faults: FaultLog) -> None:
+    """Show what the lake, the jobs, Redis and this home's processes say."""
+    with _patiently(settings, "measure", stop):
+        exporter = Exporter(settings, metrics.registry, faults.report)
+        while not stop.is_set():
+            exporter.step()
+            stop.wait(_MEASURE_SECONDS)
 
 
 @contextmanager

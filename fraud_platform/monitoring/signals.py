@@ -75,54 +75,76 @@ def drift_limit(settings: Settings, name: str, usual_psi: float) -> float:
 
 def performance_signals(lake: Lake, settings: Settings, day: date) -> list[Signal]:
     """Signals of a day's `performance` against the days before it. Raises MissingPartition."""
-    today = _summed(lake.read(PERFORMANCE, day))
+    today = outcomes(lake.read(PERFORMANCE, day))
     if today is None:
         return []
     if today.labelled < settings.drift_min_rows:
         return [Signal("too_few_rows", day, today.models, "labels", today.labelled, settings.drift_min_rows, "none")]
-    before = [
-        summed
-        for back in range(1, BASELINE_DAYS + 1)
-        if lake.exists(PERFORMANCE, day - timedelta(days=back))
-        and (summed := _summed(lake.read(PERFORMANCE, day - timedelta(days=back)))) is not None
-    ]
-    if len(before) < _LEAST_BASELINE_DAYS:
+    before = baseline(lake, day)
+    if not before:
         return []
     return [*_fraud_rate(today, before, settings, day), *_false_positives(today, before, settings, day)]
 
 
 @dataclass(frozen=True)
-class _Day:
+class Outcomes:
+    """What a day's decisions came to, all models together."""
+
     labelled: int
     frauds: int
+    blocked_frauds: float
     blocked_good: float
     models: str
 
     @property
     def fraud_rate(self) -> float:
+        """Share of frauds among the labelled."""
         return self.frauds / self.labelled
 
     @property
+    def catch_rate(self) -> float | None:
+        """Share of frauds that were blocked; None of none."""
+        return self.blocked_frauds / self.frauds if self.frauds else None
+
+    @property
     def false_positive_rate(self) -> float:
+        """Share of good payments that were blocked."""
         return self.blocked_good / max(self.labelled - self.frauds, 1)
 
 
-def _summed(rows: pa.Table) -> _Day | None:
-    """All models of a day together; None where no label is known."""
+def baseline(lake: Lake, day: date) -> list[Outcomes]:
+    """The BASELINE_DAYS before a day, as far as they have labels; none where too few have."""
+    before = [
+        summed
+        for back in range(1, BASELINE_DAYS + 1)
+        if lake.exists(PERFORMANCE, day - timedelta(days=back))
+        and (summed := outcomes(lake.read(PERFORMANCE, day - timedelta(days=back)))) is not None
+    ]
+    return before if len(before) >= _LEAST_BASELINE_DAYS else []
+
+
+def usual_false_positive_rate(before: Sequence[Outcomes]) -> float:
+    """The false-positive rate of a baseline's days as one."""
+    return sum(each.blocked_good for each in before) / sum(each.labelled - each.frauds for each in before)
+
+
+def outcomes(rows: pa.Table) -> Outcomes | None:
+    """All models of a day of `performance` together; None where no label is known."""
     plain = rows.to_pylist()
     labelled = sum(row["labelled"] for row in plain)
     if not labelled:
         return None
     good = [(row["labelled"] - row["frauds"], row["false_positive_rate"] or 0.0) for row in plain]
-    return _Day(
+    return Outcomes(
         labelled,
         sum(row["frauds"] for row in plain),
+        sum(row["frauds"] * (row["catch_rate"] or 0.0) for row in plain),
         sum(count * rate for count, rate in good),
         ", ".join(row["model_version"] for row in plain),
     )
 
 
-def _fraud_rate(today: _Day, before: Sequence[_Day], settings: Settings, day: date) -> list[Signal]:
+def _fraud_rate(today: Outcomes, before: Sequence[Outcomes], settings: Settings, day: date) -> list[Signal]:
     """Outside the band of the baseline: its spread over days, and no narrower than counting alone makes it."""
     rates = np.array([each.fraud_rate for each in before])
     mean = sum(each.frauds for each in before) / sum(each.labelled for each in before)
@@ -135,8 +157,8 @@ def _fraud_rate(today: _Day, before: Sequence[_Day], settings: Settings, day: da
     return [Signal("fraud_rate", day, today.models, "fraud", rate, limit, "retrain")]
 
 
-def _false_positives(today: _Day, before: Sequence[_Day], settings: Settings, day: date) -> list[Signal]:
-    usual = sum(each.blocked_good for each in before) / sum(each.labelled - each.frauds for each in before)
+def _false_positives(today: Outcomes, before: Sequence[Outcomes], settings: Settings, day: date) -> list[Signal]:
+    usual = usual_false_positive_rate(before)
     limit = usual * (1 + settings.false_positive_rise)
     # one blocked payment more than usual is no rise
     if today.false_positive_rate <= limit or today.blocked_good - usual * today.labelled < 2:

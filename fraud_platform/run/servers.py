@@ -82,6 +82,8 @@ def servers(settings: Settings, home: Home) -> dict[str, Server]:
             *(str(binaries / "bentoml"), "serve", "bento.service:FraudDetector", "--working-dir", str(PROJECT)),
             *("--host", HOST, "--port", str(settings.service_port)),
             OMP_NUM_THREADS="1",
+            # where its metrics' files are: a second home's service would empty them
+            BENTOML_HOME=str(home.root / "bentoml"),
         ),
         CODE: Server(
             "Dagster code server",

@@ -41,7 +41,8 @@ class EchoDecider:
         self.decided.append(body)
         return Answer(200, json.dumps({"decision": "allow", "of": json.loads(body)["id"], "caller": caller}).encode())
 
-    def answered(self, route: str, status: int) -> None:
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        assert seconds >= 0
         self.answers.append((route, status))
 
     def failed(self, stage: str, error: BaseException) -> None:
