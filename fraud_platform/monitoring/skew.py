@@ -32,6 +32,9 @@ CAUSES = ("degraded", "incomplete_epoch", "other_catalogue", "not_in_training_se
 LEFT_OUT = "skew_left_out"
 _LONGEST = max(VELOCITY_WINDOWS.values())
 
+OfflineRow = tuple[tuple[str | None, str | None], np.ndarray]
+"""The user's and the merchant's snapshot, and the vector, float32 (50,)."""
+
 
 def write_skew(lake: Lake, days: list[date]) -> dict[str, int]:
     """The table for each day; returns how many decisions were left out, per cause of CAUSES."""
@@ -46,16 +49,12 @@ def write_skew(lake: Lake, days: list[date]) -> dict[str, int]:
 def skew(lake: Lake, day: date) -> tuple[pa.Table, Counter[str]]:
     """SKEW_SCHEMA with a row per feature, and the decisions that could not be compared."""
     causes: Counter[str] = Counter()
-    offline = _offline(lake, day)
+    offline = offline_vectors(lake, day)
     served, expected, names = [], [], []
     for payload in LogTable(lake).read(day, ["record"]).column("record"):
         record = decode_record(payload.as_py())
-        cause = _cause(record)
         row = offline.get(record.request.transaction_id)
-        if cause is None and row is None:
-            cause = "not_in_training_set"
-        if cause is None and row is not None and row[0] != (record.user_snapshot, record.merchant_snapshot):
-            cause = "other_snapshot"
+        cause = cause_of(record, row)
         if cause is not None or row is None:
             causes[cause or "not_in_training_set"] += 1
             continue
@@ -65,8 +64,9 @@ def skew(lake: Lake, day: date) -> tuple[pa.Table, Counter[str]]:
     return _compared(np.array(served), np.array(expected), names), causes
 
 
-def _cause(record: DecisionRecord) -> str | None:
-    """Why a decision equals no training row by right; None where it must."""
+def cause_of(record: DecisionRecord, row: OfflineRow | None) -> str | None:
+    """Which of CAUSES keeps a decision from being held against its row of the training set; None where it must
+    equal it."""
     if record.catalogue_hash != CATALOGUE.hash:
         return "other_catalogue"
     if record.served_by.user_features != "redis" or record.served_by.merchant_features != "redis":
@@ -74,14 +74,18 @@ def _cause(record: DecisionRecord) -> str | None:
     oldest = min(record.user_effective_time, record.merchant_effective_time) - _LONGEST
     if record.complete_since is None or oldest < record.complete_since:
         return "incomplete_epoch"
-    return None
+    if row is None:
+        return "not_in_training_set"
+    return None if row[0] == (record.user_snapshot, record.merchant_snapshot) else "other_snapshot"
 
 
-def _offline(lake: Lake, day: date) -> dict[str, tuple[tuple[str | None, str | None], np.ndarray]]:
-    """Snapshots and vector per transaction of the training set; nothing for a day that was not built."""
+def offline_vectors(lake: Lake, day: date, transaction_id: str | None = None) -> dict[str, OfflineRow]:
+    """Snapshots and vector per transaction of the training set, or of one; nothing for a day that was not built."""
     if not lake.exists(tables.TRAINING_SET, day):
         return {}
-    rows = lake.read(tables.TRAINING_SET, day)
+    columns = ["transaction_id", "user_snapshot", "merchant_snapshot", *CATALOGUE.names]
+    wanted = None if transaction_id is None else pc.field("transaction_id") == transaction_id
+    rows = lake.read_file(lake.path(tables.TRAINING_SET, day), columns, wanted)
     vectors = np.column_stack([rows.column(name).to_numpy(zero_copy_only=False) for name in CATALOGUE.names])
     snapshots = zip(
         *(pc.cast(rows.column(f"{entity}_snapshot"), pa.string()).to_pylist() for entity in ("user", "merchant")),
