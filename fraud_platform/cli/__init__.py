@@ -6,7 +6,7 @@ so that `--help` answers at once.
 
 import typer
 
-from fraud_platform.cli import data, inference_log, keys, model, platform, release
+from fraud_platform.cli import backtest, data, inference_log, keys, model, platform, release
 
 app = typer.Typer(
     help="A fraud-decision platform: raw logs to live decisions. Settings are FRAUD_* variables, see `settings`.",
@@ -14,7 +14,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (platform.app, data.app, model.app):
+for commands in (platform.app, data.app, model.app, backtest.app):
     app.add_typer(commands)
 app.add_typer(release.app, name="release")
 app.add_typer(keys.app, name="keys")

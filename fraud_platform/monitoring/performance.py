@@ -16,7 +16,7 @@ from fraud_platform.features.labels import label_transactions
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake
 from fraud_platform.model.data import labels_before
-from fraud_platform.model.ranking import COVERAGE, rank
+from fraud_platform.model.ranking import COVERAGE, Interval, rank
 from fraud_platform.model.split import microseconds
 from fraud_platform.settings import Settings
 
@@ -104,12 +104,18 @@ def _figures(version: str, rows: pa.Table, seed: int) -> dict[str, object]:
     }
 
 
-def _share(name: str, chosen: NDArray[np.bool_]) -> dict[str, float | None]:
-    """A share with its Wilson interval of COVERAGE; nothing of nothing."""
+def share(chosen: NDArray[np.bool_]) -> Interval | None:
+    """A share with its Wilson interval of COVERAGE; None of nothing."""
     if not len(chosen):
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
+        return None
     interval = binomtest(int(chosen.sum()), len(chosen)).proportion_ci(COVERAGE, method="wilson")
-    return {name: float(chosen.mean()), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
+    return Interval(float(chosen.mean()), float(interval.low), float(interval.high))
+
+
+def _share(name: str, chosen: NDArray[np.bool_]) -> dict[str, float | None]:
+    found = share(chosen)
+    parts = (None, None, None) if found is None else (found.value, found.low, found.high)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), parts, strict=True))
 
 
 def _ranked(fraud: NDArray[np.bool_], scores: NDArray[np.float64], seed: int) -> dict[str, float | None]:
