@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def section(card: str, name: str) -> str:
 
 def test_its_structure_is_the_one_that_people_know(card: str) -> None:
     lines = card.splitlines()
-    headers = [line for line, below in zip(lines, lines[1:], strict=False) if below.startswith("| ---")]
+    headers = [line for line, below in pairwise(lines) if below.startswith("| ---")]
     found = [line for line in lines if line.startswith("#") or line in headers]
     assert found == STRUCTURE.splitlines()
 
@@ -124,9 +125,8 @@ def test_every_feature_stands_in_it_with_its_meaning_and_its_gain(card: str, bun
         assert float(row[2].rstrip("%")) == pytest.approx(100 * expected[name] / whole, abs=0.006)
         shown.append(expected[name])
     assert shown == sorted(shown, reverse=True)
-    assert {name for name in (kit.FIRST, kit.SECOND)} == {
-        CATALOGUE.names.index(row[0].strip("| `")) for row in rows[:2]
-    }, "the two features that the fraud hangs on gain most"
+    strongest = {row[0].strip("| `") for row in rows[:2]}
+    assert strongest == {CATALOGUE.names[kit.FIRST], CATALOGUE.names[kit.SECOND]}, "the fraud hangs on these two"
 
 
 def test_gate_and_lineage_lead_back_to_where_it_came_from(card: str, candidate: Candidate, bundle: Bundle) -> None:
@@ -159,8 +159,8 @@ def test_a_card_goes_with_its_release_and_the_command_prints_it(
     # a release is never rewritten, its card neither; a bundle without a card can be released as well
     (tmp_path / "made" / CARD_FILE).write_text("another")
     assert (install(tmp_path / "home", tmp_path / "made") / CARD_FILE).read_text() == card
+    replace(bundle, trained_at="later").write(tmp_path / "other")
     with pytest.raises(BundleError, match="never rewritten"):
-        replace(bundle, trained_at="later").write(tmp_path / "other")
         install(tmp_path / "home", tmp_path / "other")
     printed = CliRunner().invoke(app, ["card", "7"], env={"FRAUD_HOME": str(tmp_path / "home")})
     assert printed.exit_code == 0
