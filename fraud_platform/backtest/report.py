@@ -41,7 +41,7 @@ def figure_rows(found: Backtest) -> Rows:
         judged("precision", lambda j: _share(j.precision)),
         judged("recall", lambda j: _share(j.recall)),
         judged("false-positive rate", lambda j: _share(j.false_positive_rate, 3)),
-        judged("loss of 1,000 payments", lambda j: _money(j.money.loss_per_thousand)),
+        judged("loss of 1,000 payments, were these blocked", lambda j: _money(j.money.loss_per_thousand)),
     ]
 
 

@@ -381,6 +381,8 @@ def _intent_file(settings: Settings) -> Path:
 def _client(settings: Settings) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    # a bundle is three small files: its progress is not worth a line
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow.tracking import MlflowClient
 
     _database(settings).parent.mkdir(parents=True, exist_ok=True)
