@@ -78,7 +78,7 @@ def registered_model(
     try:
         registered = register_candidate(platform.settings, candidate, context.run.run_id)
         verdict = judge_candidate(platform.lake, platform.settings, candidate)
-        note_verdict(platform.settings, registered, verdict)
+        card = note_verdict(platform.settings, candidate, registered, verdict)
     except BaseException:
         mlflow.end_run("FAILED")
         raise
@@ -97,6 +97,7 @@ def registered_model(
             "mlflow_run_id": registered.mlflow_run_id,
             "mlflow_run": dg.MetadataValue.url(_mlflow_page(platform, registered.mlflow_run_id)),
             "registered_before": registered.reused,
+            "card": dg.MetadataValue.md(card),
             "fingerprint": candidate.fingerprint,
             **versions,
         },

@@ -7,6 +7,7 @@ so that `--help` answers at once.
 import typer
 
 from fraud_platform.cli import (
+    backtest,
     capacity,
     data,
     erasure,
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for commands in (
-    platform.app, data.app, model.app, scenario.app, capacity.app, erasure.app, recovery.app, package.app,
+    platform.app, data.app, model.app, backtest.app, scenario.app, capacity.app, erasure.app, recovery.app, package.app,
 ):  # fmt: skip
     app.add_typer(commands)
 app.add_typer(release.app, name="release")

@@ -58,20 +58,85 @@ def ingest(
 
 @app.command()
 def replay(
-    date: Annotated[datetime, typer.Option("--date", formats=["%Y-%m-%d"], help="The UTC day to replay.")],
+    date: Annotated[
+        datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="Transactions of a UTC day, sent again.")
+    ] = None,
+    decision: Annotated[
+        str | None, typer.Option("--decision", help="One decision: its decision_id or transaction_id.")
+    ] = None,
+    decided_on: Annotated[
+        datetime | None, typer.Option("--decided-on", formats=["%Y-%m-%d"], help="All decisions of a UTC day.")
+    ] = None,
+    caller: Annotated[
+        str | None, typer.Option("--caller", help="Whose decision, where several have the transaction_id.")
+    ] = None,
+    vector: Annotated[bool, typer.Option("--vector", help="Show the decision's 50 values.")] = False,
+    sample: Annotated[int | None, typer.Option("--sample", min=1, help="Only so many of the day's decisions.")] = None,
 ) -> None:
-    """Send a day's raw transactions through the online path and hold all values against the training set.
+    """Prove the past: --date holds the online path against the training set, the others make decisions again.
 
-    The exit code is 0 when nothing differs. Keys go to a space of their own in Redis and are deleted afterwards.
+    --date: a day's raw transactions through the online path, all values against the training set; keys go to a space of
+    their own in Redis and are deleted afterwards. --decision, --decided-on: the recorded vector through the recorded
+    model and policy, bit for bit. The exit code is 0 when nothing differs.
     """
+    if sum(option is not None for option in (date, decision, decided_on)) != 1:
+        raise refused("give exactly one of --date, --decision and --decided-on")
+    if decision is None and (caller is not None or vector):
+        raise refused("--caller and --vector go with --decision")
+    if decided_on is None and sample is not None:
+        raise refused("--sample goes with --decided-on")
+    same = True
+    if date is not None:
+        same = _replay_transactions(date)
+    if decision is not None:
+        same = _replay_decision(decision, caller, vector)
+    if decided_on is not None:
+        same = _replay_decisions(decided_on, sample)
+    raise typer.Exit(int(not same))
+
+
+def _replay_transactions(day: datetime) -> bool:
     from fraud_platform.lake import MissingPartition, open_lake
     from fraud_platform.online.embedded_redis import RedisUnavailableError, ensure_redis
     from fraud_platform.replay import render, replay_day
 
     current = settings_of_environment()
     try:
-        report = replay_day(current, open_lake(current), date.date(), ensure_redis(current))
+        report = replay_day(current, open_lake(current), day.date(), ensure_redis(current))
     except (MissingPartition, RedisUnavailableError) as error:
         raise refused(str(error)) from error
     console().print(render(report))
-    raise typer.Exit(int(report.differences > 0))
+    return report.differences == 0
+
+
+def _replay_decision(identifier: str, caller: str | None, vector: bool) -> bool:
+    from fraud_platform.audit.decision import DecisionReplay
+    from fraud_platform.audit.screen import render_decision
+    from fraud_platform.inference_log.search import UnknownDecisionError, the_decision
+    from fraud_platform.inference_log.table import LogTable
+    from fraud_platform.lake import open_lake
+    from fraud_platform.monitoring.skew import offline_vectors
+
+    current = settings_of_environment()
+    lake = open_lake(current)
+    try:
+        record = the_decision(current.home, LogTable(lake), identifier, caller)
+    except UnknownDecisionError as error:
+        raise refused(str(error)) from error
+    offline = offline_vectors(lake, record.day, record.request.transaction_id)
+    replayed = DecisionReplay(current).replay(record, offline)
+    console().print(render_decision(replayed, vector))
+    return replayed.stands
+
+
+def _replay_decisions(day: datetime, sample: int | None) -> bool:
+    from fraud_platform.audit.day import replay_decisions
+    from fraud_platform.audit.screen import render_day
+    from fraud_platform.lake import open_lake
+
+    current = settings_of_environment()
+    report = replay_decisions(current, open_lake(current), day.date(), sample)
+    if not report.decisions:
+        raise refused(f"the log holds no decision of {day.date()}")
+    console().print(render_day(report))
+    return report.stands

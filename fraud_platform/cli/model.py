@@ -1,6 +1,6 @@
-"""Commands for models before any of them decides.
+"""Commands for looking at models.
 
-What belongs here: `evaluate`. What does not: who decides (`release`).
+What belongs here: `evaluate`, `card`. What does not: who decides (`release`).
 """
 
 from pathlib import Path
@@ -51,3 +51,21 @@ def evaluate(
     else:
         print_table(f"mean ± standard deviation over {dates} date(s)", HEADER, rows)
     typer.echo(f"results: {study.results_file}\nplot:    {study.plot_file}")
+
+
+@app.command()
+def card(
+    version: Annotated[int, typer.Argument(help="A registered version, such as 7 of fraud-detector/7.")],
+) -> None:
+    """Print a version's model card as Markdown: use, data, figures, features, limits, lineage, and when it decided."""
+    from fraud_platform.model.bundle import MODEL_NAME
+    from fraud_platform.model.card import standing_markdown
+    from fraud_platform.model.ledger import read_ledger
+    from fraud_platform.model.registry import NoCardError, read_card
+
+    current = settings_of_environment()
+    try:
+        text = read_card(current, version)
+    except NoCardError as error:
+        raise refused(str(error)) from error
+    typer.echo(f"{text}\n{standing_markdown(f'{MODEL_NAME}-{version}', read_ledger(current.home))}", nl=False)

@@ -84,25 +84,33 @@ class ServingModel:
             else:
                 breaker.succeeded()
                 return score, CHAMPION
+        return self.fallback_probability(vector), LOGISTIC_REGRESSION
+
+    def fallback_probability(self, vector: Matrix) -> float:
+        """Logistic regression's probability of fraud of one vector, float32 (50,). Raises NoScoreError."""
         try:
             score = float(self.fallback.score(vector[None, :])[0])
         except Exception as error:
             raise NoScoreError("logistic regression failed") from error
         if not math.isfinite(score):
             raise NoScoreError(f"logistic regression's score is {score}")
-        return score, LOGISTIC_REGRESSION
+        return score
 
 
 def load_model(release: Path) -> ServingModel:
-    """Load a release, hold its compiled trees against XGBoost, and score once, so that no payment pays for a first
-    time. Raises BundleError."""
-    bundle = Bundle.load(release)
+    """Load a release for serving, see `serving_model`. Raises BundleError."""
+    return serving_model(Bundle.load(release))
+
+
+def serving_model(bundle: Bundle) -> ServingModel:
+    """A verified bundle as it serves: its compiled trees are held against XGBoost, and score once, so that no payment
+    pays for a first time. Raises BundleError."""
     scorer = Scorer(bundle)
     try:
         forest = Forest(scorer.booster)
         forest.verify(scorer.booster)
     except ForestError as error:
-        raise BundleError(f"{release}: {error}") from error
+        raise BundleError(f"{bundle.name}: {error}") from error
     empty = np.full((1, len(CATALOGUE.names)), np.nan, np.float32)
     bundle.fallback.score(empty)
     return ServingModel(
@@ -158,7 +166,7 @@ class PastModels:
     """Earlier releases under `<home>/releases`, loaded when an explanation needs one. Not thread-safe."""
 
     def __init__(self, home: Path) -> None:
-        self._releases = home / "releases"
+        self._home = home
         self._kept: dict[str, dict[str, Explainable]] = {}
 
     def rung(self, record: DecisionRecord) -> Explainable:
@@ -172,10 +180,16 @@ class PastModels:
         return rungs[LOGISTIC_REGRESSION if record.rung == LOGISTIC_REGRESSION else CHAMPION]
 
     def _load(self, record: DecisionRecord) -> dict[str, Explainable]:
-        try:
-            bundle = Bundle.load(self._releases / record.model_version.replace("/", "-"))
-        except BundleError as error:
-            raise model_gone(f"{record.model_version} cannot be loaded any more") from error
-        if bundle.model_sha256 != record.scorer_hash:
-            raise model_gone(f"{record.model_version} is kept, with another model file than the one that decided")
+        bundle = past_bundle(self._home, record)
         return {CHAMPION: Scorer(bundle), LOGISTIC_REGRESSION: bundle.fallback}
+
+
+def past_bundle(home: Path, record: DecisionRecord) -> Bundle:
+    """The verified bundle of the very model that made a decision. Raises Problem (410) when it is no longer kept."""
+    try:
+        bundle = Bundle.load(releases(home) / record.model_version.replace("/", "-"))
+    except BundleError as error:
+        raise model_gone(f"{record.model_version} cannot be loaded any more") from error
+    if bundle.model_sha256 != record.scorer_hash:
+        raise model_gone(f"{record.model_version} is kept, with another model file than the one that decided")
+    return bundle

@@ -3,11 +3,12 @@
 What belongs here: questions that need both. What does not: either's files.
 """
 
-from datetime import date
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from fraud_platform.inference_log.record import DecisionRecord
-from fraud_platform.inference_log.spool import find_spooled, spooled_since
+from fraud_platform.inference_log.spool import find_named, find_spooled, read_spool, spooled_since
 from fraud_platform.inference_log.table import LogTable
 
 
@@ -22,6 +23,41 @@ def find_decision(
     kept = table.find(transaction_id, caller, until, days)
     found = [record for record in (spooled, kept) if record is not None]
     return max(found, key=lambda record: record.received_at, default=None)
+
+
+class UnknownDecisionError(LookupError):
+    """An identifier names no decision, or more than one; the message says which there are."""
+
+
+def the_decision(home: Path, table: LogTable, identifier: str, caller: str | None = None) -> DecisionRecord:
+    """The one decision with this decision_id or transaction_id, of the caller if one is given, in the whole log.
+
+    Raises UnknownDecisionError. Reads all days, so not for the event loop.
+    """
+    either = [*table.named(identifier), *find_named(home, identifier)]
+    found = {record.decision_id: record for record in either if caller in (None, record.caller)}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if not found:
+        whose = "" if caller is None else f" of the caller {caller}"
+        raise UnknownDecisionError(f"no decision{whose} in the log has the decision_id or transaction_id {identifier}")
+    ordered = sorted(found.values(), key=lambda record: record.received_at)
+    several = ", ".join(f"{one.decision_id} (caller {one.caller}, {_moment(one)})" for one in ordered)
+    raise UnknownDecisionError(f"{len(found)} decisions have the id {identifier}; name one by decision_id: {several}")
+
+
+def decisions_of(home: Path, table: LogTable, day: date) -> Iterator[DecisionRecord]:
+    """Each decision of a UTC day once: those of the lake by received_at, then those that only the spool has."""
+    seen: set[str] = set()
+    for records in (table.records(day), read_spool(home, day)):
+        for record in records:
+            if record.decision_id not in seen:
+                seen.add(record.decision_id)
+                yield record
+
+
+def _moment(record: DecisionRecord) -> str:
+    return f"{datetime.fromtimestamp(record.received_at // 1_000_000, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def decided_since(home: Path, table: LogTable, day: date) -> bool:

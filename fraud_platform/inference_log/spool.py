@@ -181,6 +181,23 @@ def spooled_since(home: Path, day: date) -> bool:
     return any(path.parent.name > after and path.stat().st_size > 0 for path in segments(home))
 
 
+def spooled_days(home: Path) -> list[date]:
+    """UTC days that have a segment, ascending."""
+    return sorted({date.fromisoformat(path.parent.name.removeprefix("date=")) for path in segments(home)})
+
+
+def find_named(home: Path, identifier: str) -> list[DecisionRecord]:
+    """Every decision in the spool that has this decision_id or transaction_id, of any day and caller."""
+    needle = identifier.encode()
+    found = (
+        decode_record(payload)
+        for day in spooled_days(home)
+        for payload in Spool(home, day).payloads()
+        if needle in payload
+    )
+    return [record for record in found if identifier in (record.decision_id, record.request.transaction_id)]
+
+
 def find_spooled(home: Path, transaction_id: str, caller: str, until: date, days: int) -> DecisionRecord | None:
     """The caller's latest decision on a transaction in the `days` UTC days that end with `until`, or None.
 

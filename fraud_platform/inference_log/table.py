@@ -198,14 +198,27 @@ class LogTable:
         wanted = (pc.field("transaction_id") == transaction_id) & (pc.field("caller") == caller)
         held = [day for day in self.days() if until - timedelta(days=days) < day <= until]
         for day in reversed(held):
-            found = [
-                decode_record(payload.as_py())
-                for path in self._lake.files(TABLE, "*.parquet", day)
-                for payload in self._lake.read_file(path, ["record"], wanted).column("record")
-            ]
+            found = self._where(day, wanted)
             if found:
                 return max(found, key=lambda record: record.received_at)
         return None
+
+    def named(self, identifier: str) -> list[DecisionRecord]:
+        """Every decision that has this decision_id or transaction_id, of any day and caller."""
+        wanted = (pc.field("decision_id") == identifier) | (pc.field("transaction_id") == identifier)
+        return [record for day in self.days() for record in self._where(day, wanted)]
+
+    def _where(self, day: date, wanted: pc.Expression) -> list[DecisionRecord]:
+        while True:
+            try:
+                return [
+                    decode_record(payload.as_py())
+                    for path in self._lake.files(TABLE, "*.parquet", day)
+                    for payload in self._lake.read_file(path, ["record"], wanted).column("record")
+                ]
+            except FileNotFoundError:
+                # merged meanwhile: the rows are in another file now
+                continue
 
     def merge(self, day: date) -> int:
         """Make one file of a day's parts, by transaction_id; returns its rows. Killed and done again, all is well."""

@@ -27,6 +27,8 @@ from fraud_platform.model.linear import LinearModel
 
 MODEL_NAME = "fraud-detector"
 MODEL_FILE, DOCUMENT_FILE, POINTER_FILE = "model.ubj", "bundle.json", "current.json"
+CARD_FILE = "card.md"
+"""The model's card, for people: it lies beside a registered bundle and goes with it, and nothing depends on it."""
 UNREGISTERED = 0
 """Version of a bundle that no registry has numbered yet; such a bundle cannot be released."""
 
@@ -204,6 +206,8 @@ def install(home: Path, bundle_dir: Path) -> Path:
         else:
             temporary = root / f".{bundle.name}.{uuid.uuid4().hex}.tmp"
             bundle.write(temporary)
+            if (bundle_dir / CARD_FILE).exists():
+                shutil.copyfile(bundle_dir / CARD_FILE, temporary / CARD_FILE)
             temporary.rename(release)
     return release
 

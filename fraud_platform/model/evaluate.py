@@ -55,6 +55,18 @@ class AtThreshold:
 
 
 @dataclass(frozen=True)
+class Money:
+    """What acting on some payments saves and costs, base currency."""
+
+    caught: Interval
+    """Amount of the frauds among them."""
+    wrongly: Interval
+    """Amount of the good payments among them."""
+    loss_per_thousand: Interval
+    """Loss of a thousand payments by the loss table, were these blocked and the others let through."""
+
+
+@dataclass(frozen=True)
 class Calibrated:
     """Whether scores mean what they say."""
 
@@ -185,6 +197,28 @@ def evaluate(
 def at_threshold(is_fraud: Bools, scores: Floats, amounts: Floats, threshold: float, settings: Settings) -> AtThreshold:
     """What acting on every score strictly greater than the threshold does. amounts: units of the base currency."""
     flagged = scores > threshold
+    sums = _acted_sums(is_fraud, flagged, amounts, settings)
+    caught, frauds, wrongly = sums[:, 0], sums[:, 1], sums[:, 2]
+    acted = caught + wrongly
+    worth = _money(sums, len(is_fraud))
+    return AtThreshold(
+        threshold=threshold,
+        flagged=int(flagged.sum()),
+        precision=_interval(_ratio(caught, acted)) if flagged.any() else None,
+        recall=_interval(_ratio(caught, frauds)),
+        caught=worth.caught,
+        wrongly=worth.wrongly,
+        loss_per_thousand=worth.loss_per_thousand,
+    )
+
+
+def money(is_fraud: Bools, flagged: Bools, amounts: Floats, settings: Settings) -> Money:
+    """What blocking the flagged payments is worth; all arrays (n,), n > 0. amounts: units of the base currency."""
+    return _money(_acted_sums(is_fraud, flagged, amounts, settings), len(is_fraud))
+
+
+def _acted_sums(is_fraud: Bools, flagged: Bools, amounts: Floats, settings: Settings) -> Floats:
+    """Caught, frauds, wrongly flagged, amounts of caught and of wrongly flagged, loss; see `_resampled_sums`."""
     table = LossTable.of(settings)
     # only these rows differ from "good and let through", which adds nothing to any figure
     told = flagged | is_fraud
@@ -192,18 +226,11 @@ def at_threshold(is_fraud: Bools, scores: Floats, amounts: Floats, threshold: fl
     hits, wrong = flagged_told & fraud_told, flagged_told & ~fraud_told
     loss = np.where(flagged_told, table.if_blocked(fraud_told), table.if_let_through(fraud_told, amounts_told))
     columns = np.column_stack([hits, fraud_told, wrong, hits * amounts_told, wrong * amounts_told, loss]).astype(float)
-    sums = _resampled_sums(columns, settings.seed)
-    caught, frauds, wrongly = sums[:, 0], sums[:, 1], sums[:, 2]
-    acted = caught + wrongly
-    return AtThreshold(
-        threshold=threshold,
-        flagged=int(flagged.sum()),
-        precision=_interval(_ratio(caught, acted)) if flagged.any() else None,
-        recall=_interval(_ratio(caught, frauds)),
-        caught=_interval(sums[:, 3]),
-        wrongly=_interval(sums[:, 4]),
-        loss_per_thousand=_interval(sums[:, 5] / len(is_fraud) * 1_000),
-    )
+    return _resampled_sums(columns, settings.seed)
+
+
+def _money(sums: Floats, payments: int) -> Money:
+    return Money(_interval(sums[:, 3]), _interval(sums[:, 4]), _interval(sums[:, 5] / payments * 1_000))
 
 
 def top_users(holdout: Holdout, scores: Floats, seed: int, top: int = TOP_USERS) -> Interval:

@@ -18,8 +18,18 @@ from typing import Any
 import msgspec
 
 from fraud_platform.model import release
-from fraud_platform.model.bundle import MODEL_NAME, BundleError, exclusive, publish, releases, replace_file
+from fraud_platform.model.bundle import (
+    CARD_FILE,
+    MODEL_NAME,
+    BundleError,
+    exclusive,
+    publish,
+    releases,
+    replace_file,
+)
 from fraud_platform.model.candidate import PLOTS_FOLDER, Candidate
+from fraud_platform.model.card import card_markdown
+from fraud_platform.model.card_shelf import show_card
 from fraud_platform.model.gate import Verdict
 from fraud_platform.model.ledger import Change, append_change
 from fraud_platform.model.release import Reason
@@ -105,8 +115,8 @@ def log_and_register(settings: Settings, candidate: Candidate, dagster_run_id: s
     return registered
 
 
-def note_verdict(settings: Settings, registered: Registered, verdict: Verdict) -> None:
-    """Show the gate's verdict on the version and its run."""
+def note_verdict(settings: Settings, candidate: Candidate, registered: Registered, verdict: Verdict) -> str:
+    """Show the gate's verdict on the version and its run, and in the version's card, which is returned."""
     client = open_client(settings)
     for name, value in {
         GATE_TAG: "passed" if verdict.promote else "failed",
@@ -115,6 +125,32 @@ def note_verdict(settings: Settings, registered: Registered, verdict: Verdict) -
     }.items():
         client.set_model_version_tag(MODEL_NAME, str(registered.version), name, value)
         client.set_tag(registered.mlflow_run_id, name, value)
+    run_id = registered.mlflow_run_id
+    dagster_run_id = client.get_run(run_id).data.tags.get(DAGSTER_RUN_TAG)
+    return show_card(client, candidate, registered.version, run_id, dagster_run_id, verdict)
+
+
+class NoCardError(LookupError):
+    """A version has no card here; the message says why."""
+
+
+def read_card(settings: Settings, version: int) -> str:
+    """A version's card: the one kept with its release, else the registry's. Raises NoCardError."""
+    kept = releases(settings.home) / f"{MODEL_NAME}-{version}" / CARD_FILE
+    if kept.exists():
+        return kept.read_text()
+    client = open_client(settings)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with _downloaded(settings, client, version) as folder:
+            return (folder / CARD_FILE).read_text()
+    except (MlflowException, FileNotFoundError) as error:
+        there = sorted(int(found.version) for found in client.search_model_versions(f"name = '{MODEL_NAME}'"))
+        raise NoCardError(
+            f"version {version} has no card; there are the versions {', '.join(map(str, there)) or 'none'}, "
+            "and those registered before cards were made have none"
+        ) from error
 
 
 def champion_version(settings: Settings) -> int | None:
@@ -270,6 +306,7 @@ def _register(client: Any, candidate: Candidate, run_id: str, dagster_run_id: st
     bundle = replace(draft, version=version, mlflow_run_id=run_id, dagster_run_id=dagster_run_id)
     with tempfile.TemporaryDirectory() as temporary:
         bundle.write(Path(temporary))
+        (Path(temporary) / CARD_FILE).write_text(card_markdown(record, bundle, None))
         mlflow.log_artifacts(temporary, bundle.name)
     mlflow.set_tag(MODEL_VERSION_TAG, str(version))
     client.set_model_version_tag(MODEL_NAME, str(version), FINGERPRINT_TAG, candidate.fingerprint)
@@ -345,6 +382,8 @@ def open_client(settings: Settings) -> Any:
     """MLflow's client of the embedded store, its telemetry off."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    # a bundle is three small files: its progress is not worth a line
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow.tracking import MlflowClient
 
     _database(settings).parent.mkdir(parents=True, exist_ok=True)

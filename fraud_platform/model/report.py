@@ -1,6 +1,7 @@
 """A candidate's report as Markdown with its pictures inside, for Dagster's metadata and MLflow.
 
-What belongs here: words and tables. What does not: figures that are not in the candidate's record.
+What belongs here: words and tables, as parts that the model's card is made of too. What does not: figures that are not
+in the candidate's record.
 """
 
 import base64
@@ -28,47 +29,56 @@ def report_text(record: CandidateRecord) -> str:
     """The report without pictures."""
     parts = [
         f"# Candidate {record.fingerprint}",
-        *_ranking(record),
-        *_decisions(record.evaluation),
-        *_lost_stores(record.evaluation),
-        *_slices(record.evaluation),
-        *_choices(record),
-        *_windows(record),
+        *ranking(record.evaluation),
+        calibration(record),
+        *decisions(record.evaluation),
+        *lost_stores(record.evaluation),
+        *slices(record.evaluation),
+        *choices(record),
+        *strongest(record),
+        *windows(record),
     ]
     return "\n\n".join(parts)
 
 
-def _ranking(record: CandidateRecord) -> list[str]:
-    evaluation = record.evaluation
+def ranking(evaluation: Evaluation) -> list[str]:
+    """How well scores rank fraud above good, beside logistic regression."""
     candidate, baseline = evaluation.comparison.candidate, evaluation.comparison.reference
-    calibrated = evaluation.calibration
     return [
-        _table(
+        table(
             ["on the holdout", "XGBoost", "logistic regression"],
             [
-                ["average precision", _interval(candidate.average_precision), _interval(baseline.average_precision)],
-                ["AUC ROC", _interval(candidate.auc), _interval(baseline.auc)],
+                ["average precision", interval(candidate.average_precision), interval(baseline.average_precision)],
+                ["AUC ROC", interval(candidate.auc), interval(baseline.auc)],
             ],
         ),
-        f"Gain in average precision, paired: {_interval(evaluation.comparison.average_precision_gain)}. "
+        f"Gain in average precision, paired: {interval(evaluation.comparison.average_precision_gain)}. "
         "Brackets are 95% bootstrap intervals. Of the "
         f"{TOP_USERS} users of highest score on a day, {_percent(evaluation.top_users)} had a fraud that day.",
-        f"Calibration: scores average {calibrated.mean_score:.4%}, {evaluation.frauds / evaluation.rows:.4%} of the "
-        f"payments were fraud; expected calibration error {_interval(calibrated.expected_error, 5)} over "
-        f"{CALIBRATION_BINS} bins, "
-        f"Brier score {_interval(calibrated.brier, 5)}, log loss {_interval(calibrated.log_loss)}. "
-        f"The map from margin to probability: slope {record.calibration.slope:.3f}, "
-        f"intercept {record.calibration.intercept:+.3f}.",
     ]
 
 
-def _decisions(evaluation: Evaluation) -> list[str]:
+def calibration(record: CandidateRecord) -> str:
+    """Whether a score means what it says."""
+    evaluation, calibrated = record.evaluation, record.evaluation.calibration
+    return (
+        f"Calibration: scores average {calibrated.mean_score:.4%}, {evaluation.frauds / evaluation.rows:.4%} of the "
+        f"payments were fraud; expected calibration error {interval(calibrated.expected_error, 5)} over "
+        f"{CALIBRATION_BINS} bins, "
+        f"Brier score {interval(calibrated.brier, 5)}, log loss {interval(calibrated.log_loss)}. "
+        f"The map from margin to probability: slope {record.calibration.slope:.3f}, "
+        f"intercept {record.calibration.intercept:+.3f}."
+    )
+
+
+def decisions(evaluation: Evaluation) -> list[str]:
+    """What thresholds catch and cost."""
     named = [("block (policy)", evaluation.block), ("review or block (policy)", evaluation.review)]
     if evaluation.by_cost is not None:
         named.append(("block, chosen by cost", evaluation.by_cost))
     lines = [
         "## Decisions",
-        _table(
+        table(
             [
                 "a score above", "means", "payments", "precision", "recall", f"caught, {evaluation.currency}",
                 f"wrongly stopped, {evaluation.currency}", "loss of 1,000 payments",
@@ -87,34 +97,37 @@ def _decisions(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def _lost_stores(evaluation: Evaluation) -> list[str]:
+def lost_stores(evaluation: Evaluation) -> list[str]:
+    """Ranking where features are missing."""
     full = evaluation.comparison.candidate
-    rows = [["everything there", "", _interval(full.average_precision), _interval(full.auc)]]
+    rows = [["everything there", "", interval(full.average_precision), interval(full.auc)]]
     rows += [
-        [level.name, LEVELS[level.name], _interval(level.ranking.average_precision), _interval(level.ranking.auc)]
+        [level.name, LEVELS[level.name], interval(level.ranking.average_precision), interval(level.ranking.auc)]
         for level in evaluation.levels
     ]
-    return ["## With a store lost", _table(["level", "meaning", "average precision", "AUC ROC"], rows)]
+    return ["## With a store lost", table(["level", "meaning", "average precision", "AUC ROC"], rows)]
 
 
-def _slices(evaluation: Evaluation) -> list[str]:
+def slices(evaluation: Evaluation) -> list[str]:
+    """Where the model may be worse than on the whole."""
     rows = []
     for one in evaluation.slices:
         ranks = ["too few", "too few"]
         if one.ranking is not None:
-            ranks = [_interval(one.ranking.average_precision, 3), _interval(one.ranking.auc, 3)]
+            ranks = [interval(one.ranking.average_precision, 3), interval(one.ranking.auc, 3)]
         rates = ["–" if share is None else f"{share:.1%}" for share in (one.block_precision, one.block_recall)]
         rows.append([one.dimension, one.name, f"{one.rows:,}", f"{one.frauds:,}", *ranks, *rates])
     header = ["slice", "", "payments", "frauds", "average precision", "AUC ROC", "block precision", "block recall"]
     return [
         "## Slices",
-        _table(header, rows),
+        table(header, rows),
         f"Slices with fewer than {SLICE_FRAUDS} frauds are not ranked: their figures would be chance. Average "
         "precision depends on a slice's share of fraud, so compare AUC between slices.",
     ]
 
 
-def _choices(record: CandidateRecord) -> list[str]:
+def choices(record: CandidateRecord) -> list[str]:
+    """What the search tried and chose."""
     found = record.search
     if not found.trials:
         return ["## Parameters", "**Too few frauds for a fold**: default parameters, a fixed number of trees."]
@@ -123,21 +136,27 @@ def _choices(record: CandidateRecord) -> list[str]:
         "## Parameters",
         f"{len(found.trials)} sets were tried on folds in time order; the best, grown to {found.rounds} trees: "
         f"{parameters}.",
-        _table(["set", "average precision per fold", "mean", "trees", "parameters"], _trials(found)),
+        table(["set", "average precision per fold", "mean", "trees", "parameters"], _trials(found)),
         f"`{WEIGHT_EXPONENT}` weighs a fraud by (goods / frauds) to that power: the first three sets differ in nothing "
         "else, and say whether weighting pays here.",
     ]
     if found.out_of_time:
         lines.append("**The time budget ended the search**: another run may try more sets, and choose another.")
-    strongest = ", ".join(f"{name} ({value:.2f})" for name, value in record.features[:_FEATURES])
-    return [*lines, f"Strongest features, by mean absolute SHAP value in log-odds: {strongest}."]
+    return lines
 
 
-def _windows(record: CandidateRecord) -> list[str]:
+def strongest(record: CandidateRecord) -> list[str]:
+    """The features that move scores most."""
+    named = ", ".join(f"{name} ({value:.2f})" for name, value in record.features[:_FEATURES])
+    return [f"Strongest features, by mean absolute SHAP value in log-odds: {named}."]
+
+
+def windows(record: CandidateRecord) -> list[str]:
+    """Days and rows of training and holdout."""
     evaluation, days = record.evaluation, record.split.describe()
     lines = [
         "## Data",
-        _table(
+        table(
             ["window", "days", "rows", "frauds"],
             [
                 [
@@ -183,13 +202,15 @@ def _at(meaning: str, at: AtThreshold) -> list[str]:
     ]
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _interval(interval: Interval, digits: int = 4) -> str:
-    return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+def interval(found: Interval, digits: int = 4) -> str:
+    """A figure with its interval in brackets."""
+    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
 def _percent(interval: Interval) -> str:

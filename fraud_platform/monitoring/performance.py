@@ -22,7 +22,7 @@ from fraud_platform.features.labels import label_transactions
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake
 from fraud_platform.model.data import labels_before
-from fraud_platform.model.ranking import COVERAGE, rank
+from fraud_platform.model.ranking import COVERAGE, Interval, rank
 from fraud_platform.model.split import microseconds
 from fraud_platform.settings import Settings
 
@@ -129,17 +129,24 @@ def _weights(rows: pa.Table, blocked: NDArray[np.bool_], released: NDArray[np.bo
     return np.where(released & drawn, 1 / np.where(drawn, propensity, 1.0), np.where(blocked & drawn, 0.0, 1.0))
 
 
-def _share(name: str, chosen: NDArray[np.bool_], weights: NDArray[np.float64]) -> dict[str, float | None]:
-    """A weighted share with its Wilson interval of COVERAGE, at the number of equal weights that would say as much
-    (Kish, 1965); nothing of nothing."""
-    total = float(weights.sum())
+def share(chosen: NDArray[np.bool_], weights: NDArray[np.float64] | None = None) -> Interval | None:
+    """A share with its Wilson interval of COVERAGE, at the number of equal weights that would say as much (Kish, 1965);
+    None of nothing. weights: (n,); None: all weigh 1."""
+    given = np.ones(len(chosen)) if weights is None else weights
+    total = float(given.sum())
     if not total:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    share, count = float(weights[chosen].sum()) / total, total**2 / float((weights**2).sum())
+        return None
+    value, count = float(given[chosen].sum()) / total, total**2 / float((given**2).sum())
     z = float(norm.ppf((1 + COVERAGE) / 2))
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * float(np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2))
-    return {name: share, f"{name}_low": max(0.0, centre - half), f"{name}_high": min(1.0, centre + half)}
+    centre = (value + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * float(np.sqrt(value * (1 - value) / count + (z / (2 * count)) ** 2))
+    return Interval(value, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def _share(name: str, chosen: NDArray[np.bool_], weights: NDArray[np.float64]) -> dict[str, float | None]:
+    found = share(chosen, weights)
+    parts = (None, None, None) if found is None else (found.value, found.low, found.high)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), parts, strict=True))
 
 
 def _ranked(fraud: NDArray[np.bool_], scores: NDArray[np.float64], seed: int) -> dict[str, float | None]:

@@ -36,6 +36,9 @@ CAUSES = (
     "one_sided_attempt",
 )
 
+OfflineRow = tuple[tuple[str | None, str | None], np.ndarray]
+"""The user's and the merchant's snapshot, and the vector, float32 (50,)."""
+
 
 def write_skew(lake: Lake, days: list[date]) -> dict[date, dict[str, int]]:
     """The table for each day; returns how many of its decisions were left out, per cause of CAUSES."""
@@ -50,14 +53,14 @@ def write_skew(lake: Lake, days: list[date]) -> dict[date, dict[str, int]]:
 def skew(lake: Lake, day: date) -> tuple[pa.Table, Counter[str]]:
     """SKEW_SCHEMA with a row per feature, and the decisions that could not be compared."""
     causes: Counter[str] = Counter()
-    offline, log = _offline(lake, day), LogTable(lake)
+    offline, log = offline_vectors(lake, day), LogTable(lake)
     earlier = days_between(day - timedelta(days=WINDOW_LOOKBACK_DAYS), day - timedelta(days=1))
     attempts = plain(pa.concat_tables([log.read(each, ATTEMPT) for each in [*earlier, day]]))
     one_sided: dict[str, OneSided] = {}
     served, expected, names = [], [], []
     for record in log.records(day):
         row = offline.get((record.request.transaction_id, record.received_at))
-        cause = _cause(record) or _cause_of_row(record, row)
+        cause = cause_of(record, row)
         if cause is None and record.epoch is not None:
             if record.epoch not in one_sided:
                 one_sided[record.epoch] = find_one_sided(lake, day, record.epoch, attempts)
@@ -71,14 +74,9 @@ def skew(lake: Lake, day: date) -> tuple[pa.Table, Counter[str]]:
     return _compared(np.array(served), np.array(expected), names), causes
 
 
-def _cause_of_row(record: DecisionRecord, row: "_Row | None") -> str | None:
-    if row is None:
-        return "not_in_training_set"
-    return None if row[0] == (record.user_snapshot, record.merchant_snapshot) else "other_snapshot"
-
-
-def _cause(record: DecisionRecord) -> str | None:
-    """Why a decision equals no training row by right; None where it must."""
+def cause_of(record: DecisionRecord, row: OfflineRow | None) -> str | None:
+    """Which of CAUSES, `one_sided_attempt` aside, keeps a decision from being held against its row of the training set;
+    None where it must equal it."""
     if record.catalogue_hash != CATALOGUE.hash:
         return "other_catalogue"
     if record.served_by.user_features != "redis" or record.served_by.merchant_features != "redis":
@@ -86,18 +84,18 @@ def _cause(record: DecisionRecord) -> str | None:
     oldest = min(record.user_effective_time, record.merchant_effective_time) - LIVE_HISTORY
     if record.epoch is None or record.complete_since is None or oldest < record.complete_since:
         return "incomplete_epoch"
-    return None
+    if row is None:
+        return "not_in_training_set"
+    return None if row[0] == (record.user_snapshot, record.merchant_snapshot) else "other_snapshot"
 
 
-_Row = tuple[tuple[str | None, str | None], np.ndarray]
-"""Snapshots and vector of a training row."""
-
-
-def _offline(lake: Lake, day: date) -> dict[Key, _Row]:
-    """Snapshots and vector per transaction of the training set; nothing for a day that was not built."""
+def offline_vectors(lake: Lake, day: date, transaction_id: str | None = None) -> dict[Key, OfflineRow]:
+    """Snapshots and vector per transaction of the training set, or of one; nothing for a day that was not built."""
     if not lake.exists(tables.TRAINING_SET, day):
         return {}
-    rows = lake.read(tables.TRAINING_SET, day)
+    columns = ["transaction_id", "received_at", "user_snapshot", "merchant_snapshot", *CATALOGUE.names]
+    wanted = None if transaction_id is None else pc.field("transaction_id") == transaction_id
+    rows = lake.read_file(lake.path(tables.TRAINING_SET, day), columns, wanted)
     vectors = np.column_stack([rows.column(name).to_numpy(zero_copy_only=False) for name in CATALOGUE.names])
     snapshots = zip(
         *(pc.cast(rows.column(f"{entity}_snapshot"), pa.string()).to_pylist() for entity in ("user", "merchant")),

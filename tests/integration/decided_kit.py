@@ -90,7 +90,7 @@ async def serve(
     meter = Meter()
     faults = FaultLog(lambda: now[0], meter.failed)
     publish_small_model(settings.home, version=1, seed=1)
-    model = load_model(releases(settings.home) / "fraud-detector-1", 1)
+    model = load_model(releases(settings.home) / "fraud-detector-1")
     rates = LakeRates(lake, settings.base_currency)
     rates.refresh()
     store = OnlineStore(settings.redis_url, ttl_days=settings.online_ttl_days, clock=lambda: now[0])

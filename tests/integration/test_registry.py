@@ -23,16 +23,19 @@ from fraud_platform.model.candidate import Candidate, write_candidate
 from fraud_platform.model.ledger import read_ledger
 from fraud_platform.model.registry import (
     EXPERIMENT,
+    NoCardError,
     champion_version,
     close_orphan_runs,
     ensure_experiment,
+    note_verdict,
     promote,
+    read_card,
     resume_promotion,
     tracking_uri,
 )
 from fraud_platform.model.registry_rebuild import rebuild_registry
 from fraud_platform.model.routing import Routing, read_routing
-from fraud_platform.model.steps import register_candidate, release_if_better, train_candidate
+from fraud_platform.model.steps import judge_candidate, register_candidate, release_if_better, train_candidate
 from fraud_platform.settings import Settings
 from tests import model_kit as kit
 
@@ -118,6 +121,20 @@ def test_a_first_candidate_becomes_champion_and_a_better_one_challenger(mine: Se
     assert candidate.record.data["training_set"]["sha256"] in version.tags["data.training_set"]
     names = {file.path for file in client(mine).list_artifacts(run.info.run_id)}
     assert {"plots", "report.md", f"{NAME}-1"} <= names
+    path = f"{NAME}-1/card.md"
+    logged = Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path))
+    assert "It was not judged yet." in logged.read_text()
+    assert read_card(mine, 1) == logged.read_text()
+    with pytest.raises(NoCardError, match="version 9 has no card; there are the versions 1"):
+        read_card(mine, 9)
+    # once it is judged, the card says so, and the version leads to it
+    shown = note_verdict(mine, candidate, registered, judge_candidate(lake_of(mine), mine, candidate))
+    assert "It passed, against logistic regression" in shown
+    assert read_card(mine, 1) == shown
+    assert "| Dagster run | dagster-1 |" in shown
+    judged = client(mine).get_model_version(NAME, "1")
+    assert judged.tags["card"] == path
+    assert judged.description.startswith("[Model card](#/experiments/")
     stored = {path.suffix for path in mine.home.rglob("*") if path.is_file()}
     assert not stored & {".pkl", ".pickle", ".joblib", ".cloudpickle"}, "nothing that would have to be unpickled"
     assert run.data.tags["model_version"] == "1"
@@ -149,6 +166,7 @@ def test_a_first_candidate_becomes_champion_and_a_better_one_challenger(mine: Se
     promotion = release_if_better(lake_of(mine), mine, candidate, registered, who="weekly", now=kit.NOW)
     assert promotion.verdict.promote
     assert promotion.release == current_release(mine.home)
+    assert (current_release(mine.home) / "card.md").read_text() == shown
     bundle = Bundle.load(current_release(mine.home))
     assert (bundle.version, bundle.mlflow_run_id, bundle.dagster_run_id) == (1, run.info.run_id, "dagster-1")
     assert aliases(mine) == {"champion": 1}

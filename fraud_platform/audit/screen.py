@@ -1,0 +1,172 @@
+"""Replayed decisions as people read them.
+
+What belongs here: words and tables. What does not: any check.
+"""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fraud_platform.audit.day import DayReplay
+from fraud_platform.audit.decision import REBUILT, Check, Group, Replayed
+from fraud_platform.features.catalogue import CATALOGUE
+
+if TYPE_CHECKING:
+    from rich.console import Group as Screen
+    from rich.console import RenderableType
+    from rich.table import Table
+
+_CAUSES = {
+    "other_catalogue": "the decision's vector follows another catalogue",
+    "degraded": "features were not served by Redis",
+    "incomplete_epoch": "velocity was not complete",
+    "not_in_training_set": "it does not hold this transaction",
+    "other_snapshot": "it was built on another snapshot than serving saw",
+}
+"""Of `monitoring.skew.CAUSES`: why the training set was not compared."""
+
+
+def render_decision(replayed: Replayed, with_vector: bool) -> "Screen":
+    """What was recorded, what came of it again, and the verdict; with the 50 values when asked."""
+    from rich.console import Group as Screen
+    from rich.text import Text
+
+    parts: list[RenderableType] = [_facts(replayed), _checks(replayed)]
+    if with_vector:
+        parts.append(_values(replayed))
+    parts += [Text(line) for line in _held(replayed)]
+    parts += [Text(f"note: {note}") for note in replayed.notes]
+    record = replayed.record
+    if replayed.not_kept is not None:
+        verdict = f"not replayed: {replayed.not_kept}"
+    elif replayed.differing:
+        verdict = "differs: " + ", ".join(check.what for check in replayed.differing)
+    else:
+        verdict = f"the same decision again: {len(replayed.checks)} facts held, 0 differences"
+    parts.append(Text(f"{record.decision_id}: {verdict}", style="green" if replayed.stands else "red"))
+    return Screen(*parts)
+
+
+def render_day(report: DayReplay) -> "Screen":
+    """The counts of a day, examples of what differs, and the verdict."""
+    from rich.console import Group as Screen
+    from rich.text import Text
+
+    parts: list[RenderableType] = [_counts(report)]
+    for one in report.examples:
+        parts += [Text(f"{one.record.decision_id} {_said(check)}") for check in one.differing]
+    parts += [Text(f"{count} not replayed: {why}", style="red") for why, count in report.not_kept.most_common()]
+    verdict = (
+        f"{report.day}: {report.decisions:,} decisions, {report.facts:,} facts held, "
+        f"{report.decisions_differing:,} decisions differ, {report.not_kept.total():,} could not be made again"
+    )
+    parts.append(Text(verdict, style="green" if report.stands else "red"))
+    return Screen(*parts)
+
+
+def _facts(replayed: Replayed) -> "Table":
+    record, request = replayed.record, replayed.record.request
+    table = _table("what", "recorded")
+    served = record.served_by
+    complete = "" if record.complete_since is None else f", complete since {_moment(record.complete_since)}"
+    rows = {
+        "transaction": f"{request.transaction_id} of {record.caller}",
+        "received": _moment(record.received_at),
+        "payment": f"{request.amount_minor} minor units of {request.currency}, by {request.user_id} "
+        f"at {request.merchant_id}",
+        "model": f"{record.model_version}, SHA-256 {record.scorer_hash or 'none'}",
+        "served by": f"user {served.user_features}, merchant {served.merchant_features}, model {served.model}",
+        "snapshots": f"user {record.user_snapshot or 'none'}, merchant {record.merchant_snapshot or 'none'}",
+        "velocity's epoch": f"{record.epoch or 'none'}{complete}",
+        "policy": f"version {record.policy_version}, block above {record.threshold}, review above "
+        f"{record.review_threshold}",
+        "latency": f"{record.latency_us / 1_000:.1f} ms",
+    }
+    if record.other_version is not None:
+        rows["beside it"] = f"{record.other_version}, in the {record.arm}'s turn"
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _checks(replayed: Replayed) -> "Table":
+    table = _table("fact", "recorded", "again", "")
+    for check in replayed.checks:
+        if check.group in ("decision", "request"):
+            table.add_row(check.what, repr(check.recorded), repr(check.again), _verdict(check))
+    return table
+
+
+def _values(replayed: Replayed) -> "Table":
+    from rich.text import Text
+
+    differing = {check.what for check in replayed.differing}
+    compared = {check.what for check in replayed.checks if check.group in ("vector", "training set")}
+    table = _table("feature", "source", "value", "")
+    for feature, value in zip(CATALOGUE.features, replayed.record.values, strict=True):
+        held = Text("differs", style="red") if feature.name in differing else "same" * (feature.name in compared)
+        table.add_row(feature.name, feature.source, "null" if np.isnan(value) else f"{value!s}", held)
+    return table
+
+
+def _held(replayed: Replayed) -> list[str]:
+    """A line for each of the two groups of values, then one for each value that differs."""
+    lines = []
+    if _of(replayed, "vector"):
+        left = [feature.name for feature in CATALOGUE.of("request") if feature.name not in REBUILT]
+        lines.append(
+            f"request features rebuilt from the record: {_score(_of(replayed, 'vector'))}; "
+            f"{', '.join(left)} also need what the store knew"
+        )
+    if replayed.training_set is None:
+        lines.append(f"training set, same transaction: {_score(_of(replayed, 'training set'))}")
+    else:
+        lines.append(f"training set not compared: {_CAUSES[replayed.training_set]}")
+    values = (check for check in replayed.differing if check.group in ("vector", "training set"))
+    return [*lines, *(f"  {_said(check)}" for check in values)]
+
+
+def _counts(report: DayReplay) -> "Table":
+    table = _table("decisions", "")
+    for rung, count in report.served_by.most_common():
+        table.add_row(f"scored by {rung}", f"{count:,}")
+    for cause, count in report.training_set.most_common():
+        said = "compared" if cause == "compared" else f"not compared: {_CAUSES[cause]}"
+        table.add_row(f"training set {said}", f"{count:,}")
+    for fact, count in report.differing.most_common():
+        table.add_row(f"differing in {fact}", f"{count:,}")
+    return table
+
+
+def _of(replayed: Replayed, group: Group) -> list[Check]:
+    return [check for check in replayed.checks if check.group == group]
+
+
+def _score(checks: list[Check]) -> str:
+    return f"{sum(check.same for check in checks)} of {len(checks)} values the same"
+
+
+def _said(check: Check) -> str:
+    return f"{check.group}: {check.what} recorded {check.recorded!r}, again {check.again!r}"
+
+
+def _verdict(check: Check) -> "RenderableType":
+    from rich.text import Text
+
+    return "same" if check.same else Text("differs", style="red")
+
+
+def _table(*names: str) -> "Table":
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _moment(microseconds: int) -> str:
+    whole, rest = divmod(microseconds, 1_000_000)
+    return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%d %H:%M:%S}.{rest:06d} UTC"
