@@ -411,3 +411,16 @@ def test_settings_choose_the_mapped_history(tmp_path, german):
     settings = Settings(home=tmp_path / "var", mapping=tmp_path / "history.yaml")
     source = open_source(settings, date(1999, 1, 1))
     assert (source.name, source.first_day()) == ("history", date(2015, 3, 9))
+
+
+def test_an_ended_history_goes_on_where_that_is_asked_for(tmp_path):
+    from fraud_platform.dataset import find_dataset, fix_dataset
+
+    (tmp_path / "export.csv").write_text(SEMICOLONS)
+    opened(tmp_path, GERMAN, tmp_path / "export.csv")
+    settings = Settings(home=tmp_path / "var", mapping=tmp_path / "history.yaml")
+    lake, now = Lake(str(tmp_path / "lake")), datetime(2015, 4, 1, 9, tzinfo=UTC)
+    assert fix_dataset(settings, lake, now)[0].last_day == date(2015, 3, 12)
+    going_on = settings.model_copy(update={"history_goes_on": True})
+    assert find_dataset(going_on, lake, now).last_complete_day(now) == date(2015, 3, 31)
+    assert find_dataset(settings, lake, now).last_complete_day(now) == date(2015, 3, 12)

@@ -75,7 +75,7 @@ def test_a_blocked_payment_that_nobody_looked_at_is_neither_good_nor_fraud(setti
     assert row["block_precision"] == pytest.approx(3 / 5)
     assert row["catch_rate"] == pytest.approx(3 / 4)
     assert row["false_positive_rate"] == pytest.approx(2 / 81)
-    # the reference: statsmodels.stats.proportion.proportion_confint(3, 5, method="wilson")
+    # scipy.stats.binomtest(3, 5).proportion_ci(0.95, method="wilson")
     assert (row["block_precision_low"], row["block_precision_high"]) == pytest.approx((0.230724, 0.882378), abs=1e-5)
 
 
