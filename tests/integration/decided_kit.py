@@ -17,13 +17,13 @@ import redis
 from fraud_platform.currency import exponent
 from fraud_platform.dataset import fix_dataset
 from fraud_platform.decision.breaker import CircuitBreaker
+from fraud_platform.decision.budget import Budget
 from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.rates import LakeRates
-from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.decision.serving_model import load_model
 from fraud_platform.inference_log.spool import SpoolWriter
 from fraud_platform.inference_log.table import LogTable
@@ -37,6 +37,10 @@ from fraud_platform.online.warm import warm_velocity
 from fraud_platform.settings import Settings
 from tests.integration.service_kit import publish_small_model
 
+UNLIMITED = Budget(
+    budget_ms=10**7, network_ms=0, read_deadline_ms=10**6, request_features_ms=10**6, model_ms=10**6, log_ms=10**6
+)
+"""No stage is too slow: what is tested is what is decided."""
 CALLER = "bank"
 
 
@@ -99,9 +103,9 @@ async def serve(
     shared: dict[str, Any] = {"features": features, "decisions": decisions, "rates": rates, "base_currency": "EUR"}
     explainer = Explainer(home=settings.home, log=LogTable(lake), search_days=3, **shared)
     engine = DecisionEngine(
-        model=model, model_breaker=CircuitBreaker("champion", lambda: 0.0), rules=FallbackRules(),
+        model=model, model_breaker=CircuitBreaker("champion", lambda: 0.0), 
         policy=Policy(0.6, 0.3, 1), recorder=spool, explainer=explainer, meter=meter, faults=faults,
-        clock=lambda: now[0], capacity=100, **shared,
+        clock=lambda: now[0], capacity=100, budget=UNLIMITED, **shared,
     )  # fmt: skip
     with redis.Redis.from_url(settings.redis_url) as client:
         _load(client, lake, day - timedelta(days=2), micros(day - timedelta(days=1), 2))
