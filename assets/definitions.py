@@ -11,6 +11,7 @@ from assets.job_runs import job_runs_sensor
 from assets.model import candidate_model, champion_model, registered_model
 from assets.monitoring import monitoring_assets
 from assets.online import online_features, online_velocity
+from assets.packaging import champion_bento, fraud_image
 from assets.partitions import daily_partitions, decision_partitions
 from assets.raw import raw_assets
 from assets.release_jobs import RELEASE_JOBS
@@ -38,6 +39,8 @@ def build_definitions(settings: Settings, now: datetime) -> dg.Definitions:
             candidate_model,
             registered_model,
             champion_model,
+            champion_bento,
+            fraud_image,
             inference_log(decision_days),
             *monitoring_assets(decision_days, settings.label_maturity_days),
         ],

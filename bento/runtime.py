@@ -10,8 +10,9 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -23,6 +24,7 @@ from fraud_platform.decision.answer import Answer
 from fraud_platform.decision.api_keys import Scope, keys_path
 from fraud_platform.decision.arms import Challenger
 from fraud_platform.decision.breaker import CircuitBreaker
+from fraud_platform.decision.budget import Budget
 from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
@@ -49,8 +51,11 @@ from fraud_platform.online.recount import Recount
 from fraud_platform.online.snapshot_record import end_of_day
 from fraud_platform.online.store import OnlineStore
 from fraud_platform.online.wire import StoreError
+from fraud_platform.packaging.packed import packed_release, start_from
 from fraud_platform.settings import Settings
 
+CODE = Path(__file__).parents[1]
+"""The checkout, or the code of a Bento."""
 RATES_SECONDS = 600
 STANDING_SECONDS = 0.2
 VERSIONS_SECONDS = 5.0
@@ -67,17 +72,22 @@ RELOAD_SECONDS = 4.0
 
 
 def preflight(settings: Settings) -> None:
-    """What the first start needs, checked once before any worker; what can be lost later is not asked of a worker.
+    """What the first start needs, seen to once before any worker; what can be lost later is not asked of a worker. A
+    Bento brings its release along.
 
     A home that was built and whose gate has passed no model is decided for by the rules.
 
     Raises NoReleaseError, BundleError, RedisUnavailableError; each says what to do.
     """
-    # here and not in every worker: it knows the whole platform
-    from fraud_platform.run.current import was_built
+    packed = packed_release(CODE)
+    if packed is not None:
+        start_from(settings.home, packed, decides=settings.packed_release_decides, now=datetime.now(UTC))
+    elif not kept_releases(settings.home):
+        # here alone: it knows the whole platform, which is neither in a worker nor in a Bento
+        from fraud_platform.run.current import was_built
 
-    if not kept_releases(settings.home) and not was_built(settings):
-        current_release(settings.home)
+        if not was_built(settings):
+            current_release(settings.home)
     ensure_redis(settings)
 
 
@@ -159,7 +169,17 @@ class Runtime:
             faults=self._faults,
             clock=clock,
             base_currency=settings.base_currency,
+            budget=Budget(
+                budget_ms=settings.budget_ms,
+                network_ms=settings.network_ms,
+                read_deadline_ms=settings.read_deadline_ms,
+                request_features_ms=settings.request_features_ms,
+                model_ms=settings.model_ms,
+                log_ms=settings.log_ms,
+            ),
             capacity=settings.capacity,
+            release_share=settings.release_share,
+            release_seed=settings.seed,
         )
         self._decide_by(self.engine.policy)
         self._policy_desk = PolicyDesk(settings, clock)
@@ -273,6 +293,7 @@ class Runtime:
         while True:
             await asyncio.sleep(STANDING_SECONDS)
             self._meter.standing(self._breakers, self.engine.under_way, self._recorder.waiting)
+            self._meter.flush()
             try:
                 self._recorder.retry(SPOOL_RECORDS)
             except OSError as error:
@@ -370,3 +391,4 @@ class Runtime:
         except OSError as error:
             self._faults.report("record", error)
         self._spool.close()
+        self._meter.flush()

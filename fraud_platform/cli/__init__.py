@@ -13,6 +13,7 @@ from fraud_platform.cli import (
     inference_log,
     keys,
     model,
+    package,
     platform,
     policy,
     recovery,
@@ -26,7 +27,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (platform.app, data.app, model.app, scenario.app, capacity.app, erasure.app, recovery.app):
+for commands in (
+    platform.app, data.app, model.app, scenario.app, capacity.app, erasure.app, recovery.app, package.app,
+):  # fmt: skip
     app.add_typer(commands)
 app.add_typer(release.app, name="release")
 app.add_typer(policy.app, name="policy")

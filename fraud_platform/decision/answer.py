@@ -44,7 +44,14 @@ class PredictAnswer(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[float, Meta(ge=0, le=1, description="Calibrated probability of fraud, shown to 6 decimals.")] | None
     )
     decision: Annotated[DecisionName, Meta(description="block means: unrounded score strictly greater than threshold.")]
-    reason: str
+    reason: Annotated[
+        str,
+        Meta(
+            description="score_above_threshold, score_in_review_band, score_below_threshold; released_for_measurement: "
+            "above the threshold, and let through so that blocking can be measured; of the rules "
+            "high_amount_fallback, cross_country_fallback, service_unavailable_fallback."
+        ),
+    ]
     threshold: float
     model_version: Annotated[str, Meta(description="Registered name and version, `name/version`.")]
     policy_version: int

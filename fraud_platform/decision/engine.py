@@ -17,9 +17,11 @@ from fraud_platform.decision.answer import Answer, predict_body
 from fraud_platform.decision.arms import Challenger, Scored, score_by_arm
 from fraud_platform.decision.batch import batch_body, parse_batch
 from fraud_platform.decision.breaker import Breaker
+from fraud_platform.decision.budget import Budget, Stage
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
+from fraud_platform.decision.measurement import released
 from fraud_platform.decision.parts import Meter, OnlineRead, OnlineReader, Recorder
 from fraud_platform.decision.policy import DECIDED_BY, Policy, decide
 from fraud_platform.decision.problem import Problem, conflict, invalid, malformed, unavailable
@@ -54,7 +56,9 @@ class DecisionEngine:
 
     model, challenger and policy may be replaced at any time by assignment: each request takes them once. model None:
     the rules decide.
-    clock gives the present as UTC microseconds. capacity: payments under way beyond which the rules answer at once.
+    clock gives the present as UTC microseconds. budget: what each stage may take, and until when the model is asked.
+    capacity: payments under way beyond which the rules answer at once.
+    release_share: share of what the threshold blocks that is let through to be measured.
     """
 
     def __init__(
@@ -72,7 +76,10 @@ class DecisionEngine:
         faults: FaultLog,
         clock: Callable[[], int],
         base_currency: str,
+        budget: Budget,
         capacity: int,
+        release_share: float = 0.0,
+        release_seed: int = 0,
     ) -> None:
         self.model = model
         self.challenger: Challenger | None = None
@@ -88,7 +95,10 @@ class DecisionEngine:
         self._clock = clock
         self._base_currency = base_currency
         self._exponent = exponent(base_currency)
+        self._budget = budget
         self._capacity = capacity
+        self._release_share = release_share
+        self._release_seed = release_seed
         self._under_way = 0
         # unique as a UUID is, and made by counting on from one
         self._ids = count(int.from_bytes(os.urandom(15)) << 8)
@@ -167,14 +177,14 @@ class DecisionEngine:
             return self._by_rules(payment, content, caller, transaction), False
         began = perf_counter()
         online = await self._features.read(transaction, caller=caller, write=True, claim=claim(content))
-        self._meter.took("read", perf_counter() - began)
+        self._took("read", perf_counter() - began)
         standing = await self._standing(online, content, caller, payment.transaction_id)
         if standing is not None:
             if standing.request_hash == content:
                 # appended again: the process that settled the decision may have died before it wrote the record
                 self._write(standing, encode_record(standing))
             return standing, True
-        record = self._judged(payment, content, caller, transaction, online)
+        record = self._judged(payment, content, caller, transaction, online, began)
         payload = encode_record(record)
         settled = await self._decisions.settle(record, payload)
         if settled is not record:
@@ -204,14 +214,18 @@ class DecisionEngine:
         return None
 
     def _judged(
-        self, payment: Payment, content: str, caller: str, transaction: Transaction, online: OnlineRead
+        self, payment: Payment, content: str, caller: str, transaction: Transaction, online: OnlineRead, received: float
     ) -> DecisionRecord:
+        """received: seconds of `perf_counter` at which the payment came."""
         began = perf_counter()
         vector = build_vector(transaction, online)
         built = perf_counter()
-        self._meter.took("request_features", built - began)
+        self._took("request_features", built - began)
         model, policy, scored = self.model, self.policy, None
-        if model is not None and policy.asks_model:
+        if built - received > self._budget.model_by:
+            # the rules decide at once: the model could answer only when it is too late
+            self._meter.overran("budget")
+        elif model is not None and policy.asks_model:
             try:
                 scored = score_by_arm(
                     model, self.challenger, payment.user_id, vector, self._model_breaker, self._faults.report
@@ -219,8 +233,13 @@ class DecisionEngine:
                 model = scored.model
             except NoScoreError as error:
                 self._faults.report(RULES, error)
-        self._meter.took("model", perf_counter() - built)
+            self._took("model", perf_counter() - built)
         return self._record(payment, content, caller, transaction, online, vector, model, policy, scored)
+
+    def _took(self, stage: Stage, seconds: float) -> None:
+        self._meter.took(stage, seconds)
+        if seconds > self._budget.seconds[stage]:
+            self._meter.overran(stage)
 
     def _by_rules(self, payment: Payment, content: str, caller: str, transaction: Transaction) -> DecisionRecord:
         """A decision that waits for nothing, written down."""
@@ -247,6 +266,9 @@ class DecisionEngine:
         score, rung = (None, RULES) if scored is None else (scored.score, scored.served_by)
         received_at = transaction.received_at
         decision, reason = decide(policy, score, payment, transaction.amount, self._exponent, received_at)
+        decision, reason, propensity = released(
+            decision, reason, self._release_share, self._release_seed, caller, payment.transaction_id
+        )
         return DecisionRecord(
             schema_version=SCHEMA_VERSION,
             decision_id=f"{next(self._ids):032x}",
@@ -283,6 +305,7 @@ class DecisionEngine:
             other_version=None if scored is None else scored.other_version,
             other_score=None if scored is None else scored.other_score,
             scored_by=None if scored is None else rung,
+            propensity=propensity,
         )
 
     def _write(self, record: DecisionRecord, payload: bytes) -> None:
@@ -292,7 +315,7 @@ class DecisionEngine:
         except OSError as error:
             # a full disk must not stop payments: the record waits in memory, and the count raises an alert
             self._faults.report("record", error)
-        self._meter.took("log", perf_counter() - began)
+        self._took("log", perf_counter() - began)
 
     async def _explain(self, body: bytes, caller: str) -> Answer:
         return Answer(200, await self._explainer.explain(body, caller, self.model, self.policy, self._clock()))

@@ -71,6 +71,9 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     """Its calibrated probability on the same vector; it decided nothing."""
     scored_by: str | None = None
     """The rung that gave the score, also where a list decided; None without a score, and before there were lists."""
+    propensity: float | None = None
+    """Probability by which a payment above the threshold was let through to be measured, whether it was or not; None
+    where nothing was drawn."""
 
     @property
     def day(self) -> date:

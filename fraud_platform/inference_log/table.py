@@ -65,6 +65,9 @@ SCHEMA = pa.schema(
         _field("degraded", pa.bool_(), "anything was served by other than the first source"),
         _field("user_snapshot", pa.string(), "snapshot of the user's batch features", nullable=True),
         _field("merchant_snapshot", pa.string(), "snapshot of the merchant's batch features", nullable=True),
+        _field("epoch", pa.string(), "velocity's epoch; null: velocity did not answer", nullable=True),
+        _field("user_effective_time", pa.int64(), "as velocity assigned it, UTC microseconds", nullable=True),
+        _field("merchant_effective_time", pa.int64(), "the same at the merchant", nullable=True),
         _field("catalogue_hash", pa.string(), "catalogue that `vector` follows"),
         _field(
             "vector",
@@ -75,6 +78,7 @@ SCHEMA = pa.schema(
         _field("other_version", pa.string(), "model beside the one that decided", nullable=True),
         _field("other_score", pa.float64(), "its score on the same vector; it decided nothing", nullable=True),
         _field("scored_by", pa.string(), "what gave the score; null in old files, where `model` did", nullable=True),
+        _field("propensity", pa.float64(), "probability by which a block was let through to measure", nullable=True),
         _field("latency_us", pa.int64(), "from received_at until the decision stood, microseconds"),
         _field("record", pa.binary(), "the whole record as it was written, MessagePack"),
     ]

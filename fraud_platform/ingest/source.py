@@ -35,7 +35,8 @@ class Source(Protocol):
     def transactions(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
         """Per day of `days`, ascending, the EXPORT rows received then; empty tables for days without rows.
 
-        A source that had to reject a row itself may add the columns `problem` and `source_row` (see standardize).
+        A source that had to reject a row itself may add the columns `problem` and `source_row` (see standardize), one
+        that knows decisions those of DECIDED.
         """
         ...
 
@@ -49,16 +50,20 @@ class Source(Protocol):
 
 
 def open_source(settings: Settings, first_day: date) -> Source:
-    """The source that the settings name, the mapping file's history or else the simulated bank, with the labels that
-    callers sent back to this home and without the users that were erased from it.
+    """The source that the settings name, the mapping file's history or else the simulated bank, with the payments that
+    the service decided, with the labels that callers sent back to this home, and without the users that were erased.
 
     `first_day` is where the simulated bank's history starts; a mapped history starts where its data does. Raises
     MappingError when the mapping file or what it points at does not fit.
     """
     from fraud_platform.erasure.suppression import WithoutErased
+    from fraud_platform.inference_log.table import LogTable
+    from fraud_platform.ingest.decided import WithDecisions
     from fraud_platform.ingest.feedback import WithFeedback
+    from fraud_platform.lake import open_lake
 
-    return WithoutErased(WithFeedback(_history(settings, first_day), settings.home), settings.home)
+    decided = WithDecisions(_history(settings, first_day), LogTable(open_lake(settings)))
+    return WithoutErased(WithFeedback(decided, settings.home), settings.home)
 
 
 def _history(settings: Settings, first_day: date) -> Source:

@@ -79,8 +79,8 @@ def make_reference(lake: Lake, bundle: Bundle, seed: int) -> Reference:
 def usual(bins: Bins, days: Sequence[NDArray[np.floating]]) -> float:
     """The largest index against all of a reference that a day like its own would have. days: the values of each, (n,).
 
-    The largest that one of its days has, or where a day three standard deviations out would lie, whichever is more. On a
-    logarithmic scale, since an index is a square: a feature that wanders has often not wandered far yet.
+    The largest that one of its days has, or where a day three standard deviations out would lie, whichever is more: a
+    feature that wanders has often not wandered far yet. On a logarithmic scale, since an index is a square.
     """
     found = np.log([max(bins.psi(bins.count(values)), _LEAST) for values in days])
     return float(np.exp(max(found.max(), found.mean() + _FAR * found.std())))

@@ -6,6 +6,7 @@ What belongs here: the copy and what makes two banks the same. What does not: bu
 import hashlib
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ def begin(story: Story, home: Path, banks: Path, ports: dict[str, int], say: Cal
             stage.close()
         (kept / _READY).touch()
     shutil.rmtree(home, ignore_errors=True)
-    shutil.copytree(kept, home, symlinks=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    # with owners: PostgreSQL refuses a folder that is not its user's
+    subprocess.run(["cp", "-a", str(kept), str(home)], check=True)
     (home / MARK).write_text(f"{story.title}\n")
 
 

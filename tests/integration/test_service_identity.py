@@ -15,6 +15,7 @@ from service_kit import USERS, fill_online_store, publish_small_model
 
 from fraud_platform.currency import Rates
 from fraud_platform.decision.breaker import CircuitBreaker
+from fraud_platform.decision.budget import Budget
 from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
@@ -45,6 +46,12 @@ def body(**changes: Any) -> bytes:
     return json.dumps({**PAYMENT, **changes}).encode()
 
 
+UNLIMITED = Budget(
+    budget_ms=10**7, network_ms=0, read_deadline_ms=10**6, request_features_ms=10**6, model_ms=10**6, log_ms=10**6
+)
+"""The machine may stall at any moment, and these tests are not about that."""
+
+
 class SilentMeter:
     """Counts failures, which these tests do not expect."""
 
@@ -55,6 +62,9 @@ class SilentMeter:
         """Nobody watches."""
 
     def took(self, stage: str, seconds: float) -> None:
+        """Nobody watches."""
+
+    def overran(self, stage: str) -> None:
         """Nobody watches."""
 
     def failed(self, stage: str) -> None:
@@ -87,6 +97,7 @@ class Worker:
             meter=self.meter,
             faults=faults,
             clock=lambda: NOON,
+            budget=UNLIMITED,
             capacity=1_000,
             **shared,
         )

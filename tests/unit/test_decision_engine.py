@@ -1,9 +1,11 @@
 """The engine's promises, on doubles: one decision per payment, records before answers, no error that escapes."""
 
 import asyncio
+import dataclasses
 import json
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ import pytest
 
 from fraud_platform.currency import Rates
 from fraud_platform.decision.breaker import CircuitBreaker
+from fraud_platform.decision.budget import Budget
 from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
@@ -45,6 +48,14 @@ PAYMENT: dict[str, Any] = {
     "country": "DE",
     "timestamp": "2026-11-23T12:00:00Z",
 }
+
+
+AS_SET = Budget(budget_ms=100, network_ms=5, read_deadline_ms=20, request_features_ms=10, model_ms=30, log_ms=5)
+"""The settings' defaults."""
+UNLIMITED = Budget(
+    budget_ms=10**7, network_ms=0, read_deadline_ms=10**6, request_features_ms=10**6, model_ms=10**6, log_ms=10**6
+)
+"""For tests whose machine may stall at any moment."""
 
 
 def body(**changes: Any) -> bytes:
@@ -177,12 +188,16 @@ class CountingMeter:
         self.decisions: Counter[tuple[str, bool]] = Counter()
         self.failures: Counter[str] = Counter()
         self.stages: set[str] = set()
+        self.overruns: Counter[str] = Counter()
 
     def decided(self, record: DecisionRecord, repeated: bool) -> None:
         self.decisions[record.decision, repeated] += 1
 
     def took(self, stage: str, seconds: float) -> None:
         self.stages.add(stage)
+
+    def overran(self, stage: str) -> None:
+        self.overruns[stage] += 1
 
     def failed(self, stage: str) -> None:
         self.failures[stage] += 1
@@ -210,7 +225,9 @@ class World:
     def __post_init__(self) -> None:
         self.features = MemoryFeatures(self.redis)
 
-    def engine(self, score: float | None = 0.1, capacity: int = 100) -> DecisionEngine:
+    def engine(
+        self, score: float | None = 0.1, capacity: int = 100, budget: Budget = UNLIMITED, release_share: float = 0
+    ) -> DecisionEngine:
         shared: dict[str, Any] = {
             "features": self.features,
             "decisions": Decisions(self.redis),
@@ -229,7 +246,10 @@ class World:
             meter=self.meter,
             faults=FaultLog(lambda: self.now, self.meter.failed),
             clock=lambda: self.now,
+            budget=budget,
             capacity=capacity,
+            release_share=release_share,
+            release_seed=7,
             **shared,
         )
 
@@ -665,3 +685,69 @@ async def test_a_decision_of_another_caller_or_of_nobody_is_unknown(world: World
     for transaction_id in ("t-1", "t-2"):
         answer = await engine.explain(msgspec.json.encode({"transaction_id": transaction_id}), "issuer")
         assert answer.status == 404
+
+
+async def test_a_payment_whose_budget_is_gone_before_the_model_is_decided_by_the_rules_and_says_so(
+    world: World,
+) -> None:
+    # 100 − 2 × 5 − 30 − 5 = 55 ms are there until the model has to begin
+    world.features.wait = 0.06
+    engine = world.engine(0.9, budget=AS_SET)
+    answer = json.loads((await engine.decide(body(amount=10_000.01), "default")).body)
+    assert (answer["decision"], answer["reason"]) == ("flag_for_review", "high_amount_fallback")
+    assert (answer["score"], answer["degraded"]) == (None, True)
+    assert answer["served_by"] == {"user_features": "redis", "merchant_features": "redis", "model": "rules"}
+    assert engine.model.forest.vectors == []  # type: ignore[attr-defined, union-attr]
+    assert world.meter.overruns == {"read": 1, "budget": 1}
+    (record,) = world.recorder.records
+    # what was read is kept, so that the record replays; the decision stands as any other
+    assert record.values[38] == 1_000_001
+    assert json.loads((await engine.decide(body(amount=10_000.01), "default")).body) == answer
+
+
+async def test_a_slow_stage_is_counted_and_its_payment_decided_by_the_model_all_the_same(world: World) -> None:
+    allowed = dataclasses.asdict(UNLIMITED)
+    engine = world.engine(0.9, budget=Budget(**{**allowed, "model_ms": 20}))
+    forest = engine.model.forest  # type: ignore[union-attr]
+    quick = forest.margins
+
+    def slow(vectors: Any) -> Any:
+        time.sleep(0.03)
+        return quick(vectors)
+
+    forest.margins = slow  # type: ignore[method-assign]
+    answer = json.loads((await engine.decide(body(), "default")).body)
+    assert (answer["decision"], answer["served_by"]["model"]) == ("block", "champion")
+    assert world.meter.overruns == {"model": 1}
+    assert world.meter.stages == {"read", "request_features", "model", "log"}
+
+
+async def test_a_disk_that_is_slow_overruns_the_stage_of_the_log(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = world.recorder.append
+
+    def slow(day: date, payload: bytes) -> None:
+        time.sleep(0.03)
+        quick(day, payload)
+
+    monkeypatch.setattr(world.recorder, "append", slow)
+    allowed = dataclasses.asdict(UNLIMITED)
+    answer = await world.engine(budget=Budget(**{**allowed, "log_ms": 20})).decide(body(), "default")
+    assert answer.status == 200
+    assert world.meter.overruns == {"log": 1}
+
+
+async def test_a_payment_let_through_to_be_measured_says_so_and_is_so_again(world: World) -> None:
+    engine = world.engine(0.9, release_share=0.5)
+    answers = [json.loads((await engine.decide(body(transaction_id=f"t-{n}"), "default")).body) for n in range(40)]
+    told = Counter((answer["decision"], answer["reason"]) for answer in answers)
+    assert set(told) == {("block", "score_above_threshold"), ("allow", "released_for_measurement")}
+    assert {record.propensity for record in world.recorder.records} == {0.5}
+    # a worker that draws from nothing finds what stands
+    again = world.engine(0.9)
+    repeats = [json.loads((await again.decide(body(transaction_id=f"t-{n}"), "default")).body) for n in range(40)]
+    assert repeats == answers
+
+
+async def test_without_a_share_the_record_has_no_propensity(world: World) -> None:
+    await world.engine(0.9).decide(body(), "default")
+    assert [(record.decision, record.propensity) for record in world.recorder.records] == [("block", None)]

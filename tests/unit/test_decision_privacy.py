@@ -75,7 +75,8 @@ request = msgspec.structs.replace(
     **{name: value for name, value in canaries.items() if name != "amount"})
 decided = record(request=request, amount=8765432, caller="canary-caller")
 meter.decided(decided, False); meter.decided(decided, True)
-meter.took("read", 0.001); meter.answered("/v1/predict", 200); meter.failed("read"); meter.dropped()
+meter.took("read", 0.001); meter.answered("/v1/predict", 200, 0.001); meter.failed("read"); meter.dropped()
+meter.flush()
 print(generate_latest(REGISTRY).decode())
 """
 
