@@ -21,13 +21,13 @@ from fraud_platform.online.ladder import DEFAULT, POSTGRES, REDIS
 _SWITCH = {"off": 0, "rules_only": 1, "allow_all": 2}
 STAGE_BOUNDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 DECISION_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-SCORE_BOUNDS = tuple(twentieth / 20 for twentieth in range(1, 21))
 
 _STATES = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
-_WORDS = {False: "false", True: "true"}
+SCORE_BOUNDS = tuple(twentieth / 20 for twentieth in range(1, 21))
 _LADDER = (REDIS, POSTGRES, DEFAULT)
 """Sources of batch features, the best first: a decision stands on the worse of its two."""
 _POLICY = frozenset(DECIDED_BY.values())
+_WORDS = {False: "false", True: "true"}
 
 
 class PrometheusMeter:
@@ -68,15 +68,6 @@ class PrometheusMeter:
             ),
             DECISION_BOUNDS,
         )
-        self._scores = Durations(
-            Histogram(
-                "fraud_score",
-                "Calibrated scores, by the model that gave them; those beside a decision included.",
-                ["model"],
-                buckets=SCORE_BOUNDS,
-            ),
-            SCORE_BOUNDS,
-        )
         self._http = Durations(
             Histogram(
                 "fraud_http_seconds",
@@ -85,6 +76,15 @@ class PrometheusMeter:
                 buckets=DECISION_BOUNDS,
             ),
             DECISION_BOUNDS,
+        )
+        self._scores = Durations(
+            Histogram(
+                "fraud_score",
+                "Calibrated scores, by the model that gave them; those beside a decision included.",
+                ["model"],
+                buckets=SCORE_BOUNDS,
+            ),
+            SCORE_BOUNDS,
         )
         self._waiting = Gauge(
             "fraud_records_waiting", "Records in memory alone: the disk takes none.", multiprocess_mode="livesum"
@@ -161,7 +161,7 @@ class PrometheusMeter:
         """Show what was counted since the last time."""
         for tally in (
             self._decisions, self._features, self._failures, self._overruns, self._answers, self._dropped, self._stages,
-            self._latency, self._scores, self._http,
+            self._latency, self._http, self._scores,
         ):  # fmt: skip
             tally.flush()
 

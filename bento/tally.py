@@ -45,7 +45,7 @@ class _Observed:
 
 
 class Durations:
-    """A histogram of seconds. For one event loop or thread."""
+    """A histogram, of seconds or of scores. For one event loop or thread."""
 
     def __init__(self, metric: "Histogram", bounds: Sequence[float]) -> None:
         """bounds: the metric's own, ascending, without the infinite one."""

@@ -91,8 +91,8 @@ def test_jobs_and_schedules_are_there_and_on(home: Settings) -> None:
     assert states == dict.fromkeys(names, dg.DefaultScheduleStatus.RUNNING)
     sensors = {sensor.name: sensor.default_status for sensor in repository.sensor_defs}
     names = ("drift_retrains", "performance_retrains", "drift_alerts", "performance_alerts", "log_lag_alerts",
-             "failed_run_alerts", "rollout", "matured_labels_retrain", "new_files", "packages_the_champion",
-             "job_runs")  # fmt: skip
+             "failed_run_alerts", "rollout", "matured_labels_retrain", "new_files",
+             "packages_the_champion", "job_runs")  # fmt: skip
     assert sensors == dict.fromkeys(names, dg.DefaultSensorStatus.RUNNING)
 
 

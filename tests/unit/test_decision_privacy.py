@@ -76,6 +76,7 @@ request = msgspec.structs.replace(
 decided = record(request=request, amount=8765432, caller="canary-caller")
 meter.decided(decided, False); meter.decided(decided, True)
 meter.took("read", 0.001); meter.answered("/v1/predict", 200, 0.001); meter.failed("read"); meter.dropped()
+meter.flush()
 print(generate_latest(REGISTRY).decode())
 """
 
