@@ -15,7 +15,7 @@ from assets.resources import Platform
     kinds={"bentoml"},
     owners=OWNERS,
     deps=[champion_model],
-    description="The release in force as a Bento: code, model and the lock's own packages; it serves from its own files.",
+    description="The release in force as a Bento: code, model and the lock's own packages, to serve alone.",
 )
 def champion_bento(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
     """Build it, unless the very same was built before; without a release there is nothing to ship."""
@@ -38,7 +38,7 @@ def champion_bento(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult
     kinds={"docker"},
     owners=OWNERS,
     deps=[champion_bento],
-    description="An image of the service with that Bento, its bill of materials beside it; skipped where nothing builds.",
+    description="An image of the service with that Bento, its bill of materials beside it, where one can be built.",
 )
 def fraud_image(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
     """Build it with docker, podman or buildah; where none works, say so."""

@@ -72,6 +72,10 @@ class Settings(BaseSettings):
     service_port: int = Field(3001, description="Port of the decision service.")
     mlflow_port: int = Field(5000, description="Port of the MLflow server.")
     log_port: int = Field(3002, description="Port of the metrics of the inference log's process.")
+    bind_host: str = Field(
+        "127.0.0.1",
+        description="Address that MLflow's server and the inference log's metrics listen on; neither asks for keys.",
+    )
     service_workers: int = Field(1, ge=1, description="Worker processes of the decision service.")
     api_key: SecretStr | None = Field(
         None, description="Key that this platform's own commands show the decision service, once keys exist."

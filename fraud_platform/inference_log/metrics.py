@@ -8,13 +8,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 from fraud_platform.inference_log.consumer import Consumer
 from fraud_platform.inference_log.shipper import Shipper
 
-HOST = "127.0.0.1"
-
 
 class LogMetrics:
-    """Serves /metrics on loopback from its creation on."""
+    """Serves /metrics from its creation on."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str) -> None:
         registry = self.registry = CollectorRegistry()
         """Where others of this process show what they know."""
 
@@ -29,7 +27,7 @@ class LogMetrics:
         self._rows = gauge("lake_rows", "Decisions put into the lake since the start.")
         self._repeats = gauge("repeated_records", "Records that the lake had already, since the start.")
         self._failures = Counter("fraud_log_failures", "Errors, by part.", ["part"], registry=registry)
-        start_http_server(port, HOST, registry)
+        start_http_server(port, host, registry)
 
     def failed(self, part: str) -> None:
         """Count an error."""

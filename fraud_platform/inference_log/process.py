@@ -78,7 +78,7 @@ def make_consumer(settings: Settings, failed: Callable[[str, BaseException], Non
 
 def run(settings: Settings, parts: tuple[Part, ...], stop: threading.Event) -> None:
     """Do these parts until `stop` is set, then finish what is under way. Raises AlreadyDoneError."""
-    metrics = LogMetrics(settings.log_port)
+    metrics = LogMetrics(settings.log_port, settings.bind_host)
     faults = FaultLog(machine_clock, metrics.failed)
     work = {"ship": _ship, "consume": _consume, "measure": _measure}
     errors: list[Exception] = []

@@ -36,7 +36,8 @@ SERVING = (
     "typer",
     "uvloop",
 )
-"""What the service, the inference log's process and the command `fraud-platform` import; XGBoost, which asks for SciPy, comes beside them."""
+"""What the service, the inference log's process and the command `fraud-platform` import;
+XGBoost, which asks for SciPy, comes beside them."""
 
 CUDA = frozenset(("xgboost", "nvidia-nccl-cu12"))
 """Replaced by the content of CPU_LOCK."""

@@ -1,7 +1,7 @@
 """What an image holds, for those who must know: a CycloneDX bill of materials, and a list of licences.
 
-What belongs here: reading installed packages and writing both. What does not: installing (`image`). The base image's own
-packages are in the base's bill; this one names the base.
+What belongs here: reading installed packages and writing both. What does not: installing (`image`). The base image has
+a bill of its own, this one names it.
 """
 
 import json

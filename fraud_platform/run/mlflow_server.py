@@ -29,7 +29,7 @@ def main(settings: Settings) -> None:
     from mlflow.server.handlers import initialize_backend_stores
 
     initialize_backend_stores(store, store, "mlflow-artifacts:/")
-    uvicorn.run(app, host="127.0.0.1", port=settings.mlflow_port, log_level="warning")
+    uvicorn.run(app, host=settings.bind_host, port=settings.mlflow_port, log_level="warning")
 
 
 if __name__ == "__main__":

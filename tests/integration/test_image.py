@@ -1,4 +1,4 @@
-"""The image of the service: built, run read-only as its own user, and deciding beside a real Redis. `make test-image`."""
+"""The image of the service: built, run read-only as its own user, deciding beside a real Redis. `make test-image`."""
 
 import json
 import os
@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[2]
 WANTED = os.environ.get("FRAUD_TEST_IMAGE") == "yes"
 WHY_NOT = image_kit.why_not() if WANTED else "an image takes minutes to build: `make test-image` builds and runs it"
 
-pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+# packages are fetched, compiled and put into an image: minutes on a busy machine
+pytestmark = [pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT)), pytest.mark.timeout(1_800)]
 
 
 @dataclass
