@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test test-kafka fetch-kafka test-image image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-loop bench-footprint drill audit lock setup
+.PHONY: help run test test-kafka fetch-kafka test-image image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-loop bench-footprint drill scenarios audit lock setup
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -71,6 +71,9 @@ test-image: $(READY) ## build the service's image on that base and run it, read-
 
 soak: $(READY) ## run the faults under load for a quarter of an hour, at 500 requests a second
 	@FRAUD_TEST_SOAK=yes $(BIN)/pytest tests/integration/test_faults_under_load.py $(ARGS)
+
+scenarios: $(READY) ## play every scenario through the real service, headless (20 minutes)
+	@FRAUD_TEST_SCENARIOS=all $(BIN)/pytest tests/e2e/test_scenarios.py $(ARGS)
 
 bench-loop: $(READY) ## run retrain sensor and canary on seeded streams: how often each is right (5 minutes)
 	@$(BIN)/python -m benchmarks.loop $(ARGS)

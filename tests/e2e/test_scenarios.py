@@ -1,0 +1,45 @@
+"""The scenarios that come with the platform, played headless through the real service: what they expect comes true.
+
+In the suite the short ones; `make scenarios` plays all of them, minutes each.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fraud_platform.scenario.story import shipped
+
+ROOT = Path(__file__).parents[2]
+SHORT = ("bad-model", "outage")
+ALL = bool(os.environ.get("FRAUD_TEST_SCENARIOS"))
+
+pytestmark = pytest.mark.timeout(3_600 if ALL else 600)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the bank that they begin with is built once."""
+    return tmp_path_factory.mktemp("scenarios")
+
+
+@pytest.mark.parametrize("name", sorted(shipped()) if ALL else SHORT)
+def test_what_a_scenario_expects_comes_true(name: str, home: Path) -> None:
+    command = [sys.executable, "-m", "fraud_platform.cli", "scenario", name]
+    environment = {**os.environ, "FRAUD_HOME": str(home), "COLUMNS": "180"}
+    played = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert played.returncode == 0, played.stdout[-6_000:] + played.stderr[-3_000:]
+    assert "✗" not in played.stdout
+    picture = home / "scenarios" / name / "scenario.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_that_is_no_scenario_s_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    command = [sys.executable, "-m", "fraud_platform.cli", "scenario", SHORT[0], "--home", str(tmp_path)]
+    played = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert played.returncode == 1
+    assert "is not a scenario's home" in played.stderr
+    assert (tmp_path / "precious.txt").read_text() == "mine"
