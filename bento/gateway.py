@@ -25,6 +25,7 @@ from fraud_platform.decision.problem import (
     unavailable,
     unsupported_media,
 )
+from fraud_platform.logs import REQUEST_ID
 
 Message = MutableMapping[str, Any]
 Connection = MutableMapping[str, Any]
@@ -160,11 +161,16 @@ def reached(server: tuple[str, int | None] | None) -> str:
 
 
 def check_headers(headers: list[tuple[bytes, bytes]], limit: int) -> bytes | None:
-    """Hold headers against what is read, at most `limit` bytes; returns the Authorization header. Raises Problem."""
-    media_type, authorization = b"", None
+    """Hold headers against what is read, at most `limit` bytes; returns the Authorization header. Raises Problem.
+
+    From here on what is logged of the request bears its X-Request-ID.
+    """
+    media_type, authorization, request_id = b"", None, b""
     for name, value in headers:
         if name == b"authorization":
             authorization = value
+        elif name == b"x-request-id":
+            request_id = value
         elif name == b"content-type":
             media_type = value.partition(b";")[0].strip().lower()
         elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
@@ -176,6 +182,8 @@ def check_headers(headers: list[tuple[bytes, bytes]], limit: int) -> bytes | Non
                 raise too_large(limit)
     if media_type != b"application/json":
         raise unsupported_media("Content-Type has to be application/json")
+    # also where there is none: a connection's requests share a context
+    REQUEST_ID.set(request_id)
     return authorization
 
 

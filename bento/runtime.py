@@ -41,6 +41,7 @@ from fraud_platform.inference_log.spool import SpoolWriter
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.ingest.feedback import FeedbackWriter
 from fraud_platform.lake import open_lake
+from fraud_platform.logs import set_up_logs
 from fraud_platform.model.bundle import BundleError, NoReleaseError, current_release, releases
 from fraud_platform.model.routing import Routing, read_routing
 from fraud_platform.online.cold import ColdStore
@@ -109,6 +110,7 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         keep_sklearn_out()
+        set_up_logs(settings.log_format)
         self._home = settings.home
         clock = self._clock = clock_of(settings)
         meter = self._meter = PrometheusMeter()

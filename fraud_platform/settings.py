@@ -6,7 +6,7 @@ What belongs here: a name, a type, a default and one sentence. What does not: an
 import json
 from datetime import date
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -218,6 +218,10 @@ class Settings(BaseSettings):
         description="Image that the service's image is built on, best with its digest; it needs Python 3.11 alone.",
     )
     image_name: str = Field("fraud-detector", description="Name of the service's image, with its registry if any.")
+
+    log_format: Literal["plain", "json"] = Field(
+        "plain", description="How service and inference log write their logs: for people, or a JSON object a line."
+    )
 
     # inference log
     spool_fsync_ms: int = Field(

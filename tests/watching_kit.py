@@ -42,7 +42,8 @@ def performance(blocked_good: int) -> pa.Table:
     rows = [
         {
             "model_version": f"fraud-detector/{version}", "decisions": 1_100, "labelled": 1_010, "frauds": 10,
-            "alerts": 20, "fraud_rate": 10 / 1_010, "catch_rate": caught / 10,
+            "alerts": 20, "blocks": blocked_good + caught,
+            "blocks_known": blocked_good + caught, "released": 0, "fraud_rate": 10 / 1_010, "catch_rate": caught / 10,
             "false_positive_rate": blocked_good / 1_000, "average_precision": 0.4,
             "blocked_fraud_minor": caught * 10_000, "blocked_good_minor": blocked_good * 500,
             "missed_fraud_minor": (10 - caught) * 10_000,

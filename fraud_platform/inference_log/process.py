@@ -23,6 +23,7 @@ from fraud_platform.inference_log.shipper import AUDIT_US, Shipper, waiting_byte
 from fraud_platform.inference_log.spool import spool_root
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import open_lake
+from fraud_platform.logs import set_up_logs
 from fraud_platform.monitoring.exporter import Exporter
 from fraud_platform.settings import Settings
 
@@ -78,6 +79,7 @@ def make_consumer(settings: Settings, failed: Callable[[str, BaseException], Non
 
 def run(settings: Settings, parts: tuple[Part, ...], stop: threading.Event) -> None:
     """Do these parts until `stop` is set, then finish what is under way. Raises AlreadyDoneError."""
+    set_up_logs(settings.log_format)
     metrics = LogMetrics(settings.log_port, settings.bind_host)
     faults = FaultLog(machine_clock, metrics.failed)
     work = {"ship": _ship, "consume": _consume, "measure": _measure}
