@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
         shutil.rmtree(home)
 
 
+def wait_for_redis(http: httpx.Client) -> None:
+    """A worker is ready to decide by its rules before it has reached Redis."""
+    deadline = time.monotonic() + 10
+    while "redis" in http.get("/readyz").json()["degraded"]:
+        assert time.monotonic() < deadline, http.get("/readyz").text
+        time.sleep(0.05)
+
+
 def test_it_decides_from_a_read_only_root_as_nobody_in_particular(built: Built, redis_url: str, tmp_path: Path) -> None:
     with redis.Redis.from_url(redis_url) as client:
         fill_online_store(client)
@@ -69,6 +78,7 @@ def test_it_decides_from_a_read_only_root_as_nobody_in_particular(built: Built, 
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as http,
     ):
         wait_until_ready(http, process, log)
+        wait_for_redis(http)
         answer = http.post("/v1/predict", json=payment(transaction_id="in-an-image")).json()
         explained = http.post("/v1/explain", json={"transaction_id": "in-an-image"})
     assert (answer["model_version"], answer["degraded"]) == ("fraud-detector/7", False)
