@@ -16,9 +16,9 @@ import msgspec
 
 from bento.metrics import PrometheusMeter
 from fraud_platform.decision import workers
-from fraud_platform.decision.access import Access, is_loopback
+from fraud_platform.decision.access import is_loopback, open_access
 from fraud_platform.decision.answer import Answer
-from fraud_platform.decision.api_keys import Scope, keys_path
+from fraud_platform.decision.api_keys import Scope
 from fraud_platform.decision.arms import Challenger
 from fraud_platform.decision.breaker import CircuitBreaker
 from fraud_platform.decision.engine import DecisionEngine
@@ -29,6 +29,7 @@ from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.problem import unauthorized
 from fraud_platform.decision.rates import LakeRates
+from fraud_platform.decision.reported import reported_caller
 from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.decision.serving_model import ServingModel, kept_releases, load_model, load_newest
 from fraud_platform.inference_log.recorder import PatientRecorder
@@ -157,9 +158,11 @@ class Runtime:
             capacity=settings.capacity,
         )
         self._desk = FeedbackDesk(self._labels, self._decided_on, clock)
-        self._access = Access.load(
-            keys_path(settings.home),
-            loopback=is_loopback(settings.service_host),
+        self._access = open_access(
+            settings.home,
+            # whoever reaches the gateway reaches this service over loopback
+            loopback=is_loopback(settings.service_host) and is_loopback(settings.gateway_host),
+            tokens=settings.token_check,
             failed=lambda error: self._faults.report("access", error),
         )
         self._asked = 0
@@ -198,6 +201,13 @@ class Runtime:
     async def report(self, body: bytes, caller: str) -> Answer:
         """`DecisionEngine.report`."""
         return await self.engine.report(body, caller)
+
+    async def report_for(self, body: bytes, _: str) -> Answer:
+        """`DecisionEngine.report` for the caller that the report names: the gateway's rules decided in our stead."""
+        return await self.engine.answered("report", self._report_for(body))
+
+    async def _report_for(self, body: bytes) -> Answer:
+        return await self.engine.report(body, reported_caller(body))
 
     async def feedback(self, body: bytes, caller: str) -> Answer:
         """`FeedbackDesk.take`."""

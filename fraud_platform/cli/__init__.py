@@ -6,7 +6,7 @@ so that `--help` answers at once.
 
 import typer
 
-from fraud_platform.cli import data, inference_log, keys, model, platform, release
+from fraud_platform.cli import data, gateway, inference_log, keys, model, platform, release
 
 app = typer.Typer(
     help="A fraud-decision platform: raw logs to live decisions. Settings are FRAUD_* variables, see `settings`.",
@@ -19,3 +19,4 @@ for commands in (platform.app, data.app, model.app):
 app.add_typer(release.app, name="release")
 app.add_typer(keys.app, name="keys")
 app.add_typer(inference_log.app, name="inference-log")
+app.add_typer(gateway.app, name="gateway")

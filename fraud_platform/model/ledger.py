@@ -21,9 +21,10 @@ class Change:
     at: datetime
     who: str
     why: str
-    what: Literal["champion", "challenger", "policy"] = "champion"
+    what: Literal["champion", "challenger", "policy", "gateway"] = "champion"
     to: Any
-    """The release's name, `fraud-detector-7`; a challenger with its stage and weight; a policy's version."""
+    """The release's name, `fraud-detector-7`; a challenger with its stage and weight; a policy's version; the
+    gateway's weights."""
     was: Any = None
     """What `to` replaces; of a champion the ledger knows it."""
     evidence: dict[str, Any] | None = None
