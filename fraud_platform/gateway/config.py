@@ -85,6 +85,8 @@ def render(settings: Settings, weights: Weights) -> str:
         "address_burst": max(1, settings.gateway_address_rate // 5),
         "max_body": MAX_BODY,
         "max_batch": MAX_BATCH,
+        "body_buffer": 2 * MAX_BODY,
+        "batch_buffer": 2 * MAX_BATCH,
         "timeout_ms": settings.gateway_timeout_ms,
         "connect_ms": min(CONNECT_MS, settings.gateway_timeout_ms),
         "slow_seconds": SLOW_SECONDS,

@@ -117,7 +117,8 @@ def _check_ready(settings: Settings, weights: Weights, before: Weights) -> None:
             continue
         if lacks is None:
             raise GatewayError(f"{colour} is not ready: {address} does not answer /readyz with 200")
-        if colour not in before and (more := sorted(set(lacks) - lacked)):
+        # where the rules alone decide, whoever answers is better
+        if before and colour not in before and (more := sorted(set(lacks) - lacked)):
             raise GatewayError(f"{colour} is not ready: {address} lacks {', '.join(more)}, which the others have")
 
 

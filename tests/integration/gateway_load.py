@@ -1,14 +1,15 @@
 """An open-loop load over TLS: requests are due at a fixed rate and latency counts from when each was due.
 
-`python -m … PORT RATE SECONDS CERTIFICATE KEY` prints what came back. It does what RFC 9112 (9.3, 9.6) asks of a client: a
-connection that says `Connection: close` is not used again, and a request on a connection that was used before and is
-closed without a byte of an answer is sent again, since a payment may be. Both are counted; anything else is lost.
+`python -m … PORT RATE SECONDS CERTIFICATE KEY` prints what came back. It does what RFC 9112 (9.3, 9.6) asks of clients:
+a connection that says `Connection: close` is not used again, and a request on a connection that was used before and is
+closed without a byte of an answer is sent again, since a payment may be. Those are counted; anything else is lost.
 """
 
 import asyncio
 import json
 import ssl
 import sys
+import uuid
 from dataclasses import asdict, dataclass, field
 
 CONNECTIONS = 24
@@ -28,7 +29,7 @@ class Result:
     p99_ms: float = 0.0
 
 
-class _Stale(Exception):
+class _StaleError(Exception):
     """A connection that was used before ended without a byte of an answer."""
 
 
@@ -44,7 +45,7 @@ class _Connection:
             head = await self.reader.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             if self.used and not getattr(error, "partial", b""):
-                raise _Stale from error
+                raise _StaleError from error
             raise
         self.used = True
         lower = head.lower()
@@ -57,8 +58,11 @@ class Load:
 
     def __init__(self, port: int, certificate: str, key: str) -> None:
         self.port, self.key = port, key
+        # no transaction_id comes twice, whatever else was sent
+        self.name = uuid.uuid4().hex[:12]
         self.tls = ssl.create_default_context(cafile=certificate)
         self.free: list[_Connection] = []
+        self.slots = asyncio.Semaphore(CONNECTIONS)
         self.result = Result()
         self.seconds: list[float] = []
 
@@ -81,7 +85,7 @@ class Load:
         self.result.sent += 1
         body = json.dumps(
             {
-                "transaction_id": f"g-{number}", "user_id": "u-1", "merchant_id": "m-1", "amount": 42.5,
+                "transaction_id": f"{self.name}-{number}", "user_id": "u-1", "merchant_id": "m-1", "amount": 42.5,
                 "country": "DE", "timestamp": "2026-11-23T10:00:00Z",
             }
         ).encode()  # fmt: skip
@@ -103,19 +107,20 @@ class Load:
             self.result.names[name] = self.result.names.get(name, 0) + 1
 
     async def _answered(self, request: bytes) -> tuple[int, bytes]:
-        while True:
-            connection = self.free.pop() if self.free else await self._connect()
-            try:
-                status, answer, reusable = await connection.ask(request)
-            except _Stale:
-                connection.writer.close()
-                self.result.again += 1
-                continue
-            if reusable:
-                self.free.append(connection)
-            else:
-                connection.writer.close()
-            return status, answer
+        async with self.slots:
+            while True:
+                connection = self.free.pop() if self.free else await self._connect()
+                try:
+                    status, answer, reusable = await connection.ask(request)
+                except _StaleError:
+                    connection.writer.close()
+                    self.result.again += 1
+                    continue
+                if reusable:
+                    self.free.append(connection)
+                else:
+                    connection.writer.close()
+                return status, answer
 
     async def _connect(self) -> _Connection:
         return _Connection(

@@ -1,6 +1,6 @@
 """A server that answers what it is told to, for what is the gateway's own doing: `python -m … NAME PORT [MISSING]`.
 
-It says its name and the headers that reached it; it decides nothing. A body with "slow" in it is answered after a second.
+It says its name and the headers that reached it; it decides nothing. A body with "slow" in it waits for a second.
 """
 
 import asyncio

@@ -53,6 +53,8 @@ def colours(home: Path) -> Iterator[Settings]:
         gateway_green=[f"127.0.0.1:{ports[4]}"],
         # this machine may be busy, and a late answer is not what is tested
         gateway_timeout_ms=3_000,
+        gateway_rate=20_000,
+        gateway_address_rate=20_000,
     )
     with (
         kit.standin("blue-1", ports[2]),
@@ -101,7 +103,10 @@ def test_tls_1_2_and_1_3_are_spoken_and_1_1_is_refused_by_the_gateway(gateway: k
     port = gateway.settings.gateway_port
     assert handshake(port, ssl.TLSVersion.TLSv1_2) == "TLSv1.2"
     assert handshake(port, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
-    with pytest.warns(DeprecationWarning), pytest.raises(ssl.SSLError, match=r"(?i)alert.protocol.version"):
+    with (
+        pytest.warns(DeprecationWarning, match="TLSv1_1"),
+        pytest.raises(ssl.SSLError, match=r"(?i)alert.protocol.version"),
+    ):
         handshake(port, ssl.TLSVersion.TLSv1_1)
     with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
         httpx.get(f"https://localhost:{port}/livez")
