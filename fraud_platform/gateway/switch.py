@@ -73,12 +73,20 @@ def reload(settings: Settings) -> None:
 
 
 def readiness(address: str) -> list[str] | None:
-    """What a server (host:port) lacks by its own words; None when it does not answer as one that is ready."""
+    """What a server (host:port) lacks by its own words; None when it does not answer as one that is ready.
+
+    Breakers of stores are left out: a store that is missing is named itself, and its breaker comes and goes.
+    """
     try:
         response = httpx.get(f"http://{address}/readyz", timeout=READY_SECONDS, trust_env=False)
-        return list(response.json()["degraded"]) if response.status_code == httpx.codes.OK else None
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        said = response.json()
+        lacks = [name for name in said["degraded"] if name != "breakers"]
+        champion = said.get("checks", {}).get("breakers", {}).get("champion", "closed")
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    if response.status_code != httpx.codes.OK:
+        return None
+    return lacks if champion == "closed" else [*lacks, "champion"]
 
 
 def _change(settings: Settings, weights: Weights, reason: Reason, now: datetime) -> None:
@@ -88,6 +96,8 @@ def _change(settings: Settings, weights: Weights, reason: Reason, now: datetime)
         before = weights_in_force(settings)
         if weights == before:
             return
+        if nginx.master(where) is None:
+            raise GatewayError(f"no gateway of {settings.home} runs: `fraud-platform gateway start` starts it")
         _check_ready(settings, weights, before)
         nginx.put(where, render(settings, weights))
         try:
@@ -98,8 +108,7 @@ def _change(settings: Settings, weights: Weights, reason: Reason, now: datetime)
             nginx.put(where, render(settings, before))
             back = Reason(who=reason.who, why=f"the change before failed: {error}")
             _note(settings, before, weights, back, now)
-            if nginx.master(where) is not None:
-                nginx.reload(where)
+            nginx.reload(where)
             raise
 
 
@@ -111,14 +120,15 @@ def _check_ready(settings: Settings, weights: Weights, before: Weights) -> None:
         if colour in weights or colour in before
         for address in servers(settings, colour)
     }
-    lacked = {name for (colour, _), lacks in found.items() if colour in before for name in lacks or ()}
+    standing = [lacks for (colour, _), lacks in found.items() if colour in before and lacks is not None]
+    lacked = {name for lacks in standing for name in lacks}
     for (colour, address), lacks in found.items():
         if colour not in weights:
             continue
         if lacks is None:
             raise GatewayError(f"{colour} is not ready: {address} does not answer /readyz with 200")
-        # where the rules alone decide, whoever answers is better
-        if before and colour not in before and (more := sorted(set(lacks) - lacked)):
+        # where nobody else stands, and so the rules decide, whoever answers is better
+        if standing and colour not in before and (more := sorted(set(lacks) - lacked)):
             raise GatewayError(f"{colour} is not ready: {address} lacks {', '.join(more)}, which the others have")
 
 

@@ -14,7 +14,7 @@ import pytest
 from fraud_platform.decision.answer import PredictAnswer
 from fraud_platform.decision.api_keys import add_key, keys_path
 from fraud_platform.gateway import nginx, switch
-from fraud_platform.gateway.config import GatewayError, folder
+from fraud_platform.gateway.config import GatewayError
 from fraud_platform.gateway.run import prepare
 from fraud_platform.model.ledger import read_ledger
 from fraud_platform.model.release import Reason
@@ -238,11 +238,8 @@ def test_a_server_that_hangs_is_passed_over(colours: Settings) -> None:
 def test_when_every_server_is_gone_the_rules_decide_and_then_the_service_again(colours: Settings, key: str) -> None:
     port = free_port()
     alone = colours.model_copy(
-        update={"home": colours.home, "gateway_port": free_port(), "gateway_blue": [f"127.0.0.1:{port}"]}
+        update={"home": colours.home / "alone", "gateway_port": free_port(), "gateway_blue": [f"127.0.0.1:{port}"]}
     )
-    config = folder(alone)
-    assert nginx.master(config) is not None
-    alone = alone.model_copy(update={"home": colours.home / "alone"})
     headers = {"authorization": f"Bearer {key}"}
     with kit.running_gateway(alone) as gateway:
 
@@ -359,6 +356,12 @@ def test_nginx_refuses_a_wrong_configuration_in_its_own_words_and_the_old_one_st
     with pytest.raises(GatewayError, match='unknown directive "nonsense"'):
         nginx.put(gateway.folder, before + "\nnonsense on;\n")
     assert (gateway.folder / "nginx.conf").read_text() == before
+
+
+def test_without_a_running_gateway_nothing_is_changed(tmp_path: Path) -> None:
+    with pytest.raises(GatewayError, match="gateway start"):
+        switch.switch(Settings(home=tmp_path), "green", WHY, NOW)
+    assert read_ledger(tmp_path) == []
 
 
 def test_a_gateway_that_is_reached_from_elsewhere_needs_keys_first(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The gateway before the real decision service: keys, tokens, a drained release, the rules between two releases."""
+"""The gateway before the real decision service: keys, tokens, draining it, and the rules in its stead."""
 
 import json
 import os
@@ -7,11 +7,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import httpx
 import jwt
@@ -37,13 +36,12 @@ SECRET = ec.generate_private_key(ec.SECP256R1())
 
 @dataclass
 class Stack:
-    """A home with keys, a gateway started by its command, and a way to start releases of the service."""
+    """A home with keys, a service, and a gateway before it, started by its command."""
 
     settings: Settings
     environment: dict[str, str]
     key: str
     blue: "subprocess.Popen[bytes]" = field(repr=False)
-    serve: Callable[[int], Any]
 
     def command(self, *words: str) -> str:
         done = CliRunner().invoke(app, ["gateway", *words], env={**self.environment, "COLUMNS": "160", "NO_COLOR": "1"})
@@ -63,22 +61,16 @@ def stack(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     keys = home / "issuer.json"
     public = ECAlgorithm.to_jwk(SECRET.public_key(), as_dict=True)
     keys.write_text(json.dumps({"keys": [{**public, "kid": "one", "alg": "ES256"}]}))
-    ports = [free_port() for _ in range(4)]
+    ports = [free_port() for _ in range(3)]
     environment = {
         "FRAUD_HOME": str(home), "FRAUD_REDIS_URL": redis_server, "BENTOML_HOME": str(home / "bentoml"),
         "FRAUD_GATEWAY_PORT": str(ports[0]), "FRAUD_RULES_PORT": str(ports[1]), "FRAUD_API_KEY": own,
         "FRAUD_GATEWAY_BLUE": json.dumps([f"127.0.0.1:{ports[2]}"]),
-        "FRAUD_GATEWAY_GREEN": json.dumps([f"127.0.0.1:{ports[3]}"]),
         # this machine may be busy, and a late answer is not what is tested
         "FRAUD_GATEWAY_TIMEOUT_MS": "4000", "FRAUD_GATEWAY_RATE": "20000",
         "FRAUD_JWT_KEYS": str(keys), "FRAUD_JWT_ISSUER": ISSUER, "FRAUD_JWT_AUDIENCE": AUDIENCE,
     }  # fmt: skip
-    settings = Settings(
-        home=home,
-        gateway_port=ports[0],
-        gateway_blue=[f"127.0.0.1:{ports[2]}"],
-        gateway_green=[f"127.0.0.1:{ports[3]}"],
-    )
+    settings = Settings(home=home, gateway_port=ports[0])
 
     @contextmanager
     def process(name: str, *words: str) -> Iterator["subprocess.Popen[bytes]"]:
@@ -92,19 +84,14 @@ def stack(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                 running.send_signal(signal.SIGTERM)
             running.wait(30)
 
-    @contextmanager
-    def serve(number: int) -> Iterator["subprocess.Popen[bytes]"]:
-        words = ["bentoml", "serve", "bento.service:FraudDetector", "--port", str(ports[2 + number])]
-        with process(f"service-{number}", *words) as running:
-            with httpx.Client(base_url=f"http://127.0.0.1:{ports[2 + number]}") as http:
-                kit.until(lambda: kit.answers(http, "/readyz"), (home / f"service-{number}.log").read_text, 120)
-            yield running
-
-    with serve(0) as blue, process("gateway", "fraud_platform.cli", "gateway", "start"):
+    serve = ["bentoml", "serve", "bento.service:FraudDetector", "--port", str(ports[2])]
+    with process("service", *serve) as blue, process("gateway", "fraud_platform.cli", "gateway", "start"):
+        with httpx.Client(base_url=f"http://127.0.0.1:{ports[2]}") as http:
+            kit.until(lambda: kit.answers(http, "/readyz"), (home / "service.log").read_text, 120)
         kit.until((home / "gateway" / "nginx.pid").exists, (home / "gateway.log").read_text, 60)
         with kit.client(settings) as http:
             kit.until(lambda: kit.answers(http, "/readyz"), (home / "gateway.log").read_text)
-        yield Stack(settings, environment, key, blue, serve)
+        yield Stack(settings, environment, key, blue)
 
 
 def test_keys_and_tokens_decide_who_is_answered(stack: Stack) -> None:
@@ -130,34 +117,34 @@ def test_keys_and_tokens_decide_who_is_answered(stack: Stack) -> None:
         assert http.get("/docs.json").json()["openapi"].startswith("3.")
 
 
-def test_a_release_is_drained_ended_and_followed_by_another_and_what_the_rules_decided_meanwhile_is_reported(
-    stack: Stack,
-) -> None:
-    first = kit.load(stack.settings, 60, 6, stack.key)
+def test_a_drained_release_gets_its_payments_back_and_learns_what_the_rules_decided(stack: Stack) -> None:
+    under_way = kit.load(stack.settings, 60, 10, stack.key)
     time.sleep(3)
-    said = stack.command("drain", "blue", "--why", "a new release")
-    assert "the rules alone decide" in said
+    assert "the rules alone decide" in stack.command("drain", "blue", "--why", "a new kernel")
+    time.sleep(1)
+    assert "blue gets every payment" in stack.command("switch", "blue", "--why", "it is back")
+    found = kit.result(under_way)
+    assert found["lost"] == []
+    assert found["statuses"] == {"200": 600}, found
+    assert min(found["names"]["champion"], found["names"]["rules"]) > 30
+    outbox = stack.settings.home / "gateway" / "outbox"
+    kit.until(lambda: not list(outbox.iterdir()), lambda: str(list(outbox.iterdir())))
+    days = [(NOW + timedelta(days=ahead)).date() for ahead in (0, 1)]
+    records = {record.decision_id: record for day in days for record in read_spool(stack.settings.home, day)}
+    models = Counter(record.served_by.model for record in records.values() if record.caller == "shop")
+    # and one of the test before
+    assert models == {"rules": found["names"]["rules"], "champion": found["names"]["champion"] + 1}
+    [blue] = [line.split() for line in stack.command("status").splitlines() if line.strip().startswith("blue")]
+    assert blue[2:] == ["100%", "ready,", "lacks", "postgres,", "cold_snapshots"]
+
+
+def test_a_service_that_is_drained_and_then_ended_costs_no_caller_anything(stack: Stack) -> None:
+    under_way = kit.load(stack.settings, 60, 6, stack.key)
+    time.sleep(2)
+    stack.command("drain", "blue", "--why", "a new kernel")
     stack.blue.send_signal(signal.SIGTERM)
     stack.blue.wait(30)
-    between = kit.result(first)
-    with stack.serve(1):
-        second = kit.load(stack.settings, 60, 6, stack.key)
-        time.sleep(3)
-        assert "green gets every payment" in stack.command("switch", "green", "--why", "it is ready")
-        after = kit.result(second)
-        for found in (between, after):
-            assert found["lost"] == []
-            assert found["statuses"] == {"200": 360}, found
-            assert set(found["names"]) == {"champion", "rules"}
-        rules = between["names"]["rules"] + after["names"]["rules"]
-        outbox = stack.settings.home / "gateway" / "outbox"
-        kit.until(lambda: not list(outbox.iterdir()), lambda: str(list(outbox.iterdir())), 30)
-        days = [(NOW + timedelta(days=ahead)).date() for ahead in (0, 1)]
-        records = {record.decision_id: record for day in days for record in read_spool(stack.settings.home, day)}
-        models = Counter(record.served_by.model for record in records.values() if record.caller == "shop")
-        # and one of the test before
-        assert models == {"rules": rules, "champion": 720 - rules + 1}
-        status = stack.command("status")
-        assert [line.split()[2:] for line in status.splitlines() if line.strip().startswith("green")] == [
-            ["100%", "ready,", "lacks", "postgres,", "cold_snapshots"]
-        ]
+    found = kit.result(under_way)
+    assert found["lost"] == []
+    assert found["statuses"] == {"200": 360}, found
+    assert found["names"].keys() == {"champion", "rules"}
