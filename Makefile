@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test test-kafka fetch-kafka test-image image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-loop bench-footprint drill scenarios audit lock setup
+.PHONY: help run gateway test test-kafka fetch-kafka test-image image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-loop bench-footprint drill scenarios audit lock setup
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -38,6 +38,9 @@ dagster: $(READY) ## open Dagster alone, as its developers do: http://127.0.0.1:
 serve: $(READY) ## start the decision service alone: http://127.0.0.1:3001
 	@OMP_NUM_THREADS=1 $(BIN)/bentoml serve bento.service:FraudDetector --host 127.0.0.1 \
 		--port $${FRAUD_SERVICE_PORT:-3001}
+
+gateway: $(READY) ## start the gateway before the service, TLS: https://127.0.0.1:8443 (nginx must be installed)
+	@$(BIN)/fraud-platform gateway start
 
 clean: ## say what would be removed of local state and caches; CONFIRM=yes removes it
 	@paths="$$(ls -d $${FRAUD_HOME:-var} build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis 2>/dev/null)"; \

@@ -19,9 +19,9 @@ import msgspec
 from bento.metrics import PrometheusMeter
 from fraud_platform.clock import clock_of
 from fraud_platform.decision import workers
-from fraud_platform.decision.access import Access, is_loopback
+from fraud_platform.decision.access import is_loopback, open_access
 from fraud_platform.decision.answer import Answer
-from fraud_platform.decision.api_keys import Scope, keys_path
+from fraud_platform.decision.api_keys import Scope
 from fraud_platform.decision.arms import Challenger
 from fraud_platform.decision.breaker import CircuitBreaker
 from fraud_platform.decision.budget import Budget
@@ -35,6 +35,7 @@ from fraud_platform.decision.policy_desk import PolicyDesk
 from fraud_platform.decision.policy_follow import PolicyFollower
 from fraud_platform.decision.problem import unauthorized
 from fraud_platform.decision.rates import LakeRates
+from fraud_platform.decision.reported import reported_caller
 from fraud_platform.decision.serving_model import ServingModel, kept_releases, load_model, load_newest
 from fraud_platform.inference_log.recorder import PatientRecorder
 from fraud_platform.inference_log.spool import SpoolWriter
@@ -186,9 +187,11 @@ class Runtime:
         self._decide_by(self.engine.policy)
         self._policy_desk = PolicyDesk(settings, clock)
         self._desk = FeedbackDesk(self._labels, self._decided_on, clock)
-        self._access = Access.load(
-            keys_path(settings.home),
-            loopback=is_loopback(settings.service_host),
+        self._access = open_access(
+            settings.home,
+            # whoever reaches the gateway reaches this service over loopback
+            loopback=is_loopback(settings.service_host) and is_loopback(settings.gateway_host),
+            tokens=settings.token_check,
             failed=lambda error: self._faults.report("access", error),
         )
         self._asked = 0
@@ -229,6 +232,13 @@ class Runtime:
     async def report(self, body: bytes, caller: str) -> Answer:
         """`DecisionEngine.report`."""
         return await self.engine.report(body, caller)
+
+    async def report_for(self, body: bytes, _: str) -> Answer:
+        """`DecisionEngine.report` for the caller that the report names: the gateway's rules decided in our stead."""
+        return await self.engine.answered("report", self._report_for(body))
+
+    async def _report_for(self, body: bytes) -> Answer:
+        return await self.engine.report(body, reported_caller(body))
 
     async def feedback(self, body: bytes, caller: str) -> Answer:
         """`FeedbackDesk.take`."""

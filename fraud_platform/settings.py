@@ -81,6 +81,35 @@ class Settings(BaseSettings):
         None, description="Key that this platform's own commands show the decision service, once keys exist."
     )
 
+    # the gateway, which callers meet
+    gateway_host: str = Field(
+        "127.0.0.1", description="Address the gateway listens on; beyond loopback the service behind it needs API keys."
+    )
+    gateway_port: int = Field(8443, description="Port of the gateway, TLS.")
+    gateway_certificate: Path | None = Field(
+        None, description="PEM file of the gateway's certificate with its chain; unset: one is made that nobody signed."
+    )
+    gateway_certificate_key: Path | None = Field(None, description="PEM file of that certificate's key.")
+    gateway_blue: list[str] = Field(
+        [], description='Addresses of the blue release\'s servers, as JSON ["host:port", …]; empty: FRAUD_SERVICE_PORT.'
+    )
+    gateway_green: list[str] = Field(["127.0.0.1:3011"], description="The same of the green release.")
+    gateway_rate: int = Field(
+        1_000, ge=1, description="Requests a second that one API key, or an address that shows none, may send."
+    )
+    gateway_address_rate: int = Field(
+        5_000, ge=1, description="Requests a second that one address may send, whatever keys it shows."
+    )
+    gateway_timeout_ms: int = Field(
+        200, ge=1, description="Milliseconds that the gateway waits for a decision before it asks the next server."
+    )
+    rules_port: int = Field(3003, description="Port of the process that decides by rules where no service answers.")
+    jwt_keys: Path | None = Field(
+        None, description="File of public keys (JWKS) whose tokens are taken beside API keys; unset: none are."
+    )
+    jwt_issuer: str | None = Field(None, description="The `iss` that such a token must have.")
+    jwt_audience: str | None = Field(None, description="The `aud` that such a token must have.")
+
     # features
     online_ttl_days: int = Field(3, ge=1, description="Age at which a batch feature value counts as missing.")
 
@@ -237,6 +266,14 @@ class Settings(BaseSettings):
         return [check_address(address) for address in value]
 
     @model_validator(mode="after")
+    def _pairs_are_whole(self) -> Self:
+        if (self.gateway_certificate is None) != (self.gateway_certificate_key is None):
+            raise ValueError("gateway_certificate and gateway_certificate_key are set together or not at all")
+        if self.jwt_keys is not None and not (self.jwt_issuer and self.jwt_audience):
+            raise ValueError("jwt_keys needs jwt_issuer and jwt_audience: whose tokens, and made for whom")
+        return self
+
+    @model_validator(mode="after")
     def _deadlines_fit_the_budget(self) -> Self:
         """The ordinary way of a payment, and the longest: by the cold store to the rules."""
         always = 2 * self.network_ms + 2 * self.read_deadline_ms + self.log_ms
@@ -272,3 +309,10 @@ class Settings(BaseSettings):
     def lake(self) -> str:
         """Root of the lake as an fsspec address. Not cached: a copy of these settings with another home has its own."""
         return self.lake_url or str((self.home / "lake").absolute())
+
+    @property
+    def token_check(self) -> tuple[Path, str, str] | None:
+        """File of public keys, issuer and audience of the tokens that are taken; None: none are."""
+        if self.jwt_keys is None or self.jwt_issuer is None or self.jwt_audience is None:
+            return None
+        return self.jwt_keys.absolute(), self.jwt_issuer, self.jwt_audience

@@ -11,6 +11,7 @@ from fraud_platform.cli import (
     capacity,
     data,
     erasure,
+    gateway,
     inference_log,
     keys,
     model,
@@ -36,3 +37,4 @@ app.add_typer(release.app, name="release")
 app.add_typer(policy.app, name="policy")
 app.add_typer(keys.app, name="keys")
 app.add_typer(inference_log.app, name="inference-log")
+app.add_typer(gateway.app, name="gateway")

@@ -5,8 +5,8 @@ It runs inside somebody's payment process, so it pulls in httpx and msgspec alon
 
 from fraud_platform.client.answer import Decision, PaymentRefused
 from fraud_platform.client.asking import AsyncFraudClient
-from fraud_platform.client.outbox import Delivered
 from fraud_platform.client.sync import FraudClient
 from fraud_platform.decision.rules import FallbackRules
+from fraud_platform.outbox import Delivered
 
 __all__ = ["AsyncFraudClient", "Decision", "Delivered", "FallbackRules", "FraudClient", "PaymentRefused"]

@@ -27,9 +27,9 @@ from fraud_platform.client.answer import (
     problem_of,
     text_of,
 )
-from fraud_platform.client.outbox import Delivered, Outbox
 from fraud_platform.decision.breaker import Breaker, CircuitBreaker
 from fraud_platform.decision.rules import FallbackRules
+from fraud_platform.outbox import Delivered, Outbox, line
 
 logger = logging.getLogger("fraud_platform.client")
 
@@ -148,21 +148,20 @@ class AsyncFraudClient:
         amount = amount_of(payment) * self._rates.get(payment.get("currency") or "", 1)
         decision, reason = self._rules.decide_amount(amount, payment.get("country"), payment.get("user_country"))
         if self._outbox is not None:
-            line = encode(
-                {
-                    "decision_id": uuid.uuid4().hex,
-                    "decided_at": datetime.now(UTC),
-                    "decision": decision,
-                    "reason": reason,
-                    "cause": cause,
-                    "payment": payment,
-                }
+            kept = line(
+                payment,
+                decision,
+                reason,
+                cause,
+                decision_id=uuid.uuid4().hex,
+                decided_at=datetime.now(UTC),
+                caller=None,
             )
             try:
                 if self._fsync:
-                    await asyncio.to_thread(self._outbox.append, line)
+                    await asyncio.to_thread(self._outbox.append, kept)
                 else:
-                    self._outbox.append(line)
+                    self._outbox.append(kept)
             except OSError as error:
                 # the payment is decided all the same; the platform will not learn of it
                 logger.error("a decision by the rules could not be kept for the report: %s", error)
@@ -197,9 +196,9 @@ class AsyncFraudClient:
         """
         return Delivered() if self._outbox is None else await self._outbox.deliver(self._report_one)
 
-    async def _report_one(self, line: bytes) -> bool:
+    async def _report_one(self, kept: bytes) -> bool:
         async with asyncio.timeout(_REPORT_SECONDS):
-            response = await self._http.post("/v1/report", content=line)
+            response = await self._http.post("/v1/report", content=kept)
         if response.is_success:
             return True
         if response.status_code in _REFUSED:

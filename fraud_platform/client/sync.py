@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 from fraud_platform.client.answer import Decision
 from fraud_platform.client.asking import AsyncFraudClient, Options
-from fraud_platform.client.outbox import Delivered
+from fraud_platform.outbox import Delivered
 
 T = TypeVar("T")
 

@@ -1,6 +1,7 @@
-"""Who may ask for what: the check of an API key on every request.
+"""Who may ask for what: the check of an API key, or of a token, on every request.
 
-What belongs here: from an Authorization header to a caller's name. What does not: making keys (`api_keys`), HTTP.
+What belongs here: from an Authorization header to a caller's name. What does not: making keys (`api_keys`), signatures
+(`tokens`), HTTP.
 """
 
 import hashlib
@@ -11,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hmac import compare_digest
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
-from fraud_platform.decision.api_keys import ID_DIGITS, PREFIX, Scope, read_keys
+from fraud_platform.decision.api_keys import ID_DIGITS, PREFIX, Scope, keys_path, read_keys
 from fraud_platform.decision.problem import forbidden, unauthorized
 
 DEFAULT_CALLER = "default"
@@ -25,6 +26,12 @@ LOOK_SECONDS = 1.0
 _SCHEME = b"bearer "
 _ID = slice(len(PREFIX), len(PREFIX) + ID_DIGITS)
 _LONGEST = 256
+
+
+class TokenCheck(Protocol):
+    """What takes tokens beside API keys; `decision.tokens.Tokens` is one."""
+
+    def check(self, token: bytes, /) -> tuple[str, frozenset[str]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +64,16 @@ class Access:
     """
 
     def __init__(
-        self, path: Path, *, loopback: bool, failed: Callable[[Exception], None], clock: Callable[[], float]
+        self,
+        path: Path,
+        *,
+        loopback: bool,
+        failed: Callable[[Exception], None],
+        clock: Callable[[], float],
+        tokens: TokenCheck | None,
     ) -> None:
         self._path = path
+        self._tokens = tokens
         self._loopback = loopback
         self._failed = failed
         self._clock = clock
@@ -77,13 +91,15 @@ class Access:
         loopback: bool,
         failed: Callable[[Exception], None],
         clock: Callable[[], float] = time.monotonic,
+        tokens: TokenCheck | None = None,
     ) -> Self:
         """Read the keys. Raises KeysError, OSError.
 
         loopback: whether the service can be reached from its own machine alone. failed: told of a file that cannot be
-        read later on; the keys read before stay in force.
+        read later on; the keys read before stay in force. tokens: where given, tokens are taken too, and without a key
+        or a token nobody is let in.
         """
-        return cls(path, loopback=loopback, failed=failed, clock=clock)
+        return cls(path, loopback=loopback, failed=failed, clock=clock, tokens=tokens)
 
     @property
     def required(self) -> bool:
@@ -99,14 +115,15 @@ class Access:
         if authorization is None:
             raise unauthorized("send the header `Authorization: Bearer <key>`; `fraud-platform keys add` makes keys")
         token = authorization[len(_SCHEME) :]
+        if self._tokens is not None and token.count(b".") == 2 and authorization[: len(_SCHEME)].lower() == _SCHEME:
+            caller, scopes = self._tokens.check(token)
+            return _allowed(caller, scopes, scope)
         known = self._keys.get(token[_ID], _NOBODY)
         if len(token) > _LONGEST or not compare_digest(hashlib.sha256(token).digest(), known.digest):
             raise unauthorized("the key is unknown or revoked")
         if authorization[: len(_SCHEME)].lower() != _SCHEME:
             raise unauthorized("the header's form is `Authorization: Bearer <key>`")
-        if scope not in known.scopes:
-            raise forbidden(f"this needs a key with the scope {scope}")
-        return known.caller
+        return _allowed(known.caller, known.scopes, scope)
 
     def _look(self) -> None:
         self._look_at = self._clock() + LOOK_SECONDS
@@ -135,4 +152,27 @@ class Access:
             for key in keys
             if key.revoked_at is None
         }
-        self._open = self._loopback and not keys
+        self._open = self._loopback and not keys and self._tokens is None
+
+
+def _allowed(caller: str, scopes: frozenset[str], scope: Scope) -> str:
+    if scope not in scopes:
+        raise forbidden(f"this needs a key with the scope {scope}")
+    return caller
+
+
+def open_access(
+    home: Path,
+    *,
+    loopback: bool,
+    tokens: tuple[Path, str, str] | None,
+    failed: Callable[[Exception], None],
+) -> Access:
+    """The access of a home. tokens: file of public keys, issuer, audience. Raises KeysError, TokensError, OSError."""
+    checked: TokenCheck | None = None
+    if tokens is not None:
+        # its cryptography takes longer to import than the process of the rules to start
+        from fraud_platform.decision.tokens import Tokens
+
+        checked = Tokens(*tokens, failed=failed)
+    return Access.load(keys_path(home), loopback=loopback, failed=failed, tokens=checked)

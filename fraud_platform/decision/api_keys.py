@@ -28,7 +28,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 PREFIX = "fp_"
 ID_DIGITS = 8
 _SECRET_BYTES = 32
-_CALLER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+CALLER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class KeysError(ValueError):
@@ -75,7 +75,7 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
 
 def add_key(path: Path, caller: str, scopes: Sequence[Scope], now: datetime) -> tuple[str, ApiKey]:
     """Make a key; returns it, for the only time, and what is kept of it. Raises KeysError."""
-    if not _CALLER.fullmatch(caller):
+    if not CALLER.fullmatch(caller):
         raise KeysError(f"{caller!r} is no name for a caller: 1 to 64 letters, digits, dots, dashes, underscores")
     if not scopes:
         raise KeysError(f"a key needs at least one scope of {', '.join(SCOPES)}")

@@ -37,6 +37,11 @@ def malformed(detail: str) -> Problem:
     return Problem(400, "malformed-body", "The body is not JSON", detail)
 
 
+def bad_request(detail: str) -> Problem:
+    """Not the HTTP that is spoken here."""
+    return Problem(400, "bad-request", "The request cannot be read", detail)
+
+
 def invalid(field: str | None, detail: str) -> Problem:
     """A field breaks the contract."""
     return Problem(422, "invalid-request", "The request breaks the contract", detail, field)
@@ -100,6 +105,11 @@ def too_large(limit: int) -> Problem:
 def unsupported_media(detail: str) -> Problem:
     """The body is declared as something other than JSON."""
     return Problem(415, "unsupported-media-type", "Send application/json", detail)
+
+
+def rate_limited(detail: str) -> Problem:
+    """More requests than one caller may send."""
+    return Problem(429, "rate-limited", "Too many requests", detail)
 
 
 def unavailable() -> Problem:

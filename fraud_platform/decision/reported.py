@@ -1,7 +1,7 @@
 """`POST /v1/report`: a payment that the client decided by the rules while no service could be asked.
 
 What belongs here: reading a report, and the record that it becomes. What does not: the outbox that it comes from
-(`client.outbox`), keeping records. A report says what happened: it is never decided anew.
+(`fraud_platform.outbox`), keeping records. A report says what happened: it is never decided anew.
 """
 
 from dataclasses import dataclass
@@ -44,6 +44,19 @@ class ReportRequest(msgspec.Struct, frozen=True, kw_only=True):
         msgspec.Raw,
         Meta(description="The payment, as for /v1/predict.", extra_json_schema={"type": "object"}),
     ]
+
+
+class _OnBehalf(msgspec.Struct, frozen=True):
+    caller: Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+_decode_caller = msgspec.json.Decoder(_OnBehalf).decode
+
+
+def reported_caller(body: bytes) -> str:
+    """Who asked, in a report by somebody who may speak for all callers: the gateway's rules. Raises MalformedBody,
+    InvalidRequest."""
+    return decode_json(_decode_caller, body).caller
 
 
 class ReportAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,9 +1,9 @@
-"""The client's outbox: payments that the rules decided while no service could be asked, kept until one takes them.
+"""An outbox: payments that the rules decided while no service could be asked, kept until one takes them.
 
-What belongs here: files, locks, and which lines are still to be sent. What does not: sending (`asking`), what a line
-means (`decision.reported`). Each process appends to a file of its own and holds its lock, so that whoever sends can
-tell the files of the living from what the dead left behind. A line may be sent twice, never not at all: its
-decision_id tells.
+What belongs here: lines, files, locks, and which lines are still to be sent. What does not: sending (`client.asking`,
+`gateway.reporting`), what a line means (`decision.reported`). Each process appends to a file of its own and holds its
+lock, so that whoever sends can tell the files of the living from what the dead left behind. A line may be sent twice,
+never not at all: its decision_id tells.
 """
 
 import fcntl
@@ -13,8 +13,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import msgspec
+
+_encode = msgspec.json.Encoder(decimal_format="number").encode
 
 _NOTED_EVERY = 100
 _PATTERN = "payments-*.jsonl"
@@ -28,6 +33,21 @@ class Delivered:
 
     taken: int = 0
     rejected: int = 0
+
+
+def line(
+    payment: Any, decision: str, reason: str, cause: str, *, decision_id: str, decided_at: datetime, caller: str | None
+) -> bytes:
+    """A decision by the rules as `/v1/report` takes it; `caller` where somebody else than its reporter asked for it."""
+    fields = {
+        "decision_id": decision_id,
+        "decided_at": decided_at,
+        "decision": decision,
+        "reason": reason,
+        "cause": cause,
+        "payment": payment,
+    }
+    return _encode(fields if caller is None else {**fields, "caller": caller})
 
 
 class Outbox:

@@ -1,0 +1,149 @@
+"""`fraud-platform gateway`: nginx before the decision service, and which colour of it gets payments.
+
+What belongs here: the group's commands. What does not: what a change does (`fraud_platform.gateway.switch`).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fraud_platform.cli.screen import console, now, print_table, refused, settings_of_environment
+
+if TYPE_CHECKING:
+    from fraud_platform.gateway.config import Weights
+    from fraud_platform.model.release import Reason
+
+app = typer.Typer(
+    help="The gateway before the decision service: TLS, limits, blue and green; each change is a line in the ledger.",
+    no_args_is_help=True,
+)
+
+WHY = Annotated[str, typer.Option("--why", help="The reason, for the ledger.")]
+
+
+class Colour(StrEnum):
+    """Two releases of the service side by side."""
+
+    blue = "blue"
+    green = "green"
+
+
+COLOUR = Annotated[Colour, typer.Argument(help="blue or green.")]
+
+
+@app.command("start")
+def gateway_start() -> None:
+    """Run nginx and the process of the rules until Ctrl-C; requests under way are finished first."""
+    from fraud_platform.gateway.run import run
+
+    current = settings_of_environment()
+    with _refusing():
+        typer.echo(f"https://{current.gateway_host}:{current.gateway_port}  Ctrl-C ends it.")
+        run(current, now())
+
+
+@app.command("status")
+def gateway_status() -> None:
+    """Show who gets payments and who is ready; the exit code is 0 when the gateway runs and all who get some are."""
+    from fraud_platform.gateway.config import COLOURS, HOST, folder, servers
+    from fraud_platform.gateway.nginx import master
+    from fraud_platform.gateway.switch import readiness, weights_in_force
+
+    current = settings_of_environment()
+    weights = weights_in_force(current)
+    runs = master(folder(current))
+    rows = [["gateway", f"{current.gateway_host}:{current.gateway_port}", "", "runs" if runs else "down"]]
+    good = runs is not None
+    for colour in COLOURS:
+        for address in servers(current, colour):
+            lacks = readiness(address)
+            good = good and (lacks is not None or colour not in weights)
+            rows.append([colour, address, f"{weights.get(colour, 0)}%", _state(lacks)])
+    rules = f"{HOST}:{current.rules_port}"
+    rows.append(["rules", rules, "backup" if weights else "100%", "ready" if readiness(rules) is not None else "down"])
+    print_table(None, ["what", "address", "payments", "state"], rows)
+    raise typer.Exit(int(not good))
+
+
+@app.command("switch")
+def gateway_switch(colour: COLOUR, why: WHY) -> None:
+    """Give a colour every payment, once it is ready; returns when the other has none left."""
+    from fraud_platform.gateway.switch import switch
+
+    with _refusing():
+        switch(settings_of_environment(), colour.value, _reason(why), now())
+    console().print(f"{colour.value} gets every payment.")
+
+
+@app.command("split")
+def gateway_split(
+    colour: COLOUR, percent: Annotated[int, typer.Argument(help="Per cent of payments, 1 to 99.")], why: WHY
+) -> None:
+    """Give a colour a share of payments, each by lot, and the other the rest: the canary of a whole release."""
+    from fraud_platform.gateway.switch import split
+
+    with _refusing():
+        split(settings_of_environment(), colour.value, percent, _reason(why), now())
+    console().print(f"{colour.value} gets {percent} per cent of payments.")
+
+
+@app.command("drain")
+def gateway_drain(colour: COLOUR, why: WHY) -> None:
+    """Give a colour no payment any more, so that its servers can be ended; the other, else the rules, gets them all."""
+    from fraud_platform.gateway.switch import drain, weights_in_force
+
+    current = settings_of_environment()
+    with _refusing():
+        drain(current, colour.value, _reason(why), now())
+    console().print(f"{colour.value} gets no payment any more; {_said(weights_in_force(current))}.")
+
+
+@app.command("rollback")
+def gateway_rollback(why: WHY) -> None:
+    """Return to the weights before the last change."""
+    from fraud_platform.gateway.switch import roll_back
+
+    with _refusing():
+        weights = roll_back(settings_of_environment(), _reason(why), now())
+    console().print(f"As before: {_said(weights)}.")
+
+
+@app.command("reload")
+def gateway_reload() -> None:
+    """Take up changed settings or a new certificate; no request is lost."""
+    from fraud_platform.gateway.switch import reload
+
+    with _refusing():
+        reload(settings_of_environment())
+
+
+def _reason(why: str) -> "Reason":
+    import getpass
+
+    from fraud_platform.model.release import Reason
+
+    return Reason(who=f"{getpass.getuser()} by hand", why=why)
+
+
+def _said(weights: "Weights") -> str:
+    return ", ".join(f"{colour} {weight}%" for colour, weight in weights.items()) or "the rules alone decide"
+
+
+def _state(lacks: list[str] | None) -> str:
+    if lacks is None:
+        return "down"
+    return f"ready, lacks {', '.join(lacks)}" if lacks else "ready"
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    from fraud_platform.decision.api_keys import KeysError
+    from fraud_platform.gateway.config import GatewayError
+
+    try:
+        yield
+    except (GatewayError, KeysError) as error:
+        raise refused(str(error)) from error

@@ -1,0 +1,208 @@
+"""The last server behind the gateway: decides payments by the rules where no decision service answers.
+
+What belongs here: `/v1/predict` and `/v1/predict/batch` by the rules alone, as a process of its own. What does not: the
+rules (`decision.rules`), reporting what they decided (`reporting`). It must be there when everything else is not: no
+model, no Redis, no NumPy, no settings to read; it starts in a fraction of a second and holds some 40 MB.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import uvicorn
+
+from fraud_platform.decision.access import Access, open_access
+from fraud_platform.decision.problem import CONTENT_TYPE, Problem, invalid, malformed, not_found, too_large, unavailable
+from fraud_platform.decision.rules import FallbackRules
+from fraud_platform.decision.wire import InvalidRequest, MalformedBody, decode_json, number, read_payment
+from fraud_platform.gateway.reporting import CAUSE, report_for_ever
+from fraud_platform.outbox import Outbox, line
+
+logger = logging.getLogger("fraud_platform.gateway")
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+HOST = "127.0.0.1"
+MAX_BODY = 512 * 1024
+MODEL_VERSION = "none/0"
+SERVED_BY = {"user_features": "default", "merchant_features": "default", "model": "rules"}
+JSON = b"application/json"
+
+READY = b'{"ready":true,"degraded":["service"],"checks":{"service":{"ok":false,"detail":"the rules alone decide"}}}'
+
+
+class _Batch(msgspec.Struct):
+    payments: Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=100)]
+
+
+_decode_batch = msgspec.json.Decoder(_Batch).decode
+
+
+class RulesServer:
+    """The ASGI application. now: UTC; policy: threshold and version as an answer names them, which the rules ignore."""
+
+    def __init__(
+        self,
+        rules: FallbackRules,
+        access: Access,
+        outbox: Outbox,
+        policy: tuple[float, int],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._rules = rules
+        self._access = access
+        self._outbox = outbox
+        self._policy = policy
+        self._now = now
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        path = scope["path"]
+        try:
+            if path == "/livez":
+                status, body = 200, b'{"live":true}'
+            elif path == "/readyz":
+                status, body = 200, READY
+            elif path in ("/v1/predict", "/v1/predict/batch") and scope["method"] == "POST":
+                authorization = dict(scope["headers"]).get(b"authorization")
+                caller = self._access.check(authorization, "decide")
+                content = await _read(receive)
+                answer = self.decide if path == "/v1/predict" else self.decide_batch
+                status, body = 200, answer(content, caller)
+            else:
+                raise not_found("here the rules decide payments, and nothing else is answered")
+        except Problem as problem:
+            status, body = problem.status, problem.body()
+        kind = JSON if status == HTTPStatus.OK else CONTENT_TYPE
+        headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def decide(self, body: bytes, caller: str) -> bytes:
+        """The answer to a payment, kept for the report before it is returned. Raises Problem.
+
+        A payment that comes again, byte for byte, gets the same answer and is one decision: its decision_id is made of
+        caller and body.
+        """
+        try:
+            payment = read_payment(body)
+            amount = number("amount", bytes(payment.amount))
+            if amount < 0:
+                raise InvalidRequest("amount", "is negative")
+        except MalformedBody as error:
+            raise malformed(error.detail) from None
+        except InvalidRequest as error:
+            raise invalid(error.field, error.detail) from None
+        decision, reason = self._rules.decide_amount(amount, payment.country, payment.user_country)
+        kept = line(
+            msgspec.Raw(msgspec.json.format(body, indent=-1)),
+            decision,
+            reason,
+            CAUSE,
+            decision_id=hashlib.blake2b(caller.encode() + b"\0" + body, digest_size=16).hexdigest(),
+            decided_at=self._now(),
+            caller=caller,
+        )
+        try:
+            self._outbox.append(kept)
+        except OSError as error:
+            # the payment is decided all the same; the platform will not learn of it
+            logger.error("a decision by the rules could not be kept for the report: %s", error)
+        threshold, version = self._policy
+        return msgspec.json.encode(
+            {
+                "transaction_id": payment.transaction_id,
+                "score": None,
+                "decision": decision,
+                "reason": reason,
+                "threshold": threshold,
+                "model_version": MODEL_VERSION,
+                "policy_version": version,
+                "served_by": SERVED_BY,
+                "degraded": True,
+            }
+        )
+
+    def decide_batch(self, body: bytes, caller: str) -> bytes:
+        """`decide` for each payment of a batch; what is wrong with one is its own answer. Raises Problem."""
+        try:
+            payments = decode_json(_decode_batch, body).payments
+        except MalformedBody as error:
+            raise malformed(error.detail) from None
+        except InvalidRequest as error:
+            raise invalid(error.field, error.detail) from None
+        return msgspec.json.encode({"answers": [self._item(bytes(payment), caller) for payment in payments]})
+
+    def _item(self, body: bytes, caller: str) -> dict[str, Any]:
+        try:
+            return {"status": 200, "answer": msgspec.Raw(self.decide(body, caller))}
+        except Problem as problem:
+            return {"status": problem.status, "problem": problem.document}
+
+
+async def _read(receive: Receive) -> bytes:
+    body: bytes = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise unavailable()
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY:
+            raise too_large(MAX_BODY)
+        if not message.get("more_body", False):
+            return body
+
+
+def options(words: list[str] | None = None) -> argparse.Namespace:
+    """The command's options; `gateway.run` fills them in from the settings."""
+    parser = argparse.ArgumentParser(prog="fraud_platform.gateway.rules_server", description=(__doc__ or "")[:93])
+    parser.add_argument("--home", type=Path, required=True, help="Folder of all local state.")
+    parser.add_argument("--port", type=int, required=True, help="Port on loopback.")
+    parser.add_argument("--high-amount", type=int, default=FallbackRules.high_amount)
+    parser.add_argument("--cross-country-amount", type=int, default=FallbackRules.cross_country_amount)
+    parser.add_argument("--threshold", type=float, required=True, help="Named in answers.")
+    parser.add_argument("--policy-version", type=int, required=True, help="Named in answers.")
+    parser.add_argument("--service", action="append", default=[], help="host:port that takes reports; repeatable.")
+    parser.add_argument("--keys-needed", action="store_true", help="Let nobody in while there are no keys.")
+    parser.add_argument("--tokens", nargs=3, metavar=("JWKS", "ISSUER", "AUDIENCE"), help="Take such tokens too.")
+    return parser.parse_args(words)
+
+
+async def serve(given: argparse.Namespace) -> None:
+    """Decide until SIGINT or SIGTERM; what was decided is reported beside, and waits on disk where it cannot be."""
+    outbox = Outbox(given.home / "gateway" / "outbox", fsync=False)
+    access = open_access(
+        given.home,
+        loopback=not given.keys_needed,
+        tokens=(Path(given.tokens[0]), given.tokens[1], given.tokens[2]) if given.tokens else None,
+        failed=lambda error: logger.error("the keys in force stay so: %s", error),
+    )
+    rules = FallbackRules(given.high_amount, given.cross_country_amount)
+    app = RulesServer(rules, access, outbox, (given.threshold, given.policy_version), lambda: datetime.now(UTC))
+    config = uvicorn.Config(
+        app, host=HOST, port=given.port, lifespan="off", access_log=False, log_level="warning", timeout_keep_alive=75
+    )
+    reporting = asyncio.create_task(report_for_ever(outbox, given.service, os.environ.get("FRAUD_API_KEY")))
+    try:
+        await uvicorn.Server(config).serve()
+    finally:
+        reporting.cancel()
+        with suppress(asyncio.CancelledError):
+            await reporting
+        outbox.seal()
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        asyncio.run(serve(options()))

@@ -1,0 +1,87 @@
+"""The gateway in the foreground: nginx and, behind it, the process of the rules.
+
+What belongs here: starting and ending both. What does not: the servers behind them (`make run`, `make serve`).
+"""
+
+import os
+import subprocess
+import sys
+from datetime import datetime
+
+from fraud_platform.decision.api_keys import keys_path, read_keys
+from fraud_platform.decision.policy_record import PolicyRecord, policy_in_force
+from fraud_platform.gateway import nginx
+from fraud_platform.gateway.certificate import make_certificate
+from fraud_platform.gateway.config import COLOURS, GatewayError, certificate_files, folder, needs_keys, render, servers
+from fraud_platform.gateway.switch import weights_in_force
+from fraud_platform.run.signals import stop_event
+from fraud_platform.settings import Settings
+
+LOOK_SECONDS = 0.5
+
+
+def rules_command(settings: Settings, policy: PolicyRecord) -> list[str]:
+    """What runs the process of the rules. It takes options rather than settings, whose reading takes longer than the
+    rest of its start. policy: the one in force, whose limits it keeps until it is started again."""
+    options: dict[str, object] = {
+        "home": settings.home.absolute(),
+        "port": settings.rules_port,
+        "high-amount": policy.rule_high_amount,
+        "cross-country-amount": policy.rule_cross_country_amount,
+        "threshold": policy.threshold,
+        "policy-version": policy.version,
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words += [word for colour in COLOURS for address in servers(settings, colour) for word in ("--service", address)]
+    if needs_keys(settings):
+        words.append("--keys-needed")
+    if settings.token_check is not None:
+        words += ["--tokens", *map(str, settings.token_check)]
+    return [sys.executable, "-m", "fraud_platform.gateway.rules_server", *words]
+
+
+def prepare(settings: Settings, now: datetime) -> None:
+    """Certificate and configuration, tested. Raises GatewayError, KeysError."""
+    if needs_keys(settings) and settings.jwt_keys is None and not read_keys(keys_path(settings.home)):
+        raise GatewayError(
+            f"a gateway on {settings.gateway_host} is reached from elsewhere, and nobody has a key yet: "
+            "`fraud-platform keys add` makes one"
+        )
+    if nginx.master(folder(settings)) is not None:
+        raise GatewayError(f"a gateway of {settings.home} runs already")
+    if settings.gateway_certificate is None:
+        make_certificate(*certificate_files(settings), now)
+    nginx.put(folder(settings), render(settings, weights_in_force(settings)))
+
+
+def run(settings: Settings, now: datetime) -> None:
+    """Both processes until SIGINT or SIGTERM; requests under way are finished first. Raises GatewayError, KeysError.
+
+    A rules process that dies is started again; when nginx dies, this ends.
+    """
+    prepare(settings, now)
+    with stop_event() as stop:
+        rules = _start_rules(settings, now)
+        server = nginx.start(folder(settings))
+        try:
+            while not stop.wait(LOOK_SECONDS):
+                if server.poll() is not None:
+                    raise GatewayError(f"nginx ended with code {server.returncode}; see {folder(settings)}/error.log")
+                if rules.poll() is not None:
+                    rules = _start_rules(settings, now)
+        finally:
+            if server.poll() is None:
+                nginx.stop(server)
+            rules.terminate()
+            rules.wait(10)
+
+
+def _start_rules(settings: Settings, now: datetime) -> "subprocess.Popen[bytes]":
+    key = settings.api_key
+    environment = {**os.environ, **({"FRAUD_API_KEY": key.get_secret_value()} if key else {})}
+    return subprocess.Popen(
+        rules_command(settings, policy_in_force(settings, now)),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        env=environment,
+    )

@@ -1,0 +1,192 @@
+"""The process of the rules: what it answers and keeps, and how what it kept is handed on."""
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fraud_platform.currency import MAX_MINOR
+from fraud_platform.decision import wire
+from fraud_platform.decision.access import open_access
+from fraud_platform.decision.answer import PredictAnswer
+from fraud_platform.decision.problem import Problem
+from fraud_platform.decision.reported import parse_report, reported_caller
+from fraud_platform.decision.rules import FallbackRules
+from fraud_platform.gateway import reporting
+from fraud_platform.gateway.rules_server import RulesServer
+from fraud_platform.outbox import REJECTED, Outbox
+
+NOW = datetime(2026, 11, 23, 10, 0, 5, tzinfo=UTC)
+
+
+def body(**changes: Any) -> bytes:
+    fields = {
+        "transaction_id": "t-1", "user_id": "u-1", "merchant_id": "m-1", "amount": 42.5, "currency": "EUR",
+        "country": "DE", "user_country": "DE", "timestamp": "2026-11-23T10:00:00Z", "note": "line\nbreak", **changes,
+    }  # fmt: skip
+    return json.dumps(fields, indent=2).encode()
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Outbox:
+    return Outbox(tmp_path / "outbox", fsync=False)
+
+
+@pytest.fixture
+def server(tmp_path: Path, outbox: Outbox) -> RulesServer:
+    access = open_access(tmp_path, loopback=True, tokens=None, failed=lambda _: None)
+    return RulesServer(FallbackRules(), access, outbox, (0.7, 3), lambda: NOW)
+
+
+def kept(tmp_path: Path) -> list[bytes]:
+    return [line for path in sorted((tmp_path / "outbox").glob("*.jsonl")) for line in path.read_bytes().splitlines()]
+
+
+def test_an_answer_keeps_the_contract_and_is_kept_for_the_report_first(server: RulesServer, tmp_path: Path) -> None:
+    content = server.decide(body(amount=10_000.01), "shop")
+    said = msgspec.json.decode(content, type=PredictAnswer)
+    assert set(json.loads(content)) == set(PredictAnswer.__struct_fields__)
+    assert (said.decision, said.reason) == ("flag_for_review", "high_amount_fallback")
+    assert (said.score, said.degraded, said.policy_version, said.threshold) == (None, True, 3, 0.7)
+    [line] = kept(tmp_path)
+    report = parse_report(line, "EUR")
+    assert (report.decision, report.reason, report.cause) == (said.decision, said.reason, "gateway_backup")
+    assert report.payment.amount_minor == 1_000_001
+    assert report.decided_at == NOW
+    assert reported_caller(line) == "shop"
+
+
+def test_a_payment_that_comes_again_is_one_decision_and_another_s_is_another(
+    server: RulesServer, tmp_path: Path
+) -> None:
+    for caller in ("shop", "shop", "bank"):
+        server.decide(body(), caller)
+    one, again, other = (parse_report(line, "EUR").decision_id for line in kept(tmp_path))
+    assert one == again != other
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"amount": -0.01}, "amount"),
+        ({"amount": "12"}, "amount"),
+        ({"amount": None}, "amount"),
+        ({"transaction_id": ""}, "transaction_id"),
+        ({"user_id": "a\u0007"}, "user_id"),
+        ({"country": "de"}, "country"),
+        ({"timestamp": "yesterday"}, "timestamp"),
+    ],
+)
+def test_what_the_service_would_refuse_is_refused_and_not_kept(
+    server: RulesServer, tmp_path: Path, changes: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(Problem) as caught:
+        server.decide(body(**changes), "shop")
+    assert (caught.value.status, caught.value.document.field) == (422, field)
+    assert kept(tmp_path) == []
+
+
+def test_a_batch_is_decided_one_by_one(server: RulesServer, tmp_path: Path) -> None:
+    batch = b'{"payments": [%s, {"amount": 1}, %s]}' % (body(), body(transaction_id="t-2", amount=1_001, country="FR"))
+    first, second, third = json.loads(server.decide_batch(batch, "shop"))["answers"]
+    assert (first["status"], first["answer"]["transaction_id"]) == (200, "t-1")
+    assert (second["status"], second["problem"]["field"]) == (422, "transaction_id")
+    assert third["answer"]["reason"] == "cross_country_fallback"
+    assert len(kept(tmp_path)) == 2
+    for wrong, status in ((b"{", 400), (b'{"payments": []}', 422)):
+        with pytest.raises(Problem) as caught:
+            server.decide_batch(wrong, "shop")
+        assert caught.value.status == status
+
+
+def test_a_full_disk_stops_no_payment(
+    server: RulesServer, outbox: Outbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_: bytes) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(outbox, "append", full)
+    assert json.loads(server.decide(body(), "shop"))["decision"] == "allow"
+    assert "could not be kept for the report: No space left" in caplog.text
+
+
+def test_the_wire_s_largest_amount_is_the_currency_s() -> None:
+    assert wire._MAX_MINOR == MAX_MINOR
+
+
+def test_the_process_imports_nothing_heavy() -> None:
+    code = "import sys, fraud_platform.gateway.rules_server; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    heavy = {"numpy", "pyarrow", "pandas", "redis", "xgboost", "pydantic", "httpx", "bentoml", "jwt", "cryptography"}
+    assert set(done.stdout.split()) & heavy == set()
+
+
+class Service:
+    """A service that takes reports, or answers what it is told to."""
+
+    def __init__(self) -> None:
+        self.statuses: list[int] = []
+        self.taken: list[tuple[str, str | None, bytes]] = []
+        told = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self._answer(200)
+
+            def do_POST(self) -> None:
+                line = self.rfile.read(int(self.headers["content-length"]))
+                status = told.statuses.pop(0) if told.statuses else 200
+                told.taken.append((self.path, self.headers["authorization"], line))
+                self._answer(status)
+
+            def _answer(self, status: int) -> None:
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Stay silent."""
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"127.0.0.1:{self.server.server_address[1]}"
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    made = Service()
+    thread = threading.Thread(target=made.server.serve_forever)
+    thread.start()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    thread.join()
+
+
+async def test_what_was_kept_is_handed_on_once(
+    server: RulesServer, outbox: Outbox, service: Service, tmp_path: Path
+) -> None:
+    for number in range(3):
+        server.decide(body(transaction_id=f"t-{number}"), "shop")
+    assert not await reporting.deliver(outbox, "127.0.0.1:1", None)
+    assert len(kept(tmp_path)) == 3
+    # the second is not taken yet, then the third never will be
+    service.statuses = [200, 503]
+    with pytest.raises(reporting.NotTakenError, match="503"):
+        await reporting.deliver(outbox, service.address, "fp_key")
+    service.statuses = [200, 422]
+    assert await reporting.deliver(outbox, service.address, "fp_key")
+    numbers = [parse_report(line, "EUR").payment.transaction_id for _, _, line in service.taken]
+    assert numbers == ["t-0", "t-1", "t-1", "t-2"]
+    assert {(path, key) for path, key, _ in service.taken} == {("/v1/admin/report", "Bearer fp_key")}
+    assert [path.name for path in (tmp_path / "outbox").iterdir()] == [REJECTED]
+    assert not outbox.waiting
