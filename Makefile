@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run gateway test test-kafka fetch-kafka soak lint down clean dagster serve bench bench-train bench-serving bench-loop lock setup
+.PHONY: help run gateway test test-kafka fetch-kafka test-image image-base soak lint down clean dagster serve bench bench-train bench-serving bench-loop bench-footprint drill audit lock setup
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -27,6 +27,9 @@ lint: $(READY) ## check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+audit: $(READY) ## look for secrets in the checkout, and for known holes in the locked packages
+	@$(BIN)/python .ci/audit
 
 dagster: $(READY) ## open Dagster alone, as its developers do: http://127.0.0.1:3000
 	@DAGSTER_HOME="$$($(BIN)/python -m fraud_platform.run.home)" $(BIN)/dagster dev -w workspace.yaml \
@@ -60,15 +63,30 @@ test-kafka: $(READY) ## run the inference log's tests against a real Kafka, fetc
 fetch-kafka: $(READY) ## fetch the Kafka of `make test-kafka` with Maven
 	@$(BIN)/python -c 'from tests.integration.kafka_kit import fetched; fetched()'
 
+image-base: ## make a base image of Debian's packages, where no registry of images can be reached (mmdebstrap, buildah)
+	@deploy/image/base.sh
+
+test-image: $(READY) ## build the service's image on that base and run it, read-only and not as root (buildah, root)
+	@FRAUD_TEST_IMAGE=yes $(BIN)/pytest tests/integration/test_image.py $(ARGS)
+
 soak: $(READY) ## run the faults under load for a quarter of an hour, at 500 requests a second
 	@FRAUD_TEST_SOAK=yes $(BIN)/pytest tests/integration/test_faults_under_load.py $(ARGS)
 
 bench-loop: $(READY) ## run retrain sensor and canary on seeded streams: how often each is right (5 minutes)
 	@$(BIN)/python -m benchmarks.loop $(ARGS)
 
+drill: $(READY) ## on a copy of the home: lose one store after the other, get each back, compare what is decided
+	@$(BIN)/fraud-platform drill
+
+bench-footprint: $(READY) ## weigh bytes per user, attempt and row for `fraud-platform capacity` (1 minute)
+	@$(BIN)/python -m benchmarks.footprint $(ARGS)
+
 lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --upgrade -o requirements.lock
+	@# the images' XGBoost, of the same version and without CUDA
+	sed -n 's/^xgboost==\([^ ]*\).*/xgboost-cpu==\1/p' requirements.lock | $(BIN)/uv pip compile - --no-deps --no-annotate \
+		--python-version 3.11 --generate-hashes --no-header --no-emit-index-url -o deploy/image/xgboost-cpu.lock
 
 setup: $(READY) ## create .venv from the lock file; every other target does this by itself
 

@@ -4,20 +4,16 @@ What belongs here: names, order and the check that what is served is what was co
 """
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import dagster as dg
 
 from assets.daily_table import OWNERS, check_result
 from assets.resources import Platform
 from assets.served import served_as_computed
+from fraud_platform.clock import clock_of
 from fraud_platform.features.tables import FEATURE_MEDIANS
 from fraud_platform.online.packed import VIEWS
 from fraud_platform.online.snapshot_load import load_cold
-
-
-def _microseconds() -> int:
-    return int(datetime.now(UTC).timestamp() * 1_000_000)
 
 
 @dg.asset(
@@ -42,7 +38,7 @@ def cold_features(
     day = platform.lake.days(FEATURE_MEDIANS)[-1]
     metadata: dict[str, object] = {"snapshot": day.isoformat()}
     for view in VIEWS:
-        record = load_cold(platform.settings, platform.lake, view, day, now=_microseconds)
+        record = load_cold(platform.settings, platform.lake, view, day, now=clock_of(platform.settings))
         seconds = (record.visible_from - record.loaded_at) / 1e6
         context.log.info(f"{view.name}: {record.rows:,} rows of snapshot {day} in PostgreSQL after {seconds:.1f} s")
         metadata |= {f"{view.name}_rows": record.rows, f"{view.name}_seconds": seconds}

@@ -16,6 +16,8 @@ from assets.resources import Platform
 from fraud_platform.quality import RULES, Finding, evaluate
 
 Write = Callable[[Platform, list[date]], Any]
+Facts = Callable[[Any], Mapping[date, Mapping[str, Any]]]
+"""From what `write` returned to what Dagster shows of each day."""
 ExtraCheck = Callable[[Platform, list[date]], Finding]
 
 OWNERS = ["team:fraud-platform"]
@@ -76,6 +78,7 @@ def daily_table(
     lineage: Mapping[str, Sequence[str]] | None = None,
     extra_checks: Mapping[str, ExtraCheck] | None = None,
     extra_warnings: Mapping[str, ExtraCheck] | None = None,
+    facts: Facts | None = None,
     code_version: str | None = None,
 ) -> dg.AssetsDefinition:
     """An asset that writes one lake table for a day or a range of days, then holds it against its quality rules.
@@ -105,13 +108,15 @@ def daily_table(
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         days = partition_days(context)
-        write(platform, days)
+        written = write(platform, days)
+        shown = facts(written) if facts else {}
         total = 0
         for day in days:
             rows, size = platform.lake.size(table, day)
             total += rows
             context.add_asset_metadata(
-                {"dagster/row_count": rows, "bytes": size, "dagster/uri": platform.lake.uri(table, day)},
+                {"dagster/row_count": rows, "bytes": size, "dagster/uri": platform.lake.uri(table, day)}
+                | dict(shown.get(day, {})),
                 partition_key=day.isoformat(),
             )
         context.log.info(f"{name}: {total:,} rows in {len(days)} day(s), {days[0]} to {days[-1]}")

@@ -1,6 +1,6 @@
 """The composition root: every asset, job, schedule, sensor and resource of the code location, and nothing else."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import dagster as dg
 
@@ -10,12 +10,14 @@ from assets.inference_log import inference_log, log_retention
 from assets.model import candidate_model, champion_model, registered_model
 from assets.monitoring import monitoring_assets
 from assets.online import online_features, online_velocity
+from assets.packaging import champion_bento, fraud_image
 from assets.partitions import daily_partitions, decision_partitions
 from assets.raw import raw_assets
 from assets.release_jobs import RELEASE_JOBS
 from assets.resources import mlflow_resource, platform_resource
 from assets.schedules import jobs, schedules
 from assets.sensors import sensors
+from fraud_platform.clock import present
 from fraud_platform.dataset import find_dataset
 from fraud_platform.lake import open_lake
 from fraud_platform.settings import Settings
@@ -36,6 +38,8 @@ def build_definitions(settings: Settings, now: datetime) -> dg.Definitions:
             candidate_model,
             registered_model,
             champion_model,
+            champion_bento,
+            fraud_image,
             inference_log(decision_days),
             *monitoring_assets(decision_days, settings.label_maturity_days),
         ],
@@ -48,4 +52,5 @@ def build_definitions(settings: Settings, now: datetime) -> dg.Definitions:
     )
 
 
-defs = build_definitions(Settings(), datetime.now(UTC))
+_settings = Settings()
+defs = build_definitions(_settings, present(_settings))

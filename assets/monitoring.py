@@ -166,6 +166,9 @@ def monitoring_assets(decision_days: dg.PartitionsDefinition, maturity_days: int
             partitions=decision_days,
             deps=["inference_log", dg.AssetDep("training_set", partition_mapping=looking_ahead(0))],
             write=lambda platform, days: write_skew(platform.lake, days),
+            facts=lambda left_out: {
+                day: {f"left_out/{cause}": count for cause, count in causes.items()} for day, causes in left_out.items()
+            },
             extra_checks={"no_skew": _no_skew},
         ),
         daily_table(

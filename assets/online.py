@@ -11,6 +11,7 @@ import dagster as dg
 from assets.daily_table import OWNERS, check_result
 from assets.resources import Platform
 from assets.served import served_as_computed
+from fraud_platform.clock import clock_of
 from fraud_platform.features.tables import FEATURE_MEDIANS
 from fraud_platform.inference_log.search import decided_since
 from fraud_platform.inference_log.table import LogTable
@@ -19,10 +20,6 @@ from fraud_platform.online.packed import VIEWS
 from fraud_platform.online.shards import connect_redis, used_memory
 from fraud_platform.online.snapshot_load import load_snapshot_feast
 from fraud_platform.online.warm import warm_velocity
-
-
-def _microseconds() -> int:
-    return int(datetime.now(UTC).timestamp() * 1_000_000)
 
 
 @dg.asset(
@@ -44,7 +41,7 @@ def online_features(
     metadata: dict[str, object] = {"snapshot": day.isoformat()}
     with connect_redis(ensure_redis(platform.settings)) as redis_client:
         for view in VIEWS:
-            record = load_snapshot_feast(platform.settings, platform.lake, view, day, now=_microseconds)
+            record = load_snapshot_feast(platform.settings, platform.lake, view, day, now=clock_of(platform.settings))
             visible = datetime.fromtimestamp(record.visible_from / 1e6, UTC)
             context.log.info(f"{view.name}: {record.rows:,} rows of snapshot {day} in force since {visible:%H:%M:%S}")
             metadata |= {f"{view.name}_rows": record.rows, f"{view.name}_visible_from": visible.isoformat()}
@@ -69,6 +66,6 @@ def online_velocity(
     # attempts decided since `day` are not in the lake: without Redis, which counted them, their windows are unknown
     lost = decided_since(settings.home, LogTable(lake), day)
     with connect_redis(ensure_redis(settings)) as redis_client:
-        epoch = warm_velocity(settings, lake, redis_client, day, complete=not lost, now_us=_microseconds())
+        epoch = warm_velocity(settings, lake, redis_client, day, complete=not lost, now_us=clock_of(settings)())
     context.log.info(f"velocity epoch {epoch.epoch} is complete since {epoch.complete_since}")
     return dg.MaterializeResult(metadata={"epoch": epoch.epoch, "complete_since_us": epoch.complete_since})

@@ -1,15 +1,32 @@
-"""The raw stage: rates, transactions and labels as the source gives them, checked and in the lake.
+"""The raw stage: rates, transactions and labels as the source and the service give them, checked and in the lake.
 
 What belongs here: names and order. What does not: reading a source (`fraud_platform.ingest`).
 """
 
+from datetime import date
+
 import dagster as dg
 
 from assets.daily_table import daily_table
-from assets.partitions import PREDECESSOR
+from assets.inference_log import DRAIN_SECONDS
+from assets.partitions import PREDECESSOR, looking_back
+from assets.resources import Platform
 from fraud_platform.features import tables
-from fraud_platform.ingest.steps import ingest_labels, ingest_rates, ingest_transactions
-from fraud_platform.quality import quarantine_share
+from fraud_platform.inference_log import table as inference_log
+from fraud_platform.inference_log.delivered import deliver
+from fraud_platform.ingest.steps import IngestReport, ingest_labels, ingest_rates, ingest_transactions
+from fraud_platform.quality import every_decision_is_a_transaction, quarantine_share
+
+
+def _transactions(platform: Platform, days: list[date]) -> list[IngestReport]:
+    """The days' transactions, once the lake has all that was decided on them."""
+    settings = platform.settings
+    deliver(settings, days, DRAIN_SECONDS)
+    return ingest_transactions(platform.lake, platform.opened[1], days, settings.base_currency)
+
+
+def _rows_by_origin(reports: list[IngestReport]) -> dict[date, dict[str, int]]:
+    return {report.day: {"decided": report.decided, "copies_left_out": report.copies} for report in reports}
 
 
 def raw_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
@@ -30,16 +47,23 @@ def raw_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]
             group="raw",
             kinds={"parquet"},
             description=(
-                "Transactions by UTC day of received_at, in processing order. Rows that do not fit are in `quarantine` "
-                "with the reason; repeats are kept and flagged."
+                "Transactions by UTC day of received_at, in processing order: what the source has and what the service "
+                "decided. Rows that do not fit are in `quarantine` with the reason; repeats are kept and flagged."
             ),
             partitions=partitions,
-            # a repeat is found against the day before, so each day also needs its predecessor
-            deps=["fx_rates", dg.AssetDep("raw_transactions", partition_mapping=PREDECESSOR)],
-            write=lambda platform, days: ingest_transactions(
-                platform.lake, platform.opened[1], days, platform.settings.base_currency
-            ),
-            extra_checks={"quarantine": lambda platform, days: quarantine_share(platform.lake, days)},
+            deps=[
+                "fx_rates",
+                # a repeat is found against the day before, so each day also needs its predecessor
+                dg.AssetDep("raw_transactions", partition_mapping=PREDECESSOR),
+                # an export may hold a payment a day after it was decided
+                dg.AssetDep(inference_log.TABLE, partition_mapping=looking_back(1)),
+            ],
+            write=_transactions,
+            facts=_rows_by_origin,
+            extra_checks={
+                "quarantine": lambda platform, days: quarantine_share(platform.lake, days),
+                "decisions": lambda platform, days: every_decision_is_a_transaction(platform.lake, days),
+            },
         ),
         daily_table(
             name="fraud_labels",

@@ -4,12 +4,13 @@ What belongs here: Dagster resources. What does not: anything with an effect whe
 """
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 import dagster as dg
 
+from fraud_platform.clock import present
 from fraud_platform.dataset import Dataset, find_dataset, fix_dataset
 from fraud_platform.ingest.source import Source
 from fraud_platform.lake import Lake, open_lake
@@ -42,7 +43,8 @@ class Platform:
 @dg.resource(description="Settings, lake and clock, read from FRAUD_* when the run starts.")
 def platform_resource(context: dg.InitResourceContext) -> Platform:
     """The platform as the run's environment describes it."""
-    return Platform(Settings(), datetime.now(UTC))
+    settings = Settings()
+    return Platform(settings, present(settings))
 
 
 @dg.resource(

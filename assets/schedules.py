@@ -33,6 +33,7 @@ MODEL_ASSETS = ("candidate_model", "registered_model", "champion_model", "drift_
 WATCHING_ASSETS = ("feature_drift", "score_drift", "drift_report", "skew", "freshness")
 MATURED_ASSETS = ("performance",)
 COLD_ASSETS = ("cold_features",)
+PACKAGING_ASSETS = ("champion_bento", "fraud_image")
 
 NIGHTLY_HOUR = 1
 """UTC; the day is over at 00:00 and late rows belong to the day they arrive, so nothing is waited for."""
@@ -66,6 +67,10 @@ def jobs(partitions: dg.PartitionsDefinition, decision_days: dg.PartitionsDefini
         ),
         "cold": dg.define_asset_job(
             "cold", dg.AssetSelection.assets(*COLD_ASSETS), description="The newest snapshot to PostgreSQL.",
+        ),
+        "packaging": dg.define_asset_job(
+            "packaging", dg.AssetSelection.assets(*PACKAGING_ASSETS),
+            description="The release in force as a Bento, and as an image where one can be built.",
         ),
         "training": dg.define_asset_job(
             "training", dg.AssetSelection.assets(*MODEL_ASSETS, *COLD_ASSETS),

@@ -4,17 +4,21 @@ What belongs here: cursors over Dagster's events, and requests. What does not: t
 A sensor reads every event since its cursor, not the newest alone: a drifted day followed by a calm one is not missed.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
 import msgspec
 
+from assets.data_sensors import matured_labels_retrain, new_files
 from assets.resources import Platform
+from assets.sensing import RETRAIN_TAG, new_days, outcomes, training_request
+from fraud_platform.clock import present
 from fraud_platform.inference_log.broker import BrokerError
 from fraud_platform.inference_log.process import log_standing
 from fraud_platform.lake import Lake, open_lake
+from fraud_platform.model.bundle import NoReleaseError, current_release
 from fraud_platform.model.rollout import look, take_step
 from fraud_platform.monitoring.alerts import Alert, AlertBook
 from fraud_platform.monitoring.drift import FEATURE_DRIFT
@@ -22,10 +26,6 @@ from fraud_platform.monitoring.performance import PERFORMANCE
 from fraud_platform.monitoring.retrain import Memory, decide
 from fraud_platform.monitoring.signals import Signal, drift_signals, performance_signals
 from fraud_platform.settings import Settings
-
-RETRAIN_TAG = "fraud/retrain"
-"""On a training that a sensor started: its request's key."""
-_AT_ONCE = 100
 
 Signals = Callable[[Lake, Settings, date], Sequence[Signal]]
 
@@ -47,6 +47,9 @@ def sensors(resolved: dict[str, Any]) -> list[dg.SensorDefinition]:
                 "Tells people of features and scores above their limit."),
         _alerts("performance_alerts", PERFORMANCE, performance_signals,
                 "Tells people of fraud rates and false positives out of their bands."),
+        _packages_the_champion(resolved["packaging"]),
+        matured_labels_retrain(training),
+        new_files(resolved["history"]),
         rollout,
         log_lag_alerts,
         failed_run_alerts,
@@ -63,9 +66,9 @@ def _retrains(name: str, asset: str, signals_of: Signals, training: Any, descrip
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         settings = Settings()
-        lake, outcome = open_lake(settings), _outcomes(context.instance)
+        lake, outcome = open_lake(settings), outcomes(context.instance, RETRAIN_TAG)
         memory = msgspec.json.decode(context.cursor, type=Memory) if context.cursor else Memory()
-        days = list(_new_days(context.instance, asset, memory.after))
+        days = list(new_days(context.instance, asset, memory.after))
         requests = []
         # without a new day: a training that failed may be due again
         for number, day in days or [(memory.after, None)]:
@@ -76,18 +79,7 @@ def _retrains(name: str, asset: str, signals_of: Signals, training: Any, descrip
         if not days and not requests:
             return dg.SkipReason(f"no new day of {asset}")
         return dg.SensorResult(
-            run_requests=[
-                dg.RunRequest(
-                    run_key=request.key,
-                    tags={
-                        RETRAIN_TAG: request.key,
-                        "fraud/cause": request.cause,
-                        "fraud/subject": request.subject,
-                        "fraud/value": f"{request.value:.4f}",
-                    },
-                )
-                for request in requests
-            ],
+            run_requests=[training_request(request) for request in requests],
             cursor=msgspec.json.encode(memory).decode(),
         )
 
@@ -104,37 +96,15 @@ def _alerts(name: str, asset: str, signals_of: Signals, description: str) -> dg.
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         settings = Settings()
         lake, after = open_lake(settings), int(context.cursor or 0)
-        days = list(_new_days(context.instance, asset, after))
+        days = list(new_days(context.instance, asset, after))
         found = [signal for _, day in days for signal in signals_of(lake, settings, day) if signal.action != "none"]
         alerts = [Alert(each.cause, f"{each.release} {each.subject}", each.sentence) for each in found]
         # where nobody takes them the tick fails, and its days are looked at again
-        told = alert_book(settings).tell(alerts, datetime.now(UTC))
+        told = alert_book(settings).tell(alerts, present(settings))
         said = f"{len(days)} new days of {asset}, {len(alerts)} signals, {len(told)} of them new and told"
         return dg.SensorResult(skip_reason=dg.SkipReason(said), cursor=str(days[-1][0] if days else after))
 
     return sensor
-
-
-def _new_days(instance: dg.DagsterInstance, asset: str, after: int) -> Iterable[tuple[int, date]]:
-    """Materialized partitions behind a place in the event log, in its order."""
-    found = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), after_storage_id=after), limit=_AT_ONCE, ascending=True
-    )
-    for record in found.records:
-        if record.partition_key is not None:
-            yield record.storage_id, date.fromisoformat(record.partition_key)
-
-
-def _outcomes(instance: dg.DagsterInstance) -> Callable[[str], str]:
-    def outcome(key: str) -> str:
-        runs = instance.get_runs(dg.RunsFilter(tags={RETRAIN_TAG: key}), limit=1)
-        if not runs:
-            return "unknown"
-        if not runs[0].is_finished:
-            return "running"
-        return "succeeded" if runs[0].is_success else "failed"
-
-    return outcome
 
 
 @dg.sensor(
@@ -145,7 +115,8 @@ def _outcomes(instance: dg.DagsterInstance) -> Callable[[str], str]:
 )
 def rollout(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """One look at the challenger."""
-    platform = Platform(Settings(), datetime.now(UTC))
+    settings = Settings()
+    platform = Platform(settings, present(settings))
     found = look(platform.lake, platform.settings, platform.now)
     if found is None:
         return dg.SkipReason("there is no challenger")
@@ -170,12 +141,33 @@ def log_lag_alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     try:
         lag = log_standing(settings).lag
     except BrokerError as error:
-        alert_book(settings).tell([Alert("broker_down", "inference log", str(error))], datetime.now(UTC))
+        alert_book(settings).tell([Alert("broker_down", "inference log", str(error))], present(settings))
         return dg.SkipReason(f"the broker does not answer: {error}")
     if lag > settings.log_lag_alert:
         text = f"{lag:,} decisions wait in the broker, the limit is {settings.log_lag_alert:,}"
-        alert_book(settings).tell([Alert("log_lag", "inference log", text)], datetime.now(UTC))
+        alert_book(settings).tell([Alert("log_lag", "inference log", text)], present(settings))
     return dg.SkipReason(f"{lag:,} decisions are behind")
+
+
+def _packages_the_champion(packaging: Any) -> dg.SensorDefinition:
+    @dg.sensor(
+        name="packages_the_champion",
+        job=packaging,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Packages each release that came into force, however it did.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        try:
+            release = current_release(Settings().home).name
+        except NoReleaseError as error:
+            return dg.SkipReason(str(error))
+        if release == context.cursor:
+            return dg.SkipReason(f"{release} was packaged before")
+        context.update_cursor(release)
+        return dg.RunRequest(tags={"fraud/release": release})
+
+    return sensor
 
 
 @dg.run_failure_sensor(
@@ -187,4 +179,5 @@ def failed_run_alerts(context: dg.RunFailureSensorContext) -> None:
     """One alert per job, however many of its runs fail."""
     run = context.dagster_run
     text = f"run {run.run_id} of {run.job_name} failed: {context.failure_event.message or 'no message'}"
-    alert_book(Settings()).tell([Alert("failed_run", run.job_name, text)], datetime.now(UTC))
+    settings = Settings()
+    alert_book(settings).tell([Alert("failed_run", run.job_name, text)], present(settings))

@@ -38,7 +38,7 @@ CALM_DAYS, DRIFTED_DAYS = 14, 2
 ROWS_A_DAY = 4_600
 """Decisions of a day, as `make run` simulates the bank."""
 REFERENCE_DAYS = 28
-DRIFTS = ("one feature moves by 0.6 standard deviations", "amounts grow 2.7 times", "a fifth of a feature is lost")
+DRIFTS = ("one feature moves by a standard deviation", "amounts grow 2.7 times", "a fifth of a feature is lost")
 
 PAYMENTS_AN_HOUR = 200
 FRAUD_SHARE = 0.02
@@ -82,7 +82,7 @@ def drifted(random: np.random.Generator, vectors: NDArray[np.float32], kind: int
     """The same day with one of DRIFTS in it."""
     changed = vectors.copy()
     if kind == 0:
-        changed[:, 2] += 0.6
+        changed[:, 2] += 1.0
     elif kind == 1:
         changed[:, 0] *= 2.7
     else:
@@ -244,7 +244,7 @@ def _lived(bank: Bank, champion: Any, challenger: Any, passed: bool, settings: S
         seen.append((champion(vectors), challenger(vectors), amounts, turns, latency, known))
         evidence = measure(
             Scores(*(np.concatenate(column) for column in zip(*seen, strict=True))),
-            settings.threshold, settings.threshold, settings.canary_block_band,
+            settings.threshold, settings.canary_block_band,
         )  # fmt: skip
         now = (hour + LOOK_HOURS) * _HOUR_US
         step = next_step(routing, evidence, settings, now)

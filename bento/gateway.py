@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
-import bentoml
+from bentoml import get_current_service
 
 from bento.openapi import document
 from fraud_platform.decision.answer import Answer
@@ -37,20 +37,23 @@ BODY_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
 """Backstop against a Redis that hangs; together with BODY_SECONDS below BentoML's own timeout."""
 
+PREDICT = "/v1/predict"
+
 _POSTS: dict[str, tuple[str, Scope]] = {
-    "/v1/predict": ("decide", "decide"),
+    PREDICT: ("decide", "decide"),
     "/v1/predict/batch": ("decide_batch", "decide"),
     "/v1/explain": ("explain", "explain"),
     "/v1/feedback": ("feedback", "feedback"),
     "/v1/report": ("report", "decide"),
     "/v1/admin/reload": ("reload", "admin"),
     "/v1/admin/report": ("report_for", "admin"),
+    "/v1/admin/policy": ("policy", "admin"),
 }
 """The method of the runtime that answers a route, and what a key must allow."""
 _GETS = frozenset(("/livez", "/readyz", "/docs.json"))
 _LIMITS = {"/v1/predict/batch": MAX_BATCH}
 """Bytes of a body, where that is more than MAX_BODY."""
-_SLOW = {"/v1/admin/reload": 4.8}
+_SLOW = {"/v1/admin/reload": 4.8, "/v1/admin/policy": 4.8}
 """Seconds for routes that may take longer than a decision."""
 
 
@@ -65,9 +68,16 @@ class Decider(Protocol):
     async def report(self, body: bytes, caller: str) -> Answer: ...
     async def report_for(self, body: bytes, caller: str) -> Answer: ...
     async def reload(self, body: bytes, caller: str) -> Answer: ...
+    async def policy(self, body: bytes, caller: str) -> Answer: ...
     async def readiness(self) -> Answer: ...
     def answered(self, route: str, status: int) -> None: ...
     def failed(self, stage: str, error: BaseException) -> None: ...
+
+
+def current_decider() -> Decider:
+    """The service's runtime in this worker."""
+    runtime: Decider = get_current_service().runtime
+    return runtime
 
 
 class _GoneError(Exception):
@@ -101,11 +111,11 @@ class Gateway:
             await self._app(scope, receive, _Translated(send, path))
 
     async def _answer_post(self, path: str, scope: Connection, receive: Receive, send: Send) -> None:
-        decider: Decider = bentoml.get_current_service().runtime
+        decider = current_decider()
         name, needed = _POSTS[path]
         try:
             limit = _LIMITS.get(path, MAX_BODY)
-            caller = decider.caller(_check_headers(scope["headers"], limit), needed, _reached(scope))
+            caller = decider.caller(check_headers(scope["headers"], limit), needed, reached(scope.get("server")))
             async with asyncio.timeout(BODY_SECONDS):
                 body = await _read(receive, limit)
         except Problem as problem:
@@ -130,10 +140,10 @@ class Gateway:
         if path == "/livez":
             answer = Answer(200, b'{"live":true}')
         elif path == "/readyz":
-            answer = await bentoml.get_current_service().runtime.readiness()
+            answer = await get_current_service().runtime.readiness()
         else:
             if self._openapi is None:
-                self._openapi = document(bentoml.get_current_service().bento_service.openapi_spec.asdict())
+                self._openapi = document(get_current_service().bento_service.openapi_spec.asdict())
             answer = Answer(200, self._openapi)
         await _send(send, answer, head=method == "HEAD")
 
@@ -144,13 +154,12 @@ async def _refuse(send: Send, decider: Decider, path: str, problem: Problem) -> 
     await _send_problem(send, problem, (b"connection", b"close"))
 
 
-def _reached(scope: Connection) -> str:
-    """The address of this machine that the connection came to; a Unix socket has none, and is as local."""
-    server = scope.get("server")
+def reached(server: tuple[str, int | None] | None) -> str:
+    """The address of this machine that a connection came to; a Unix socket has none, and is as local."""
     return server[0] if server and server[1] is not None else "localhost"
 
 
-def _check_headers(headers: list[tuple[bytes, bytes]], limit: int) -> bytes | None:
+def check_headers(headers: list[tuple[bytes, bytes]], limit: int) -> bytes | None:
     """Hold headers against what is read, at most `limit` bytes; returns the Authorization header. Raises Problem."""
     media_type, authorization = b"", None
     for name, value in headers:

@@ -13,6 +13,8 @@ from fraud_platform.decision.answer import ExplainAnswer, PredictAnswer
 from fraud_platform.decision.batch import BatchAnswer, BatchRequest
 from fraud_platform.decision.explain import DecisionReference
 from fraud_platform.decision.feedback import FeedbackAnswer, FeedbackRequest
+from fraud_platform.decision.policy_change import PolicyChange
+from fraud_platform.decision.policy_desk import PolicyAnswer
 from fraud_platform.decision.problem import ProblemDocument
 from fraud_platform.decision.reported import ReportAnswer, ReportRequest
 from fraud_platform.decision.request import PaymentRequest
@@ -88,6 +90,14 @@ _ROUTES = (
         {},
         "Report a decision that the client made by the rules while no service answered.",
     ),
+    _Route(
+        "/v1/admin/policy",
+        (PolicyChange,),
+        200,
+        PolicyAnswer,
+        {409: "The policy is at another version than `expected_version`."},
+        "Change thresholds, rule limits, lists or the kill switch.",
+    ),
     _Route("/v1/admin/reload", (), 200, ReloadAnswer, {}, "Make every worker look at the registry now."),
 )
 _TYPES = (*{kind: None for route in _ROUTES for kind in (*route.requests, route.answer)}, ProblemDocument)
@@ -114,7 +124,7 @@ def inlined(kind: type) -> Json:
 
 
 def _openapi(node: Any) -> Any:
-    """JSON Schema as OpenAPI 3.0 takes it: `nullable` in the place of the type null."""
+    """JSON Schema as OpenAPI 3.0 takes it: `nullable` in the place of the type null, exclusive bounds as flags."""
     if isinstance(node, list):
         return [_openapi(item) for item in node]
     if not isinstance(node, dict):
@@ -122,6 +132,10 @@ def _openapi(node: Any) -> Any:
     schema = {key: _openapi(value) for key, value in node.items() if key not in ("anyOf", "const")}
     if "const" in node:
         schema["enum"] = [node["const"]]
+    for bound in ("minimum", "maximum"):
+        exclusive = f"exclusive{bound.capitalize()}"
+        if exclusive in schema:
+            schema |= {bound: schema[exclusive], exclusive: True}
     options = node.get("anyOf")
     if options:
         real = [_openapi(option) for option in options if option != {"type": "null"}]

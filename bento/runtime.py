@@ -9,28 +9,31 @@ import os
 import sys
 import time
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
 from bento.metrics import PrometheusMeter
+from fraud_platform.clock import clock_of
 from fraud_platform.decision import workers
 from fraud_platform.decision.access import is_loopback, open_access
 from fraud_platform.decision.answer import Answer
 from fraud_platform.decision.api_keys import Scope
 from fraud_platform.decision.arms import Challenger
 from fraud_platform.decision.breaker import CircuitBreaker
+from fraud_platform.decision.budget import Budget
 from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.feedback import FeedbackDesk
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.policy import Policy
+from fraud_platform.decision.policy_desk import PolicyDesk
+from fraud_platform.decision.policy_follow import PolicyFollower
 from fraud_platform.decision.problem import unauthorized
 from fraud_platform.decision.rates import LakeRates
-from fraud_platform.decision.reported import reported_caller
-from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.decision.serving_model import ServingModel, kept_releases, load_model, load_newest
 from fraud_platform.inference_log.recorder import PatientRecorder
 from fraud_platform.inference_log.spool import SpoolWriter
@@ -46,8 +49,11 @@ from fraud_platform.online.ladder import Ladder
 from fraud_platform.online.recount import Recount
 from fraud_platform.online.store import OnlineStore
 from fraud_platform.online.wire import StoreError
+from fraud_platform.packaging.packed import packed_release, start_from
 from fraud_platform.settings import Settings
 
+CODE = Path(__file__).parents[1]
+"""The checkout, or the code of a Bento."""
 RATES_SECONDS = 600
 STANDING_SECONDS = 0.2
 SPOOL_RECORDS = 200
@@ -62,18 +68,23 @@ RELOAD_SECONDS = 4.0
 """How long a request to reload waits for all workers: loading and warming a model takes a second or two."""
 
 
-def clock() -> int:
-    """The present as UTC microseconds since 1970."""
-    return time.time_ns() // 1_000
-
-
 def preflight(settings: Settings) -> None:
-    """What the first start needs, checked once before any worker; what can be lost later is not asked of a worker.
+    """What the first start needs, seen to once before any worker; what can be lost later is not asked of a worker. A
+    Bento brings its release along.
+
+    A home that was built and whose gate has passed no model is decided for by the rules.
 
     Raises NoReleaseError, BundleError, RedisUnavailableError; each says what to do.
     """
-    if not kept_releases(settings.home):
-        current_release(settings.home)
+    packed = packed_release(CODE)
+    if packed is not None:
+        start_from(settings.home, packed, decides=settings.packed_release_decides, now=datetime.now(UTC))
+    elif not kept_releases(settings.home):
+        # here alone: it knows the whole platform, which is neither in a worker nor in a Bento
+        from fraud_platform.run.current import was_built
+
+        if not was_built(settings):
+            current_release(settings.home)
     ensure_redis(settings)
 
 
@@ -95,10 +106,11 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         keep_sklearn_out()
-        self._home, self._policy_version = settings.home, settings.policy_version
+        self._home = settings.home
+        clock = self._clock = clock_of(settings)
         meter = self._meter = PrometheusMeter()
         self._faults = FaultLog(clock, meter.failed)
-        model = load_newest(settings.home, settings.policy_version, self._faults.report)
+        model = load_newest(settings.home, self._faults.report)
         self._store = OnlineStore(
             redis_address(settings),
             ttl_days=settings.online_ttl_days,
@@ -140,14 +152,13 @@ class Runtime:
             base_currency=settings.base_currency,
             search_days=settings.log_retention_days,
         )
-        limits = FallbackRules(settings.rule_high_amount, settings.rule_cross_country_amount)
+        self._policies = PolicyFollower(settings, self._decide_by, self._faults.report, clock)
         self.engine = DecisionEngine(
             features=features,
             decisions=decisions,
             model=model,
             model_breaker=of_champion,
-            rules=limits,
-            policy=Policy(settings.threshold, settings.review_threshold, settings.policy_version),
+            policy=self._policies.begin(),
             rates=self._rates,
             recorder=self._recorder,
             explainer=self._explainer,
@@ -155,8 +166,20 @@ class Runtime:
             faults=self._faults,
             clock=clock,
             base_currency=settings.base_currency,
+            budget=Budget(
+                budget_ms=settings.budget_ms,
+                network_ms=settings.network_ms,
+                read_deadline_ms=settings.read_deadline_ms,
+                request_features_ms=settings.request_features_ms,
+                model_ms=settings.model_ms,
+                log_ms=settings.log_ms,
+            ),
             capacity=settings.capacity,
+            release_share=settings.release_share,
+            release_seed=settings.seed,
         )
+        self._decide_by(self.engine.policy)
+        self._policy_desk = PolicyDesk(settings, clock)
         self._desk = FeedbackDesk(self._labels, self._decided_on, clock)
         self._access = open_access(
             settings.home,
@@ -173,6 +196,7 @@ class Runtime:
             self._cold.open(),
             self._keep_rates_fresh(),
             self._keep_model_fresh(),
+            self._policies.run(),
             self._keep_standing(),
         )
         self._tasks = [asyncio.get_running_loop().create_task(each) for each in work]
@@ -203,11 +227,8 @@ class Runtime:
         return await self.engine.report(body, caller)
 
     async def report_for(self, body: bytes, _: str) -> Answer:
-        """`DecisionEngine.report` for the caller that the report names: the gateway's rules decided in our stead."""
-        return await self.engine.answered("report", self._report_for(body))
-
-    async def _report_for(self, body: bytes) -> Answer:
-        return await self.engine.report(body, reported_caller(body))
+        """`DecisionEngine.report_for`."""
+        return await self.engine.report_for(body)
 
     async def feedback(self, body: bytes, caller: str) -> Answer:
         """`FeedbackDesk.take`."""
@@ -216,6 +237,12 @@ class Runtime:
     async def reload(self, _: bytes, __: str) -> Answer:
         """Every worker looks at the registry now; says what each serves then."""
         return Answer(200, msgspec.json.encode(await workers.reload_all(self._home, RELOAD_SECONDS)))
+
+    async def policy(self, body: bytes, caller: str) -> Answer:
+        """`PolicyDesk.take`; this worker decides by the change before it answers, the others within a second."""
+        answer = await self.engine.answered("policy", self._policy_desk.take(body, caller))
+        await self._policies.look()
+        return answer
 
     def answered(self, route: str, status: int) -> None:
         """Count an answer over HTTP."""
@@ -238,6 +265,8 @@ class Runtime:
             else:
                 checks[name] = {"ok": True}
                 checks[held] = {"ok": all(snapshots.values()), **snapshots}
+        policy = self.engine.policy
+        checks["policy"] = {"ok": policy.asks_model, "version": policy.version, "kill_switch": policy.kill_switch}
         checks["breakers"] = {
             "ok": all(breaker.state == "closed" for breaker in self._breakers),
             **{breaker.name: breaker.state for breaker in self._breakers},
@@ -246,7 +275,7 @@ class Runtime:
         return Answer(200, msgspec.json.encode({"ready": True, "degraded": degraded, "checks": checks}))
 
     async def _decided_on(self, caller: str, transaction_id: str) -> date | None:
-        record = await self._explainer.find(transaction_id, caller, clock())
+        record = await self._explainer.find(transaction_id, caller, self._clock())
         return None if record is None else record.day
 
     async def _keep_rates_fresh(self) -> None:
@@ -257,11 +286,16 @@ class Runtime:
             except Exception as error:  # noqa: BLE001 - the old rates stay in force; counted, logged, tried again
                 self._faults.report("rates", error)
 
+    def _decide_by(self, policy: Policy) -> None:
+        self.engine.policy = policy
+        self._meter.decides_by(policy)
+
     async def _keep_standing(self) -> None:
         """Write what waits in memory once the disk takes it again, also while no payment comes; show how we stand."""
         while True:
             await asyncio.sleep(STANDING_SECONDS)
             self._meter.standing(self._breakers, self.engine.under_way, self._recorder.waiting)
+            self._meter.flush()
             try:
                 self._recorder.retry(SPOOL_RECORDS)
             except OSError as error:
@@ -309,7 +343,7 @@ class Runtime:
 
     async def _loaded(self, release: str) -> ServingModel:
         try:
-            model = await asyncio.to_thread(load_model, releases(self._home) / release, self._policy_version)
+            model = await asyncio.to_thread(load_model, releases(self._home) / release)
         except (BundleError, OSError):
             self._refused[release] = time.monotonic() + RETRY_SECONDS
             raise
@@ -346,3 +380,4 @@ class Runtime:
         except OSError as error:
             self._faults.report("record", error)
         self._spool.close()
+        self._meter.flush()

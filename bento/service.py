@@ -13,10 +13,13 @@ from _bentoml_impl.server.app import ServiceAppFactory
 from bentoml.exceptions import BentoMLException
 from pydantic import WithJsonSchema
 from starlette.middleware import Middleware
+from uvicorn.protocols.http import auto
 
 from bento.gateway import Gateway
+from bento.image import ChampionImage
 from bento.openapi import inlined
 from bento.runtime import Runtime, preflight
+from bento.transport import PaymentProtocol
 from fraud_platform.decision.access import DEFAULT_CALLER
 from fraud_platform.decision.answer import Answer, ExplainAnswer, PredictAnswer
 from fraud_platform.decision.request import PaymentRequest
@@ -40,6 +43,7 @@ ExplainBody = Annotated[dict[str, Any], WithJsonSchema(inlined(ExplainAnswer))]
     http={"host": _settings.service_host, "port": _settings.service_port},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
+    image=ChampionImage(),
     envs=[
         # one thread per prediction: OpenMP's default threads fight each other under load
         {"name": "OMP_NUM_THREADS", "value": "1"},
@@ -88,3 +92,6 @@ def _result(answer: Answer) -> dict[str, Any]:
 # Private, so BentoML is pinned and a test holds this. Its own middlewares, which measure what the gateway measures
 # itself, cost a third of a decision; `add_asgi_middleware`, which is public, would put the gateway behind them.
 ServiceAppFactory.middlewares = property(lambda app, own=ServiceAppFactory.middlewares.fget: [*_FIRST, *own(app)])
+
+# BentoML leaves the choice of HTTP protocol to uvicorn, which takes what this name says; pinned and tested likewise.
+auto.AutoHTTPProtocol = PaymentProtocol

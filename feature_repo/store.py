@@ -24,9 +24,10 @@ import yaml
 
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import open_lake
+from fraud_platform.online.cold_writer import cold_table
 from fraud_platform.online.embedded_postgres import ensure_postgres
 from fraud_platform.online.embedded_redis import ensure_redis
-from fraud_platform.online.packed import PackedView
+from fraud_platform.online.packed import PROJECT, VIEWS, PackedView
 from fraud_platform.online.shards import is_cluster, seed_urls
 from fraud_platform.online.snapshot_load import SNAPSHOT_TABLES
 from fraud_platform.settings import Settings
@@ -118,7 +119,7 @@ def definitions(settings: Settings) -> "Definitions":
 def apply(settings: Settings, *, cold: bool = False) -> bool:
     """Register the definitions; False, without importing Feast, when they are registered as they are.
 
-    cold: and create their tables in PostgreSQL.
+    cold: and create their tables in PostgreSQL, where a server that was lost has them no more.
     """
     folder = _folder(settings)
     registry, marker = folder / "registry.db", folder / ("applied_cold" if cold else "applied")
@@ -126,7 +127,8 @@ def apply(settings: Settings, *, cold: bool = False) -> bool:
     if cold:
         wanted += f" {ensure_postgres(settings).rpartition('@')[2]}"
     with _lock(settings):
-        if registry.exists() and marker.exists() and marker.read_text() == wanted:
+        applied = registry.exists() and marker.exists() and marker.read_text() == wanted
+        if applied and (not cold or _has_tables(ensure_postgres(settings))):
             return False
         marker.unlink(missing_ok=True)
         open_store(settings, cold=cold).apply(definitions(settings).objects)
@@ -148,6 +150,15 @@ def materialize(settings: Settings, view: PackedView, day: date, *, cold: bool =
     start, end = (datetime.combine(day, at, UTC) for at in (time.min, time.max))
     with _lock(settings):
         open_store(settings, cold=cold).materialize(start, end, feature_views=[view.name])
+
+
+def _has_tables(url: str) -> bool:
+    """Whether PostgreSQL has the table of every packed view."""
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        asked = [connection.execute("SELECT to_regclass(%s)", (cold_table(PROJECT, view),)) for view in VIEWS]
+        return all(row is not None and row[0] is not None for row in (cursor.fetchone() for cursor in asked))
 
 
 def _folder(settings: Settings) -> Path:

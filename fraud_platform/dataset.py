@@ -20,7 +20,7 @@ class OtherDatasetError(RuntimeError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """The history's days: `last_day` is None while the source goes on."""
+    """The history's days: `last_day` is None while the source, or what the service decides, goes on."""
 
     first_day: date
     last_day: date | None
@@ -45,6 +45,7 @@ def _identity(settings: Settings) -> dict[str, Any]:
     if settings.mapping is not None:
         return {"mapping": settings.mapping.resolve().as_posix(), "base_currency": settings.base_currency}
     return {
+        **({"behaviour": settings.bank_behaviour} if settings.bank_behaviour else {}),
         "seed": settings.seed,
         "users": settings.users,
         "merchants": settings.merchants,
@@ -66,8 +67,7 @@ def find_dataset(settings: Settings, lake: Lake, now: datetime) -> Dataset:
             f"{settings.home} holds the history of {record['source']}, the settings name {_identity(settings)}; "
             "keep each history in its own folder with FRAUD_HOME"
         )
-    last_day = date.fromisoformat(record["last_day"]) if record["last_day"] else None
-    return Dataset(date.fromisoformat(record["first_day"]), last_day)
+    return _dataset(settings, date.fromisoformat(record["first_day"]), record["last_day"])
 
 
 def fix_dataset(settings: Settings, lake: Lake, now: datetime) -> tuple[Dataset, Source]:
@@ -76,14 +76,31 @@ def fix_dataset(settings: Settings, lake: Lake, now: datetime) -> tuple[Dataset,
         dataset = find_dataset(settings, lake, now)
         return dataset, open_source(settings, dataset.first_day)
     dataset, source = _first_look(settings, now)
-    last_day = dataset.last_day.isoformat() if dataset.last_day else None
-    lake.write_record(
-        RECORD, {"source": _identity(settings), "first_day": dataset.first_day.isoformat(), "last_day": last_day}
-    )
+    _record(settings, lake, dataset.first_day, source.last_day())
     return dataset, source
+
+
+def follow_source(settings: Settings, lake: Lake, source: Source, now: datetime) -> Dataset:
+    """The dataset once its recorded last day has moved on to that of `source`; it never moves back."""
+    dataset, known = find_dataset(settings, lake, now), (lake.read_record(RECORD) or {}).get("last_day")
+    last_day = source.last_day()
+    if last_day is not None and known is not None and last_day > date.fromisoformat(known):
+        _record(settings, lake, dataset.first_day, last_day)
+    return find_dataset(settings, lake, now)
+
+
+def _record(settings: Settings, lake: Lake, first_day: date, last_day: date | None) -> None:
+    days = {"first_day": first_day.isoformat(), "last_day": last_day.isoformat() if last_day else None}
+    lake.write_record(RECORD, {"source": _identity(settings), **days})
+
+
+def _dataset(settings: Settings, first_day: date, last_day: str | None) -> Dataset:
+    ends = last_day is not None and not settings.history_goes_on
+    return Dataset(first_day, date.fromisoformat(last_day) if ends and last_day else None)
 
 
 def _first_look(settings: Settings, now: datetime) -> tuple[Dataset, Source]:
     first_day = settings.history_start or now.date() - timedelta(days=settings.history_days)
     source = open_source(settings, first_day)
-    return Dataset(source.first_day(), source.last_day()), source
+    last_day = source.last_day()
+    return _dataset(settings, source.first_day(), last_day.isoformat() if last_day else None), source

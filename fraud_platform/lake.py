@@ -90,6 +90,21 @@ class Lake:
         days = "date=*" if day is None else f"date={day.isoformat()}"
         return sorted(fs.glob(f"{root}/{table}/{days}/{pattern}"))
 
+    def every_file(self, ending: str) -> list[str]:
+        """Paths of all files of all tables whose name ends so, in order; none where the root is not there."""
+        fs, root = self._fs
+        fs.invalidate_cache()
+        return sorted(path for path in fs.find(root) if path.endswith(ending)) if fs.exists(root) else []
+
+    def table_of(self, path: str) -> str:
+        """Name of the table that a path of `every_file` belongs to, without version and day."""
+        return self.name_of(path).split("/")[0]
+
+    def open_file(self, path: str) -> IO[bytes]:
+        """A file that `files` or `every_file` found. Raises FileNotFoundError."""
+        file: IO[bytes] = self._fs[0].open(path, "rb")
+        return file
+
     def read_file(self, path: str, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
         """One file that `files` found. Raises FileNotFoundError."""
         with self._fs[0].open(path, "rb") as file:
@@ -147,19 +162,30 @@ class Lake:
         if not self.is_local:
             connection.register_filesystem(self._fs[0])
 
+    def name_of(self, path: str) -> str:
+        """A path of `every_file` under the root, the name by which `document` finds it."""
+        return path.removeprefix(f"{self._fs[1]}/")
+
+    def document(self, name: str) -> bytes | None:
+        """A small file by its name under the root; None when it is not there."""
+        try:
+            payload: bytes = self._fs[0].cat_file(f"{self._fs[1]}/{name}")
+        except FileNotFoundError:
+            return None
+        return payload
+
+    def write_document(self, name: str, payload: bytes) -> None:
+        """Replace a small file atomically."""
+        self.write_bytes(f"{self._fs[1]}/{name}", payload)
+
     def write_record(self, name: str, record: dict[str, Any]) -> None:
         """Replace the small JSON document `<name>.json` atomically."""
-        payload = json.dumps(record, indent=2, sort_keys=True).encode()
-        self.write_bytes(f"{self._fs[1]}/{name}.json", payload)
+        self.write_document(f"{name}.json", json.dumps(record, indent=2, sort_keys=True).encode())
 
     def read_record(self, name: str) -> dict[str, Any] | None:
         """The JSON document `<name>.json`, or None when it was never written."""
-        try:
-            payload = self._fs[0].cat_file(f"{self._fs[1]}/{name}.json")
-        except FileNotFoundError:
-            return None
-        record: dict[str, Any] = json.loads(payload)
-        return record
+        payload = self.document(f"{name}.json")
+        return None if payload is None else json.loads(payload)
 
 
 def open_lake(settings: Settings) -> Lake:

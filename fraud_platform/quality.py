@@ -135,7 +135,13 @@ RULES: dict[str, TableRules] = {
     performance.PERFORMANCE: TableRules(
         performance.PERFORMANCE_SCHEMA,
         ("model_version",),
-        ("frauds <= labelled", "labelled <= decisions", "auc BETWEEN 0 AND 1", "catch_rate BETWEEN 0 AND 1"),
+        (
+            "frauds <= labelled",
+            "labelled <= decisions",
+            "blocks_known <= blocks",
+            "auc BETWEEN 0 AND 1",
+            "catch_rate BETWEEN 0 AND 1",
+        ),
         row_count=False,
     ),
     skew.SKEW: TableRules(skew.SKEW_SCHEMA, ("feature",), ("differences BETWEEN 0 AND compared",), row_count=False),
@@ -147,6 +153,7 @@ RULES: dict[str, TableRules] = {
         ("decision_id",),
         (
             "score BETWEEN 0 AND 1",
+            "propensity > 0 AND propensity <= 1",
             "decision IN ('allow', 'block', 'flag_for_review')",
             "amount >= 0",
             "CAST(received_at AS DATE) = date",
@@ -208,6 +215,20 @@ def every_transaction_has_a_row(settings: Settings, lake: Lake, days: Sequence[d
         expected = counted.get(day, 0)
         facts.note(day, f"{rows} rows for {expected} transactions" if rows != expected else None)
     return facts.finding("completeness", "error", len(days))
+
+
+def every_decision_is_a_transaction(lake: Lake, days: Sequence[date]) -> Finding:
+    """Each decision of the day is among its transactions or in its quarantine: what was decided also happened."""
+    log, facts, decisions = inference_log.LogTable(lake), _Facts(), 0
+    for day in sorted(set(days) & set(log.days())):
+        decided = log.decision_ids(day)
+        held = set(lake.read(tables.RAW_TRANSACTIONS, day, ["decision_id"])["decision_id"].to_pylist())
+        lost = len(decided - held)
+        room = _metadata(lake, tables.QUARANTINE, day).num_rows
+        decisions += len(decided)
+        facts.note(day, f"{lost} of {len(decided)} decisions are no transaction" if lost > room else None)
+    finding = facts.finding("decisions", "error", len(days))
+    return Finding(finding.rule, finding.passed, "error", finding.facts | {"decisions": decisions})
 
 
 def _metadata(lake: Lake, table: str, day: date) -> pq.FileMetaData:

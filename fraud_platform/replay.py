@@ -18,11 +18,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fraud_platform import processing
+from fraud_platform import processing, schema
 from fraud_platform.currency import Rates
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, DAY
 from fraud_platform.features.in_force import Span, spans
+from fraud_platform.features.offline import conformed
+from fraud_platform.features.sequence import counted_order
 from fraud_platform.features.snapshots import read_medians
 from fraud_platform.features.vector import build_vector
 from fraud_platform.lake import Lake
@@ -115,7 +117,7 @@ async def _replay(
     warm_velocity(settings, lake, redis_client, day - timedelta(days=1), now_us=start, key_prefix=prefix)
     loads = _Loads(settings, lake, redis_client, prefix, start)
     store = OnlineStore(redis_url, ttl_days=settings.online_ttl_days, prefix=prefix, clock=lambda: now[0])
-    raw = lake.read(tables.RAW_TRANSACTIONS, day)
+    raw = counted_order(conformed(lake.read(tables.RAW_TRANSACTIONS, day), schema.RAW_TRANSACTIONS))
     rates = Rates.from_table(lake.read(tables.FX_RATES, day), settings.base_currency)
     identities = _Identities(lake, day)
     await store.open()
@@ -138,7 +140,8 @@ async def _replay(
 
 
 def _payments(raw: pa.Table, rates: Rates) -> Iterator[Transaction]:
-    """Raw rows as the service would have made them from a request: clock rule, conversion and fingerprint again."""
+    """Raw rows as the service would have made them from a request: clock rule, conversion and fingerprint again. What
+    it decided keeps its amount, which stands at the rates of then."""
     for batch in raw.to_batches(max_chunksize=10_000):
         times = {name: batch.column(name).cast(pa.int64()).to_pylist() for name in ("timestamp", "received_at")}
         for index, row in enumerate(batch.to_pylist()):
@@ -148,7 +151,9 @@ def _payments(raw: pa.Table, rates: Rates) -> Iterator[Transaction]:
                 transaction_id=row["transaction_id"],
                 user_id=row["user_id"],
                 merchant_id=row["merchant_id"],
-                amount=rates.to_base(row["amount_minor"], row["currency"]),
+                amount=rates.to_base(row["amount_minor"], row["currency"])
+                if row["decision_id"] is None
+                else row["amount"],
                 event_time=int(event_time),
                 received_at=received_at,
                 country=row["country"],

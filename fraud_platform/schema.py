@@ -53,6 +53,13 @@ RAW_TRANSACTIONS = pa.schema(
         *_OPTIONAL,
         _field("device_key", pa.int64(), "64-bit fingerprint of device_id", nullable=True),
         _field("is_duplicate", pa.bool_(), "an earlier row of the same transaction_id counted within 24 hours"),
+        _field(
+            "decision_id", pa.string(), "the service's decision on it; null: the source alone knows it", nullable=True
+        ),
+        _field("user_effective_time", pa.int64(), "as velocity assigned it online, UTC microseconds", nullable=True),
+        _field(
+            "merchant_effective_time", pa.int64(), "the same at the merchant; null: by processing order", nullable=True
+        ),
     ]
 )
 """One checked transaction, in processing order (received_at, transaction_id) within its day."""

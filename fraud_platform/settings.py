@@ -3,8 +3,8 @@
 What belongs here: a name, a type, a default and one sentence. What does not: anything that opens a file.
 """
 
+import json
 from datetime import date
-from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -19,16 +19,30 @@ class Settings(BaseSettings):
 
     # where state lives
     home: Path = Field(Path("var"), description="Folder of all local state: lake, Redis, MLflow, Dagster, logs.")
+    clock_file: Path | None = Field(
+        None, description="File that moves the platform's clock, which scenarios make; never set it for real payments."
+    )
     lake_url: str | None = Field(None, description="Root of the lake, any fsspec address; default <home>/lake.")
 
     # where the history comes from
     mapping: Path | None = Field(None, description="Mapping file of an imported history; unset: the simulated bank.")
     history_start: date | None = Field(None, description="First day of history; unset: fixed at the first run.")
+    history_goes_on: bool = Field(
+        False, description="After an imported history's last day, days are built of what the service decides."
+    )
     history_days: int = Field(120, ge=1, description="Days of simulated history at the first run, ending yesterday.")
     transactions_per_day: int = Field(4_600, ge=1, description="Mean transactions a day of the simulated bank.")
     users: int = Field(5_000, ge=1, description="Users of the simulated bank.")
     merchants: int = Field(800, ge=1, description="Merchants of the simulated bank.")
     seed: int = Field(20_240_501, description="Seed of the simulated bank and of training.")
+    bank_behaviour: dict[str, float] = Field(
+        {},
+        description='Behaviour of the simulated bank beside its defaults, as JSON: {"card_testing": 0.01}.',
+    )
+    bank_changes: dict[date, dict[str, float]] = Field(
+        {},
+        description='The same from a day on, which is not built yet: {"2026-03-01": {"online_scale": 2}}.',
+    )
     base_currency: str = Field("EUR", description="ISO 4217 currency of all amounts inside; others are converted.")
 
     # engines
@@ -114,23 +128,39 @@ class Settings(BaseSettings):
     min_holdout_frauds: int = Field(
         100, ge=1, description="Frauds in the holdout below which no model is promoted: its figures say too little."
     )
+    accepted_skew_days: list[date] = Field(
+        [],
+        description="Days as JSON whose differences between served and recomputed values are explained, and may train.",
+    )
     training_threads: int | None = Field(None, ge=1, description="Threads of one training; unset: all cores.")
-    threshold: float = Field(0.7, gt=0, lt=1, description="A payment is blocked when its score is strictly greater.")
-    review_threshold: float = Field(0.4, gt=0, lt=1, description="A score strictly greater is flagged for review.")
+    threshold: float = Field(
+        0.7, gt=0, lt=1, description="Of the first policy: a payment is blocked when its score is strictly greater."
+    )
+    review_threshold: float = Field(
+        0.4, gt=0, lt=1, description="Of the first policy: a score strictly greater is flagged for review."
+    )
     loss_missed_fee: float = Field(15, ge=0, description="Cost of a missed fraud beside its amount, base currency.")
     loss_blocked_good: float = Field(10, ge=0, description="Cost of blocking a good payment, base currency.")
     loss_alert: float = Field(2, ge=0, description="Cost of looking at one blocked payment, base currency.")
+    release_share: float = Field(
+        0,
+        ge=0,
+        le=0.5,
+        description="Share of what the threshold would block that is let through, so that blocking can be measured.",
+    )
     alert_budget_share: float = Field(
         0.005, gt=0, le=1, description="Share of payments that may be blocked by the threshold chosen by cost."
     )
     rule_high_amount: int = Field(
-        10_000, ge=0, description="Where no model answers, an amount above this is flagged; units of base currency."
+        10_000,
+        ge=0,
+        description="Of the first policy: without a model, an amount above this is flagged; base currency.",
     )
     rule_cross_country_amount: int = Field(
-        1_000, ge=0, description="Where no model answers, an amount above this outside the home country is flagged."
+        1_000, ge=0, description="Of the first policy: the same for an amount outside the home country."
     )
     budget_ms: int = Field(
-        100, ge=1, description="Milliseconds from a payment's sending to its answer; the three below must fit in it."
+        100, ge=1, description="Milliseconds from a payment's sending to its answer; the stages below must fit in it."
     )
     network_ms: int = Field(5, ge=0, description="Milliseconds of the budget that one way over the network may take.")
     read_deadline_ms: int = Field(
@@ -139,14 +169,18 @@ class Settings(BaseSettings):
         description="Milliseconds that a payment waits for Redis: for its features, and to settle its decision.",
     )
     cold_deadline_ms: int = Field(
-        50, ge=1, description="Milliseconds that it waits for the cold store's, once Redis has failed it."
+        45, ge=1, description="Milliseconds that it waits for the cold store's, once Redis has failed it."
     )
+    request_features_ms: int = Field(10, ge=0, description="Milliseconds of the budget for building the vector.")
+    model_ms: int = Field(
+        30, ge=0, description="Milliseconds of the budget for scoring; where they are not left, the rules decide."
+    )
+    log_ms: int = Field(5, ge=0, description="Milliseconds of the budget for writing the record down.")
     breaker_failures: int = Field(5, ge=1, description="Failures in a row after which a dependency is left alone.")
     breaker_pause_ms: int = Field(1_000, ge=1, description="Milliseconds between probes of a dependency left alone.")
     capacity: int = Field(
         200, ge=1, description="Payments under way in one worker beyond which the rules answer at once."
     )
-    policy_version: int = Field(1, ge=1, description="Raised by hand when thresholds or rules change; in every answer.")
 
     # watching
     drift_min_rows: int = Field(
@@ -154,7 +188,7 @@ class Settings(BaseSettings):
     )
     feature_psi_limit: float = Field(0.2, gt=0, description="PSI of a feature above which a retraining is started.")
     drift_unusual: float = Field(
-        2, ge=0, description="No drift is a PSI below so many times the largest that a day of the reference has."
+        2, ge=0, description="No drift is a PSI below so many times the largest that a day of the reference would have."
     )
     score_psi_limit: float = Field(0.1, gt=0, description="PSI of the score above which people are told to look.")
     fraud_rate_sigmas: float = Field(
@@ -173,7 +207,7 @@ class Settings(BaseSettings):
     notify_quiet_hours: float = Field(24, gt=0, description="Hours in which the same trouble is not told again.")
     log_lag_alert: int = Field(100_000, ge=1, description="Decisions behind in the broker above which people are told.")
     matured_labels_retrain: int = Field(
-        0,
+        200,
         ge=0,
         description="Frauds that matured since the champion's data at which it is retrained; 0: never for that.",
     )
@@ -200,6 +234,16 @@ class Settings(BaseSettings):
     canary_error_limit: float = Field(0.01, gt=0, lt=1, description="Share of payments that a challenger may fail on.")
     canary_latency_ms: float = Field(5, gt=0, description="Milliseconds that a challenger's answers may take longer.")
 
+    # packaging
+    packed_release_decides: bool = Field(
+        False, description="Whether a Bento's own release is put into force also in a home that has another in force."
+    )
+    image_base: str = Field(
+        "docker.io/library/python:3.11-slim-bookworm",
+        description="Image that the service's image is built on, best with its digest; it needs Python 3.11 alone.",
+    )
+    image_name: str = Field("fraud-detector", description="Name of the service's image, with its registry if any.")
+
     # inference log
     spool_fsync_ms: int = Field(
         1_000, ge=1, description="Milliseconds of decisions that a machine may lose which dies; a process loses none."
@@ -223,18 +267,39 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _deadlines_fit_the_budget(self) -> Self:
-        """All that a payment may wait for: there, Redis, PostgreSQL, Redis again, and back."""
-        longest = 2 * self.network_ms + 2 * self.read_deadline_ms + self.cold_deadline_ms
-        if longest > self.budget_ms:
-            raise ValueError(
-                f"a payment may wait {longest} ms (2 × network_ms + 2 × read_deadline_ms + cold_deadline_ms), which is "
-                f"more than budget_ms, {self.budget_ms}: lower a deadline or raise the budget"
-            )
+        """The ordinary way of a payment, and the longest: by the cold store to the rules."""
+        always = 2 * self.network_ms + 2 * self.read_deadline_ms + self.log_ms
+        ways = {
+            "request_features_ms + model_ms": self.request_features_ms + self.model_ms,
+            "cold_deadline_ms": self.cold_deadline_ms,
+        }
+        for names, taken in ways.items():
+            longest = always + taken
+            if longest > self.budget_ms:
+                raise ValueError(
+                    f"a payment may take {longest} ms (2 × network_ms + 2 × read_deadline_ms + {names} + log_ms), "
+                    f"which is more than budget_ms, {self.budget_ms}: lower one of them or raise the budget"
+                )
         return self
 
-    @cached_property
+    def environment(self) -> dict[str, str]:
+        """The settings that were given, whatever file or variable they came from, as variables that say the same from
+        another folder: paths absolute, secrets in the clear."""
+        variables = {}
+        for name in sorted(self.model_fields_set):
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                variables[f"FRAUD_{name.upper()}"] = value.get_secret_value()
+            elif isinstance(value, Path):
+                variables[f"FRAUD_{name.upper()}"] = str(value.absolute())
+            elif value is not None:
+                plain = self.model_dump(mode="json", include={name})[name]
+                variables[f"FRAUD_{name.upper()}"] = plain if isinstance(plain, str) else json.dumps(plain)
+        return variables
+
+    @property
     def lake(self) -> str:
-        """Root of the lake as an fsspec address."""
+        """Root of the lake as an fsspec address. Not cached: a copy of these settings with another home has its own."""
         return self.lake_url or str((self.home / "lake").absolute())
 
     @property

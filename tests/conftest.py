@@ -24,9 +24,11 @@ KINDS = {
     "integration": "with real servers and processes",
     "e2e": "the path of `make run`, headless",
 }
-KEPT = {"FRAUD_SPARKOV_FILE", "FRAUD_TEST_KAFKA", "FRAUD_TEST_KAFKA_BOOTSTRAP", "FRAUD_TEST_SOAK"}
+KEPT = {
+    "FRAUD_SPARKOV_FILE", "FRAUD_TEST_KAFKA", "FRAUD_TEST_KAFKA_BOOTSTRAP", "FRAUD_TEST_SOAK", "FRAUD_TEST_IMAGE",
+}  # fmt: skip
 """Names for tests alone: where the Sparkov export lies, which Kafka is used (`integration/kafka_kit`), and whether
-faults last long (`integration/fault_kit`)."""
+faults last long (`integration/fault_kit`), whether an image is built (`integration/test_image`)."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

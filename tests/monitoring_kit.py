@@ -1,5 +1,6 @@
 """Days of decisions around a released model, with what is wanted of them: drift, fraud, a lost store."""
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -106,15 +107,16 @@ def log_decisions(lake: Lake, records: list[DecisionRecord]) -> None:
     LogTable(lake).commit(rows((each, encode_record(each)) for each in records), {})
 
 
-def write_labels(lake: Lake, day: date, frauds: list[str], transaction_day: date) -> None:
-    """Confirmed frauds that arrive on a day."""
+def write_labels(lake: Lake, day: date, frauds: list[str], transaction_day: date, cleared: Sequence[str] = ()) -> None:
+    """Confirmed frauds that arrive on a day, and good payments that an investigator has looked at."""
+    count = len(frauds) + len(cleared)
     plain = {
-        "transaction_id": frauds,
-        "transaction_date": [transaction_day] * len(frauds),
-        "source": ["chargeback"] * len(frauds),
-        "revision": [1] * len(frauds),
-        "state": ["confirmed"] * len(frauds),
-        "arrived_at": [microseconds(day) + 3_600_000_000] * len(frauds),
+        "transaction_id": [*frauds, *cleared],
+        "transaction_date": [transaction_day] * count,
+        "source": ["chargeback"] * len(frauds) + ["investigator"] * len(cleared),
+        "revision": [1] * count,
+        "state": ["confirmed"] * len(frauds) + ["cleared"] * len(cleared),
+        "arrived_at": [microseconds(day) + 3_600_000_000] * count,
     }
     fields = [pa.array(plain[f.name], f.type) for f in schema.LABELS]
     lake.write(tables.FRAUD_LABELS, day, pa.table(fields, schema.LABELS))

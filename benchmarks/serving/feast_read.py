@@ -6,9 +6,11 @@ import bentoml
 import numpy as np
 from _bentoml_impl.server.app import ServiceAppFactory
 from starlette.middleware import Middleware
+from uvicorn.protocols.http import auto
 
 from bento.gateway import Gateway
 from bento.runtime import Runtime
+from bento.transport import PaymentProtocol
 from feature_repo.store import open_store
 from fraud_platform.decision.breaker import CircuitBreaker
 from fraud_platform.features.catalogue import CATALOGUE
@@ -92,3 +94,4 @@ class FeastDetector:
 ServiceAppFactory.middlewares = property(
     lambda app, own=ServiceAppFactory.middlewares.fget: [Middleware(Gateway), *own(app)]
 )
+auto.AutoHTTPProtocol = PaymentProtocol

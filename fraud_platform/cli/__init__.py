@@ -6,7 +6,21 @@ so that `--help` answers at once.
 
 import typer
 
-from fraud_platform.cli import data, gateway, inference_log, keys, model, platform, release
+from fraud_platform.cli import (
+    capacity,
+    data,
+    erasure,
+    gateway,
+    inference_log,
+    keys,
+    model,
+    package,
+    platform,
+    policy,
+    recovery,
+    release,
+    scenario,
+)
 
 app = typer.Typer(
     help="A fraud-decision platform: raw logs to live decisions. Settings are FRAUD_* variables, see `settings`.",
@@ -14,9 +28,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (platform.app, data.app, model.app):
+for commands in (
+    platform.app, data.app, model.app, scenario.app, capacity.app, erasure.app, recovery.app, package.app,
+):  # fmt: skip
     app.add_typer(commands)
 app.add_typer(release.app, name="release")
+app.add_typer(policy.app, name="policy")
 app.add_typer(keys.app, name="keys")
 app.add_typer(inference_log.app, name="inference-log")
 app.add_typer(gateway.app, name="gateway")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fraud_platform.cli.screen import now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import by_hand, now, print_table, refused, settings_of_environment
 
 app = typer.Typer(help="API keys of the decision service, kept in <home>/access/keys.json.", no_args_is_help=True)
 
@@ -29,9 +29,12 @@ def keys_add(
 ) -> None:
     """Make a key and print it, for the only time; a name may have several, so that keys change without a gap."""
     from fraud_platform.decision.api_keys import KeysError, add_key, keys_path
+    from fraud_platform.decision.key_ledger import note_key
 
+    home = settings_of_environment().home
     try:
-        token, made = add_key(keys_path(settings_of_environment().home), name, [one.value for one in scope], now())
+        token, made = add_key(keys_path(home), name, [one.value for one in scope], now())
+        note_key(home, made, by_hand(), now())
     except KeysError as error:
         raise refused(str(error)) from error
     typer.secho(f"key {made.id} of {made.caller} for {', '.join(made.scopes)}; it is not shown again:", err=True)
@@ -57,11 +60,14 @@ def keys_list() -> None:
 
 @app.command("revoke")
 def keys_revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="Of `keys list`.")]) -> None:
-    """Make a key worthless; the service notices within a second."""
+    """Make a key worthless; the service notices within a second, and the ledger keeps who did it."""
     from fraud_platform.decision.api_keys import KeysError, keys_path, revoke_key
+    from fraud_platform.decision.key_ledger import note_key
 
+    home = settings_of_environment().home
     try:
-        key = revoke_key(keys_path(settings_of_environment().home), key_id, now())
+        key = revoke_key(keys_path(home), key_id, now())
+        note_key(home, key, by_hand(), now())
     except KeysError as error:
         raise refused(str(error)) from error
     typer.echo(f"key {key.id} of {key.caller} is revoked")

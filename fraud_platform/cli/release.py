@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import console, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import by_hand, console, now, print_table, refused, settings_of_environment
 
 if TYPE_CHECKING:
     from fraud_platform.model.release import Reason
+    from fraud_platform.settings import Settings
 
 app = typer.Typer(
     help="Who decides: champion, challenger and its share of users; each change is a line in the ledger.",
@@ -22,11 +23,9 @@ WHY = Annotated[str, typer.Option("--why", help="The reason, for the ledger.")]
 
 
 def _reason(why: str) -> "Reason":
-    import getpass
-
     from fraud_platform.model.release import Reason
 
-    return Reason(who=f"{getpass.getuser()} by hand", why=why)
+    return Reason(who=by_hand(), why=why)
 
 
 @app.command("status")
@@ -46,9 +45,31 @@ def release_status(
         None, ["champion", "challenger", "stage", "weight"],
         [[arms["champion"] or "none", arms["challenger"] or "none", arms["stage"], f"{arms['weight']:.0%}"]],
     )  # fmt: skip
+    if at is None:
+        _say_what_differs(current, arms["champion"])
     found = None if at else look(open_lake(current), current, now())
     if found is not None:
         console().print(f"{found[2].action}: {'; '.join(found[2].reasons)}")
+
+
+def _say_what_differs(current: "Settings", champion: str | None) -> None:
+    """The policy decides; a champion measured at other thresholds proposes its own."""
+    from fraud_platform.decision.policy_record import PolicyError, policy_in_force
+    from fraud_platform.model.bundle import Bundle, BundleError, releases
+
+    if champion is None:
+        return
+    try:
+        policy, bundle = policy_in_force(current, now()), Bundle.load(releases(current.home) / champion)
+    except (BundleError, PolicyError) as error:
+        raise refused(str(error)) from error
+    own, measured = (policy.threshold, policy.review_threshold), (bundle.threshold, bundle.review_threshold)
+    if own != measured:
+        console().print(
+            f"policy {policy.version} decides by thresholds {own[0]:g} and {own[1]:g}; {champion} was measured at "
+            f"{measured[0]:g} and {measured[1]:g}, which `fraud-platform policy set --threshold {measured[0]:g} "
+            f"--review-threshold {measured[1]:g}` would put into force"
+        )
 
 
 @app.command("rollback")
@@ -89,6 +110,19 @@ def release_promote(why: WHY) -> None:
     except (BundleError, NoReleaseError) as error:
         raise refused(str(error)) from error
     console().print(f"{challenger} decides.")
+
+
+@app.command("rebuild-registry")
+def release_rebuild_registry() -> None:
+    """Put every release back into an empty MLflow under its own number: for a registry lost without a backup."""
+    from fraud_platform.model.bundle import BundleError, NoReleaseError
+    from fraud_platform.model.registry_rebuild import rebuild_registry
+
+    try:
+        numbers = rebuild_registry(settings_of_environment())
+    except (BundleError, NoReleaseError) as error:
+        raise refused(str(error)) from error
+    console().print(f"Registered: {', '.join(map(str, numbers))}." if numbers else "The registry has a champion.")
 
 
 @app.command("challenge")

@@ -4,7 +4,7 @@ What belongs here: input and output as people see it. What does not: any command
 """
 
 import os
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import typer
@@ -39,8 +39,17 @@ def console() -> "Console":
 
 
 def now() -> datetime:
-    """The present, UTC."""
-    return datetime.now(UTC)
+    """The present in UTC by the platform's clock."""
+    from fraud_platform.clock import present
+
+    return present(settings_of_environment())
+
+
+def by_hand() -> str:
+    """Who asks, for the ledger."""
+    import getpass
+
+    return f"{getpass.getuser()} by hand"
 
 
 def refused(message: str) -> typer.Exit:

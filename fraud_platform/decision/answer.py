@@ -44,12 +44,19 @@ class PredictAnswer(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[float, Meta(ge=0, le=1, description="Calibrated probability of fraud, shown to 6 decimals.")] | None
     )
     decision: Annotated[DecisionName, Meta(description="block means: unrounded score strictly greater than threshold.")]
-    reason: str
+    reason: Annotated[
+        str,
+        Meta(
+            description="score_above_threshold, score_in_review_band, score_below_threshold; released_for_measurement: "
+            "above the threshold, and let through so that blocking can be measured; of the rules "
+            "high_amount_fallback, cross_country_fallback, service_unavailable_fallback."
+        ),
+    ]
     threshold: float
     model_version: Annotated[str, Meta(description="Registered name and version, `name/version`.")]
     policy_version: int
     served_by: Annotated[ServedBy, Meta(description="The source of each part.")]
-    degraded: Annotated[bool, Meta(description="Anything was served by other than redis and the champion.")]
+    degraded: Annotated[bool, Meta(description="A feature or the score came from other than redis and a whole model.")]
 
 
 class Contribution(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,10 +81,15 @@ class ExplainAnswer(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="recorded: the vector and model that decided; what_if: the payment as it would score now."),
     ]
     model_version: str
-    decided_by: Annotated[str, Meta(description="champion, logistic_regression or rules.")]
+    decided_by: Annotated[
+        str,
+        Meta(description="As `served_by.model`: champion, challenger, logistic_regression, rules, list, kill_switch."),
+    ]
     score: Annotated[float, Meta(ge=0, le=1)] | None
     decision: DecisionName
-    reason: Annotated[str, Meta(description="For people: what raises risk most, or the rule that decided.")]
+    reason: Annotated[
+        str, Meta(description="For people: what raises risk most, or the rule, list or kill switch that decided.")
+    ]
     margin: Annotated[float, Meta(description="The model's raw output: base_value plus all 50 contributions.")] | None
     base_value: (
         Annotated[float, Meta(description="The margin before any feature; null where the rules decided.")] | None
@@ -101,7 +113,7 @@ def predict_body(record: DecisionRecord) -> bytes:
             model_version=record.model_version,
             policy_version=record.policy_version,
             served_by=record.served_by,
-            degraded=record.served_by.degraded,
+            degraded=record.degraded,
         )
     )
 

@@ -1,4 +1,4 @@
-"""API keys at rest: `<home>/access/keys.json`, and the three things that are done to it.
+"""API keys at rest: `<home>/access/keys.json`, the three things that are done to it, and their lines in the ledger.
 
 What belongs here: making, listing and revoking keys. What does not: checking one on a request (`access`).
 

@@ -17,15 +17,16 @@ from fraud_platform.decision.answer import Answer, predict_body
 from fraud_platform.decision.arms import Challenger, Scored, score_by_arm
 from fraud_platform.decision.batch import batch_body, parse_batch
 from fraud_platform.decision.breaker import Breaker
+from fraud_platform.decision.budget import Budget, Stage
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
+from fraud_platform.decision.measurement import released
 from fraud_platform.decision.parts import Meter, OnlineRead, OnlineReader, Recorder
-from fraud_platform.decision.policy import DecisionName, Policy
+from fraud_platform.decision.policy import DECIDED_BY, Policy, decide
 from fraud_platform.decision.problem import Problem, conflict, invalid, malformed, unavailable
-from fraud_platform.decision.reported import parse_report, report_body, reported_record
+from fraud_platform.decision.reported import Report, parse_gateway_report, parse_report, report_body, reported_record
 from fraud_platform.decision.request import InvalidRequest, MalformedBody, Payment, Rates, parse_payment, to_transaction
-from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.decision.serving_model import CHAMPION, RULES, NoScoreError, ServingModel
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.vector import Matrix, build_vector
@@ -53,9 +54,11 @@ _NOT_READ = np.full(len(CATALOGUE.names), np.nan, np.float32)
 class DecisionEngine:
     """Decides payments and explains decisions. One per worker, used from one event loop.
 
-    model and challenger may be replaced at any time by assignment: each request takes them once. model None: the rules
-    decide.
-    clock gives the present as UTC microseconds. capacity: payments under way beyond which the rules answer at once.
+    model, challenger and policy may be replaced at any time by assignment: each request takes them once. model None:
+    the rules decide.
+    clock gives the present as UTC microseconds. budget: what each stage may take, and until when the model is asked.
+    capacity: payments under way beyond which the rules answer at once.
+    release_share: share of what the threshold blocks that is let through to be measured.
     """
 
     def __init__(
@@ -65,7 +68,6 @@ class DecisionEngine:
         decisions: Decisions,
         model: ServingModel | None,
         model_breaker: Breaker,
-        rules: FallbackRules,
         policy: Policy,
         rates: Callable[[], Rates],
         recorder: Recorder,
@@ -74,15 +76,17 @@ class DecisionEngine:
         faults: FaultLog,
         clock: Callable[[], int],
         base_currency: str,
+        budget: Budget,
         capacity: int,
+        release_share: float = 0.0,
+        release_seed: int = 0,
     ) -> None:
         self.model = model
         self.challenger: Challenger | None = None
+        self.policy = policy
         self._features = features
         self._decisions = decisions
         self._model_breaker = model_breaker
-        self._rules = rules
-        self._policy = policy
         self._rates = rates
         self._recorder = recorder
         self._explainer = explainer
@@ -91,7 +95,10 @@ class DecisionEngine:
         self._clock = clock
         self._base_currency = base_currency
         self._exponent = exponent(base_currency)
+        self._budget = budget
         self._capacity = capacity
+        self._release_share = release_share
+        self._release_seed = release_seed
         self._under_way = 0
         # unique as a UUID is, and made by counting on from one
         self._ids = count(int.from_bytes(os.urandom(15)) << 8)
@@ -120,6 +127,10 @@ class DecisionEngine:
     async def report(self, body: bytes, caller: str) -> Answer:
         """Take a decision that the caller's client made by the rules; velocity counts the attempt, once."""
         return await self.answered("report", self._report(body, caller))
+
+    async def report_for(self, body: bytes) -> Answer:
+        """The same of the gateway's rules, which decided in this service's stead for the caller that they name."""
+        return await self.answered("report", self._report_for(body))
 
     async def answered(self, stage: str, work: Awaitable[Answer]) -> Answer:
         """What some work answers, or its error as an answer."""
@@ -170,14 +181,14 @@ class DecisionEngine:
             return self._by_rules(payment, content, caller, transaction), False
         began = perf_counter()
         online = await self._features.read(transaction, caller=caller, write=True, claim=claim(content))
-        self._meter.took("read", perf_counter() - began)
+        self._took("read", perf_counter() - began)
         standing = await self._standing(online, content, caller, payment.transaction_id)
         if standing is not None:
             if standing.request_hash == content:
                 # appended again: the process that settled the decision may have died before it wrote the record
                 self._write(standing, encode_record(standing))
             return standing, True
-        record = self._judged(payment, content, caller, transaction, online)
+        record = self._judged(payment, content, caller, transaction, online, began)
         payload = encode_record(record)
         settled = await self._decisions.settle(record, payload)
         if settled is not record:
@@ -207,14 +218,18 @@ class DecisionEngine:
         return None
 
     def _judged(
-        self, payment: Payment, content: str, caller: str, transaction: Transaction, online: OnlineRead
+        self, payment: Payment, content: str, caller: str, transaction: Transaction, online: OnlineRead, received: float
     ) -> DecisionRecord:
+        """received: seconds of `perf_counter` at which the payment came."""
         began = perf_counter()
         vector = build_vector(transaction, online)
         built = perf_counter()
-        self._meter.took("request_features", built - began)
-        model, scored = self.model, None
-        if model is not None:
+        self._took("request_features", built - began)
+        model, policy, scored = self.model, self.policy, None
+        if built - received > self._budget.model_by:
+            # the rules decide at once: the model could answer only when it is too late
+            self._meter.overran("budget")
+        elif model is not None and policy.asks_model:
             try:
                 scored = score_by_arm(
                     model, self.challenger, payment.user_id, vector, self._model_breaker, self._faults.report
@@ -222,22 +237,22 @@ class DecisionEngine:
                 model = scored.model
             except NoScoreError as error:
                 self._faults.report(RULES, error)
-        self._meter.took("model", perf_counter() - built)
-        return self._record(payment, content, caller, transaction, online, vector, model, scored)
+            self._took("model", perf_counter() - built)
+        return self._record(payment, content, caller, transaction, online, vector, model, policy, scored)
+
+    def _took(self, stage: Stage, seconds: float) -> None:
+        self._meter.took(stage, seconds)
+        if seconds > self._budget.seconds[stage]:
+            self._meter.overran(stage)
 
     def _by_rules(self, payment: Payment, content: str, caller: str, transaction: Transaction) -> DecisionRecord:
         """A decision that waits for nothing, written down."""
         online = self._features.without_stores(transaction, caller=caller, claim=claim(content))
-        record = self._record(payment, content, caller, transaction, online, _NOT_READ, self.model, None)
+        record = self._record(payment, content, caller, transaction, online, _NOT_READ, self.model, self.policy, None)
         payload = encode_record(record)
         self._decisions.post(record, payload)
         self._write(record, payload)
         return record
-
-    def _decided(self, score: float | None, policy: Policy, transaction: Transaction) -> tuple[DecisionName, str]:
-        if score is None:
-            return self._rules.decide(transaction.amount, self._exponent, transaction.country, transaction.user_country)
-        return policy.decide(score)
 
     def _record(
         self,
@@ -248,19 +263,23 @@ class DecisionEngine:
         online: OnlineRead,
         vector: Matrix,
         model: ServingModel | None,
+        policy: Policy,
         scored: Scored | None,
     ) -> DecisionRecord:
-        """scored: None where the rules decide."""
-        policy = model.policy if model is not None else self._policy
-        score = None if scored is None else scored.score
-        decision, reason = self._decided(score, policy, transaction)
+        """scored: None where no model was asked, or none could say."""
+        score, rung = (None, RULES) if scored is None else (scored.score, scored.served_by)
+        received_at = transaction.received_at
+        decision, reason = decide(policy, score, payment, transaction.amount, self._exponent, received_at)
+        decision, reason, propensity = released(
+            decision, reason, self._release_share, self._release_seed, caller, payment.transaction_id
+        )
         return DecisionRecord(
             schema_version=SCHEMA_VERSION,
             decision_id=f"{next(self._ids):032x}",
             caller=caller,
             request_hash=content,
             request=payment,
-            received_at=transaction.received_at,
+            received_at=received_at,
             amount=transaction.amount,
             event_time=transaction.event_time,
             clock_skew=transaction.clock_skew,
@@ -275,7 +294,7 @@ class DecisionEngine:
             served_by=ServedBy(
                 user_features=online.served_by["user_features"],
                 merchant_features=online.served_by["merchant_features"],
-                model=RULES if scored is None else scored.served_by,
+                model=DECIDED_BY.get(reason, rung),
             ),
             model_version=model.version if model is not None else _NO_MODEL,
             scorer_hash=model.scorer_hash if model is not None else "",
@@ -285,10 +304,12 @@ class DecisionEngine:
             score=score,
             decision=decision,
             reason=reason,
-            latency_us=self._clock() - transaction.received_at,
+            latency_us=self._clock() - received_at,
             arm=CHAMPION if scored is None else scored.arm,
             other_version=None if scored is None else scored.other_version,
             other_score=None if scored is None else scored.other_score,
+            scored_by=None if scored is None else rung,
+            propensity=propensity,
         )
 
     def _write(self, record: DecisionRecord, payload: bytes) -> None:
@@ -298,17 +319,23 @@ class DecisionEngine:
         except OSError as error:
             # a full disk must not stop payments: the record waits in memory, and the count raises an alert
             self._faults.report("record", error)
-        self._meter.took("log", perf_counter() - began)
+        self._took("log", perf_counter() - began)
 
     async def _explain(self, body: bytes, caller: str) -> Answer:
-        return Answer(200, await self._explainer.explain(body, caller, self.model, self._clock()))
+        return Answer(200, await self._explainer.explain(body, caller, self.model, self.policy, self._clock()))
 
     async def _report(self, body: bytes, caller: str) -> Answer:
-        report = parse_report(body, self._base_currency)
+        return await self._taken(parse_report(body, self._base_currency), caller)
+
+    async def _report_for(self, body: bytes) -> Answer:
+        caller, report = parse_gateway_report(body, self._base_currency)
+        return await self._taken(report, caller)
+
+    async def _taken(self, report: Report, caller: str) -> Answer:
         transaction = to_transaction(report.payment, self._clock(), self._rates())
         content = report.payment.content_hash()
         online = await self._features.read(transaction, caller=caller, write=True, claim=claim(content))
-        record = reported_record(report, caller, transaction, online, self._policy)
+        record = reported_record(report, caller, transaction, online, self.policy)
         payload = encode_record(record)
         # unlike a decision, a report can be sent again: it is taken only when it is written down
         self._recorder.append(record.day, payload)

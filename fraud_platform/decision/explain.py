@@ -19,7 +19,7 @@ from fraud_platform.currency import exponent
 from fraud_platform.decision.answer import SHOWN_DECIMALS, ExplainAnswer, explain_body, top_contributions
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.parts import OnlineReader
-from fraud_platform.decision.policy import DecisionName
+from fraud_platform.decision.policy import DECIDED_BY, POLICY_SENTENCES, DecisionName, Policy, decide
 from fraud_platform.decision.problem import not_scored, unknown_transaction
 from fraud_platform.decision.reasons import Reasons
 from fraud_platform.decision.request import Identifier, Rates, decode_json, named_fields, parse_payment, to_transaction
@@ -32,6 +32,7 @@ from fraud_platform.inference_log.table import LogTable
 from fraud_platform.online.wire import StoreError
 
 UNITS = "log-odds"
+_SENTENCES = RULE_SENTENCES | POLICY_SENTENCES
 T = TypeVar("T")
 
 
@@ -67,19 +68,21 @@ class Explainer:
         self._home = home
         self._log = log
         self._base_currency = base_currency
-        self._reasons = Reasons(base_currency, exponent(base_currency))
+        self._exponent = exponent(base_currency)
+        self._reasons = Reasons(base_currency, self._exponent)
         self._search_days = search_days
         self._past = PastModels(home)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explain")
 
-    async def explain(self, body: bytes, caller: str, model: ServingModel | None, now: int) -> bytes:
-        """The answer's JSON. now: UTC microseconds. Raises Problem, InvalidRequest."""
+    async def explain(self, body: bytes, caller: str, model: ServingModel | None, policy: Policy, now: int) -> bytes:
+        """The answer's JSON. policy: what a what-if is decided by. now: UTC microseconds. Raises Problem,
+        InvalidRequest."""
         if named_fields(body).keys() == {"transaction_id"}:
             transaction_id = decode_json(_reference, body).transaction_id
             return await self._recorded(transaction_id, caller, model, now)
         if model is None:
             raise not_scored("no model is in force; the rules decide")
-        return await self._what_if(body, caller, model, now)
+        return await self._what_if(body, caller, model, policy, now)
 
     async def _recorded(self, transaction_id: str, caller: str, model: ServingModel | None, now: int) -> bytes:
         record = await self.find(transaction_id, caller, now)
@@ -87,21 +90,28 @@ class Explainer:
             raise unknown_transaction(f"no decision of yours in the last {self._search_days} days has this id")
         found, score = record, record.score
         if score is None:
-            return self._by_rules(found)
+            return self._without_score(found)
 
         def answer() -> bytes:
             # on the explaining thread: loading a past model takes long, and PastModels is not thread-safe
             current = model if model is not None and model.scorer_hash == found.scorer_hash else None
-            decider = found.served_by.model
-            rung = current.rung(decider) if current is not None else self._past.rung(found)
+            rung = current.rung(found.rung) if current is not None else self._past.rung(found)
             return self._answer(
-                rung, found.values, transaction_id, "recorded", found.model_version, decider, found.decision, score
+                rung,
+                found.values,
+                transaction_id,
+                "recorded",
+                found.model_version,
+                found.served_by.model,
+                found.decision,
+                found.reason,
+                score,
             )
 
         return await self._beside(answer)
 
-    def _by_rules(self, record: DecisionRecord) -> bytes:
-        """No model, so no contributions: the rule that fired is the whole reason."""
+    def _without_score(self, record: DecisionRecord) -> bytes:
+        """No model, so no contributions: the rule that fired, the list or the kill switch is the whole reason."""
         return explain_body(
             ExplainAnswer(
                 transaction_id=record.request.transaction_id,
@@ -110,7 +120,7 @@ class Explainer:
                 decided_by=record.served_by.model,
                 score=None,
                 decision=record.decision,
-                reason=RULE_SENTENCES.get(record.reason, record.reason),
+                reason=_SENTENCES.get(record.reason, record.reason),
                 margin=None,
                 base_value=None,
                 units=UNITS,
@@ -130,16 +140,17 @@ class Explainer:
         today = datetime.fromtimestamp(now // 1_000_000, UTC).date()
         return find_decision(self._home, self._log, transaction_id, caller, until=today, days=self._search_days)
 
-    async def _what_if(self, body: bytes, caller: str, model: ServingModel, now: int) -> bytes:
+    async def _what_if(self, body: bytes, caller: str, model: ServingModel, policy: Policy, now: int) -> bytes:
         payment = parse_payment(body, self._base_currency)
         transaction = to_transaction(payment, now, self._rates())
         online = await self._features.read(transaction, caller=caller, write=False, claim=b"")
         vector = build_vector(transaction, online)
         score = float(model.scorer.score(vector[None, :])[0])
-        decision, _ = model.policy.decide(score)
+        decision, reason = decide(policy, score, payment, transaction.amount, self._exponent, now)
+        decider = DECIDED_BY.get(reason, CHAMPION)
         return await self._beside(
             lambda: self._answer(
-                model.scorer, vector, payment.transaction_id, "what_if", model.version, CHAMPION, decision, score
+                model.scorer, vector, payment.transaction_id, "what_if", model.version, decider, decision, reason, score
             )
         )
 
@@ -155,10 +166,13 @@ class Explainer:
         model_version: str,
         decided_by: str,
         decision: DecisionName,
+        reason: str,
         score: float,
     ) -> bytes:
+        """reason: of the decision; where the score was not what decided, its sentence is the explanation's."""
         explanation = rung.explain(vector)
         contributions = top_contributions(vector, np.asarray(explanation.contributions), self._reasons)
+        raising = "; ".join(one.reason for one in contributions if one.contribution > 0) or "nothing raises risk"
         return explain_body(
             ExplainAnswer(
                 transaction_id=transaction_id,
@@ -167,7 +181,7 @@ class Explainer:
                 decided_by=decided_by,
                 score=round(score, SHOWN_DECIMALS),
                 decision=decision,
-                reason="; ".join(one.reason for one in contributions if one.contribution > 0) or "nothing raises risk",
+                reason=_SENTENCES.get(reason, raising),
                 margin=round(explanation.margin, SHOWN_DECIMALS),
                 base_value=round(explanation.base_value, SHOWN_DECIMALS),
                 units=UNITS,

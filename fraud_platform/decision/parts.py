@@ -76,6 +76,10 @@ class Meter(Protocol):
         """A stage of one decision: read, request_features, model, log."""
         ...
 
+    def overran(self, stage: str) -> None:
+        """A stage took longer than its part; `budget`: so much was gone that the model was not asked."""
+        ...
+
     def failed(self, stage: str) -> None:
         """Something went wrong on our side."""
         ...

@@ -1,23 +1,86 @@
-"""The policy: from a score to a decision and its reason.
+"""The policy in the form that decides: from a payment, its score and what people have set to a decision and a reason.
 
-What belongs here: thresholds and bands. What does not: where the score came from. Comparisons take the unrounded score;
-what an answer shows may be rounded.
+What belongs here: the order in which a policy decides. What does not: where the score came from, how a policy is kept
+(`policy_record`) and changed (`policy_change`). Nothing here reads a clock or a file, so a decision can be made again
+from its record and the version that it names. Comparisons take the unrounded score; what is shown may be rounded.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from fraud_platform.decision.rules import RULE_SENTENCES, FallbackRules
 
 DecisionName = Literal["allow", "block", "flag_for_review"]
 Reason = Literal["score_above_threshold", "score_in_review_band", "score_below_threshold"]
+PolicyReason = Literal["block_list", "allow_list", "kill_switch_allow_all"]
+KillSwitch = Literal["off", "rules_only", "allow_all"]
+
+FOREVER = 2**63 - 1
+"""Until when an entry without an end counts, in UTC microseconds."""
+
+POLICY_SENTENCES: dict[str, str] = {
+    "block_list": "the payment's user, merchant, device or country is on the block list",
+    "allow_list": "the payment's user, merchant, device or country is on the allow list",
+    "kill_switch_allow_all": "the kill switch allows every payment",
+}
+"""Each reason of a policy's own for people."""
+
+DECIDED_BY: dict[str, str] = {
+    "block_list": "list",
+    "allow_list": "list",
+    "kill_switch_allow_all": "kill_switch",
+    **dict.fromkeys(RULE_SENTENCES, "rules"),
+}
+"""What decided, as `served_by.model` says it, by reason; with any other reason the model did."""
+
+
+class ListedFields(Protocol):
+    """What a policy reads of a payment besides its amount: `request.Payment` has it, `wire.PaymentRequest` too."""
+
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def merchant_id(self) -> str: ...
+    @property
+    def device_id(self) -> str | None: ...
+    @property
+    def country(self) -> str: ...
+    @property
+    def user_country(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A list as it is looked up in: by value, the UTC microseconds before which its entry counts."""
+
+    users: Mapping[str, int] = field(default_factory=dict)
+    merchants: Mapping[str, int] = field(default_factory=dict)
+    devices: Mapping[str, int] = field(default_factory=dict)
+    countries: Mapping[str, int] = field(default_factory=dict)
+    """Of the purchase."""
+
+    def holds(self, payment: ListedFields, at: int) -> bool:
+        """Whether an entry of the payment's counts at a moment, UTC microseconds."""
+        return (
+            self.users.get(payment.user_id, 0) > at
+            or self.merchants.get(payment.merchant_id, 0) > at
+            or self.devices.get(payment.device_id or "", 0) > at
+            or self.countries.get(payment.country, 0) > at
+        )
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Bands over the calibrated probability of fraud; `version` names these numbers in answers and records."""
+    """What people have set; `version` names all of it in answers and records. Never changed, only replaced."""
 
     threshold: float
     review_threshold: float
     version: int
+    rules: FallbackRules = field(default_factory=FallbackRules)
+    kill_switch: KillSwitch = "off"
+    block_list: Listed = field(default_factory=Listed)
+    allow_list: Listed = field(default_factory=Listed)
 
     def __post_init__(self) -> None:
         if not 0 < self.review_threshold <= self.threshold < 1:
@@ -26,7 +89,12 @@ class Policy:
                 f"got {self.review_threshold} and {self.threshold}"
             )
 
-    def decide(self, score: float) -> tuple[DecisionName, Reason]:
+    @property
+    def asks_model(self) -> bool:
+        """Whether a payment is scored: not while the kill switch is thrown."""
+        return self.kill_switch == "off"
+
+    def of_score(self, score: float) -> tuple[DecisionName, Reason]:
         """Block strictly above the threshold, flag strictly above the review threshold, else allow.
 
         Raises ValueError for a score that is not a probability, which no comparison would notice.
@@ -38,3 +106,24 @@ class Policy:
         if score > self.review_threshold:
             return "flag_for_review", "score_in_review_band"
         return "allow", "score_below_threshold"
+
+
+def decide(
+    policy: Policy, score: float | None, payment: ListedFields, amount: int, exponent: int, received_at: int
+) -> tuple[DecisionName, str]:
+    """The decision on a payment and its reason: kill switch, block list, allow list, then the score or the rules.
+
+    score: unrounded calibrated probability; None where no model gave one. amount: minor units of the base currency,
+    which has `exponent` decimals. received_at: UTC microseconds, by which entries of a list expire. `rules_only` takes
+    the score out of it and leaves the lists in. The same arguments give the same decision, today and in a replay.
+    Raises ValueError for a score that is to decide and is no probability.
+    """
+    if policy.kill_switch == "allow_all":
+        return "allow", "kill_switch_allow_all"
+    if policy.block_list.holds(payment, received_at):
+        return "block", "block_list"
+    if policy.allow_list.holds(payment, received_at):
+        return "allow", "allow_list"
+    if score is None or not policy.asks_model:
+        return policy.rules.decide(amount, exponent, payment.country, payment.user_country)
+    return policy.of_score(score)

@@ -92,6 +92,11 @@ def conflict(detail: str) -> Problem:
     return Problem(409, "transaction-conflict", "The transaction_id is taken", detail, "transaction_id")
 
 
+def policy_conflict(detail: str) -> Problem:
+    """The policy is at another version than the one that the change was meant for."""
+    return Problem(409, "policy-conflict", "The policy has changed meanwhile", detail, "expected_version")
+
+
 def too_large(limit: int) -> Problem:
     """The body is over the limit, in bytes."""
     return Problem(413, "body-too-large", "The body is too large", f"at most {limit} bytes are read")

@@ -6,9 +6,10 @@ imports this file into somebody's payment process, so it stands on the standard 
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from fraud_platform.decision.policy import DecisionName
+if TYPE_CHECKING:
+    from fraud_platform.decision.policy import DecisionName
 
 RuleReason = Literal["high_amount_fallback", "cross_country_fallback", "service_unavailable_fallback"]
 
@@ -29,13 +30,13 @@ class FallbackRules:
 
     def decide(
         self, amount_minor: int, exponent: int, country: str | None, user_country: str | None
-    ) -> tuple[DecisionName, RuleReason]:
+    ) -> "tuple[DecisionName, RuleReason]":
         """`decide_amount` for an amount in minor units of a currency with `exponent` decimals."""
         return self.decide_amount(Decimal(amount_minor).scaleb(-exponent), country, user_country)
 
     def decide_amount(
         self, amount: Decimal, country: str | None, user_country: str | None
-    ) -> tuple[DecisionName, RuleReason]:
+    ) -> "tuple[DecisionName, RuleReason]":
         """Flag a high amount, or a lower one abroad; allow the rest.
 
         amount: finite, in units of the base currency. Where a currency cannot be converted for want of a rate, the

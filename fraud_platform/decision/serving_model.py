@@ -1,4 +1,4 @@
-"""The model that decides, as one immutable value that can be swapped: its rungs, the policy, what it was made of.
+"""The model that decides, as one immutable value that can be swapped: its rungs, and what it was made of.
 
 What belongs here: loading a release for serving, scoring by the first rung that can, old releases for explanations.
 What does not: publishing a release, the rules that need no model (`rules`).
@@ -13,7 +13,6 @@ from typing import Protocol
 import numpy as np
 
 from fraud_platform.decision.breaker import Breaker
-from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.problem import model_gone
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.vector import Matrix
@@ -41,7 +40,7 @@ class Margins(Protocol):
 
 @dataclass(frozen=True)
 class ServingModel:
-    """A loaded, verified, warmed model with its policy."""
+    """A loaded, verified, warmed model."""
 
     version: str
     """`name/version`."""
@@ -52,7 +51,6 @@ class ServingModel:
     fallback: LinearModel
     scorer: Scorer
     """XGBoost itself, for explanations."""
-    policy: Policy
     medians: dict[str, Matrix]
     """The model's own copy of the cold-start medians under "user" and "merchant", for when no snapshot can be read."""
 
@@ -95,7 +93,7 @@ class ServingModel:
         return score, LOGISTIC_REGRESSION
 
 
-def load_model(release: Path, policy_version: int) -> ServingModel:
+def load_model(release: Path) -> ServingModel:
     """Load a release, hold its compiled trees against XGBoost, and score once, so that no payment pays for a first
     time. Raises BundleError."""
     bundle = Bundle.load(release)
@@ -114,7 +112,6 @@ def load_model(release: Path, policy_version: int) -> ServingModel:
         calibration=bundle.calibration,
         fallback=bundle.fallback,
         scorer=scorer,
-        policy=Policy(bundle.threshold, bundle.review_threshold, policy_version),
         medians={
             entity: np.array([np.nan if value is None else value for value in values], np.float32)
             for entity, values in bundle.medians.items()
@@ -122,7 +119,7 @@ def load_model(release: Path, policy_version: int) -> ServingModel:
     )
 
 
-def load_newest(home: Path, policy_version: int, failed: Callable[[str, BaseException], None]) -> ServingModel | None:
+def load_newest(home: Path, failed: Callable[[str, BaseException], None]) -> ServingModel | None:
     """The release in force, else the newest of this home that still loads; None when none does.
 
     failed(stage, error): told of each release that does not load.
@@ -134,7 +131,7 @@ def load_newest(home: Path, policy_version: int, failed: Callable[[str, BaseExce
         candidates = []
     for folder in (*candidates, *kept_releases(home)):
         try:
-            return load_model(folder, policy_version)
+            return load_model(folder)
         except BundleError as error:
             failed("model", error)
     return None
@@ -172,7 +169,7 @@ class PastModels:
             while len(self._kept) >= _KEPT:
                 self._kept.pop(next(iter(self._kept)))
             self._kept[record.scorer_hash] = rungs
-        return rungs[LOGISTIC_REGRESSION if record.served_by.model == LOGISTIC_REGRESSION else CHAMPION]
+        return rungs[LOGISTIC_REGRESSION if record.rung == LOGISTIC_REGRESSION else CHAMPION]
 
     def _load(self, record: DecisionRecord) -> dict[str, Explainable]:
         try:

@@ -43,12 +43,25 @@ def connect(settings: Settings, lake: Lake) -> Backend:
 
 
 def daily(backend: Backend, lake: Lake, table: str, days: Sequence[date], schema: pa.Schema) -> ibis.Table:
-    """The partitions of `days` that exist as one ibis table with a `date` column; empty, typed, when none do."""
+    """The partitions of `days` that exist as one ibis table with a `date` column; empty, typed, when none do.
+
+    A column that is younger than every one of the files is null."""
     paths = lake.scan_paths(table, days)
     if not paths:
         empty = schema.append(pa.field("date", pa.date32())).empty_table()
         return ibis.memtable(empty)
-    return backend.read_parquet(paths, hive_partitioning=True).cast({"date": "date"})
+    rows = backend.read_parquet(paths, hive_partitioning=True, union_by_name=True).cast({"date": "date"})
+    missing = [name for name in schema.names if name not in rows.columns]
+    types = ibis.Schema.from_pyarrow(schema)
+    return rows.mutate(**{name: ibis.null(types[name]) for name in missing}) if missing else rows
+
+
+def conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """One partition with every column of its table: one that is younger than the file is null."""
+    for field in schema:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows
 
 
 def microseconds(time: ibis.Value) -> ibis.Value:

@@ -1,9 +1,14 @@
 """Processing order and effective time per entity, as the online velocity script assigns them one by one.
 
-What belongs here: the clamp and the number of days it can reach back. What does not: windows over it.
+What belongs here: the clamp, the number of days it can reach back, the order of rows. What does not: windows over it.
 """
 
+import heapq
+from collections import defaultdict
+from itertools import pairwise
+
 import ibis
+import pyarrow as pa
 
 from fraud_platform.features.offline import microseconds
 
@@ -20,15 +25,53 @@ def sequence(transactions: ibis.Table, entity: str) -> ibis.Table:
     """Counted rows of RAW_TRANSACTIONS with `<entity>_effective_time`, int64 UTC microseconds, strictly increasing per
     entity in processing order (received_at, transaction_id): max(event_time, previous + 1 µs).
 
-    Unrolled, with n the running row number: effective(n) = n + max over i ≤ n of (event_time(i) − i).
+    Unrolled, with n the running row number: effective(n) = n + max over i ≤ n of (event_time(i) − i). What velocity
+    assigned to a payment that the service decided stands: two workers may have counted in another order than they
+    received, and a window is what was counted.
     """
     key = f"{entity}_id"
     counted = transactions.filter(~transactions.is_duplicate)
     order = [counted.received_at, counted.transaction_id]
+    assigned = counted[f"{entity}_effective_time"]
     numbered = counted.mutate(
         _n=ibis.row_number().over(ibis.window(group_by=counted[key], order_by=order)).cast("int64"),
-        _event=microseconds(counted.event_time),
+        _event=ibis.coalesce(assigned, microseconds(counted.event_time)),
     )
     running = ibis.cumulative_window(group_by=numbered[key], order_by=[numbered.received_at, numbered.transaction_id])
-    effective = numbered._n + (numbered._event - numbered._n).max().over(running)
+    by_order = numbered._n + (numbered._event - numbered._n).max().over(running)
+    effective = ibis.coalesce(numbered[f"{entity}_effective_time"], by_order)
     return numbered.mutate(**{f"{entity}_effective_time": effective}).drop("_n", "_event")
+
+
+def counted_order(rows: pa.Table) -> pa.Table:
+    """RAW_TRANSACTIONS rows of a day in the order in which velocity counted them: that of receipt, but where the
+    service counted two payments of a user or of a merchant in the other order, in that.
+
+    Two workers may have counted two payments in one order at the user and in the other at the merchant; then no order
+    is both, and receipt decides.
+    """
+    after: dict[int, list[int]] = defaultdict(list)
+    waiting = [0] * rows.num_rows
+    swapped = False
+    for entity in ("user", "merchant"):
+        counted: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        columns = (rows[f"{entity}_id"].to_pylist(), rows[f"{entity}_effective_time"].to_pylist())
+        for position, (name, at) in enumerate(zip(*columns, strict=True)):
+            if at is not None:
+                counted[name].append((at, position))
+        for own in counted.values():
+            for (_, first), (_, second) in pairwise(sorted(own)):
+                after[first].append(second)
+                waiting[second] += 1
+                swapped |= second < first
+    if not swapped:
+        return rows
+    ready = [position for position, before in enumerate(waiting) if not before]
+    order = []
+    while ready:
+        order.append(heapq.heappop(ready))
+        for position in after[order[-1]]:
+            waiting[position] -= 1
+            if not waiting[position]:
+                heapq.heappush(ready, position)
+    return rows.take(pa.array(order + sorted(set(range(rows.num_rows)) - set(order))))

@@ -28,7 +28,7 @@ def rules_command(settings: Settings) -> list[str]:
         "high-amount": settings.rule_high_amount,
         "cross-country-amount": settings.rule_cross_country_amount,
         "threshold": settings.threshold,
-        "policy-version": settings.policy_version,
+        "review-threshold": settings.review_threshold,
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     words += [word for colour in COLOURS for address in servers(settings, colour) for word in ("--service", address)]

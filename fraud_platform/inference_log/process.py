@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
+from fraud_platform.clock import machine_clock
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.inference_log.broker import BrokerError, broker_name, open_producer, open_source
 from fraud_platform.inference_log.consumer import Consumer
 from fraud_platform.inference_log.metrics import LogMetrics
-from fraud_platform.inference_log.shipper import Shipper, waiting_bytes
+from fraud_platform.inference_log.shipper import AUDIT_US, Shipper, waiting_bytes
 from fraud_platform.inference_log.spool import spool_root
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import open_lake
@@ -40,11 +41,6 @@ class AlreadyDoneError(RuntimeError):
     """Another process of this home has this part."""
 
 
-def clock() -> int:
-    """The present as UTC microseconds since 1970."""
-    return time.time_ns() // 1_000
-
-
 @contextmanager
 def holding(settings: Settings, part: Part) -> Iterator[None]:
     """Be the only one of this home that does this part; the lock goes with its holder. Raises AlreadyDoneError."""
@@ -58,29 +54,30 @@ def holding(settings: Settings, part: Part) -> Iterator[None]:
         yield
 
 
-def make_shipper(settings: Settings, failed: Callable[[str, BaseException], None]) -> Shipper:
+def make_shipper(settings: Settings, failed: Callable[[str, BaseException], None], audit_us: int = AUDIT_US) -> Shipper:
     """The shipper of these settings."""
     return Shipper(
         settings.home,
         open_producer(settings),
         LogTable(open_lake(settings)),
-        clock=clock,
+        clock=machine_clock,
         failed=failed,
         fsync_us=settings.spool_fsync_ms * 1_000,
+        audit_us=audit_us,
     )
 
 
 def make_consumer(settings: Settings, failed: Callable[[str, BaseException], None]) -> Consumer:
     """The consumer of these settings."""
     return Consumer(
-        broker_name(settings), open_source(settings), LogTable(open_lake(settings)), clock=clock, failed=failed
+        broker_name(settings), open_source(settings), LogTable(open_lake(settings)), clock=machine_clock, failed=failed
     )
 
 
 def run(settings: Settings, parts: tuple[Part, ...], stop: threading.Event) -> None:
     """Do these parts until `stop` is set, then finish what is under way. Raises AlreadyDoneError."""
     metrics = LogMetrics(settings.log_port)
-    faults = FaultLog(clock, metrics.failed)
+    faults = FaultLog(machine_clock, metrics.failed)
     work = {"ship": _ship, "consume": _consume}
     errors: list[Exception] = []
 
@@ -159,9 +156,9 @@ def drain(settings: Settings, seconds: float) -> bool:
     Whatever part no other process does is done here meanwhile.
     """
     until = time.monotonic() + seconds
-    faults = FaultLog(clock, lambda stage: None)
+    faults = FaultLog(machine_clock, lambda stage: None)
     with _ours(settings, "ship") as ships, _ours(settings, "consume") as consumes:
-        shipper = make_shipper(settings, faults.report) if ships else None
+        shipper = make_shipper(settings, faults.report, audit_us=0) if ships else None
         consumer = make_consumer(settings, faults.report) if consumes else None
         while True:
             try:
@@ -171,6 +168,9 @@ def drain(settings: Settings, seconds: float) -> bool:
                     consumer.step(_READ_SECONDS)
                     consumer.commit()
                 if waiting_bytes(settings.home) == 0 and _lag(settings) == 0:
+                    if shipper is not None:
+                        # what the lake has now is cut
+                        shipper.step()
                     done = True
                     break
             except BrokerError as error:

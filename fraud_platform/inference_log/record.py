@@ -17,17 +17,12 @@ SCHEMA_VERSION = 1
 
 
 class ServedBy(msgspec.Struct, frozen=True, kw_only=True):
-    """The source of each part of a decision; anything but redis, redis and a whole model is degraded."""
+    """The source of each part of a decision; `model` is what decided: a rung of the model, the rules, a list of the
+    policy or its kill switch."""
 
     user_features: str
     merchant_features: str
     model: str
-
-    @property
-    def degraded(self) -> bool:
-        """Whether anything was served by other than the first source."""
-        stores = (self.user_features, self.merchant_features)
-        return stores != ("redis", "redis") or self.model not in ("champion", "challenger")
 
 
 class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -74,11 +69,27 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     """The model beside the one that decided: the challenger, or the champion in the challenger's turn."""
     other_score: float | None = None
     """Its calibrated probability on the same vector; it decided nothing."""
+    scored_by: str | None = None
+    """The rung that gave the score, also where a list decided; None without a score, and before there were lists."""
+    propensity: float | None = None
+    """Probability by which a payment above the threshold was let through to be measured, whether it was or not; None
+    where nothing was drawn."""
 
     @property
     def day(self) -> date:
         """UTC day of received_at: the partition that the record belongs to."""
         return datetime.fromtimestamp(self.received_at // 1_000_000, UTC).date()
+
+    @property
+    def rung(self) -> str:
+        """Where the score came from; what decided, where there is none."""
+        return self.scored_by or self.served_by.model
+
+    @property
+    def degraded(self) -> bool:
+        """Whether anything was served by other than the first source: Redis, Redis and a whole model."""
+        stores = (self.served_by.user_features, self.served_by.merchant_features)
+        return stores != ("redis", "redis") or self.rung not in ("champion", "challenger")
 
     @property
     def values(self) -> NDArray[np.float32]:

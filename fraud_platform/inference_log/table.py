@@ -61,10 +61,13 @@ SCHEMA = pa.schema(
         _field("policy_version", pa.int32(), "of thresholds and rules"),
         _field("user_features", pa.string(), "store that served the user's batch features"),
         _field("merchant_features", pa.string(), "store that served the merchant's batch features"),
-        _field("model", pa.string(), "rung of the model that decided"),
+        _field("model", pa.string(), "what decided: a rung of the model, rules, list or kill_switch"),
         _field("degraded", pa.bool_(), "anything was served by other than the first source"),
         _field("user_snapshot", pa.string(), "snapshot of the user's batch features", nullable=True),
         _field("merchant_snapshot", pa.string(), "snapshot of the merchant's batch features", nullable=True),
+        _field("epoch", pa.string(), "velocity's epoch; null: velocity did not answer", nullable=True),
+        _field("user_effective_time", pa.int64(), "as velocity assigned it, UTC microseconds", nullable=True),
+        _field("merchant_effective_time", pa.int64(), "the same at the merchant", nullable=True),
         _field("catalogue_hash", pa.string(), "catalogue that `vector` follows"),
         _field(
             "vector",
@@ -74,6 +77,8 @@ SCHEMA = pa.schema(
         _field("arm", pa.string(), "whose turn it was: champion or challenger", nullable=True),
         _field("other_version", pa.string(), "model beside the one that decided", nullable=True),
         _field("other_score", pa.float64(), "its score on the same vector; it decided nothing", nullable=True),
+        _field("scored_by", pa.string(), "what gave the score; null in old files, where `model` did", nullable=True),
+        _field("propensity", pa.float64(), "probability by which a block was let through to measure", nullable=True),
         _field("latency_us", pa.int64(), "from received_at until the decision stood, microseconds"),
         _field("record", pa.binary(), "the whole record as it was written, MessagePack"),
     ]
@@ -95,7 +100,8 @@ def _row(record: DecisionRecord, payload: bytes) -> dict[str, Any]:
         "user_features": served.user_features,
         "merchant_features": served.merchant_features,
         "model": served.model,
-        "degraded": served.degraded,
+        "degraded": record.degraded,
+        "scored_by": record.rung,
         "vector": np.frombuffer(record.vector, "<f4"),
         "record": payload,
     }
@@ -130,9 +136,15 @@ class LogTable:
         return Committed(0, {}, 0) if record is None else Committed(**record)
 
     def recover(self) -> int:
-        """Remove what a killed commit left; returns how many parts that were. The writer does it before it writes."""
-        last = self.committed().number
+        """Remove what a killed commit left; returns how many parts that were. The writer does it before it writes.
+
+        Where the record of the last commit is lost, nothing tells what a killed commit left: every part is kept, and
+        the broker is read from its beginning, since a decision that the lake has is known by its id.
+        """
         parts = [path for table in (TABLE, REJECTED) for path in self._lake.files(table, "part-*.parquet")]
+        if parts and self._lake.read_record(_COMMIT) is None:
+            self._write(Committed(max(map(_number, parts)), {}, 0))
+        last = self.committed().number
         left = [path for path in parts if _number(path) > last]
         self._lake.remove(left)
         return len(left)

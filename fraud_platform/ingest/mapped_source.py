@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fraud_platform.erasure.suppression import read_suppression, rewrite_without_erased
 from fraud_platform.ingest.import_rates import ImportedRates, load_rates
 from fraud_platform.ingest.mapping import Mapping, MappingError, infer_format, load_mapping
 from fraud_platform.ingest.normalize import NORMALIZED, build
-from fraud_platform.ingest.readers import create_view, find_files, quote
+from fraud_platform.ingest.readers import Files, create_view, find_files, quote
 from fraud_platform.ingest.standardize import PROBLEM, SOURCE_ROW
 from fraud_platform.schema import EXPORT, LABELS, RATES, TIME
 from fraud_platform.settings import Settings
@@ -119,6 +120,26 @@ class MappedSource:
             self._rates["file"] = load_rates(duckdb.connect(), self.mapping.rates)
         return self._rates["file"].on(day)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits over the mapping, and over the names, sizes and times of the files as they are now."""
+        form = self.mapping.format or infer_format(self._files.addresses)
+        told = [
+            str(NORMALIZER_VERSION),
+            form,
+            self.mapping.model_dump_json(exclude={"rates"}),
+            *self._files.fingerprint,
+        ]
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+    def day_versions(self) -> dict[date, str]:
+        """Per UTC day of received_at something that changes with its rows and labels, whatever file holds them."""
+        found = self._connection.execute(
+            f"""SELECT day, count(*), sum(hash(__t)::HUGEINT) FROM {self._relation} AS __t
+                WHERE day IS NOT NULL GROUP BY ALL"""
+        ).fetchall()
+        return {day: hashlib.sha256(f"{count}:{total}".encode()).hexdigest()[:8] for day, count, total in found}
+
     def label_counts(self) -> dict[str, int]:
         """Labels by state; `not arrived` are those with a value but no arrival."""
         found = self._connection.execute(
@@ -170,17 +191,17 @@ class MappedSource:
         return f"read_parquet({quote(str(self._cache))}, hive_partitioning = false)"
 
     @cached_property
+    def _files(self) -> Files:
+        return find_files(self._connection, self.mapping.path)
+
+    @cached_property
     def _cache(self) -> Path:
         """The file of normalised rows; reads the source's files when nobody has."""
-        connection = self._connection
-        files = find_files(connection, self.mapping.path)
-        form = self.mapping.format or infer_format(files.addresses)
-        told = [str(NORMALIZER_VERSION), form, self.mapping.model_dump_json(exclude={"rates"}), *files.fingerprint]
-        fingerprint = hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
-        target = self.home / "imports" / f"{self.name}-{fingerprint}.parquet"
+        target = self.home / "imports" / f"{self.name}-{self.fingerprint}.parquet"
         if not target.exists():
-            create_view(connection, files, form, self.mapping.csv)
-            build(connection, self.mapping)
+            form = self.mapping.format or infer_format(self._files.addresses)
+            create_view(self._connection, self._files, form, self.mapping.csv)
+            build(self._connection, self.mapping)
             self._write(target)
             for old in target.parent.glob(f"{self.name}-{'[0-9a-f]' * 16}.parquet"):
                 if old != target:
@@ -203,6 +224,7 @@ class MappedSource:
                 ) TO {quote(str(temporary))} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 61440)"""
             )
             self._connection.execute(f"DROP TABLE {NORMALIZED}")
+            rewrite_without_erased(temporary, read_suppression(self.home))
             temporary.rename(target)
         finally:
             temporary.unlink(missing_ok=True)

@@ -25,6 +25,19 @@ PROBLEM = pa.field("problem", pa.string())
 SOURCE_ROW = pa.field("source_row", pa.string())
 """Optional column beside EXPORT's: the row as it stood in the source, JSON; read only for rows with a problem."""
 
+DECIDED = (
+    pa.field("decision_id", pa.string()),
+    pa.field("decided_amount", pa.int64()),
+    pa.field("user_effective_time", pa.int64()),
+    pa.field("merchant_effective_time", pa.int64()),
+)
+"""Optional columns beside EXPORT's: what the service has settled of a payment that it decided, null for any other. Its
+amount in the base currency stands at the rates that were in force then, and is not converted anew."""
+
+COPIES = b"copies"
+"""Optional key of the export's schema metadata: how many of the source's rows were left out, a decision standing for
+each of them."""
+
 MAX_TEXT = 128
 """Longest identifier or category, in characters."""
 
@@ -49,9 +62,9 @@ def standardize(
 ) -> Standardized:
     """Check and convert the rows received on `day`.
 
-    `export` has EXPORT's columns in any order, and may have PROBLEM and SOURCE_ROW. `previous` is the RAW_TRANSACTIONS
-    partition of the day before, against which repeats are found. Raises ValueError when `rates` convert to another
-    currency than `base_currency`.
+    `export` has EXPORT's columns in any order, and may have PROBLEM, SOURCE_ROW and DECIDED's. `previous` is the
+    RAW_TRANSACTIONS partition of the day before, against which repeats are found. Raises ValueError when `rates`
+    convert to another currency than `base_currency`.
     """
     if rates.base_currency != base_currency:
         raise ValueError(f"rates convert to {rates.base_currency}, the base currency is {base_currency}")
@@ -61,6 +74,9 @@ def standardize(
     reasons = _reasons(rows, day, rates)
     if PROBLEM.name in export.column_names:
         reasons = pc.coalesce(export[PROBLEM.name].cast(pa.string()), reasons)
+    for field in DECIDED:
+        known = field.name in export.column_names
+        rows = rows.append_column(field, export[field.name] if known else pa.nulls(export.num_rows, field.type))
     fits = pc.is_null(reasons)
     # Stable: rows alike in both keys keep the source's order.
     accepted = rows.filter(fits).sort_by([("received_at", "ascending"), ("transaction_id", "ascending")])
@@ -127,7 +143,7 @@ def _finish(rows: pa.Table, rates: Rates, previous: pa.Table | None) -> pa.Table
     event_us, skew = event_time(_micros(rows["timestamp"]), received_us)
     duplicate = mark_duplicates(rows["transaction_id"].combine_chunks(), received_us, _counted(previous))
     derived = {
-        "amount": pa.array(amounts),
+        "amount": pc.coalesce(rows["decided_amount"], pa.chunked_array([pa.array(amounts)])),
         "event_time": pa.array(event_us).cast(TIME),
         "clock_skew": pa.array(skew),
         "device_key": device_keys(rows["device_id"]),

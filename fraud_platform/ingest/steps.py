@@ -15,7 +15,7 @@ from tqdm import tqdm
 from fraud_platform.currency import Rates
 from fraud_platform.features import tables
 from fraud_platform.ingest.source import Source
-from fraud_platform.ingest.standardize import standardize
+from fraud_platform.ingest.standardize import COPIES, standardize
 from fraud_platform.lake import Lake, MissingPartition
 from fraud_platform.schema import LABELS, RATES
 
@@ -32,6 +32,10 @@ class IngestReport:
     accepted: int
     quarantined: int
     duplicates: int
+    decided: int = 0
+    """Rows that are the service's decisions."""
+    copies: int = 0
+    """Rows of the source that were left out beforehand, a decision standing for each."""
     reasons: dict[str, int] = field(default_factory=dict)
 
 
@@ -62,7 +66,9 @@ def ingest_transactions(lake: Lake, source: Source, days: Sequence[date], base_c
         lake.write(tables.RAW_TRANSACTIONS, day, result.transactions)
         reasons = Counter(result.quarantine["reason"].to_pylist())
         duplicates = result.transactions["is_duplicate"].to_numpy(zero_copy_only=False).sum()
-        reports.append(IngestReport(day, accepted, quarantined, int(duplicates), dict(reasons)))
+        decided = accepted - result.transactions["decision_id"].null_count
+        copies = int((export.schema.metadata or {}).get(COPIES, 0))
+        reports.append(IngestReport(day, accepted, quarantined, int(duplicates), decided, copies, dict(reasons)))
         previous_day, previous = day, result.transactions
     return reports
 

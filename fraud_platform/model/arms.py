@@ -8,7 +8,6 @@ either would have decided. Only errors and latency are the canary's own.
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 from fraud_platform.features.labels import label_transactions
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake, days_between
-from fraud_platform.model.bundle import Bundle, releases
 from fraud_platform.model.data import labels_before
 from fraud_platform.model.routing import Routing
 from fraud_platform.model.sequential import Sequence, difference_sequence, mean_sequence
@@ -28,7 +26,7 @@ from fraud_platform.monitoring.psi import Bins
 
 _COLUMNS = [
     *("transaction_id", "received_at", "amount", "model", "model_version", "score", "arm", "other_version"),
-    *("other_score", "latency_us"),
+    *("other_score", "scored_by", "latency_us"),
 ]
 _USUAL_FRAUDS = 300
 """As many known frauds as a canary may see."""
@@ -89,11 +87,12 @@ class Evidence:
         return asdict(self)
 
 
-def measure(scores: Scores, champion_threshold: float, challenger_threshold: float, band: float) -> Evidence:
-    """The figures of some payments. band: how many times more, or fewer, may be blocked."""
+def measure(scores: Scores, threshold: float, band: float) -> Evidence:
+    """The figures of some payments. threshold: the policy's, above which either would block. band: how many times
+    more, or fewer, may be blocked."""
     both = ~np.isnan(scores.champion) & ~np.isnan(scores.challenger)
-    old = (scores.champion > champion_threshold)[both].astype(float)
-    new = (scores.challenger > challenger_threshold)[both].astype(float)
+    old = (scores.champion > threshold)[both].astype(float)
+    new = (scores.challenger > threshold)[both].astype(float)
     amounts = scores.amounts[both]
     shares = amounts / max(float(amounts.max(initial=0)), 1.0)
     theirs = scores.is_challengers
@@ -120,17 +119,19 @@ def measure(scores: Scores, champion_threshold: float, challenger_threshold: flo
     )
 
 
-def gather(lake: Lake, home: Path, routing: Routing, now: datetime, maturity_days: int, band: float) -> Evidence:
-    """The figures since the challenger of `routing` came. Raises BundleError, ValueError without a challenger."""
+def gather(
+    lake: Lake, routing: Routing, now: datetime, *, threshold: float, maturity_days: int, band: float
+) -> Evidence:
+    """The figures since the challenger of `routing` came. Raises ValueError without a challenger."""
     if routing.challenger is None:
         raise ValueError("there is no challenger to measure")
-    champion, challenger = (Bundle.load(releases(home) / name) for name in (routing.release, routing.challenger))
     rows = _rows(lake, routing, now)
     version = routing.challenger.replace("fraud-detector-", "fraud-detector/")
     decided = pc.equal(rows.column("model_version"), version).to_numpy(zero_copy_only=False)
     own, other = (rows.column(name).to_numpy(zero_copy_only=False).astype(float) for name in ("score", "other_score"))
     # what logistic regression or the rules decided is no score of either model
-    whole = pc.is_in(rows.column("model"), pa.array(["champion", "challenger"])).to_numpy(zero_copy_only=False)
+    rung = pc.coalesce(rows.column("scored_by"), rows.column("model"))
+    whole = pc.is_in(rung, pa.array(["champion", "challenger"])).to_numpy(zero_copy_only=False)
     own = np.where(whole, own, np.nan)
     return measure(
         Scores(
@@ -141,8 +142,7 @@ def gather(lake: Lake, home: Path, routing: Routing, now: datetime, maturity_day
             latency_ms=rows.column("latency_us").to_numpy() / 1_000,
             is_fraud=_labels(lake, rows, now.date(), maturity_days),
         ),
-        champion.threshold,
-        challenger.threshold,
+        threshold,
         band,
     )
 
@@ -162,6 +162,8 @@ def _rows(lake: Lake, routing: Routing, now: datetime) -> pa.Table:
 def _labels(lake: Lake, rows: pa.Table, today: date, maturity_days: int) -> NDArray[np.float64]:
     keys = rows.select(["transaction_id", "received_at"])
     keys = keys.append_column("transaction_date", keys.column("received_at").cast(pa.date32()))
+    # a blocked payment's silence counts as good here, for both models alike: left out, as training has it, it would
+    # clear whoever decided of its own mistakes, and not the other
     labelled = label_transactions(keys, labels_before(lake, today), microseconds(today), maturity_days)
     known: NDArray[np.float64] = (
         labelled.column("is_fraud").cast(pa.int8()).to_numpy(zero_copy_only=False).astype(float)

@@ -19,7 +19,8 @@ def fit_baseline(examples: Examples, seed: int) -> LinearModel:
 
     imputer = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
     scaler, regression = StandardScaler(), LogisticRegression(max_iter=200, random_state=seed)
-    make_pipeline(imputer, scaler, regression).fit(signed_log1p(examples.vectors), examples.is_fraud)
+    pipeline = make_pipeline(imputer, scaler, regression)
+    pipeline.fit(signed_log1p(examples.vectors), examples.is_fraud, logisticregression__sample_weight=examples.weights)
     weights = regression.coef_[0] / scaler.scale_
     intercept = float(regression.intercept_[0] - weights @ scaler.mean_)
     width = examples.vectors.shape[1]

@@ -42,13 +42,14 @@ UNCALIBRATED = Calibration(slope=1.0, intercept=0.0)
 """The margin as the model means it."""
 
 
-def fit_calibration(is_fraud: NDArray[np.bool_], margins: Floats) -> Calibration:
-    """The map that makes margins of unseen examples, (n,), likeliest; needs frauds and good examples.
+def fit_calibration(is_fraud: NDArray[np.bool_], margins: Floats, weights: Floats | None = None) -> Calibration:
+    """The map that makes margins of unseen examples, (n,), likeliest; needs frauds and good examples. weights: (n,).
 
     Platt's targets, (n₊ + 1) / (n₊ + 2) and 1 / (n₋ + 2), keep it from being surer than the examples allow. Newton's
     method; a slope that would turn the order around means that the margins say nothing, and is an error.
     """
-    frauds, goods = int(is_fraud.sum()), int((~is_fraud).sum())
+    weight = np.ones(len(is_fraud)) if weights is None else weights
+    frauds, goods = float(weight[is_fraud].sum()), float(weight[~is_fraud].sum())
     if not frauds or not goods:
         raise ValueError("a calibration needs frauds and good examples")
     targets = np.where(is_fraud, (frauds + 1) / (frauds + 2), 1 / (goods + 2))
@@ -56,8 +57,8 @@ def fit_calibration(is_fraud: NDArray[np.bool_], margins: Floats) -> Calibration
     slope_and_intercept = np.array([1.0, 0.0])
     for _ in range(_NEWTON_STEPS):
         probabilities = Calibration(slope=1.0, intercept=0.0).probabilities(design @ slope_and_intercept)
-        gradient = design.T @ (probabilities - targets)
-        curvature = (design * (probabilities * (1 - probabilities))[:, None]).T @ design
+        gradient = design.T @ (weight * (probabilities - targets))
+        curvature = (design * (weight * probabilities * (1 - probabilities))[:, None]).T @ design
         step = np.linalg.solve(curvature + 1e-9 * np.eye(2), gradient)
         # no step so long that the curvature it came from says nothing any more
         step *= min(1.0, _LONGEST_STEP / max(float(np.abs(step).max()), 1e-12))

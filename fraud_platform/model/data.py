@@ -6,7 +6,7 @@ split itself (`split`), which label counts (`features.labels`).
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 
 import numpy as np
@@ -20,6 +20,7 @@ from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.labels import label_transactions, resolve_labels
 from fraud_platform.lake import Lake, days_between
+from fraud_platform.model.served import decisions_version, refuse_skew, with_decisions
 from fraud_platform.model.split import Split, TrainingDataError, microseconds, plan_split
 from fraud_platform.settings import Settings
 
@@ -42,6 +43,8 @@ class Examples:
     days: NDArray[np.int32]
     """(n,), ascending: the partition's UTC day of each, in days since 1970."""
     unknown: int
+    weights: NDArray[np.float64] | None = field(default=None, kw_only=True)
+    """(n,): above 1 for payments let through to be measured, which stand for the blocked; None: all weigh 1."""
 
     def __len__(self) -> int:
         return len(self.is_fraud)
@@ -59,7 +62,15 @@ def joined(first: Examples, second: Examples) -> Examples:
         np.concatenate([first.is_fraud, second.is_fraud]),
         np.concatenate([first.days, second.days]),
         first.unknown + second.unknown,
+        weights=stacked_weights([first, second]),
     )
+
+
+def stacked_weights(parts: Sequence[Examples]) -> NDArray[np.float64] | None:
+    """The weights of all parts in order, None where none has any."""
+    if all(part.weights is None for part in parts):
+        return None
+    return np.concatenate([np.ones(len(part)) if part.weights is None else part.weights for part in parts])
 
 
 @dataclass(frozen=True)
@@ -94,11 +105,13 @@ def find_split(lake: Lake, settings: Settings, now: datetime) -> Split:
     return plan_split(ends[0][0], min(end for _, end in ends), settings)
 
 
-def load_training_data(lake: Lake, split: Split) -> TrainingData:
+def load_training_data(lake: Lake, split: Split, accepted_skew_days: Sequence[date] = ()) -> TrainingData:
     """Train and validation with the labels known at the training cut, holdout with those of the evaluation cut.
 
-    Raises TrainingDataError when train or holdout hold no fraud or nothing but fraud.
+    Raises TrainingDataError when train or holdout hold no fraud or nothing but fraud, and for a day of which served and
+    recomputed values differ, unless it is among `accepted_skew_days`.
     """
+    refuse_skew(lake, split.days, accepted_skew_days)
     known = labels_before(lake, split.training_cut)
     train = load_examples(lake, split.train, known, split.training_cut, split.maturity_days)
     validation = load_examples(lake, split.validation, known, split.training_cut, split.maturity_days)
@@ -123,6 +136,7 @@ def load_holdout(lake: Lake, split: Split) -> Holdout:
         examples.days,
         examples.unknown,
         pa.table({name: [] for name in CONTEXT}) if context is None else context.filter(pa.array(known)),
+        weights=examples.weights,
     )
 
 
@@ -139,6 +153,7 @@ def _load(
     if keys is None:
         nothing = np.empty(0, np.bool_)
         return Examples(np.empty((0, len(CATALOGUE.names)), np.float32), nothing, np.empty(0, np.int32), 0), nothing
+    keys = with_decisions(lake, days, keys)
     is_fraud = label_transactions(keys, resolved, microseconds(cut), maturity_days).column("is_fraud")
     known = np.asarray(pc.is_valid(is_fraud).to_numpy(zero_copy_only=False), np.bool_)
     labels = np.asarray(pc.fill_null(is_fraud, False).to_numpy(zero_copy_only=False), np.bool_)
@@ -156,7 +171,9 @@ def _load(
             vectors[filled:end, index] = rows.column(name).to_numpy(zero_copy_only=False)[kept]
         ordinals[filled:end] = (day - EPOCH).days
         read, filled = read + rows.num_rows, end
-    return Examples(vectors, labels[known], ordinals, int((~known).sum())), known
+    weights = keys["weight"].to_numpy()[known]
+    given = weights if (weights != 1).any() else None
+    return Examples(vectors, labels[known], ordinals, int((~known).sum()), weights=given), known
 
 
 def newest_medians(lake: Lake, last_day: date) -> tuple[date, dict[str, list[float | None]]]:
@@ -178,7 +195,7 @@ def newest_medians(lake: Lake, last_day: date) -> tuple[date, dict[str, list[flo
 def data_versions(lake: Lake, split: Split, medians_day: date) -> dict[str, dict[str, str | int]]:
     """Per table that a training reads: first and last day, partitions, and a SHA-256 over the days and their files."""
     used = {
-        tables.TRAINING_SET: [*split.train, *split.validation, *split.holdout],
+        tables.TRAINING_SET: split.days,
         tables.FRAUD_LABELS: days_between(split.first_day, split.last_day),
         tables.FEATURE_MEDIANS: [medians_day],
     }
@@ -196,7 +213,8 @@ def data_versions(lake: Lake, split: Split, medians_day: date) -> dict[str, dict
             "partitions": len(present),
             "sha256": digest.hexdigest(),
         }
-    return versions
+    decisions = decisions_version(lake, used[tables.TRAINING_SET])
+    return versions if decisions is None else versions | {"inference_log": decisions}
 
 
 def labels_before(lake: Lake, cut: date) -> pa.Table:

@@ -1,7 +1,7 @@
 """Who decided when, who changed it and why: one JSON line per change, never altered.
 
 What belongs here: the file `<home>/releases/ledger.jsonl`. What does not: changing what is in force (`registry`,
-`release`, `decision.policy_record`).
+`release`, `decision.policy_record`) or doing what else a line tells of (`decision.api_keys`, `erasure`).
 """
 
 import json
@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from fraud_platform.model.bundle import releases
+from fraud_platform.model.bundle import exclusive, releases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +21,10 @@ class Change:
     at: datetime
     who: str
     why: str
-    what: Literal["champion", "challenger", "policy", "gateway"] = "champion"
+    what: Literal["champion", "challenger", "policy", "key", "erase", "gateway"] = "champion"
     to: Any
-    """The release's name, `fraud-detector-7`; a challenger with its stage and weight; a policy's version; the
+    """The release's name, `fraud-detector-7`; a challenger with its stage and weight; a policy's version, with what
+    differs in it; a key by its id, never the key; an erasure by its pseudonym, never the user; the
     gateway's weights."""
     was: Any = None
     """What `to` replaces; of a champion the ledger knows it."""
@@ -65,25 +66,25 @@ def arms_in_force(home: Path, at: datetime) -> dict[str, Any]:
 
 
 def append_change(home: Path, change: Change) -> bool:
-    """Append a change; False when there is none. Callers hold the promotion's lock."""
-    entries = read_ledger(home)
-    before = change.was
-    if change.what == "champion":
-        champions = [entry["to"] for entry in entries if entry["what"] == "champion"]
-        before = champions[-1] if champions else None
-    if before == change.to:
-        return False
-    entry = asdict(change) | {"at": change.at.isoformat(), "from": before}
-    del entry["was"]
-    path = _path(home)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        cut_off = path.read_bytes().rpartition(b"\n")[2]
-        if cut_off:
-            file.truncate(file.tell() - len(cut_off))
-        file.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Append a change; False when there is none. Callers hold the lock of what they change; the ledger's own is held
+    for the append alone, so that a kill switch waits for no promotion."""
+    with exclusive(releases(home) / ".ledger.lock"):
+        before = change.was
+        if change.what == "champion":
+            champions = [entry["to"] for entry in read_ledger(home) if entry["what"] == "champion"]
+            before = champions[-1] if champions else None
+        if before == change.to:
+            return False
+        entry = asdict(change) | {"at": change.at.isoformat(), "from": before}
+        del entry["was"]
+        path = _path(home)
+        with path.open("ab") as file:
+            cut_off = path.read_bytes().rpartition(b"\n")[2]
+            if cut_off:
+                file.truncate(file.tell() - len(cut_off))
+            file.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
     return True
 
 

@@ -96,7 +96,7 @@ def evaluate_dates(lake: Lake, settings: Settings, windows: Windows) -> Iterator
         raise TrainingDataError(f"there is no training set under {lake.root}")
     splits = plan_dates(days[0], days[-1], windows)
     for split in tqdm(splits, desc="dates", unit="date", disable=None):
-        data = load_training_data(lake, split)
+        data = load_training_data(lake, split, settings.accepted_skew_days)
         learned_from = joined(data.train, data.validation)
         scores = {model: score(data.holdout) for model, score in _fitted(lake, settings, split, learned_from)}
         for model in MODELS:
@@ -125,7 +125,7 @@ def _fit_forest(examples: Examples, settings: Settings) -> Any:
         n_estimators=_FOREST_TREES, min_samples_leaf=5, max_samples=1 / 3, random_state=settings.seed,
         n_jobs=settings.training_threads or -1,
     )  # fmt: skip
-    return forest.fit(examples.vectors, examples.is_fraud)
+    return forest.fit(examples.vectors, examples.is_fraud, examples.weights)
 
 
 def _result(

@@ -1,7 +1,7 @@
 """MLflow: experiment, runs, versions of the registered model and their aliases, and promotion into force.
 
 What belongs here: everything that speaks to MLflow. What does not: whether to promote (`gate`). MLflow takes five
-seconds to import, so functions import it, after `_client` has switched its telemetry off.
+seconds to import, so functions import it, after `open_client` has switched its telemetry off.
 """
 
 import logging
@@ -66,7 +66,7 @@ def tracking_uri(settings: Settings) -> str:
 
 def ensure_experiment(settings: Settings) -> str:
     """Id of the experiment, created where it is missing with its artifacts under the home."""
-    client = _client(settings)
+    client = open_client(settings)
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -88,7 +88,7 @@ def log_and_register(settings: Settings, candidate: Candidate, dagster_run_id: s
     A candidate whose fingerprint has a version is not registered again. The version gets the alias `candidate`, unless
     it is the champion already.
     """
-    client = _client(settings)
+    client = open_client(settings)
     with exclusive(_database(settings).parent / "register.lock"):
         _delete_unfinished_versions(client)
         existing = client.search_model_versions(
@@ -107,7 +107,7 @@ def log_and_register(settings: Settings, candidate: Candidate, dagster_run_id: s
 
 def note_verdict(settings: Settings, registered: Registered, verdict: Verdict) -> None:
     """Show the gate's verdict on the version and its run."""
-    client = _client(settings)
+    client = open_client(settings)
     for name, value in {
         GATE_TAG: "passed" if verdict.promote else "failed",
         f"{GATE_TAG}.rival": verdict.rival,
@@ -119,7 +119,7 @@ def note_verdict(settings: Settings, registered: Registered, verdict: Verdict) -
 
 def champion_version(settings: Settings) -> int | None:
     """The version that carries the alias `champion`, or None."""
-    return _alias(_client(settings), CHAMPION)
+    return _alias(open_client(settings), CHAMPION)
 
 
 def promote(settings: Settings, version: int, *, who: str, why: str, now: datetime) -> Path:
@@ -142,7 +142,7 @@ def challenge(settings: Settings, version: int, reason: Reason, now: datetime, *
 
     Raises BundleError, NoReleaseError, ReleaseError.
     """
-    client = _client(settings)
+    client = open_client(settings)
     with _downloaded(settings, client, version) as folder:
         routing = release.challenge(settings.home, folder, reason, now, again=again)
     client.set_registered_model_alias(MODEL_NAME, CHALLENGER, str(version))
@@ -151,7 +151,7 @@ def challenge(settings: Settings, version: int, reason: Reason, now: datetime, *
 
 def forget_challenger(settings: Settings) -> None:
     """Take the alias `challenger` away, after a roll-back, which does not wait for MLflow."""
-    client = _client(settings)
+    client = open_client(settings)
     if _alias(client, CHALLENGER) is not None:
         client.delete_registered_model_alias(MODEL_NAME, CHALLENGER)
 
@@ -172,7 +172,7 @@ def close_orphan_runs(settings: Settings, is_alive: Callable[[str], bool]) -> li
     """
     if not _any_running(settings):
         return []
-    client = _client(settings)
+    client = open_client(settings)
     running = client.search_runs([ensure_experiment(settings)], "attributes.status = 'RUNNING'")
     orphans = [
         run.info.run_id
@@ -200,7 +200,7 @@ def _finish_pending(settings: Settings) -> Path | None:
 
 
 def _apply(settings: Settings, intent: _Intent) -> Path:
-    client = _client(settings)
+    client = open_client(settings)
     with _downloaded(settings, client, intent.version) as folder:
         try:
             released = publish(settings.home, folder)
@@ -341,7 +341,8 @@ def _intent_file(settings: Settings) -> Path:
     return releases(settings.home) / "promotion.json"
 
 
-def _client(settings: Settings) -> Any:
+def open_client(settings: Settings) -> Any:
+    """MLflow's client of the embedded store, its telemetry off."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     from mlflow.tracking import MlflowClient

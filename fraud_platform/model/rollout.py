@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from fraud_platform.decision.policy_record import policy_in_force
 from fraud_platform.lake import Lake
 from fraud_platform.model.arms import Evidence, gather
 from fraud_platform.model.bundle import NoReleaseError
@@ -97,7 +98,14 @@ def look(lake: Lake, settings: Settings, now: datetime) -> tuple[Routing, Eviden
         return None
     if routing.challenger is None:
         return None
-    evidence = gather(lake, settings.home, routing, now, settings.label_maturity_days, settings.canary_block_band)
+    evidence = gather(
+        lake,
+        routing,
+        now,
+        threshold=policy_in_force(settings, now).threshold,
+        maturity_days=settings.label_maturity_days,
+        band=settings.canary_block_band,
+    )
     return routing, evidence, next_step(routing, evidence, settings, int(now.timestamp() * 1_000_000))
 
 

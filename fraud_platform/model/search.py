@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fraud_platform.model.data import Examples
+from fraud_platform.model.data import Examples, stacked_weights
 from fraud_platform.model.folds import FoldExamples
 from fraud_platform.model.ranking import average_precision
 from fraud_platform.model.train import (
@@ -198,12 +198,17 @@ def _thin(fold: FoldExamples, seed: int) -> tuple[FoldExamples, NDArray[np.float
     goods = np.flatnonzero(~fraud)
     kept = np.random.default_rng(seed).permutation(goods)[:SEARCH_GOODS]
     rows = np.sort(np.concatenate([np.flatnonzero(fraud), kept]))
-    weights = np.where(fraud[rows], 1.0, len(goods) / len(kept))
+    given = fold.train.weights
+    total, drawn = (len(goods), len(kept)) if given is None else (given[goods].sum(), given[kept].sum())
+    weights = np.where(fraud[rows], 1.0, total / drawn)
     return replace(fold, train=_taken(fold.train, rows)), weights
 
 
 def _taken(examples: Examples, rows: NDArray[np.intp]) -> Examples:
-    return Examples(examples.vectors[rows], examples.is_fraud[rows], examples.days[rows], examples.unknown)
+    weights = None if examples.weights is None else examples.weights[rows]
+    return Examples(
+        examples.vectors[rows], examples.is_fraud[rows], examples.days[rows], examples.unknown, weights=weights
+    )
 
 
 def _stacked(parts: Sequence[Examples]) -> Examples:
@@ -212,4 +217,5 @@ def _stacked(parts: Sequence[Examples]) -> Examples:
         np.concatenate([part.is_fraud for part in parts]),
         np.concatenate([part.days for part in parts]),
         sum(part.unknown for part in parts),
+        weights=stacked_weights(parts),
     )

@@ -63,6 +63,11 @@ class Split:
         start = self.first_day + timedelta(days=self.warmup_days)
         return days_between(start, self.validation[0] - timedelta(days=1))
 
+    @property
+    def days(self) -> list[date]:
+        """Every day of the three windows, ascending."""
+        return [*self.train, *self.validation, *self.holdout]
+
     def describe(self) -> dict[str, Any]:
         """First and last day of each window and both cuts, as text, for reports and records."""
         windows = {"train": self.train, "validation": self.validation, "holdout": self.holdout}

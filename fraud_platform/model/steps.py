@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fraud_platform.decision.policy_record import policy_in_force
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.degrade import LEVELS, degrade
 from fraud_platform.lake import Lake
@@ -44,6 +45,7 @@ from fraud_platform.model.ranking import compare
 from fraud_platform.model.registry import Registered, challenge, log_and_register, promote
 from fraud_platform.model.release import Reason
 from fraud_platform.model.search import OutOfFold, search
+from fraud_platform.model.served import refuse_skew
 from fraud_platform.model.slices import first_seen
 from fraud_platform.model.train import fixed_parameters, grow
 from fraud_platform.settings import Settings
@@ -65,23 +67,32 @@ class Promotion:
 def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
     """Train on the history before `now`'s day, measure on its holdout and write `<home>/candidates/<fingerprint>/`.
 
-    The same data and settings again return that folder's candidate without training. Raises TrainingDataError.
+    It is measured at the thresholds of the policy in force. The same data, settings and thresholds again return that
+    folder's candidate without training. Raises TrainingDataError, PolicyError.
     """
+    policy = policy_in_force(settings, now)
+    settings = settings.model_copy(update={"threshold": policy.threshold, "review_threshold": policy.review_threshold})
     split = find_split(lake, settings, now)
     medians_day, medians = newest_medians(lake, split.last_day)
+    # first of all: what was trained before on days that have turned out skewed is not handed out again either
+    refuse_skew(lake, split.days, settings.accepted_skew_days)
     versions = data_versions(lake, split, medians_day)
     name = fingerprint(settings, split, versions)
     folder = candidate_folder(settings.home, name)
     if folder.exists():
         return Candidate.load(folder)
-    data = load_training_data(lake, split)
+    data = load_training_data(lake, split, settings.accepted_skew_days)
     # before the holdout is touched: everything that is chosen is chosen on days before it
     found, unseen = search(load_folds(lake, split), settings, medians, settings.home / "search" / f"{name}.journal")
     learned_from = joined(data.train, data.validation)
     # grown on validation days too: the newest labels look most like tomorrow
     grown = grow(learned_from, found.parameters, settings, medians, rounds=found.rounds)
     model = bytes(grown.booster.save_raw("ubj"))
-    calibration = UNCALIBRATED if unseen is None else fit_calibration(unseen.examples.is_fraud, unseen.margins)
+    calibration = (
+        UNCALIBRATED
+        if unseen is None
+        else fit_calibration(unseen.examples.is_fraud, unseen.margins, unseen.examples.weights)
+    )
     bundle = Bundle(
         model_name=MODEL_NAME,
         version=UNREGISTERED,
@@ -96,7 +107,12 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
         model_sha256=hashlib.sha256(model).hexdigest(),
         mlflow_run_id=None,
         dagster_run_id=None,
-        data={"fingerprint": name, "split": split.describe(), "tables": versions},
+        data={
+            "fingerprint": name,
+            "split": split.describe(),
+            "tables": versions,
+            "accepted_skew_days": [day.isoformat() for day in settings.accepted_skew_days if day in split.days],
+        },
         trained_at=now.isoformat(),
         model=model,
     )

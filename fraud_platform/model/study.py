@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from fraud_platform.erasure.suppression import carry_suppression
 from fraud_platform.history import build_history
 from fraud_platform.lake import open_lake
 from fraud_platform.model.bundle import replace_file
@@ -38,6 +39,7 @@ def run_study(settings: Settings, folder: Path | None, windows: Windows, trials:
     if settings.mapping is not None:
         # a lake of its own: the live home holds another history
         study = settings.model_copy(update={"home": place, "lake_url": None, "search_trials": trials})
+        carry_suppression(settings.home, place)
         build_history(study, open_lake(study), now)
     place.mkdir(parents=True, exist_ok=True)
     results = list(evaluate_dates(open_lake(study), study.model_copy(update={"home": place}), windows))

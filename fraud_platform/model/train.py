@@ -81,7 +81,7 @@ def grow(
     """Grow up to `rounds` trees, fewer when average precision on `validation` stops rising.
 
     A share of the training rows is degraded as if a store were lost (`settings.nulled_share`), the same rows for the
-    same seed and length. weights: of each row, beside the weight of its class.
+    same seed and length. weights: of each row, beside that of its class and the one that the examples give it.
     """
     import xgboost
 
@@ -99,8 +99,8 @@ def grow(
         callbacks, evals = [_progress(bar)], []
         if validation is not None:
             held_out = xgboost.QuantileDMatrix(
-                validation.vectors, validation.is_fraud, feature_names=list(CATALOGUE.names),
-                max_bin=_FIXED["max_bin"], nthread=threads(settings), ref=matrix,
+                validation.vectors, validation.is_fraud, weight=validation.weights,
+                feature_names=list(CATALOGUE.names), max_bin=_FIXED["max_bin"], nthread=threads(settings), ref=matrix,
             )  # fmt: skip
             evals = [(held_out, "validation")]
             callbacks.append(xgboost.callback.EarlyStopping(rounds=PATIENCE_ROUNDS, metric_name="aucpr", maximize=True))
@@ -117,6 +117,8 @@ def margins(grown: Grown, examples: Examples) -> NDArray[np.float64]:
 
 
 def _weights(examples: Examples, exponent: float, weights: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+    if examples.weights is not None:
+        weights = examples.weights if weights is None else examples.weights * weights
     if not exponent:
         return weights
     given = np.ones(len(examples)) if weights is None else weights

@@ -40,7 +40,7 @@ FEATURE_DRIFT_SCHEMA = pa.schema(
         _field("release", pa.string(), "release that decided most of the day; its reference is compared with"),
         _field("rows", pa.int64(), "decisions compared: of this release, with nothing degraded"),
         _field("psi", pa.float64(), "population stability index; null without rows", nullable=True),
-        _field("usual_psi", pa.float64(), "the largest index of one of the reference's own days"),
+        _field("usual_psi", pa.float64(), "the largest index that a day has without drift"),
         _field("null_share", pa.float64(), "share of null values", nullable=True),
         _field("reference_null_share", pa.float64(), "the same in the reference"),
         _field("counts", _list(pa.int64()), "rows per bin of the reference, null last"),

@@ -2,6 +2,11 @@
 
 What belongs here: the table `performance`. What does not: which label counts (`features.labels`), what follows from a
 figure (`signals`).
+
+A blocked payment did not happen, and whether it was fraud is known only where somebody looked. Where a share of
+would-be blocks was let through (`decision.measurement`), those stand for all of them, each for 1 / propensity: the
+figures then say what they would of all payments. Where none was, they speak of the blocked payments that somebody
+looked at, and those are seldom typical.
 """
 
 from datetime import date, timedelta
@@ -10,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import norm
 
+from fraud_platform.decision.measurement import RELEASED
 from fraud_platform.features.labels import label_transactions
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake
@@ -44,14 +50,18 @@ PERFORMANCE_SCHEMA = pa.schema(
         *_interval("fraud_rate", "share of frauds"),
         *_interval("auc", "AUC ROC of the score"),
         *_interval("average_precision", "average precision of the score"),
-        *_interval("catch_rate", "share of frauds that were blocked"),
-        *_interval("false_positive_rate", "share of good payments that were blocked"),
+        *_interval("catch_rate", "share of frauds that were blocked, or would have been"),
+        *_interval("false_positive_rate", "share of good payments that were blocked, or would have been"),
+        *_interval("block_precision", "share of frauds among payments that were blocked, or would have been"),
+        _field("blocks", pa.int64(), "payments that were blocked"),
+        _field("blocks_known", pa.int64(), "blocked payments of which somebody said what they were"),
+        _field("released", pa.int64(), "payments above the threshold that were let through to be measured"),
         _field("blocked_fraud_minor", pa.int64(), "amount of blocked frauds, minor units of the base currency"),
         _field("blocked_good_minor", pa.int64(), "amount of blocked good payments"),
-        _field("missed_fraud_minor", pa.int64(), "amount of frauds that were not blocked"),
+        _field("missed_fraud_minor", pa.int64(), "amount of frauds that were not blocked, those let through included"),
     ]
 )
-_COLUMNS = ["transaction_id", "received_at", "score", "decision", "model_version", "amount"]
+_COLUMNS = ["transaction_id", "received_at", "score", "decision", "reason", "propensity", "model_version", "amount"]
 
 
 def matured(day: date, maturity_days: int) -> date:
@@ -71,6 +81,7 @@ def performance(lake: Lake, settings: Settings, day: date) -> pa.Table:
     if not decisions.num_rows:
         return PERFORMANCE_SCHEMA.empty_table()
     decisions = decisions.append_column("transaction_date", decisions.column("received_at").cast(pa.date32()))
+    decisions = decisions.append_column("blocked", pc.equal(decisions.column("decision"), "block"))
     cut = matured(day, settings.label_maturity_days)
     known = labels_before(lake, cut)
     labelled = label_transactions(decisions, known, microseconds(cut), settings.label_maturity_days)
@@ -83,10 +94,13 @@ def performance(lake: Lake, settings: Settings, day: date) -> pa.Table:
 
 
 def _figures(version: str, rows: pa.Table, seed: int) -> dict[str, object]:
+    blocked_rows = rows.column("blocked").to_numpy(zero_copy_only=False)
     alerts = int((rows.column("decision").to_numpy(zero_copy_only=False) != "allow").sum())
     known = rows.filter(pc.is_valid(rows.column("is_fraud")))
     fraud = known.column("is_fraud").to_numpy(zero_copy_only=False).astype(bool)
-    blocked = known.column("decision").to_numpy(zero_copy_only=False) == "block"
+    blocked = known.column("blocked").to_numpy(zero_copy_only=False)
+    released = pc.equal(known.column("reason"), RELEASED).to_numpy(zero_copy_only=False)
+    stopped, weights = blocked | released, _weights(known, blocked, released)
     amounts = known.column("amount").to_numpy()
     return {
         "model_version": version,
@@ -94,22 +108,38 @@ def _figures(version: str, rows: pa.Table, seed: int) -> dict[str, object]:
         "labelled": len(fraud),
         "frauds": int(fraud.sum()),
         "alerts": alerts,
-        **_share("fraud_rate", fraud),
+        **_share("fraud_rate", fraud, weights),
         **_ranked(fraud, known.column("score").to_numpy(zero_copy_only=False), seed),
-        **_share("catch_rate", blocked[fraud]),
-        **_share("false_positive_rate", blocked[~fraud]),
-        "blocked_fraud_minor": int(amounts[fraud & blocked].sum()),
-        "blocked_good_minor": int(amounts[~fraud & blocked].sum()),
+        **_share("catch_rate", stopped[fraud], weights[fraud]),
+        **_share("false_positive_rate", stopped[~fraud], weights[~fraud]),
+        **_share("block_precision", fraud[stopped], weights[stopped]),
+        "blocks": int(blocked_rows.sum()),
+        "blocks_known": int(blocked.sum()),
+        "released": int(released.sum()),
+        "blocked_fraud_minor": round(float((amounts * weights)[fraud & stopped].sum())),
+        "blocked_good_minor": round(float((amounts * weights)[~fraud & stopped].sum())),
         "missed_fraud_minor": int(amounts[fraud & ~blocked].sum()),
     }
 
 
-def _share(name: str, chosen: NDArray[np.bool_]) -> dict[str, float | None]:
-    """A share with its Wilson interval of COVERAGE; nothing of nothing."""
-    if not len(chosen):
+def _weights(rows: pa.Table, blocked: NDArray[np.bool_], released: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """1 / propensity of what was let through; 0 of a block that was drawn and stayed, for which those stand; else 1."""
+    propensity = rows.column("propensity").to_numpy(zero_copy_only=False).astype(float)
+    drawn = ~np.isnan(propensity)
+    return np.where(released & drawn, 1 / np.where(drawn, propensity, 1.0), np.where(blocked & drawn, 0.0, 1.0))
+
+
+def _share(name: str, chosen: NDArray[np.bool_], weights: NDArray[np.float64]) -> dict[str, float | None]:
+    """A weighted share with its Wilson interval of COVERAGE, at the number of equal weights that would say as much
+    (Kish, 1965); nothing of nothing."""
+    total = float(weights.sum())
+    if not total:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
-    interval = binomtest(int(chosen.sum()), len(chosen)).proportion_ci(COVERAGE, method="wilson")
-    return {name: float(chosen.mean()), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
+    share, count = float(weights[chosen].sum()) / total, total**2 / float((weights**2).sum())
+    z = float(norm.ppf((1 + COVERAGE) / 2))
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * float(np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2))
+    return {name: share, f"{name}_low": max(0.0, centre - half), f"{name}_high": min(1.0, centre + half)}
 
 
 def _ranked(fraud: NDArray[np.bool_], scores: NDArray[np.float64], seed: int) -> dict[str, float | None]:

@@ -20,6 +20,8 @@ from fraud_platform.monitoring.psi import Bins
 
 _FOLDER = "drift_reference"
 _MOST_ROWS = 200_000
+_LEAST = 1e-6
+_FAR = 3
 """A decile of as many rows is known to a tenth of a percent; the rest of a large bank's days adds nothing."""
 
 
@@ -39,7 +41,7 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     features: dict[str, Bins]
     usual: dict[str, float]
-    """Of each feature the largest index that one of these days has against all: one weekday is far from a week."""
+    """Of each feature the largest index that a day has without anything drifting: one weekday is far from a week."""
     score: Bins
     """Of the calibrated probability, on the holdout alone: what was learned from is scored too well."""
     usual_score: float
@@ -75,8 +77,13 @@ def make_reference(lake: Lake, bundle: Bundle, seed: int) -> Reference:
 
 
 def usual(bins: Bins, days: Sequence[NDArray[np.floating]]) -> float:
-    """The largest index of one day of a reference against all of it. days: the values of each, (n,)."""
-    return max(bins.psi(bins.count(values)) for values in days)
+    """The largest index against all of a reference that a day like its own would have. days: the values of each, (n,).
+
+    The largest that one of its days has, or where a day three standard deviations out would lie, whichever is more: a
+    feature that wanders has often not wandered far yet. On a logarithmic scale, since an index is a square.
+    """
+    found = np.log([max(bins.psi(bins.count(values)), _LEAST) for values in days])
+    return float(np.exp(max(found.max(), found.mean() + _FAR * found.std())))
 
 
 def ensure_reference(lake: Lake, release: Path, seed: int) -> Reference:

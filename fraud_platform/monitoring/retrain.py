@@ -67,9 +67,13 @@ def decide(
     return request, Memory(memory.after, request, until, strongest.release)
 
 
-def _again(memory: Memory, outcome: Outcome) -> tuple[Request | None, Memory]:
-    last = memory.last
+def again(last: Request | None, outcome: Outcome) -> Request | None:
+    """The next attempt at a training that failed; None where none is due."""
     if last is None or last.attempt >= MOST_ATTEMPTS or outcome(last.key) != "failed":
-        return None, memory
-    request = msgspec.structs.replace(last, attempt=last.attempt + 1)
-    return request, msgspec.structs.replace(memory, last=request)
+        return None
+    return msgspec.structs.replace(last, attempt=last.attempt + 1)
+
+
+def _again(memory: Memory, outcome: Outcome) -> tuple[Request | None, Memory]:
+    request = again(memory.last, outcome)
+    return request, msgspec.structs.replace(memory, last=request or memory.last)

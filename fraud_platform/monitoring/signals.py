@@ -58,15 +58,19 @@ def drift_signals(lake: Lake, settings: Settings, day: date) -> list[Signal]:
         return [Signal("too_few_rows", day, release, "decisions", compared, settings.drift_min_rows, "none")]
     found = []
     for row in rows:
-        # what one of the reference's own days reaches is no drift
-        usual = settings.drift_unusual * row["usual_psi"]
+        limit = drift_limit(settings, row["name"], row["usual_psi"])
         if row["name"] == SCORE:
-            limit = max(settings.score_psi_limit, usual)
             found.append(Signal("score_psi", day, release, SCORE, row["psi"], limit, "alert"))
         else:
-            limit = max(settings.feature_psi_limit, usual)
             found.append(Signal("feature_psi", day, release, row["name"], row["psi"], limit, "retrain"))
     return sorted((each for each in found if each.value > each.limit), key=lambda each: -each.value / each.limit)
+
+
+def drift_limit(settings: Settings, name: str, usual_psi: float) -> float:
+    """The PSI of a feature, or of SCORE, above which there is a signal: what one of the reference's own days reaches is
+    no drift."""
+    limit = settings.score_psi_limit if name == SCORE else settings.feature_psi_limit
+    return max(limit, settings.drift_unusual * usual_psi)
 
 
 def performance_signals(lake: Lake, settings: Settings, day: date) -> list[Signal]:

@@ -3,21 +3,24 @@
 What belongs here: the table `skew`. What does not: computing the offline values (`features.training_set`).
 
 Equal means the same float32 bits, or both null. Compared are decisions with nothing degraded whose velocity was
-complete; the others are counted by cause, never left out silently.
+complete and counted what the training set counts; the others are counted by cause, never left out silently. A cause
+never depends on the values.
 """
 
 from collections import Counter
-from datetime import date
+from datetime import date, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from fraud_platform.features import tables
-from fraud_platform.features.catalogue import CATALOGUE, VELOCITY_WINDOWS
-from fraud_platform.inference_log.record import DecisionRecord, decode_record
+from fraud_platform.features.catalogue import CATALOGUE, LIVE_HISTORY
+from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS
+from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.table import LogTable
-from fraud_platform.lake import Lake
+from fraud_platform.lake import Lake, days_between
+from fraud_platform.monitoring.one_sided import ATTEMPT, Key, OneSided, find_one_sided, plain
 
 SKEW = "skew"
 SKEW_SCHEMA = pa.schema(
@@ -28,34 +31,37 @@ SKEW_SCHEMA = pa.schema(
         pa.field("example", pa.string(), metadata={"description": "transaction, served and offline value of one"}),
     ]
 )
-CAUSES = ("degraded", "incomplete_epoch", "other_catalogue", "not_in_training_set", "other_snapshot")
-LEFT_OUT = "skew_left_out"
-_LONGEST = max(VELOCITY_WINDOWS.values())
+CAUSES = (
+    *("degraded", "incomplete_epoch", "other_catalogue", "not_in_training_set", "other_snapshot"),
+    "one_sided_attempt",
+)
 
 
-def write_skew(lake: Lake, days: list[date]) -> dict[str, int]:
-    """The table for each day; returns how many decisions were left out, per cause of CAUSES."""
-    left_out: Counter[str] = Counter()
+def write_skew(lake: Lake, days: list[date]) -> dict[date, dict[str, int]]:
+    """The table for each day; returns how many of its decisions were left out, per cause of CAUSES."""
+    left_out = {}
     for day in days:
         table, causes = skew(lake, day)
         lake.write(SKEW, day, table)
-        left_out += causes
-    return {cause: left_out[cause] for cause in CAUSES}
+        left_out[day] = {cause: causes[cause] for cause in CAUSES}
+    return left_out
 
 
 def skew(lake: Lake, day: date) -> tuple[pa.Table, Counter[str]]:
     """SKEW_SCHEMA with a row per feature, and the decisions that could not be compared."""
     causes: Counter[str] = Counter()
-    offline = _offline(lake, day)
+    offline, log = _offline(lake, day), LogTable(lake)
+    earlier = days_between(day - timedelta(days=WINDOW_LOOKBACK_DAYS), day - timedelta(days=1))
+    attempts = plain(pa.concat_tables([log.read(each, ATTEMPT) for each in [*earlier, day]]))
+    one_sided: dict[str, OneSided] = {}
     served, expected, names = [], [], []
-    for payload in LogTable(lake).read(day, ["record"]).column("record"):
-        record = decode_record(payload.as_py())
-        cause = _cause(record)
-        row = offline.get(record.request.transaction_id)
-        if cause is None and row is None:
-            cause = "not_in_training_set"
-        if cause is None and row is not None and row[0] != (record.user_snapshot, record.merchant_snapshot):
-            cause = "other_snapshot"
+    for record in log.records(day):
+        row = offline.get((record.request.transaction_id, record.received_at))
+        cause = _cause(record) or _cause_of_row(record, row)
+        if cause is None and record.epoch is not None:
+            if record.epoch not in one_sided:
+                one_sided[record.epoch] = find_one_sided(lake, day, record.epoch, attempts)
+            cause = "one_sided_attempt" if one_sided[record.epoch].touches(record) else None
         if cause is not None or row is None:
             causes[cause or "not_in_training_set"] += 1
             continue
@@ -65,19 +71,29 @@ def skew(lake: Lake, day: date) -> tuple[pa.Table, Counter[str]]:
     return _compared(np.array(served), np.array(expected), names), causes
 
 
+def _cause_of_row(record: DecisionRecord, row: "_Row | None") -> str | None:
+    if row is None:
+        return "not_in_training_set"
+    return None if row[0] == (record.user_snapshot, record.merchant_snapshot) else "other_snapshot"
+
+
 def _cause(record: DecisionRecord) -> str | None:
     """Why a decision equals no training row by right; None where it must."""
     if record.catalogue_hash != CATALOGUE.hash:
         return "other_catalogue"
     if record.served_by.user_features != "redis" or record.served_by.merchant_features != "redis":
         return "degraded"
-    oldest = min(record.user_effective_time, record.merchant_effective_time) - _LONGEST
-    if record.complete_since is None or oldest < record.complete_since:
+    oldest = min(record.user_effective_time, record.merchant_effective_time) - LIVE_HISTORY
+    if record.epoch is None or record.complete_since is None or oldest < record.complete_since:
         return "incomplete_epoch"
     return None
 
 
-def _offline(lake: Lake, day: date) -> dict[str, tuple[tuple[str | None, str | None], np.ndarray]]:
+_Row = tuple[tuple[str | None, str | None], np.ndarray]
+"""Snapshots and vector of a training row."""
+
+
+def _offline(lake: Lake, day: date) -> dict[Key, _Row]:
     """Snapshots and vector per transaction of the training set; nothing for a day that was not built."""
     if not lake.exists(tables.TRAINING_SET, day):
         return {}
@@ -87,7 +103,9 @@ def _offline(lake: Lake, day: date) -> dict[str, tuple[tuple[str | None, str | N
         *(pc.cast(rows.column(f"{entity}_snapshot"), pa.string()).to_pylist() for entity in ("user", "merchant")),
         strict=True,
     )
-    identifiers = rows.column("transaction_id").to_pylist()
+    identifiers = zip(
+        rows.column("transaction_id").to_pylist(), rows.column("received_at").cast(pa.int64()).to_pylist(), strict=True
+    )
     return {
         identifier: (pair, vector.astype(np.float32))
         for identifier, pair, vector in zip(identifiers, snapshots, vectors, strict=True)

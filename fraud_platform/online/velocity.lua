@@ -13,6 +13,8 @@
 --
 -- Doubles hold microseconds since 1970 and sums of minor units exactly below 2^53.
 
+local RECENT = 4
+
 local function integer(number)
   return string.format('%.0f', number)
 end
@@ -22,13 +24,39 @@ local function parse(member)
   return tonumber(count), tonumber(sum)
 end
 
+-- Most sets are short: one read holds all that windows may ask for.
+local recent = redis.call('ZREVRANGE', KEYS[1], 0, RECENT - 1, 'WITHSCORES')
+local all_read = #recent < 2 * RECENT
+
 local function newest_at_or_before(score)
-  local found = redis.call('ZREVRANGEBYSCORE', KEYS[1], score, '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
-  if not found[1] then
+  local found = nil
+  for index = 2, #recent, 2 do
+    if tonumber(recent[index]) <= score then
+      found = {recent[index - 1], recent[index]}
+      break
+    end
+  end
+  if not found and not all_read then
+    found = redis.call('ZREVRANGEBYSCORE', KEYS[1], integer(score), '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  end
+  if not found or not found[1] then
     return 0, 0, -1
   end
   local count, sum = parse(found[1])
   return count, sum, tonumber(found[2])
+end
+
+local function count_at_or_before(score)
+  if not all_read then
+    return redis.call('ZCOUNT', KEYS[1], '-inf', integer(score))
+  end
+  local found = 0
+  for index = 2, #recent, 2 do
+    if tonumber(recent[index]) <= score then
+      found = found + 1
+    end
+  end
+  return found
 end
 
 local event_time, amount, received_at = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -37,12 +65,10 @@ local identity_life, live_history = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local standing = ''
 if KEYS[3] then
-  local found = redis.call('GET', KEYS[3])
-  if found then
-    standing = found
-    write = write and found == ARGV[9]
-  elseif write then
-    redis.call('SET', KEYS[3], ARGV[9], 'PX', integer(identity_life / 1000))
+  local claimed = write and redis.call('SET', KEYS[3], ARGV[9], 'NX', 'PX', integer(identity_life / 1000))
+  if not claimed then
+    standing = redis.call('GET', KEYS[3]) or ''
+    write = write and standing == ARGV[9]
   end
 end
 
@@ -57,16 +83,16 @@ end
 
 local count, sum, previous
 if duplicate == 1 then
-  count, sum = newest_at_or_before(integer(effective))
-  previous = select(3, newest_at_or_before('(' .. integer(effective)))
+  count, sum = newest_at_or_before(effective)
+  previous = select(3, newest_at_or_before(effective - 1))
 else
-  count, sum, previous = newest_at_or_before('+inf')
+  count, sum, previous = newest_at_or_before(math.huge)
   effective = math.max(event_time, previous + 1)
   count, sum = count + 1, sum + amount
   if write then
     redis.call('ZADD', KEYS[1], integer(effective), integer(count) .. ':' .. integer(sum))
     -- the newest entry behind the horizon stays: it is what windows subtract from
-    local old = redis.call('ZCOUNT', KEYS[1], '-inf', integer(effective - live_history))
+    local old = count_at_or_before(effective - live_history)
     if old > 1 then
       redis.call('ZREMRANGEBYRANK', KEYS[1], 0, old - 2)
     end
@@ -80,7 +106,7 @@ if previous <= effective - live_history then
 end
 local reply = {effective, duplicate, previous, standing}
 for index = 10, #ARGV do
-  local before_count, before_sum = newest_at_or_before(integer(effective - tonumber(ARGV[index])))
+  local before_count, before_sum = newest_at_or_before(effective - tonumber(ARGV[index]))
   reply[#reply + 1] = count - before_count
   reply[#reply + 1] = sum - before_sum
 end

@@ -29,6 +29,7 @@ KEPT_DAYS = 4
 asks for the 48 h before that, less the 5 min that event times may be ahead."""
 
 _BATCH = 2_000
+_EPOCHS = "velocity_epochs"
 
 
 def warm_velocity(
@@ -56,8 +57,17 @@ def warm_velocity(
     _remember(redis_client, rows, last_day, key_prefix)
     since = _complete_since(lake, last_day) if complete else velocity.complete_after(now_us)
     epoch = velocity.Epoch(epoch=uuid.uuid4().hex, complete_since=since)
+    if not key_prefix:
+        # before the epoch stands: no decision may name one that nobody knows
+        lake.write_record(f"{_EPOCHS}/{epoch.epoch}", {"warmed_until": last_day.isoformat()})
     put_epoch(redis_client, epoch, key_prefix)
     return epoch
+
+
+def warmed_until(lake: Lake, epoch: str) -> date | None:
+    """The last UTC day of received_at whose attempts were put back when an epoch began; None where none were."""
+    record = lake.read_record(f"{_EPOCHS}/{epoch}")
+    return None if record is None else date.fromisoformat(record["warmed_until"])
 
 
 def attempts(settings: Settings, lake: Lake, last_day: date) -> pa.Table:
@@ -112,9 +122,10 @@ def _by_entity(rows: pa.Table, entity: velocity.Entity) -> Iterator[tuple[str, l
     """Per entity: (effective time, cumulative count, cumulative sum) of its attempts, flat and ascending."""
     encoded = rows.column(f"{entity}_id").combine_chunks().dictionary_encode()
     codes = encoded.indices.to_numpy(zero_copy_only=False)
-    order = np.argsort(codes, kind="stable")
+    effective = rows.column(f"{entity}_effective_time").to_numpy()
+    order = np.lexsort((effective, codes))
     bounds = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1))
-    effective = rows.column(f"{entity}_effective_time").to_numpy()[order]
+    effective = effective[order]
     amounts = rows.column("amount").to_numpy()[order]
     for code, identifier in enumerate(encoded.dictionary.to_pylist()):
         own = slice(bounds[code], bounds[code + 1])

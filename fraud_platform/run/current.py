@@ -35,6 +35,11 @@ def mark_built(settings: Settings, last_day: date) -> None:
     replace_file(_mark(settings), json.dumps(_built(last_day)).encode())
 
 
+def was_built(settings: Settings) -> bool:
+    """Whether a build ever ended here."""
+    return _mark(settings).exists()
+
+
 def is_current(settings: Settings, now: datetime) -> bool:
     """Whether a build would find nothing to do. Raises RedisUnavailableError."""
     mark = _mark(settings)

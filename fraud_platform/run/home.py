@@ -100,12 +100,8 @@ class Home:
         unfinished.replace(self.dagster)
 
     def environment(self, settings: Settings) -> dict[str, str]:
-        """Environment of a child: these settings, whatever file or variable they came from, with absolute paths."""
-        environment = dict(os.environ)
-        for name in settings.model_fields_set:
-            value = getattr(settings, name)
-            if value is not None:
-                environment[f"FRAUD_{name.upper()}"] = str(value.absolute() if isinstance(value, Path) else value)
+        """Environment of a child: these settings, and this home."""
+        environment = dict(os.environ) | settings.environment()
         environment.update(
             FRAUD_HOME=str(self.root),
             DAGSTER_HOME=str(self.dagster),

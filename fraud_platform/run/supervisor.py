@@ -137,8 +137,6 @@ class Supervisor:
             self.stop.sleep(0.2)
         if self.build.exit_code:
             raise StartError(f"the build failed (exit code {self.build.exit_code})", "What it said stands above.")
-        if self._release() is None:
-            raise StartError("the build ended without a model in force", "See the runs in Dagster.")
         self.built = True
 
     def _follow_build(self, before: str | None) -> None:

@@ -25,12 +25,16 @@ from fraud_platform.run.status import server_lines
 from fraud_platform.run.supervisor import StartError, Supervisor
 from fraud_platform.settings import Settings
 
+DEMONSTRATED_RELEASE_SHARE = 0.05
+"""Of the simulated bank's would-be blocks that are let through to be measured."""
+
 
 def up(settings: Settings, console: Console, clock: Callable[[], datetime], exit_when_ready: bool = False) -> int:
     """Bring the platform up and keep it until Ctrl-C or SIGTERM; with `exit_when_ready`, until it decided the samples.
 
     Returns the exit code: 0 also when it is already running or was asked to end, 1 when it could not start.
     """
+    settings = of_demonstration(settings)
     home = open_home(settings)
     try:
         with running(home), stop_requests() as stop:
@@ -39,6 +43,13 @@ def up(settings: Settings, console: Console, clock: Callable[[], datetime], exit
         console.print(f"{error}:")
         console.print(status_table(server_lines(settings)))
         return 0
+
+
+def of_demonstration(settings: Settings) -> Settings:
+    """What the simulated bank does where nobody has said otherwise: its money is nobody's."""
+    if settings.mapping is None and "release_share" not in settings.model_fields_set:
+        return settings.model_copy(update={"release_share": DEMONSTRATED_RELEASE_SHARE})
+    return settings
 
 
 def _run(

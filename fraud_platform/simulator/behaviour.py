@@ -3,7 +3,8 @@
 What belongs here: shares, scales and delays. What does not: who exists (`population`), which never drifts.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,12 @@ class Behaviour:
     """Legitimate transactions investigated and cleared."""
     label_delay_days: float = 4.0
     """Median age of a transaction when its first label in a fraud state arrives."""
+
+
+def behaviour_of(given: Mapping[str, float]) -> Behaviour:
+    """The defaults with what is given. Raises ValueError naming what is no behaviour."""
+    known = {field.name for field in fields(Behaviour)}
+    unknown = sorted(given.keys() - known)
+    if unknown:
+        raise ValueError(f"{unknown[0]} is no behaviour; there are: {', '.join(sorted(known))}")
+    return Behaviour(**given)

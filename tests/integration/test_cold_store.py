@@ -300,3 +300,16 @@ def test_starters_wait_for_a_server_that_another_one_is_starting(make_settings: 
         assert first.wait(30) == 0
     finally:
         stop_postgres(settings)
+
+
+def test_a_server_that_was_lost_is_filled_again_by_the_same_load(cold: Cold) -> None:
+    with psycopg.connect(ensure_postgres(cold.settings)) as connection:
+        for view in VIEWS:
+            connection.execute(f'DROP TABLE "{PROJECT}_{view.name}"')
+        connection.execute("DROP TABLE fraud_snapshots")
+    for view in VIEWS:
+        load_cold(cold.settings, cold.lake, view, DAY, now=lambda: LOADED_AT)
+    with psycopg.connect(ensure_postgres(cold.settings)) as connection:
+        assert {name: found.rows for name, found in cold_records(connection).items()} == {v.name: COUNT for v in VIEWS}
+        (rows,) = connection.execute(f'SELECT count(*) FROM "{PROJECT}_{USER_VECTOR.name}"').fetchone() or (0,)
+    assert rows == COUNT * len(USER_VECTOR.features)

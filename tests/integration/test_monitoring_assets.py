@@ -14,7 +14,7 @@ import pytest
 
 from assets.definitions import build_definitions
 from assets.partitions import key_range_tags
-from assets.sensors import RETRAIN_TAG
+from assets.sensing import RETRAIN_TAG
 from fraud_platform.lake import Lake, open_lake
 from fraud_platform.model.bundle import Bundle, Scorer
 from fraud_platform.monitoring.alerts import NotifyError

@@ -18,7 +18,7 @@ import pytest
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import Lake
 from fraud_platform.model import registry
-from fraud_platform.model.bundle import Bundle, BundleError, Scorer, current_release
+from fraud_platform.model.bundle import Bundle, BundleError, Scorer, current_release, publish
 from fraud_platform.model.candidate import Candidate, write_candidate
 from fraud_platform.model.ledger import read_ledger
 from fraud_platform.model.registry import (
@@ -30,6 +30,7 @@ from fraud_platform.model.registry import (
     resume_promotion,
     tracking_uri,
 )
+from fraud_platform.model.registry_rebuild import rebuild_registry
 from fraud_platform.model.routing import Routing, read_routing
 from fraud_platform.model.steps import register_candidate, release_if_better, train_candidate
 from fraud_platform.settings import Settings
@@ -319,3 +320,25 @@ def test_an_interrupted_promotion_that_no_longer_fits_the_code_does_not_block_th
     assert promote(mine, version, who="weekly", why="y", now=kit.NOW) == current_release(mine.home)
     assert [entry["why"] for entry in read_ledger(mine.home)] == ["y"]
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_a_lost_registry_is_rebuilt_from_the_releases_under_their_old_numbers(mine: Settings) -> None:
+    candidate = trained(mine)
+    for number in (1, 3):
+        folder = mine.home / "built" / str(number)
+        replace(candidate.bundle, version=number, mlflow_run_id="gone").write(folder)
+        publish(mine.home, folder)
+    assert rebuild_registry(mine) == [1, 3]
+    assert (versions(mine), aliases(mine)) == ([1, 3], {"champion": 3})
+    # what was released can be returned to, and the next training gets a number that no release has
+    assert promote(mine, 1, who="test", why="drill", now=kit.NOW).name == f"{NAME}-1"
+    assert register_candidate(mine, replace_fingerprint(candidate), None).version == 4
+    assert rebuild_registry(mine) == []
+
+
+def replace_fingerprint(candidate: Candidate) -> Candidate:
+    """The same candidate as another training would have named it."""
+    return write_candidate(
+        candidate.folder.with_name("another"), replace(candidate.record, fingerprint="another"), candidate.bundle,
+        candidate.plots,
+    )  # fmt: skip

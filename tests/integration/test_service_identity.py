@@ -15,12 +15,12 @@ from service_kit import USERS, fill_online_store, publish_small_model
 
 from fraud_platform.currency import Rates
 from fraud_platform.decision.breaker import CircuitBreaker
+from fraud_platform.decision.budget import Budget
 from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.policy import Policy
-from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.decision.serving_model import load_model
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.inference_log.record import DecisionRecord
@@ -46,6 +46,12 @@ def body(**changes: Any) -> bytes:
     return json.dumps({**PAYMENT, **changes}).encode()
 
 
+UNLIMITED = Budget(
+    budget_ms=10**7, network_ms=0, read_deadline_ms=10**6, request_features_ms=10**6, model_ms=10**6, log_ms=10**6
+)
+"""The machine may stall at any moment, and these tests are not about that."""
+
+
 class SilentMeter:
     """Counts failures, which these tests do not expect."""
 
@@ -56,6 +62,9 @@ class SilentMeter:
         """Nobody watches."""
 
     def took(self, stage: str, seconds: float) -> None:
+        """Nobody watches."""
+
+    def overran(self, stage: str) -> None:
         """Nobody watches."""
 
     def failed(self, stage: str) -> None:
@@ -80,15 +89,15 @@ class Worker:
         log = LogTable(Lake(str(home / "lake")))
         self.explainer = Explainer(home=home, log=log, search_days=2, **shared)
         self.engine = DecisionEngine(
-            model=load_model(home / "releases" / f"fraud-detector-{version}", policy_version=1),
+            model=load_model(home / "releases" / f"fraud-detector-{version}"),
             model_breaker=CircuitBreaker("champion", lambda: 0.0),
-            rules=FallbackRules(),
             policy=Policy(0.6, 0.3, 1),
             recorder=self.spool,
             explainer=self.explainer,
             meter=self.meter,
             faults=faults,
             clock=lambda: NOON,
+            budget=UNLIMITED,
             capacity=1_000,
             **shared,
         )

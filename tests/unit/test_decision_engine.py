@@ -1,13 +1,16 @@
 """The engine's promises, on doubles: one decision per payment, records before answers, no error that escapes."""
 
 import asyncio
+import dataclasses
 import json
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,13 +21,14 @@ import pytest
 
 from fraud_platform.currency import Rates
 from fraud_platform.decision.breaker import CircuitBreaker
+from fraud_platform.decision.budget import Budget
 from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
-from fraud_platform.decision.policy import Policy
+from fraud_platform.decision.policy import FOREVER, POLICY_SENTENCES, Listed, Policy, decide
 from fraud_platform.decision.request import parse_payment
-from fraud_platform.decision.rules import FallbackRules
+from fraud_platform.decision.rules import RULE_SENTENCES, FallbackRules
 from fraud_platform.decision.serving_model import ServingModel
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.inference_log.record import DecisionRecord, decode_record
@@ -44,6 +48,14 @@ PAYMENT: dict[str, Any] = {
     "country": "DE",
     "timestamp": "2026-11-23T12:00:00Z",
 }
+
+
+AS_SET = Budget(budget_ms=100, network_ms=5, read_deadline_ms=20, request_features_ms=10, model_ms=30, log_ms=5)
+"""The settings' defaults."""
+UNLIMITED = Budget(
+    budget_ms=10**7, network_ms=0, read_deadline_ms=10**6, request_features_ms=10**6, model_ms=10**6, log_ms=10**6
+)
+"""For tests whose machine may stall at any moment."""
 
 
 def body(**changes: Any) -> bytes:
@@ -176,6 +188,7 @@ class CountingMeter:
         self.decisions: Counter[tuple[str, bool]] = Counter()
         self.failures: Counter[str] = Counter()
         self.stages: set[str] = set()
+        self.overruns: Counter[str] = Counter()
 
     def decided(self, record: DecisionRecord, repeated: bool) -> None:
         self.decisions[record.decision, repeated] += 1
@@ -183,15 +196,17 @@ class CountingMeter:
     def took(self, stage: str, seconds: float) -> None:
         self.stages.add(stage)
 
+    def overran(self, stage: str) -> None:
+        self.overruns[stage] += 1
+
     def failed(self, stage: str) -> None:
         self.failures[stage] += 1
 
 
 def model(score: float, fallback: float = 0.5) -> Any:
     trees, regression = FixedModel(score), FixedModel(fallback)
-    policy = Policy(0.7, 0.4, 3)
     parts: Any = (trees, UNCALIBRATED, regression, trees)
-    return ServingModel("fraud-detector/7", "f" * 64, *parts, policy, {})
+    return ServingModel("fraud-detector/7", "f" * 64, *parts, {})
 
 
 @dataclass
@@ -204,12 +219,15 @@ class World:
     recorder: MemoryRecorder = field(default_factory=MemoryRecorder)
     meter: CountingMeter = field(default_factory=CountingMeter)
     now: int = NOW
+    policy: Policy = field(default_factory=lambda: Policy(0.7, 0.4, 3))
     explainers: list[Explainer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.features = MemoryFeatures(self.redis)
 
-    def engine(self, score: float | None = 0.1, capacity: int = 100) -> DecisionEngine:
+    def engine(
+        self, score: float | None = 0.1, capacity: int = 100, budget: Budget = UNLIMITED, release_share: float = 0
+    ) -> DecisionEngine:
         shared: dict[str, Any] = {
             "features": self.features,
             "decisions": Decisions(self.redis),
@@ -222,14 +240,16 @@ class World:
         return DecisionEngine(
             model=None if score is None else model(score),
             model_breaker=CircuitBreaker("champion", lambda: 0.0),
-            rules=FallbackRules(),
-            policy=Policy(0.7, 0.4, 3),
+            policy=self.policy,
             recorder=self.recorder,
             explainer=explainer,
             meter=self.meter,
             faults=FaultLog(lambda: self.now, self.meter.failed),
             clock=lambda: self.now,
+            budget=budget,
             capacity=capacity,
+            release_share=release_share,
+            release_seed=7,
             **shared,
         )
 
@@ -454,6 +474,131 @@ async def test_past_its_capacity_the_rules_answer_at_once(world: World) -> None:
     assert again == answers[7]
 
 
+LISTED = Listed(users={"u-1": NOW + 1})
+
+
+@pytest.mark.parametrize(
+    ("lists", "score", "decision", "reason"),
+    [
+        ({"block_list": LISTED}, 0.1, "block", "block_list"),
+        ({"allow_list": LISTED}, 0.9, "allow", "allow_list"),
+        ({"allow_list": LISTED, "block_list": LISTED}, 0.1, "block", "block_list"),
+    ],
+)
+async def test_a_list_decides_a_payment_that_is_scored_all_the_same(
+    world: World, lists: dict[str, Listed], score: float, decision: str, reason: str
+) -> None:
+    world.policy = Policy(0.7, 0.4, 4, **lists)
+    engine = world.engine(score)
+    answer = json.loads((await engine.decide(body(), "default")).body)
+    assert (answer["decision"], answer["reason"], answer["policy_version"]) == (decision, reason, 4)
+    assert (answer["score"], answer["served_by"]["model"], answer["degraded"]) == (score, "list", False)
+    (record,) = world.recorder.records
+    assert (record.score, record.scored_by) == (pytest.approx(score), "champion")
+    explained = json.loads((await engine.explain(b'{"transaction_id": "t-1"}', "default")).body)
+    assert (explained["decided_by"], explained["decision"], explained["score"]) == ("list", decision, score)
+    assert explained["reason"].endswith(f"is on the {reason.replace('_', ' ')}")
+    assert len(explained["contributions"]) == 5
+    world.now += 1
+    later = json.loads((await engine.decide(body(transaction_id="t-2"), "default")).body)
+    assert later["served_by"]["model"] == "champion", "the entry has expired"
+
+
+async def test_a_list_decides_without_a_model_too_and_says_that_it_is_degraded(world: World) -> None:
+    world.policy = Policy(0.7, 0.4, 4, block_list=LISTED)
+    engine = world.engine(None)
+    answer = json.loads((await engine.decide(body(), "default")).body)
+    assert (answer["decision"], answer["served_by"]["model"], answer["degraded"]) == ("block", "list", True)
+    explained = json.loads((await engine.explain(b'{"transaction_id": "t-1"}', "default")).body)
+    assert (explained["decided_by"], explained["score"], explained["contributions"]) == ("list", None, [])
+    assert explained["reason"].endswith("is on the block list")
+
+
+async def test_a_score_of_logistic_regression_is_explained_by_it_where_a_list_decided(world: World) -> None:
+    world.policy = Policy(0.7, 0.4, 4, block_list=LISTED)
+    engine = world.engine(0.2)
+    engine.model.forest.broken = True  # type: ignore[union-attr]
+    answer = json.loads((await engine.decide(body(), "default")).body)
+    assert (answer["score"], answer["served_by"]["model"], answer["degraded"]) == (0.5, "list", True)
+    await engine.explain(b'{"transaction_id": "t-1"}', "default")
+    explained_by = [len(rung.vectors) for rung in (engine.model.scorer, engine.model.fallback)]  # type: ignore[union-attr]
+    assert explained_by == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("switch", "changes", "decision", "reason", "model"),
+    [
+        ("rules_only", {}, "allow", "service_unavailable_fallback", "rules"),
+        ("rules_only", {"amount": 10_000.01}, "flag_for_review", "high_amount_fallback", "rules"),
+        ("rules_only", {"user_id": "u-2"}, "block", "block_list", "list"),
+        ("allow_all", {"user_id": "u-2"}, "allow", "kill_switch_allow_all", "kill_switch"),
+    ],
+)
+async def test_while_the_kill_switch_is_thrown_no_model_is_asked(
+    world: World, switch: Any, changes: dict[str, Any], decision: str, reason: str, model: str
+) -> None:
+    engine = world.engine(0.9)
+    before = json.loads((await engine.decide(body(transaction_id="before"), "default")).body)
+    engine.policy = Policy(0.7, 0.4, 4, kill_switch=switch, block_list=Listed(users={"u-2": NOW + 1}))
+    answer = json.loads((await engine.decide(body(**changes), "default")).body)
+    assert (before["decision"], before["policy_version"]) == ("block", 3)
+    assert (answer["decision"], answer["reason"], answer["policy_version"]) == (decision, reason, 4)
+    assert (answer["score"], answer["served_by"]["model"], answer["degraded"]) == (None, model, True)
+    assert len(engine.model.forest.vectors) == 1, "the one before"  # type: ignore[union-attr]
+    record = world.recorder.records[-1]
+    assert not np.isnan(record.values).all(), "what the model would have seen is kept"
+    explained = json.loads((await engine.explain(b'{"transaction_id": "t-1"}', "default")).body)
+    assert (explained["decided_by"], explained["reason"]) == (model, (RULE_SENTENCES | POLICY_SENTENCES)[reason])
+    engine.policy = Policy(0.7, 0.4, 5)
+    after = json.loads((await engine.decide(body(transaction_id="after"), "default")).body)
+    assert (after["decision"], after["policy_version"]) == ("block", 5)
+
+
+async def test_a_what_if_is_decided_as_the_payment_would_be(world: World) -> None:
+    engine = world.engine(0.25)
+    asked = []
+    for policy in (
+        Policy(0.7, 0.4, 4),
+        Policy(0.2, 0.1, 5),
+        Policy(0.7, 0.4, 6, block_list=LISTED),
+        Policy(0.7, 0.4, 7, kill_switch="rules_only"),
+    ):
+        engine.policy = policy
+        answer = json.loads((await engine.explain(body(amount=12_000), "default")).body)
+        asked.append((answer["decision"], answer["decided_by"], answer["score"]))
+    assert asked == [
+        ("allow", "champion", 0.25),
+        ("block", "champion", 0.25),
+        ("block", "list", 0.25),
+        ("flag_for_review", "rules", 0.25),
+    ]
+
+
+async def test_a_decision_is_made_again_from_its_record_and_the_version_that_it_names(world: World) -> None:
+    """Under every kind of policy and with any score: what is kept is enough."""
+    policies = [
+        Policy(0.7, 0.4, 1),
+        Policy(0.3, 0.2, 2, rules=FallbackRules(100, 10)),
+        Policy(0.7, 0.4, 3, block_list=Listed(users={"u-1": NOW + 30}, devices={"d-1": FOREVER})),
+        Policy(0.7, 0.4, 4, allow_list=Listed(merchants={"m-1": NOW + 30}, countries={"FR": FOREVER})),
+        Policy(0.7, 0.4, 5, rules=FallbackRules(100, 10), kill_switch="rules_only"),
+        Policy(0.7, 0.4, 6, kill_switch="allow_all", block_list=LISTED),
+    ]
+    engines = [world.engine(score) for score in (None, 0.1, 0.5, 0.9)]
+    payments: list[dict[str, Any]] = [{}, {"device_id": "d-1"}, {"country": "FR", "user_country": "DE"}]
+    for number, (policy, engine, payment, amount) in enumerate(product(policies, engines, payments, (9, 50, 500))):
+        world.now += 1
+        engine.policy = policy
+        assert (await engine.decide(body(transaction_id=str(number), amount=amount, **payment), "x")).status == 200
+    kept = {policy.version: policy for policy in policies}
+    assert len(world.recorder.records) == len(policies) * len(engines) * len(payments) * 3
+    for record in world.recorder.records:
+        policy = kept[record.policy_version]
+        again = decide(policy, record.score, record.request, record.amount, 2, record.received_at)
+        assert again == (record.decision, record.reason)
+    assert len({record.reason for record in world.recorder.records}) == 9
+
+
 async def test_every_stage_is_measured(world: World) -> None:
     await world.engine().decide(body(), "default")
     assert world.meter.stages == {"read", "request_features", "model", "log"}
@@ -540,3 +685,69 @@ async def test_a_decision_of_another_caller_or_of_nobody_is_unknown(world: World
     for transaction_id in ("t-1", "t-2"):
         answer = await engine.explain(msgspec.json.encode({"transaction_id": transaction_id}), "issuer")
         assert answer.status == 404
+
+
+async def test_a_payment_whose_budget_is_gone_before_the_model_is_decided_by_the_rules_and_says_so(
+    world: World,
+) -> None:
+    # 100 − 2 × 5 − 30 − 5 = 55 ms are there until the model has to begin
+    world.features.wait = 0.06
+    engine = world.engine(0.9, budget=AS_SET)
+    answer = json.loads((await engine.decide(body(amount=10_000.01), "default")).body)
+    assert (answer["decision"], answer["reason"]) == ("flag_for_review", "high_amount_fallback")
+    assert (answer["score"], answer["degraded"]) == (None, True)
+    assert answer["served_by"] == {"user_features": "redis", "merchant_features": "redis", "model": "rules"}
+    assert engine.model.forest.vectors == []  # type: ignore[attr-defined, union-attr]
+    assert world.meter.overruns == {"read": 1, "budget": 1}
+    (record,) = world.recorder.records
+    # what was read is kept, so that the record replays; the decision stands as any other
+    assert record.values[38] == 1_000_001
+    assert json.loads((await engine.decide(body(amount=10_000.01), "default")).body) == answer
+
+
+async def test_a_slow_stage_is_counted_and_its_payment_decided_by_the_model_all_the_same(world: World) -> None:
+    allowed = dataclasses.asdict(UNLIMITED)
+    engine = world.engine(0.9, budget=Budget(**{**allowed, "model_ms": 20}))
+    forest = engine.model.forest  # type: ignore[union-attr]
+    quick = forest.margins
+
+    def slow(vectors: Any) -> Any:
+        time.sleep(0.03)
+        return quick(vectors)
+
+    forest.margins = slow  # type: ignore[method-assign]
+    answer = json.loads((await engine.decide(body(), "default")).body)
+    assert (answer["decision"], answer["served_by"]["model"]) == ("block", "champion")
+    assert world.meter.overruns == {"model": 1}
+    assert world.meter.stages == {"read", "request_features", "model", "log"}
+
+
+async def test_a_disk_that_is_slow_overruns_the_stage_of_the_log(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = world.recorder.append
+
+    def slow(day: date, payload: bytes) -> None:
+        time.sleep(0.03)
+        quick(day, payload)
+
+    monkeypatch.setattr(world.recorder, "append", slow)
+    allowed = dataclasses.asdict(UNLIMITED)
+    answer = await world.engine(budget=Budget(**{**allowed, "log_ms": 20})).decide(body(), "default")
+    assert answer.status == 200
+    assert world.meter.overruns == {"log": 1}
+
+
+async def test_a_payment_let_through_to_be_measured_says_so_and_is_so_again(world: World) -> None:
+    engine = world.engine(0.9, release_share=0.5)
+    answers = [json.loads((await engine.decide(body(transaction_id=f"t-{n}"), "default")).body) for n in range(40)]
+    told = Counter((answer["decision"], answer["reason"]) for answer in answers)
+    assert set(told) == {("block", "score_above_threshold"), ("allow", "released_for_measurement")}
+    assert {record.propensity for record in world.recorder.records} == {0.5}
+    # a worker that draws from nothing finds what stands
+    again = world.engine(0.9)
+    repeats = [json.loads((await again.decide(body(transaction_id=f"t-{n}"), "default")).body) for n in range(40)]
+    assert repeats == answers
+
+
+async def test_without_a_share_the_record_has_no_propensity(world: World) -> None:
+    await world.engine(0.9).decide(body(), "default")
+    assert [(record.decision, record.propensity) for record in world.recorder.records] == [("block", None)]

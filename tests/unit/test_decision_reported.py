@@ -43,7 +43,7 @@ def test_the_record_says_what_the_client_did() -> None:
     assert decode_record(encode_record(record)) == record
     assert (record.decision_id, record.caller) == (REPORT["decision_id"], "shop")
     assert (record.decision, record.reason, record.score) == ("flag_for_review", "high_amount_fallback", None)
-    assert (record.served_by.model, record.served_by.degraded) == ("rules", True)
+    assert (record.served_by.model, record.degraded) == ("rules", True)
     assert (record.model_version, record.policy_version) == (CLIENT_MODEL, 3)
     assert (record.user_effective_time, record.merchant_effective_time) == (11, 12)
     assert (record.received_at, record.amount) == (RECEIVED, 1_200_050)

@@ -51,11 +51,20 @@ def test_an_old_record_is_readable_after_a_field_was_appended() -> None:
         (("default", "redis", "champion"), True),
         (("redis", "default", "champion"), True),
         (("redis", "redis", "rules"), True),
+        (("redis", "redis", "kill_switch"), True),
     ],
 )
 def test_anything_but_redis_and_the_champion_is_degraded(parts: tuple[str, str, str], degraded: bool) -> None:
     served = ServedBy(user_features=parts[0], merchant_features=parts[1], model=parts[2])
-    assert served.degraded is degraded
+    assert record(served_by=served).degraded is degraded
+
+
+@pytest.mark.parametrize(
+    ("scored_by", "degraded"), [("champion", False), ("challenger", False), ("logistic_regression", True), (None, True)]
+)
+def test_where_a_list_decides_it_is_the_score_that_may_be_degraded(scored_by: str | None, degraded: bool) -> None:
+    served = ServedBy(user_features="redis", merchant_features="redis", model="list")
+    assert record(served_by=served, scored_by=scored_by).degraded is degraded
 
 
 @pytest.fixture

@@ -54,6 +54,9 @@ def test_a_row_that_fits_is_converted_and_completed():
             "clock_skew": False,
             "device_key": device_key("d1"),
             "is_duplicate": False,
+            "decision_id": None,
+            "user_effective_time": None,
+            "merchant_effective_time": None,
         }
     ]
 

@@ -155,3 +155,17 @@ def test_many_transactions_keep_their_order() -> None:
     marked = labelled.column("is_fraud").to_pylist()
     expected = {row["transaction_id"] for row in frauds}
     assert marked == [name in expected and received.date() == START.date() for name, received in rows]
+
+
+def test_a_blocked_payment_is_known_by_what_somebody_found_out_alone() -> None:
+    names = ["silent", "found", "cleared", "imported", "released"]
+    frame = transactions([(name, START) for name in names])
+    frame = frame.append_column("blocked", pa.array([True, True, True, True, False]))
+    rows = [
+        label("found", START + DAY, "confirmed", source="investigator"),
+        label("cleared", START + DAY, "cleared", source="customer"),
+        label("imported", START + DAY, "cleared", source="import"),
+    ]
+    cut = micros(START + 400 * DAY)
+    labelled = label_transactions(frame, resolve_labels(table(rows), cut), cut, MATURITY)
+    assert labelled.column("is_fraud").to_pylist() == [None, True, False, None, False]

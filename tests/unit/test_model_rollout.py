@@ -119,7 +119,7 @@ class Broken:
 def test_both_score_and_a_challenger_that_fails_lets_the_champion_decide(home: Path, second: Path) -> None:
     from dataclasses import replace
 
-    champion, rival = load_model(home / "releases" / OLD, 1), load_model(second, 1)
+    champion, rival = load_model(home / "releases" / OLD), load_model(second)
     vector = vectors(np.random.default_rng(1), 1)[0]
     breaker, failed = CircuitBreaker("champion", lambda: 0.0), []
 
@@ -143,7 +143,7 @@ def test_both_score_and_a_challenger_that_fails_lets_the_champion_decide(home: P
 def test_a_record_of_before_challengers_is_still_read() -> None:
     import msgspec
 
-    old = msgspec.msgpack.encode(msgspec.msgpack.decode(encode_record(record()))[:-3])
+    old = msgspec.msgpack.encode(msgspec.msgpack.decode(encode_record(record()))[:-4])
     assert decode_record(old) == record()
     assert (decode_record(old).arm, decode_record(old).other_score) == ("champion", None)
 
@@ -184,7 +184,7 @@ def scores(count: int, **changes: Any) -> Scores:
 
 
 def step_of(given: Scores, settings: Settings, *, stage: Any = "shadow", weight: float = 0.0, hours: float = 30) -> Any:
-    evidence = measure(given, 0.7, 0.7, settings.canary_block_band)
+    evidence = measure(given, 0.7, settings.canary_block_band)
     since = int((NOW - timedelta(hours=hours)).timestamp() * 1e6)
     routing = Routing(release=OLD, challenger=NEW, stage=stage, weight=weight, since=since, began=since)
     return next_step(routing, evidence, settings, int(NOW.timestamp() * 1e6))
@@ -265,8 +265,8 @@ def test_the_log_gives_both_scores_of_each_payment_whoever_decided(home: Path, s
         )
     log_decisions(lake, records)
     write_labels(lake, day, [f"{day}-{n}" for n in range(100, 140)], day)
-    evidence = gather(lake, home, read_routing(home), NOW, 0, 2.0)
-    # the first hundred came before the challenger; both bundles' threshold is 0.6
+    evidence = gather(lake, read_routing(home), NOW, threshold=0.6, maturity_days=0, band=2.0)
+    # the first hundred came before the challenger
     assert evidence.payments == 300
     assert evidence.champion_blocks == (champion[100:] > 0.6).sum()
     assert evidence.challenger_blocks == (challenger[100:] > 0.6).sum()

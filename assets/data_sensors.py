@@ -1,0 +1,116 @@
+"""What starts by itself because data came: labels that matured, files of a mapped history that appeared or changed.
+
+What belongs here: cursors and requests. What does not: counting labels (`monitoring.matured`), reading files
+(`ingest.arrivals`).
+"""
+
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+import msgspec
+
+from assets.partitions import key_range_tags
+from assets.resources import Platform
+from assets.schedules import missing_days
+from assets.sensing import RETRAIN_TAG, new_days, outcomes, training_request
+from fraud_platform.clock import present
+from fraud_platform.dataset import follow_source
+from fraud_platform.features import tables
+from fraud_platform.ingest.arrivals import MOST_ATTEMPTS, Arrivals, changed_days, known_so_far, look_at_files
+from fraud_platform.ingest.mapped_source import MappedSource
+from fraud_platform.lake import open_lake
+from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, current_release
+from fraud_platform.monitoring.matured import CountMemory, decide_by_count, matured_frauds
+from fraud_platform.settings import Settings
+
+FILES_TAG = "fraud/files"
+"""On a run that the sensor `new_files` started: its request's key."""
+
+
+def matured_labels_retrain(training: Any) -> dg.SensorDefinition:
+    """Retrain when FRAUD_MATURED_LABELS_RETRAIN frauds have matured since the champion's data."""
+
+    @dg.sensor(
+        name="matured_labels_retrain",
+        job=training,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Enough frauds that matured since the champion's data start a training.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        settings = Settings()
+        limit = settings.matured_labels_retrain
+        if not limit:
+            return dg.SkipReason("FRAUD_MATURED_LABELS_RETRAIN is 0: labels alone start no training")
+        memory = msgspec.json.decode(context.cursor, type=CountMemory) if context.cursor else CountMemory()
+        outcome = outcomes(context.instance, RETRAIN_TAG)
+        arrived = list(new_days(context.instance, tables.FRAUD_LABELS, memory.after))
+        if not arrived and (memory.last is None or outcome(memory.last.key) != "failed"):
+            return dg.SkipReason("no new day of fraud_labels")
+        try:
+            release = current_release(settings.home)
+            holdout_ends = Bundle.load(release).data["split"]["holdout"][1]
+        except (NoReleaseError, BundleError, KeyError) as error:
+            return dg.SkipReason(f"no champion whose data is known: {error}")
+        lake = open_lake(settings)
+        known_until = datetime.fromisoformat(holdout_ends).date()
+        count, last = matured_frauds(lake, known_until, settings.label_maturity_days)
+        request, memory = decide_by_count(count, limit, last or known_until, release.name, memory, outcome)
+        memory = msgspec.structs.replace(memory, after=arrived[-1][0] if arrived else memory.after)
+        said = f"{count:,} frauds have matured since the data of {release.name}; {limit:,} start a training"
+        return dg.SensorResult(
+            run_requests=[training_request(request)] if request else [],
+            skip_reason=None if request else dg.SkipReason(said),
+            cursor=msgspec.json.encode(memory).decode(),
+        )
+
+    return sensor
+
+
+def new_files(history: Any) -> dg.SensorDefinition:
+    """Build the days of a mapped history whose files have appeared or changed."""
+
+    @dg.sensor(
+        name="new_files",
+        job=history,
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Files of a mapped history that appeared or changed have their days built, and all days after.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        settings = Settings()
+        if settings.mapping is None:
+            return dg.SkipReason("the simulated bank has no files: its days are made when they are over")
+        platform = Platform(settings, present(settings))
+        before = msgspec.json.decode(context.cursor, type=Arrivals) if context.cursor else None
+        if before is None and missing_days(platform):
+            return dg.SkipReason("the history is not built yet: its first build reads every file there is")
+        source = MappedSource.open(settings.mapping, settings)
+        known = before or known_so_far(source, platform.dataset)
+        now = look_at_files(source, known)
+        if now is not known:
+            # Dagster's partitions must know the days by which the history grows before one is built
+            dataset = follow_source(settings, platform.lake, source, platform.now)
+            days = changed_days(known, now, dataset, dataset.last_complete_day(platform.now))
+            now = msgspec.structs.replace(now, asked=[days[0], days[-1]] if days else [], attempt=1)
+        elif _failed(context.instance, now):
+            now = msgspec.structs.replace(now, attempt=now.attempt + 1)
+        else:
+            return dg.SkipReason("no file has appeared or changed")
+        if not now.asked:
+            return dg.SensorResult(skip_reason=dg.SkipReason("no day's rows have changed"), cursor=_encoded(now))
+        tags = key_range_tags(now.asked) | {FILES_TAG: now.key}
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=now.key, tags=tags)], cursor=_encoded(now))
+
+    return sensor
+
+
+def _failed(instance: dg.DagsterInstance, arrivals: Arrivals) -> bool:
+    """Whether the run that was asked for has failed, and may be asked for again."""
+    due = bool(arrivals.asked) and arrivals.attempt < MOST_ATTEMPTS
+    return due and outcomes(instance, FILES_TAG)(arrivals.key) == "failed"
+
+
+def _encoded(arrivals: Arrivals) -> str:
+    return msgspec.json.encode(arrivals).decode()

@@ -1,0 +1,135 @@
+"""`fraud-platform capacity`: what a load costs.
+
+What belongs here: options and tables. What does not: the arithmetic (`fraud_platform.capacity`).
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fraud_platform.cli.screen import console, print_table, refused
+
+if TYPE_CHECKING:
+    from fraud_platform.capacity.figures import Figures
+    from fraud_platform.capacity.plan import Plan
+    from fraud_platform.capacity.reference import Reference
+
+app = typer.Typer()
+
+
+def _positive(value: str) -> float:
+    """A number as people write it, 100e6 too."""
+    try:
+        number = float(value)
+    except ValueError:
+        raise typer.BadParameter(f"{value!r} is not a number") from None
+    if not 0 < number < float("inf"):
+        raise typer.BadParameter(f"must be more than 0 and finite, got {value}")
+    return number
+
+
+@app.command()
+def capacity(
+    peak_tps: Annotated[
+        float, typer.Option("--peak-tps", parser=_positive, metavar="NUMBER", help="Payments a second at the peak.")
+    ],
+    users: Annotated[float, typer.Option("--users", parser=_positive, metavar="NUMBER", help="Users in the store.")],
+    merchants: Annotated[
+        float | None,
+        typer.Option("--merchants", parser=_positive, metavar="NUMBER", help="Default: one for each 100 users."),
+    ] = None,
+    features: Annotated[
+        int, typer.Option("--features", min=1, help="Features; each above 50 takes 4 bytes more per user.")
+    ] = 50,
+    daily: Annotated[
+        float | None,
+        typer.Option("--daily", parser=_positive, metavar="NUMBER", help="Payments a day; default: 10,000 × peak."),
+    ] = None,
+    retention_days: Annotated[
+        int, typer.Option("--retention-days", min=1, help="Days that log and daily tables are kept.")
+    ] = 90,
+    prices: Annotated[
+        Path | None, typer.Option("--prices", exists=True, dir_okay=False, help="Price table (YAML); default: shipped.")
+    ] = None,
+    bench: Annotated[
+        Path, typer.Option("--bench", help="Folder of `make bench-serving` and `make bench-footprint`.")
+    ] = Path("var/bench"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """From measured figures and list prices to machines, memory, disk and money, beside the reference design's."""
+    from fraud_platform.capacity.figures import FiguresError, read_figures
+    from fraud_platform.capacity.plan import REFERENCE_DAILY_PER_TPS, Load, plan
+    from fraud_platform.capacity.prices import SHIPPED, PricesError, read_prices
+    from fraud_platform.capacity.reference import reference
+
+    try:
+        table = read_prices(prices or SHIPPED)
+    except PricesError as error:
+        raise refused(f"--prices: {error}") from error
+    try:
+        figures = read_figures(bench)
+    except FiguresError as error:
+        raise refused(f"--bench: {error}") from error
+    load = Load(
+        peak_tps=peak_tps,
+        users=users,
+        merchants=merchants or max(1.0, users / 100),
+        features=features,
+        daily=daily or REFERENCE_DAILY_PER_TPS * peak_tps,
+        retention_days=retention_days,
+    )
+    if load.daily > load.peak_tps * 86_400:
+        raise refused(f"--daily: {load.daily:,.0f} a day are more than --peak-tps {load.peak_tps:g} ever lets through")
+    ours, theirs = plan(load, figures, table), reference(figures, table)
+    if as_json:
+        used = {"serving": figures.serving, "footprint": figures.footprint}
+        typer.echo(
+            json.dumps(
+                {
+                    **ours.as_json(),
+                    "reference": asdict(theirs),
+                    "figures": {name: _plain(value) for name, value in used.items()},
+                    "sources": figures.sources,
+                    "prices": table.model_dump(),
+                },
+                indent=2,
+            )
+        )
+        return
+    _show(ours, theirs, figures)
+
+
+def _plain(value: object) -> object:
+    import msgspec
+
+    return msgspec.to_builtins(value)
+
+
+def _show(ours: "Plan", theirs: "Reference", figures: "Figures") -> None:
+    import msgspec
+
+    load = ours.load
+    title = (
+        f"{load.peak_tps:,.0f}/s at the peak, {load.daily:,.0f} a day, {load.users:,.0f} users, "
+        f"{load.features} features, {load.retention_days} days"
+    )
+    rows = [[line.what, line.amount, f"{line.usd_per_month:,.2f}", line.why] for line in ours.lines]
+    rows.append(["together", "", f"{ours.usd_per_month:,.2f}", f"{ours.usd_per_million:,.2f} USD per million payments"])
+    print_table(title, ["what", "bought", "USD/month", "meaning"], rows)
+    rows = [
+        [row.what, row.amount, f"{row.usd_per_month:,.2f}", "holds" if row.holds else "CANNOT HOLD", row.why]
+        for row in theirs.rows
+    ]
+    rows.append(["together", "", f"{theirs.usd_per_month:,.2f}", "", f"it says about {theirs.says_usd}"])
+    title = (
+        "The reference design: 100/s at the peak, a million a day, by the same prices "
+        f"(for {theirs.larger_tps:,}/s it says {theirs.larger_says_usd[0]:,} to {theirs.larger_says_usd[1]:,})"
+    )
+    print_table(title, ["what", "bought", "USD/month", "does it?", "meaning"], rows)
+    used = msgspec.to_builtins(figures.serving) | msgspec.to_builtins(figures.footprint)
+    print_table("Figures used", ["figure", "value"], [[name, f"{value:,.1f}"] for name, value in used.items()])
+    for name, source in figures.sources.items():
+        console().print(f"{name}: {source}", highlight=False)

@@ -1,0 +1,61 @@
+"""`fraud-platform erase`: one user out of everything.
+
+What belongs here: options and tables. What does not: the work (`fraud_platform.erasure`).
+"""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fraud_platform.cli.screen import by_hand, console, now, print_table, refused, settings_of_environment
+
+if TYPE_CHECKING:
+    from fraud_platform.erasure.erase import Look
+
+app = typer.Typer()
+
+
+@app.command()
+def erase(
+    user: Annotated[str, typer.Option("--user", metavar="ID", help="The user's identifier, as payments bear it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be done.")] = False,
+) -> None:
+    """Delete one user where nothing needs the rows, put a pseudonym where sums do, and look again.
+
+    The exit code is 0 when no store names the user any more. Run again after a kill, it goes on.
+    """
+    from fraud_platform.erasure.erase import OUT_OF_REACH, look
+    from fraud_platform.erasure.erase import erase as run
+    from fraud_platform.online.embedded_postgres import PostgresUnavailableError
+    from fraud_platform.online.embedded_redis import RedisUnavailableError
+
+    if not user or user.startswith("erased-"):
+        raise refused("--user: an identifier is needed, and no pseudonym")
+    current = settings_of_environment()
+    try:
+        if not yes:
+            _show("Would be done; do it with --yes", look(current, user), None)
+        else:
+            done = run(current, user, who=by_hand(), now=now())
+            _show(f"Done; in its place stands {done.pseudonym}", done.before, done.after)
+    except (RedisUnavailableError, PostgresUnavailableError, OSError) as error:
+        raise refused(f"not complete, run it again: {error}") from error
+    console().print("Out of reach:", *(f"- {line}" for line in OUT_OF_REACH), sep="\n", highlight=False)
+    if yes and done.after.total:
+        raise refused(
+            f"the user is still named {done.after.total} time(s). A spool's segment that a running worker has open is "
+            "cut when the worker begins another; run this again then"
+        )
+
+
+def _show(title: str, before: "Look", after: "Look | None") -> None:
+    left = {} if after is None else {store.name: store.count for store in after.stores}
+    shown = {store.name: store for store in (*(after.stores if after else ()), *before.stores)}
+    counted = {store.name: store.count for store in before.stores}
+    rows = [
+        [name, str(counted.get(name, 0)), *([] if after is None else [str(left.get(name, 0))]), store.fate]
+        for name, store in sorted(shown.items())
+    ]
+    print_table(title, ["store", "before", *([] if after is None else ["after"]), "what becomes of it"], rows)
+    for note in (after or before).notes:
+        console().print(f"! {note}", highlight=False)

@@ -1,0 +1,224 @@
+"""`fraud-platform policy`: what decides beside the model, and changes of it by hand.
+
+What belongs here: the group's commands. What does not: what a change does (`fraud_platform.decision.policy_change`).
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fraud_platform.cli.screen import console, now, print_table, refused, settings_of_environment
+
+if TYPE_CHECKING:
+    from fraud_platform.decision.policy_record import Entry, PolicyRecord
+
+app = typer.Typer(
+    help="Thresholds, rule limits, lists and the kill switch; each change is a version, and a line in the ledger.",
+    no_args_is_help=True,
+)
+
+_SPAN = re.compile(r"([1-9]\d{0,4})([hd])")
+_FIELDS = {
+    "threshold": "a greater score is blocked",
+    "review_threshold": "a greater score is flagged for review",
+    "rule_high_amount": "without a model, a greater amount is flagged",
+    "rule_cross_country_amount": "the same outside the home country",
+    "kill_switch": "off; rules_only: no model is asked; allow_all: every payment is allowed",
+}
+
+
+class Which(StrEnum):
+    """A list."""
+
+    allow = "allow"
+    block = "block"
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    user = "user"
+    merchant = "merchant"
+    device = "device"
+    country = "country"
+
+
+class Switch(StrEnum):
+    """Positions of the kill switch."""
+
+    off = "off"
+    rules_only = "rules_only"
+    allow_all = "allow_all"
+
+
+WHY = Annotated[str, typer.Option("--why", help="The reason, for the ledger.")]
+EXPECTED = Annotated[
+    int | None, typer.Option("--expected-version", help="Refuse when the policy is at another version by now.")
+]
+LIST = Annotated[Which, typer.Argument(help="Which list.")]
+KIND = Annotated[Kind, typer.Argument(help="What is listed.")]
+VALUE = Annotated[str, typer.Argument(help="As payments bear it: an identifier, or a country's code.")]
+
+
+@app.command("show")
+def policy_show(
+    version: Annotated[int | None, typer.Option("--version", help="A past one; default: what is in force.")] = None,
+) -> None:
+    """Show the policy: numbers, kill switch, lists."""
+    from fraud_platform.decision.policy_record import PolicyError, first_policy, read_policy
+
+    current = settings_of_environment()
+    try:
+        record = read_policy(current.home, version)
+    except PolicyError as error:
+        raise refused(str(error)) from error
+    if record is not None:
+        console().print(f"version {record.version}, since {record.since:%Y-%m-%d %H:%M:%S} UTC")
+    elif version is None:
+        record = first_policy(current, now())
+        console().print("no policy yet: version 1 will be made of the settings, by a service's start or a change")
+    else:
+        raise refused(f"no version {version} is kept: `fraud-platform policy history` shows them")
+    print_table(
+        None, ["field", "value", "meaning"], [[name, _text(getattr(record, name)), _FIELDS[name]] for name in _FIELDS]
+    )
+    listed = [(which, entry) for which in Which for entry in _entries(record, which)]
+    if listed:
+        rows = [[which.value, entry.kind, entry.value, _until(entry, now()), entry.why] for which, entry in listed]
+        print_table(None, ["list", "kind", "value", "until (UTC)", "why"], rows)
+
+
+@app.command("set")
+def policy_set(
+    why: WHY,
+    threshold: Annotated[float | None, typer.Option(help="Block above this score, between 0 and 1.")] = None,
+    review_threshold: Annotated[float | None, typer.Option(help="Flag for review above this score.")] = None,
+    rule_high_amount: Annotated[int | None, typer.Option(help="Flag above this amount without a model.")] = None,
+    rule_cross_country_amount: Annotated[int | None, typer.Option(help="The same outside the home country.")] = None,
+    expected_version: EXPECTED = None,
+) -> None:
+    """Change thresholds or rule limits; what is not named stays."""
+    _change(
+        why,
+        expected_version,
+        threshold=threshold,
+        review_threshold=review_threshold,
+        rule_high_amount=rule_high_amount,
+        rule_cross_country_amount=rule_cross_country_amount,
+    )
+
+
+@app.command("list-add")
+def policy_list_add(
+    which: LIST,
+    kind: KIND,
+    value: VALUE,
+    why: WHY,
+    until: Annotated[
+        datetime | None,
+        typer.Option("--until", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"], help="End in UTC; without one: for good."),
+    ] = None,
+    span: Annotated[str | None, typer.Option("--for", help="How long instead, such as 12h or 7d.")] = None,
+    expected_version: EXPECTED = None,
+) -> None:
+    """Put a user, merchant, device or country on a list; again: with another end."""
+    if span is not None and until is not None:
+        raise refused("--until and --for: give one of them")
+    end = until.replace(tzinfo=UTC) if until is not None else None if span is None else now() + _span(span)
+    entry = {"kind": kind.value, "value": value} | ({} if end is None else {"until": end.isoformat()})
+    _change(why, expected_version, **{f"{which.value}_list_add": [entry]})
+
+
+@app.command("list-remove")
+def policy_list_remove(which: LIST, kind: KIND, value: VALUE, why: WHY, expected_version: EXPECTED = None) -> None:
+    """Take somebody off a list."""
+    _change(why, expected_version, **{f"{which.value}_list_remove": [{"kind": kind.value, "value": value}]})
+
+
+@app.command("kill-switch")
+def policy_kill_switch(
+    position: Annotated[Switch, typer.Argument(help=_FIELDS["kill_switch"])],
+    why: WHY,
+    expected_version: EXPECTED = None,
+) -> None:
+    """Take the model out of decisions, or let everything through; `off` undoes it."""
+    _change(why, expected_version, kill_switch=position.value)
+
+
+@app.command("history")
+def policy_history() -> None:
+    """Every change: when, who, what from and to, why."""
+    from fraud_platform.model.ledger import read_ledger
+
+    lines = [line for line in read_ledger(settings_of_environment().home) if line["what"] == "policy"]
+    rows = [
+        [str(line["to"]["version"]), line["at"][:19].replace("T", " "), line["who"], _difference(line), line["why"]]
+        for line in lines
+    ]
+    print_table(None, ["version", "at (UTC)", "who", "change", "why"], rows)
+
+
+def _change(why: str, expected_version: int | None, **fields: Any) -> None:
+    import getpass
+
+    import msgspec
+
+    from fraud_platform.decision.policy_change import PolicyConflictError, change_policy, parse_change
+    from fraud_platform.decision.policy_record import PolicyError, policy_in_force
+    from fraud_platform.decision.request import InvalidRequest
+
+    asked = {"why": why, "expected_version": expected_version, **fields}
+    current = settings_of_environment()
+    try:
+        change = parse_change(msgspec.json.encode({name: value for name, value in asked.items() if value is not None}))
+        before = policy_in_force(current, now()).version
+        record = change_policy(current, change, f"{getpass.getuser()} by hand", now())
+    except (InvalidRequest, PolicyConflictError, PolicyError) as error:
+        raise refused(str(error)) from error
+    same = record.version == before
+    console().print(f"policy {record.version} {'says so already' if same else 'is in force within a second'}")
+
+
+def _entries(record: "PolicyRecord", which: Which) -> "tuple[Entry, ...]":
+    return record.allow_list if which is Which.allow else record.block_list
+
+
+def _until(entry: "Entry", at: datetime) -> str:
+    if entry.until is None:
+        return "for good"
+    return f"{entry.until:%Y-%m-%d %H:%M}{' (expired)' if entry.until <= at else ''}"
+
+
+def _difference(line: dict[str, Any]) -> str:
+    """A change in the ledger as one reads it: `threshold 0.7 → 0.65`, `block_list + user u-1`."""
+    was, to = line["from"] or {}, line["to"]
+    said = []
+    for name in [name for name in (*_FIELDS, "block_list", "allow_list") if name in to]:
+        value = to[name]
+        if isinstance(value, list):
+            said += [
+                f"{name} − {_named(entry)}" for entry in was.get(name, []) if _named(entry) not in map(_named, value)
+            ]
+            said += [f"{name} + {_named(entry)}" for entry in value]
+        else:
+            said.append(f"{name} {_text(was[name])} → {_text(value)}" if name in was else f"{name} {_text(value)}")
+    return ", ".join(said)
+
+
+def _named(entry: dict[str, Any]) -> str:
+    return f"{entry['kind']} {entry['value']}"
+
+
+def _text(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _span(text: str) -> timedelta:
+    found = _SPAN.fullmatch(text)
+    if found is None:
+        raise refused(f"--for: {text!r} is no span; write hours or days, such as 12h or 7d")
+    count = int(found[1])
+    return timedelta(hours=count) if found[2] == "h" else timedelta(days=count)

@@ -1,0 +1,90 @@
+"""`fraud-platform backup`, `restore` and `drill`: for the day on which something is lost.
+
+What belongs here: options and tables. What does not: the work (`fraud_platform.recovery`).
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fraud_platform.cli.screen import console, now, print_table, refused, settings_of_environment
+
+app = typer.Typer()
+
+
+@app.command()
+def backup(folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet, outside the home.")]) -> None:
+    """Keep what nothing else leads back to: ledger, releases, candidates, MLflow, keys, policies, labels sent back."""
+    from fraud_platform.recovery.backup import BackupError
+    from fraud_platform.recovery.backup import backup as run
+
+    try:
+        kept = run(settings_of_environment(), folder, now())
+    except (BackupError, OSError) as error:
+        raise refused(str(error)) from error
+    typer.echo(f"{folder}: {kept.files} files, {kept.size / 1e6:.1f} MB, of {kept.at}")
+    typer.echo("It holds API keys' hashes and the key of erased users' pseudonyms: keep it as you keep those.")
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Of `fraud-platform backup`.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be put back.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Put back what differs too, and not only what is missing.")
+    ] = False,
+) -> None:
+    """Put back what is missing from a backup, verified first; nothing is deleted. End the platform before."""
+    from fraud_platform.recovery.backup import BackupError
+    from fraud_platform.recovery.backup import restore as run
+    from fraud_platform.run.home import open_home
+    from fraud_platform.run.lock import runner
+
+    current = settings_of_environment()
+    held_by = runner(open_home(current))
+    if yes and held_by:
+        raise refused(f"the platform of {current.home} runs (process {held_by}): `fraud-platform down` first")
+    try:
+        names = run(current, folder, overwrite=overwrite, dry_run=not yes)
+    except (BackupError, OSError) as error:
+        raise refused(str(error)) from error
+    for name in names:
+        typer.echo(name)
+    said = "Put back" if yes else "Would put back"
+    typer.echo(f"{said} {len(names)} file(s)." + ("" if yes or not names else " Do it with: --yes"))
+
+
+@app.command()
+def drill(
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where the copy goes and stays; default: a temporary folder.")
+    ] = None,
+) -> None:
+    """On a copy of this home: lose Redis, PostgreSQL, registry, ledger and log's record, get each back, compare.
+
+    The live home is only read. The exit code is 0 when everything came back as it was.
+    """
+    import shutil
+    import tempfile
+
+    from fraud_platform.recovery.copied import DrillError
+    from fraud_platform.recovery.drill import drill as run
+
+    place = Path(tempfile.mkdtemp(prefix="fraud-drill-")) if folder is None else folder.absolute()
+    copy = place / "home"
+    try:
+        outcomes = run(settings_of_environment(), copy, lambda step: console().print(f"→ {step}", highlight=False))
+    except (DrillError, OSError) as error:
+        raise refused(str(error)) from error
+    finally:
+        if folder is None:
+            shutil.rmtree(place, ignore_errors=True)
+    rows = [
+        [one.lost, f"{one.seconds:.1f} s", one.meanwhile, one.afterwards, one.compared,
+         "as before" if one.same else "DIFFERS"]
+        for one in outcomes
+    ]  # fmt: skip
+    header = ["lost", "back after", "a payment meanwhile", "a payment then", "compared", "outcome"]
+    print_table("Drill on a copy of the home", header, rows)
+    raise typer.Exit(int(not all(one.same for one in outcomes)))

@@ -1,0 +1,76 @@
+"""`fraud-platform scenario`: days of traffic in minutes, and what the loop makes of them.
+
+What belongs here: the command. What does not: playing (`fraud_platform.scenario`).
+"""
+
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fraud_platform.cli.screen import console, print_table, refused, settings_of_environment
+
+app = typer.Typer()
+
+
+@app.command()
+def scenario(
+    name: Annotated[
+        str | None, typer.Argument(help="A scenario that comes with the platform, or a YAML file; none: list them.")
+    ] = None,
+    home: Annotated[
+        Path | None, typer.Option("--home", help="Where it is played, from scratch; default <home>/scenarios/<name>.")
+    ] = None,
+) -> None:
+    """Play days of traffic through the real service in minutes and let the loop react; the exit code is 0 when all that
+    the scenario expects came true.
+
+    Afterwards `FRAUD_HOME=<its home> make dagster` shows its assets, runs and reports.
+    """
+    from pydantic import ValidationError
+
+    from fraud_platform.run.servers import FACES
+    from fraud_platform.scenario.bank import NotAScenarioError, begin, scenario_settings
+    from fraud_platform.scenario.picture import draw, table
+    from fraud_platform.scenario.play import play
+    from fraud_platform.scenario.stage import StageError
+    from fraud_platform.scenario.story import StoryError, read_story, shipped
+
+    known = shipped()
+    if name is None:
+        rows = [[each, read_story(path).title] for each, path in known.items()]
+        print_table(None, ["scenario", "what happens"], rows)
+        return
+    path = known.get(name, Path(name))
+    if not path.exists():
+        raise refused(f"there is no scenario {name}, there are {', '.join(known)}; a file of your own may be named too")
+    screen = console()
+    try:
+        story = read_story(path)
+        folder = home or settings_of_environment().home / "scenarios" / path.stem
+        ports = {setting: _free_port() for setting in ("redis_port", *(face[1] for face in FACES.values()))}
+        settings = scenario_settings(story, folder, ports)
+
+        def say(line: str) -> None:
+            screen.print(line, highlight=False)
+
+        begin(story, folder, settings_of_environment().home / "scenarios", ports, say)
+        outcome = play(story, settings, say)
+    except (StoryError, NotAScenarioError, StageError, ValidationError) as error:
+        raise refused(str(error)) from error
+    picture = folder / "scenario.png"
+    picture.write_bytes(draw(story.title, outcome.facts))
+    screen.print(table(outcome.facts))
+    for sentence in story.expect:
+        wrong = outcome.failed.get(sentence)
+        screen.print(f"{'✗' if wrong else '✓'} {sentence}" + (f": {wrong}" if wrong else ""), highlight=False)
+    screen.print(f"{outcome.seconds:.0f} s; picture: {picture}", highlight=False)
+    raise typer.Exit(int(bool(outcome.failed)))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,98 @@
+"""The files of a home that hold rows: the lake, imports, studies. One user counted in them, and taken out of them.
+
+What belongs here: which files, rewriting one whole or not at all. What does not: what becomes of rows (`rows`).
+A file that does not name the user is not touched, so an erasure that was killed goes on where it stopped.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from fraud_platform.erasure.mentions import mentions, searchable
+from fraud_platform.erasure.rows import anonymised
+from fraud_platform.lake import Lake
+from fraud_platform.settings import Settings
+
+DELETED = ("quarantine", "inference_log_rejected", "online_source")
+"""Tables of which nothing is counted: rows that name the user are deleted."""
+SORTED_BY_USER = ("user_tiles", "user_features")
+"""Tables in the order of user_id, which a new name changes."""
+
+_BATCH_ROWS = 65_536
+
+
+@dataclass
+class Found:
+    """Where files name the user."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    """Rows per table."""
+    paths: list[tuple[Lake, str]] = field(default_factory=list)
+    transactions: set[str] = field(default_factory=set)
+    """Transactions of the user, also those that already bear the pseudonym."""
+
+
+def lakes(settings: Settings) -> dict[str, Lake]:
+    """Every root that holds tables, by what people call it."""
+    home = settings.home.absolute()
+    found = {"lake": Lake(settings.lake), "imports": Lake(str(home / "imports"))}
+    for study in sorted(home.glob("evaluate/*")):
+        found |= {
+            f"{study.name}'s lake": Lake(str(study / "lake")),
+            f"{study.name}'s imports": Lake(str(study / "imports")),
+        }
+    return found
+
+
+def find(settings: Settings, user: str, pseudonym: str | None) -> Found:
+    """Read every Parquet file of every root, and count the rows that name the user."""
+    found = Found()
+    for name, lake in lakes(settings).items():
+        for path in lake.every_file(".parquet"):
+            table = lake.table_of(path) if name.endswith("lake") else name
+            count = _count(lake, path, user, pseudonym, found.transactions)
+            if count:
+                found.rows[table if name in ("lake", "imports") else f"{name}, {table}"] += count
+                found.paths.append((lake, path))
+    return found
+
+
+def _count(lake: Lake, path: str, user: str, pseudonym: str | None, transactions: set[str]) -> int:
+    """Rows of a file that name the user; their transactions are added to those known."""
+    count = 0
+    with lake.open_file(path) as file:
+        parquet = pq.ParquetFile(file)
+        schema = parquet.schema_arrow
+        columns = searchable(schema)
+        if not columns:
+            return 0
+        owned = {"transaction_id", "user_id"} <= set(schema.names)
+        wanted = [*columns, "transaction_id"] if owned else columns
+        for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted):
+            rows = pa.table(batch)
+            count += int(mentions(rows, user).sum())
+            if owned:
+                names = pa.array([name for name in (user, pseudonym) if name is not None])
+                theirs = rows.filter(pc.fill_null(pc.is_in(rows["user_id"], names), False))
+                transactions.update(theirs["transaction_id"].drop_null().to_pylist())
+    return count
+
+
+def take_out(found: Found, user: str, pseudonym: str) -> None:
+    """Rewrite every file that names the user; each is replaced whole."""
+    for lake, path in found.paths:
+        with lake.open_file(path) as file:
+            parquet = pq.ParquetFile(file)
+            group = parquet.metadata.row_group(0).num_rows if parquet.metadata.num_row_groups else None
+            rows = parquet.read()
+        theirs = mentions(rows, user)
+        table = lake.table_of(path)
+        kept = rows.filter(pa.array(~theirs)) if table in DELETED else anonymised(rows, theirs, user, pseudonym)
+        if table in SORTED_BY_USER:
+            kept = kept.sort_by("user_id")
+        sink = pa.BufferOutputStream()
+        pq.write_table(kept, sink, compression="zstd", store_schema=True, row_group_size=group)
+        lake.write_bytes(path, sink.getvalue().to_pybytes())

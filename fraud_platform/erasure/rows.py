@@ -1,0 +1,101 @@
+"""What becomes of rows that name an erased user: the pseudonym in the identifier's place, device and location gone.
+
+What belongs here: columns and records. What does not: which files (`files`), which rows (`mentions`).
+
+The same pseudonym stands in every table, so that whatever is counted over users, sums of merchants above all, stays as
+it was, also when it is built again. `device_is_new` is emptied with the device, in training set and record alike, or a
+replay would find them differing.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fraud_platform.erasure.mentions import OTHERS, Bools, says
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.inference_log.record import DecisionRecord, decode_record, encode_record, vector_bytes
+
+DEVICE_IS_NEW = "device_is_new"
+EMPTIED = ("device_id", "device_key", "devices", "known_devices", "latitude", "longitude", DEVICE_IS_NEW)
+"""Columns that are null for an erased user, as they are where no device is known."""
+
+
+def anonymised(rows: pa.Table, theirs: Bools, user: str, pseudonym: str) -> pa.Table:
+    """The rows with the erased user's, `theirs`, made the pseudonym's; schema and order stay."""
+    if not theirs.any():
+        return rows
+    changed = [_column(rows, field, theirs, user, pseudonym) for field in rows.schema]
+    return pa.table(changed, schema=rows.schema)
+
+
+def _column(rows: pa.Table, field: pa.Field, theirs: Bools, user: str, pseudonym: str) -> pa.ChunkedArray:
+    kind, name, column = field.type, field.name, rows[field.name]
+    if name in OTHERS:
+        return column
+    if name in EMPTIED:
+        return pc.if_else(pa.array(theirs), pa.scalar(None, kind), column)
+    if pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
+        # lists of a tile's members are in order
+        return _each(column, kind, theirs, lambda value: _renamed(value, user, pseudonym))
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _each(column, kind, theirs, lambda value: _text(value, user, pseudonym, nullable=field.nullable))
+    if name == "record":
+        return _each(column, kind, theirs, lambda value: anonymised_record(value, pseudonym))
+    if name == "vector" and "catalogue_hash" in rows.column_names:
+        present = pc.equal(rows["catalogue_hash"], CATALOGUE.hash).to_numpy(zero_copy_only=False)
+        return _each(column, kind, theirs & present, _without_device)
+    return column
+
+
+def _each(column: pa.ChunkedArray, kind: pa.DataType, theirs: Bools, change: Callable[[Any], Any]) -> pa.Array:
+    """The column with some values changed; a null stays one."""
+    positions = np.flatnonzero(theirs)
+    values = [column[int(position)].as_py() for position in positions]
+    made = pa.array([None if value is None else change(value) for value in values], kind)
+    order = np.arange(len(column))
+    order[positions] = len(column) + np.arange(len(positions))
+    return pa.concat_arrays([*_chunks(column), made]).take(pa.array(order))
+
+
+def _chunks(column: pa.ChunkedArray | pa.Array) -> list[pa.Array]:
+    return list(column.chunks) if isinstance(column, pa.ChunkedArray) else [column]
+
+
+def _renamed(members: list[str], user: str, pseudonym: str) -> list[str]:
+    return sorted(pseudonym if member == user else member for member in members) if user in members else members
+
+
+def _text(value: str, user: str, pseudonym: str, *, nullable: bool) -> str | None:
+    if value == user:
+        return pseudonym
+    if says(value, user):
+        # a source's own row beside a column of its own
+        return None if nullable else ""
+    return value
+
+
+def _without_device(vector: list[float | None]) -> list[float | None]:
+    position = CATALOGUE.names.index(DEVICE_IS_NEW)
+    return [*vector[:position], float("nan"), *vector[position + 1 :]]
+
+
+def anonymised_record(payload: bytes, pseudonym: str) -> bytes:
+    """An encoded decision record as the pseudonym's. Raises msgspec.MsgspecError for bytes that are no record."""
+    record: DecisionRecord = decode_record(payload)
+    request = msgspec.structs.replace(record.request, user_id=pseudonym, device_id=None, latitude=None, longitude=None)
+    vector = record.values
+    if record.catalogue_hash == CATALOGUE.hash:
+        vector[CATALOGUE.names.index(DEVICE_IS_NEW)] = np.nan
+    return encode_record(
+        msgspec.structs.replace(
+            # a hash of the old body would confirm a guess of who paid
+            record,
+            request=request,
+            request_hash=request.content_hash(),
+            vector=vector_bytes(vector),
+        )
+    )

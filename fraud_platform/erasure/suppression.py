@@ -1,0 +1,185 @@
+"""Who was erased: pseudonyms that only the home's key leads to, so that an import does not bring a user back.
+
+What belongs here: the file `<home>/erasure/suppressed.json`, and a source without the erased. What does not: what
+becomes of rows (`rows`).
+
+A pseudonym is an HMAC of the user's identifier under a random key of this home: nobody computes it, or the identifier
+from it, without the key. Whoever has the key can confirm a guess; that is what an import does. Destroying the file
+makes every pseudonym final, at the price that an import knows the erased no more.
+"""
+
+import hmac
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from fraud_platform.erasure.mentions import leaves
+from fraud_platform.erasure.rows import anonymised
+from fraud_platform.ingest.source import Source
+from fraud_platform.model.bundle import exclusive
+
+PREFIX = "erased-"
+_DIGITS = 24
+_SOURCE_ROW = "source_row"
+"""A rejected row as it stood in its source, JSON; see `ingest.standardize`."""
+
+
+class Erased(msgspec.Struct, frozen=True, kw_only=True):
+    """One user, by pseudonym."""
+
+    pseudonym: str
+    at: int
+    """UTC microseconds of the erasure: what an import brings of before it is made the pseudonym's."""
+
+
+class Suppression(msgspec.Struct, frozen=True, kw_only=True):
+    """The home's key and everybody who was erased."""
+
+    key: str
+    """256 random bits, hex."""
+    erased: tuple[Erased, ...] = ()
+
+    def pseudonym(self, user: str) -> str:
+        """The name that stands in the user's place."""
+        return PREFIX + hmac.digest(bytes.fromhex(self.key), user.encode(), "sha256").hex()[:_DIGITS]
+
+
+def suppression_path(home: Path) -> Path:
+    """Where a home keeps the record."""
+    return home / "erasure" / "suppressed.json"
+
+
+def read_suppression(home: Path) -> Suppression | None:
+    """The record; None where nobody was erased. Raises OSError, msgspec.MsgspecError."""
+    try:
+        payload = suppression_path(home).read_bytes()
+    except FileNotFoundError:
+        return None
+    return msgspec.json.decode(payload, type=Suppression)
+
+
+def pseudonym_of(home: Path, user: str) -> str | None:
+    """The name in an erased user's place; None for one who was not erased."""
+    record = read_suppression(home)
+    if record is None:
+        return None
+    name = record.pseudonym(user)
+    return name if any(entry.pseudonym == name for entry in record.erased) else None
+
+
+def suppress(home: Path, user: str, now: int) -> Erased:
+    """Note that a user is erased, durably; again, the moment moves and the pseudonym stays. now: UTC microseconds."""
+    path = suppression_path(home)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with exclusive(path.with_suffix(".lock")):
+        record = read_suppression(home) or Suppression(key=secrets.token_hex(32))
+        entry = Erased(pseudonym=record.pseudonym(user), at=now)
+        others = [one for one in record.erased if one.pseudonym != entry.pseudonym]
+        written = msgspec.structs.replace(record, erased=(*others, entry))
+        temporary = path.with_suffix(".tmp")
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(written), indent=2))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    return entry
+
+
+def carry_suppression(home: Path, other: Path) -> None:
+    """Let another home that is built from the same files know who was erased."""
+    if suppression_path(home).exists():
+        suppression_path(other).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.copy2(suppression_path(home), suppression_path(other))
+
+
+def rewrite_without_erased(path: Path, record: Suppression | None) -> None:
+    """The same for a file of EXPORT rows, one row group at a time; not atomic, so for a file that nobody reads yet."""
+    if record is None:
+        return
+    changed = path.with_suffix(".without")
+    with pq.ParquetFile(path) as old, pq.ParquetWriter(changed, old.schema_arrow, compression="zstd") as new:
+        for group in range(old.metadata.num_row_groups):
+            rows = without_erased(old.read_row_group(group), record)
+            new.write_table(rows, row_group_size=max(1, rows.num_rows))
+    changed.replace(path)
+
+
+def without_erased(rows: pa.Table, record: Suppression | None) -> pa.Table:
+    """EXPORT rows in which everybody who was erased after they were received bears the pseudonym alone.
+
+    A rejected row's own text that names one of them is left out.
+    """
+    if record is None or not rows.num_rows:
+        return rows
+    known = {entry.pseudonym: entry.at for entry in record.erased}
+    users = pc.unique(rows["user_id"]).to_pylist()
+    names = {user: record.pseudonym(user) for user in users if user is not None}
+    for user, pseudonym in names.items():
+        if pseudonym in known:
+            before = _received(rows) < known[pseudonym]
+            theirs = pc.fill_null(pc.equal(rows["user_id"], user), False).to_numpy(zero_copy_only=False)
+            rows = anonymised(rows, theirs & before, user, pseudonym)
+    if _SOURCE_ROW in rows.column_names:
+        rows = _without_texts(rows, lambda leaf: record.pseudonym(leaf) in known)
+    return rows
+
+
+def _without_texts(rows: pa.Table, erased: Callable[[str], bool]) -> pa.Table:
+    position = rows.schema.get_field_index(_SOURCE_ROW)
+    texts = [
+        None if text is None or any(erased(str(leaf)) for leaf in leaves(text)) else text
+        for text in rows[_SOURCE_ROW].to_pylist()
+    ]
+    return rows.set_column(position, rows.schema.field(position), pa.array(texts, pa.string()))
+
+
+def _received(rows: pa.Table) -> NDArray[np.int64]:
+    """UTC microseconds; a row that tells no time was received before everything."""
+    at = pc.coalesce(rows["received_at"], rows["timestamp"]).cast(pa.int64())
+    received: NDArray[np.int64] = pc.fill_null(at, np.iinfo(np.int64).min).to_numpy()
+    return received
+
+
+@dataclass(frozen=True)
+class WithoutErased:
+    """A source in which the erased bear their pseudonyms; everything else is the source's own."""
+
+    source: Source
+    home: Path
+
+    @property
+    def name(self) -> str:
+        """The source's."""
+        return self.source.name
+
+    def first_day(self) -> date:
+        """The source's."""
+        return self.source.first_day()
+
+    def last_day(self) -> date | None:
+        """The source's."""
+        return self.source.last_day()
+
+    def transactions(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
+        """The source's, without the erased; the record is read when a day is served."""
+        for day, rows in self.source.transactions(days):
+            yield day, without_erased(rows, read_suppression(self.home))
+
+    def labels(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
+        """The source's; labels name no user."""
+        return self.source.labels(days)
+
+    def rates(self, day: date) -> pa.Table:
+        """The source's."""
+        return self.source.rates(day)

@@ -1,0 +1,98 @@
+"""Attempts that only one side counted: velocity online, or the training set, and not both.
+
+What belongs here: finding them, and which decisions have one in their windows. What does not: comparing (`skew`).
+
+A source may hold payments that the service never saw: velocity did not count them, the training set does. A payment
+decided while Redis was away was counted at an instant that nobody recorded. And a decision may be no training row, as a
+duplicate of another caller's transaction_id. Values of a decision with such an attempt in its windows differ by right.
+"""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from fraud_platform.features import tables
+from fraud_platform.features.catalogue import LIVE_HISTORY
+from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS
+from fraud_platform.inference_log.record import DecisionRecord
+from fraud_platform.lake import Lake, days_between
+from fraud_platform.online.warm import warmed_until
+
+Row = dict[str, Any]
+
+_ENTITIES = ("user", "merchant")
+_NAMED = ["transaction_id", "received_at", *(f"{entity}_id" for entity in _ENTITIES)]
+_TIMES = [f"{entity}_effective_time" for entity in _ENTITIES]
+ATTEMPT = [*_NAMED, *_TIMES, "epoch"]
+"""Columns of the inference log that say which attempt a decision was."""
+
+Key = tuple[str, int]
+"""One row of the training set: transaction_id, and received_at in UTC microseconds."""
+
+
+@dataclass
+class OneSided:
+    """Effective times of such attempts per entity, ascending."""
+
+    times: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    def touches(self, record: DecisionRecord) -> bool:
+        """Whether one lies in what the decision's velocity looks back on, the longest window and the last attempt."""
+        told = (
+            ("user", record.request.user_id, record.user_effective_time),
+            ("merchant", record.request.merchant_id, record.merchant_effective_time),
+        )
+        return any(self._within(entity, name, at) for entity, name, at in told)
+
+    def _within(self, entity: str, name: str, at: int) -> bool:
+        times = self.times.get((entity, name), [])
+        position = bisect_right(times, at)
+        return position > 0 and times[position - 1] > at - LIVE_HISTORY
+
+    def add(self, row: Row) -> None:
+        """Take one in. row: of the training set or of the log."""
+        for entity in _ENTITIES:
+            self.times[entity, row[f"{entity}_id"]].append(row[f"{entity}_effective_time"])
+
+
+def find_one_sided(lake: Lake, day: date, epoch: str, attempts: Sequence[Row]) -> OneSided:
+    """The attempts that matter to decisions of `day` in one epoch of velocity.
+
+    attempts: `plain` rows of ATTEMPT, the decisions of the day and of the WINDOW_LOOKBACK_DAYS before it. What was
+    warmed up when the epoch began is on both sides.
+    """
+    found, held = OneSided(), set()
+    counted = {_key(row) for row in attempts if row["epoch"] is not None}
+    warmed = warmed_until(lake, epoch)
+    for row in _training_rows(lake, day):
+        held.add(_key(row))
+        if _key(row) not in counted and (warmed is None or row["transaction_date"] > warmed):
+            found.add(row)
+    for row in attempts:
+        if row["epoch"] == epoch and _key(row) not in held:
+            found.add(row)
+    for times in found.times.values():
+        times.sort()
+    return found
+
+
+def plain(rows: pa.Table) -> list[Row]:
+    """Rows with received_at in UTC microseconds, which a float of seconds would not hold."""
+    position = rows.schema.get_field_index("received_at")
+    plainly: list[Row] = rows.set_column(position, "received_at", rows["received_at"].cast(pa.int64())).to_pylist()
+    return plainly
+
+
+def _key(row: Row) -> Key:
+    return row["transaction_id"], row["received_at"]
+
+
+def _training_rows(lake: Lake, day: date) -> list[Row]:
+    days = days_between(day - timedelta(days=WINDOW_LOOKBACK_DAYS), day)
+    rows = lake.read_days(tables.TRAINING_SET, days, [*_NAMED, *_TIMES, "transaction_date"])
+    return [] if rows is None else plain(rows)

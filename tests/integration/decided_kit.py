@@ -1,0 +1,137 @@
+"""A day of a small simulated bank that really was decided: engine, Redis, spool, broker, lake.
+
+The service's clock is the bank's: payments are received when the bank's export says so, in the past.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import redis
+
+from fraud_platform.currency import exponent
+from fraud_platform.dataset import fix_dataset
+from fraud_platform.decision.breaker import CircuitBreaker
+from fraud_platform.decision.engine import DecisionEngine
+from fraud_platform.decision.explain import Explainer
+from fraud_platform.decision.faults import FaultLog
+from fraud_platform.decision.identity import Decisions
+from fraud_platform.decision.policy import Policy
+from fraud_platform.decision.rates import LakeRates
+from fraud_platform.decision.rules import FallbackRules
+from fraud_platform.decision.serving_model import load_model
+from fraud_platform.inference_log.spool import SpoolWriter
+from fraud_platform.inference_log.table import LogTable
+from fraud_platform.lake import Lake, open_lake
+from fraud_platform.model.bundle import releases
+from fraud_platform.online.ladder import Ladder
+from fraud_platform.online.packed import VIEWS
+from fraud_platform.online.snapshot_load import append_load, load_snapshot_direct
+from fraud_platform.online.store import OnlineStore
+from fraud_platform.online.warm import warm_velocity
+from fraud_platform.settings import Settings
+from tests.integration.service_kit import publish_small_model
+
+CALLER = "bank"
+
+
+def micros(day: date, hours: float = 0) -> int:
+    return int(datetime.combine(day, time(), UTC).timestamp()) * 1_000_000 + int(hours * 3_600_000_000)
+
+
+@dataclass
+class Meter:
+    """Nothing is counted; what fails is kept."""
+
+    failures: list[str] = field(default_factory=list)
+
+    def decided(self, record: Any, repeated: bool) -> None: ...
+
+    def took(self, stage: str, seconds: float) -> None: ...
+
+    def failed(self, stage: str) -> None:
+        self.failures.append(stage)
+
+
+def exported(settings: Settings, lake: Lake, day: date) -> list[dict[str, Any]]:
+    """The bank's own rows of a day by receipt, times in UTC microseconds."""
+    source: Any = fix_dataset(settings, lake, datetime.combine(day, time(), UTC))[1]
+    ((_, rows),) = source.source.source.transactions([day])
+    for name in ("timestamp", "received_at"):
+        rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(pa.int64()))
+    return sorted(rows.to_pylist(), key=lambda row: (row["received_at"], row["transaction_id"]))
+
+
+def body(row: dict[str, Any]) -> bytes:
+    """An exported row as a caller sends it."""
+    amount = Decimal(row["amount_minor"]).scaleb(-exponent(row["currency"]))
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=row["timestamp"])
+    names = ("transaction_id", "user_id", "merchant_id", "currency", "user_country", "merchant_category", "channel")
+    fields = {name: row[name] for name in (*names, "device_id") if row[name] is not None}
+    plain = json.dumps({**fields, "country": row["country"] or "DE", "timestamp": at.isoformat()})
+    return f'{plain[:-1]}, "amount": {amount:f}}}'.encode()
+
+
+async def serve(
+    settings: Settings, day: date, rows: list[dict[str, Any]], answered: Callable[[int, dict[str, Any]], None]
+) -> list[str]:
+    """Decide `rows`, in their order, each received at its `received_at`; returns what failed inside.
+
+    The snapshot of two days before is in force until 02:00, then that of the day before.
+    """
+    lake = open_lake(settings)
+    assert settings.redis_url is not None
+    now = [micros(day)]
+    meter = Meter()
+    faults = FaultLog(lambda: now[0], meter.failed)
+    publish_small_model(settings.home, version=1, seed=1)
+    model = load_model(releases(settings.home) / "fraud-detector-1", 1)
+    rates = LakeRates(lake, settings.base_currency)
+    rates.refresh()
+    store = OnlineStore(settings.redis_url, ttl_days=settings.online_ttl_days, clock=lambda: now[0])
+    features = Ladder(store, CircuitBreaker("redis", lambda: 0.0), faults.report)
+    decisions, spool = Decisions(store), SpoolWriter(settings.home, "worker-1")
+    shared: dict[str, Any] = {"features": features, "decisions": decisions, "rates": rates, "base_currency": "EUR"}
+    explainer = Explainer(home=settings.home, log=LogTable(lake), search_days=3, **shared)
+    engine = DecisionEngine(
+        model=model, model_breaker=CircuitBreaker("champion", lambda: 0.0), rules=FallbackRules(),
+        policy=Policy(0.6, 0.3, 1), recorder=spool, explainer=explainer, meter=meter, faults=faults,
+        clock=lambda: now[0], capacity=100, **shared,
+    )  # fmt: skip
+    with redis.Redis.from_url(settings.redis_url) as client:
+        _load(client, lake, day - timedelta(days=2), micros(day - timedelta(days=1), 2))
+        warm_velocity(settings, lake, client, day - timedelta(days=1), now_us=micros(day))
+        await store.open()
+        loaded = False
+        try:
+            for row in rows:
+                if not loaded and row["received_at"] >= micros(day, 2):
+                    _load(client, lake, day - timedelta(days=1), micros(day, 2))
+                    loaded = True
+                now[0] = row["received_at"]
+                answer = await engine.decide(body(row), CALLER)
+                answered(answer.status, json.loads(answer.body))
+        finally:
+            await store.close()
+            explainer.close()
+            spool.close()
+    return meter.failures
+
+
+def _load(client: redis.Redis, lake: Lake, snapshot: date, at: int) -> None:
+    for view in VIEWS:
+        record = load_snapshot_direct(client, lake, view, snapshot, now=lambda: at, ttl_seconds=3_600)
+        append_load(lake, record)
+
+
+def served(settings: Settings, day: date, rows: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`serve`, and the answers; nothing may have failed inside."""
+    answers: list[tuple[int, dict[str, Any]]] = []
+    failures = asyncio.run(serve(settings, day, rows, lambda status, answer: answers.append((status, answer))))
+    assert failures == []
+    return iter(answers)

@@ -1,0 +1,192 @@
+"""Erasure without servers: what names a user, what becomes of rows and records, who is kept out of an import."""
+
+import json
+import stat
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fraud_platform.erasure.home import blank_comments, comments, other_files
+from fraud_platform.erasure.mentions import mentions, says
+from fraud_platform.erasure.rows import anonymised, anonymised_record
+from fraud_platform.erasure.suppression import (
+    read_suppression,
+    rewrite_without_erased,
+    suppress,
+    suppression_path,
+    without_erased,
+)
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.tiles import MERCHANT_TILE
+from fraud_platform.inference_log.record import decode_record, encode_record, vector_bytes
+from fraud_platform.inference_log.table import rows as log_rows
+from fraud_platform.ingest.feedback import FeedbackLabel, FeedbackWriter, read_feedback
+from fraud_platform.schema import EXPORT, QUARANTINE
+from tests.record_kit import DAY, MIDNIGHT, record
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+PSEUDONYM = "erased-0123"
+
+
+def export(*users: str | None, **columns: Any) -> pa.Table:
+    """EXPORT rows of these users at noon, each with a device and a place."""
+    plain = {
+        "transaction_id": "t", "merchant_id": "42", "amount_minor": 100, "currency": "EUR", "timestamp": NOON,
+        "received_at": NOON, "country": "DE", "user_country": "FR", "device_id": "d-1", "latitude": 1.5,
+        "longitude": 2.5,
+    }  # fmt: skip
+    return pa.Table.from_pylist([plain | {"user_id": user} | columns for user in users], EXPORT)
+
+
+def test_only_the_user_s_rows_change_and_only_in_what_is_personal() -> None:
+    before = export("7", "42", None, "77")
+    after = anonymised(before, mentions(before, "42"), "42", PSEUDONYM)
+    assert after.schema == before.schema
+    changed = after.to_pylist()
+    # the merchant bears the same number, and keeps it
+    assert changed[1] == before.to_pylist()[1] | {
+        "user_id": PSEUDONYM, "device_id": None, "latitude": None, "longitude": None,
+    }  # fmt: skip
+    assert [row for n, row in enumerate(changed) if n != 1] == [r for n, r in enumerate(before.to_pylist()) if n != 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("u-1", True),
+        ("u-10", False),
+        ('{"user": "u-1", "amount": 3}', True),
+        ('{"customer": {"ids": ["x", "u-1"]}}', True),
+        ('{"merchant_id": "u-1"}', False),
+        ('{"user_id": "u-10"}', False),
+        ("{broken u-1", False),
+    ],
+)
+def test_a_text_names_a_user_as_a_whole_value(text: str, named: bool) -> None:
+    assert says(text, "u-1") is named
+    table = pa.table({"reason": ["x"], "row": [text]}, schema=QUARANTINE)
+    assert mentions(table, "u-1").tolist() == [named]
+
+
+def test_a_number_in_json_is_a_user_too() -> None:
+    assert says('{"user": 12345}', "12345")
+
+
+def test_bytes_name_a_user_by_their_record_and_else_by_holding_the_identifier() -> None:
+    assert says(encode_record(record()), "u-1")
+    assert not says(encode_record(record()), "m-1")
+    assert says(b"\xff\xffu-1\xff", "u-1")
+
+
+def test_a_merchant_s_tile_keeps_its_count_and_its_order() -> None:
+    sums = [0] * 7
+    columns = {name: [n] for name, n in zip(MERCHANT_TILE.names[1:-1], sums, strict=False)}
+    tile = pa.table({"merchant_id": ["m"], **columns, "users": [["a", "u-1", "z"]]}).cast(MERCHANT_TILE)
+    after = anonymised(tile, mentions(tile, "u-1"), "u-1", PSEUDONYM)
+    assert after["users"].to_pylist() == [["a", PSEUDONYM, "z"]]
+    late = anonymised(tile, mentions(tile, "u-1"), "u-1", "zz-last")
+    assert late["users"].to_pylist() == [["a", "z", "zz-last"]]
+
+
+def test_a_decision_s_record_is_the_pseudonym_s_and_else_the_same() -> None:
+    vector = np.arange(50, dtype=np.float32)
+    mine = record(catalogue_hash=CATALOGUE.hash, vector=vector_bytes(vector))
+    request = msgspec.structs.replace(mine.request, device_id="d-1", latitude=1.0, longitude=2.0)
+    mine = msgspec.structs.replace(mine, request=request, request_hash=request.content_hash())
+    table = log_rows([(mine, encode_record(mine)), (other := record("t-2", request=_of("u-2")), encode_record(other))])
+    after = anonymised(table, mentions(table, "u-1"), "u-1", PSEUDONYM)
+    found = decode_record(after["record"][0].as_py())
+    assert found.request == msgspec.structs.replace(
+        request, user_id=PSEUDONYM, device_id=None, latitude=None, longitude=None
+    )
+    assert found.request_hash == found.request.content_hash() != mine.request_hash
+    position = CATALOGUE.names.index("device_is_new")
+    for values in (found.values, np.array(after["vector"][0].as_py(), np.float32)):
+        assert np.isnan(values[position])
+        assert np.delete(values, position).tolist() == np.delete(vector, position).tolist()
+    same = {"request": found.request, "request_hash": found.request_hash, "vector": found.vector}
+    assert msgspec.structs.replace(mine, **same) == found
+    assert after.slice(1).equals(table.slice(1))
+    assert b"u-1" not in anonymised_record(encode_record(mine), PSEUDONYM)
+
+
+def _of(user: str) -> Any:
+    return msgspec.structs.replace(record().request, user_id=user)
+
+
+def test_a_pseudonym_is_one_of_this_home_alone_and_the_record_never_holds_the_user(tmp_path: Path) -> None:
+    first = suppress(tmp_path / "a", "user-with-a-name", 5)
+    assert suppress(tmp_path / "a", "user-with-a-name", 9).pseudonym == first.pseudonym
+    assert suppress(tmp_path / "b", "user-with-a-name", 5).pseudonym != first.pseudonym
+    record = read_suppression(tmp_path / "a")
+    assert record is not None
+    assert [(entry.pseudonym, entry.at) for entry in record.erased] == [(first.pseudonym, 9)]
+    path = suppression_path(tmp_path / "a")
+    assert b"user-with-a-name" not in path.read_bytes()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_an_import_brings_back_nobody_who_was_erased_after_the_payment(tmp_path: Path) -> None:
+    at = int(NOON.timestamp() * 1e6)
+    pseudonym = suppress(tmp_path, "u-1", at + 1).pseudonym
+    record = read_suppression(tmp_path)
+    rows = without_erased(export("u-1", "u-2"), record).to_pylist()
+    assert [row["user_id"] for row in rows] == [pseudonym, "u-2"]
+    assert [row["device_id"] for row in rows] == [None, "d-1"]
+    # a customer again: what is received afterwards is theirs
+    later = export("u-1", received_at=datetime(2026, 11, 24, tzinfo=UTC))
+    assert without_erased(later, record).equals(later)
+    # without a time of receipt the payment's own counts, without any it is old
+    untimed = export("u-1", received_at=None, timestamp=None)
+    assert without_erased(untimed, record)["user_id"].to_pylist() == [pseudonym]
+
+
+def test_a_cached_import_and_a_rejected_row_s_text_lose_the_user_too(tmp_path: Path) -> None:
+    suppress(tmp_path, "u-1", int(NOON.timestamp() * 1e6) + 1)
+    texts = pa.array([json.dumps({"customer": "u-1"}), json.dumps({"customer": "u-2"}), None])
+    table = export(None, None, "u-1").append_column("source_row", texts)
+    path = tmp_path / "cache.parquet"
+    pq.write_table(table, path, row_group_size=2)
+    rewrite_without_erased(path, read_suppression(tmp_path))
+    after = pq.read_table(path)
+    assert after.schema.names == table.schema.names
+    assert after["source_row"].to_pylist() == [None, '{"customer": "u-2"}', None]
+    assert mentions(after, "u-1").tolist() == [False] * 3
+    assert [path.name for path in tmp_path.glob("cache*")] == ["cache.parquet"]
+
+
+def test_comments_on_the_user_s_payments_are_written_over_beside_a_living_writer(tmp_path: Path) -> None:
+    writer = FeedbackWriter(tmp_path, "1-1")
+
+    def label(transaction_id: str, comment: str | None) -> FeedbackLabel:
+        return FeedbackLabel(
+            feedback_id=transaction_id, caller="c", transaction_id=transaction_id, transaction_date=DAY,
+            arrived_at=MIDNIGHT, source="customer", revision=1, state="confirmed", comment=comment,
+        )  # fmt: skip
+
+    writer.append(label("t-1", 'called: "not me", said Zoë'))
+    writer.append(label("t-2", "another's"))
+    writer.append(label("t-3", None))
+    assert len(list(comments(tmp_path, {"t-1", "t-3"}))) == 1
+    blank_comments(tmp_path, {"t-1", "t-3"})
+    writer.append(label("t-4", "after"))
+    writer.close()
+    found = {one.transaction_id: one.comment for one in read_feedback(tmp_path, date(2026, 11, 23))}
+    assert set(found["t-1"] or "") == {"-"}
+    assert (found["t-2"], found["t-3"], found["t-4"]) == ("another's", None, "after")
+    assert list(comments(tmp_path, {"t-1", "t-3"})) == []
+
+
+def test_a_forgotten_file_that_names_the_user_is_found_and_one_that_names_another_is_not(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "service.log").write_text("x" * 100 + "user=u-1; late")
+    (tmp_path / "log" / "other.log").write_text("u-10 xu-1 u-1-2")
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / "page.html").write_text("u-1")
+    assert other_files(tmp_path, str(tmp_path / "lake"), "u-1") == [tmp_path / "log" / "service.log"]
