@@ -35,7 +35,6 @@ from fraud_platform.decision.policy_desk import PolicyDesk
 from fraud_platform.decision.policy_follow import PolicyFollower
 from fraud_platform.decision.problem import unauthorized
 from fraud_platform.decision.rates import LakeRates
-from fraud_platform.decision.reported import reported_caller
 from fraud_platform.decision.serving_model import ServingModel, kept_releases, load_model, load_newest
 from fraud_platform.inference_log.recorder import PatientRecorder
 from fraud_platform.inference_log.spool import SpoolWriter
@@ -234,11 +233,8 @@ class Runtime:
         return await self.engine.report(body, caller)
 
     async def report_for(self, body: bytes, _: str) -> Answer:
-        """`DecisionEngine.report` for the caller that the report names: the gateway's rules decided in our stead."""
-        return await self.engine.answered("report", self._report_for(body))
-
-    async def _report_for(self, body: bytes) -> Answer:
-        return await self.engine.report(body, reported_caller(body))
+        """`DecisionEngine.report_for`."""
+        return await self.engine.report_for(body)
 
     async def feedback(self, body: bytes, caller: str) -> Answer:
         """`FeedbackDesk.take`."""

@@ -28,7 +28,8 @@ def keys_add(
     scope: Annotated[list[Scope], typer.Option("--scope", help="What the key allows; give it once for each.")],
 ) -> None:
     """Make a key and print it, for the only time; a name may have several, so that keys change without a gap."""
-    from fraud_platform.decision.api_keys import KeysError, add_key, keys_path, note_key
+    from fraud_platform.decision.api_keys import KeysError, add_key, keys_path
+    from fraud_platform.decision.key_ledger import note_key
 
     home = settings_of_environment().home
     try:
@@ -60,7 +61,8 @@ def keys_list() -> None:
 @app.command("revoke")
 def keys_revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="Of `keys list`.")]) -> None:
     """Make a key worthless; the service notices within a second, and the ledger keeps who did it."""
-    from fraud_platform.decision.api_keys import KeysError, keys_path, note_key, revoke_key
+    from fraud_platform.decision.api_keys import KeysError, keys_path, revoke_key
+    from fraud_platform.decision.key_ledger import note_key
 
     home = settings_of_environment().home
     try:

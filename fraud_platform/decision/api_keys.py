@@ -15,12 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
-
-from fraud_platform.model.bundle import exclusive, releases
-from fraud_platform.model.ledger import Change, append_change, read_ledger
 
 Scope = Literal["decide", "explain", "feedback", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -103,21 +100,6 @@ def revoke_key(path: Path, key_id: str, now: datetime) -> ApiKey:
         revoked = found if found.revoked_at else msgspec.structs.replace(found, revoked_at=now)
         _write(path, tuple(revoked if key is found else key for key in keys))
     return revoked
-
-
-def note_key(home: Path, key: ApiKey, who: str, now: datetime) -> bool:
-    """Write what became of a key to the ledger: its id and scopes, never the key. False when that stands there already.
-
-    It is written after the change: a key must never stay valid because the ledger could not be written, and one that
-    was made has not been shown to anybody before this returns.
-    """
-    standing: dict[str, Any] = {"id": key.id, "caller": key.caller, "scopes": list(key.scopes)}
-    after = standing | {"state": "revoked" if key.revoked_at else "valid"}
-    with exclusive(releases(home) / ".promotion.lock"):
-        known = [entry["to"] for entry in read_ledger(home) if entry["what"] == "key" and entry["to"]["id"] == key.id]
-        why = f"key {'revoked' if key.revoked_at else 'added'}"
-        before = known[-1] if known else None
-        return append_change(home, Change(at=now, who=who, why=why, what="key", was=before, to=after))
 
 
 @contextmanager

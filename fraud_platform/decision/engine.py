@@ -25,7 +25,7 @@ from fraud_platform.decision.measurement import released
 from fraud_platform.decision.parts import Meter, OnlineRead, OnlineReader, Recorder
 from fraud_platform.decision.policy import DECIDED_BY, Policy, decide
 from fraud_platform.decision.problem import Problem, conflict, invalid, malformed, unavailable
-from fraud_platform.decision.reported import parse_report, report_body, reported_record
+from fraud_platform.decision.reported import Report, parse_gateway_report, parse_report, report_body, reported_record
 from fraud_platform.decision.request import InvalidRequest, MalformedBody, Payment, Rates, parse_payment, to_transaction
 from fraud_platform.decision.serving_model import CHAMPION, RULES, NoScoreError, ServingModel
 from fraud_platform.features.catalogue import CATALOGUE
@@ -127,6 +127,10 @@ class DecisionEngine:
     async def report(self, body: bytes, caller: str) -> Answer:
         """Take a decision that the caller's client made by the rules; velocity counts the attempt, once."""
         return await self.answered("report", self._report(body, caller))
+
+    async def report_for(self, body: bytes) -> Answer:
+        """The same of the gateway's rules, which decided in this service's stead for the caller that they name."""
+        return await self.answered("report", self._report_for(body))
 
     async def answered(self, stage: str, work: Awaitable[Answer]) -> Answer:
         """What some work answers, or its error as an answer."""
@@ -321,7 +325,13 @@ class DecisionEngine:
         return Answer(200, await self._explainer.explain(body, caller, self.model, self.policy, self._clock()))
 
     async def _report(self, body: bytes, caller: str) -> Answer:
-        report = parse_report(body, self._base_currency)
+        return await self._taken(parse_report(body, self._base_currency), caller)
+
+    async def _report_for(self, body: bytes) -> Answer:
+        caller, report = parse_gateway_report(body, self._base_currency)
+        return await self._taken(report, caller)
+
+    async def _taken(self, report: Report, caller: str) -> Answer:
         transaction = to_transaction(report.payment, self._clock(), self._rates())
         content = report.payment.content_hash()
         online = await self._features.read(transaction, caller=caller, write=True, claim=claim(content))

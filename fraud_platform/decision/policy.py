@@ -7,16 +7,13 @@ from its record and the version that it names. Comparisons take the unrounded sc
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 from fraud_platform.decision.rules import RULE_SENTENCES, FallbackRules
 
-if TYPE_CHECKING:
-    # the client imports this module, and neither NumPy nor PyArrow
-    from fraud_platform.decision.request import Payment
-
 DecisionName = Literal["allow", "block", "flag_for_review"]
 Reason = Literal["score_above_threshold", "score_in_review_band", "score_below_threshold"]
+PolicyReason = Literal["block_list", "allow_list", "kill_switch_allow_all"]
 KillSwitch = Literal["off", "rules_only", "allow_all"]
 
 FOREVER = 2**63 - 1
@@ -38,6 +35,21 @@ DECIDED_BY: dict[str, str] = {
 """What decided, as `served_by.model` says it, by reason; with any other reason the model did."""
 
 
+class ListedFields(Protocol):
+    """What a policy reads of a payment besides its amount: `request.Payment` has it, `wire.PaymentRequest` too."""
+
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def merchant_id(self) -> str: ...
+    @property
+    def device_id(self) -> str | None: ...
+    @property
+    def country(self) -> str: ...
+    @property
+    def user_country(self) -> str | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A list as it is looked up in: by value, the UTC microseconds before which its entry counts."""
@@ -48,7 +60,7 @@ class Listed:
     countries: Mapping[str, int] = field(default_factory=dict)
     """Of the purchase."""
 
-    def holds(self, payment: "Payment", at: int) -> bool:
+    def holds(self, payment: ListedFields, at: int) -> bool:
         """Whether an entry of the payment's counts at a moment, UTC microseconds."""
         return (
             self.users.get(payment.user_id, 0) > at
@@ -97,7 +109,7 @@ class Policy:
 
 
 def decide(
-    policy: Policy, score: float | None, payment: "Payment", amount: int, exponent: int, received_at: int
+    policy: Policy, score: float | None, payment: ListedFields, amount: int, exponent: int, received_at: int
 ) -> tuple[DecisionName, str]:
     """The decision on a payment and its reason: kill switch, block list, allow list, then the score or the rules.
 

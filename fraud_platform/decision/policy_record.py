@@ -8,15 +8,17 @@ record it is the only source of these numbers; the settings are what version 1 i
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from fraud_platform.decision.policy import FOREVER, KillSwitch, Listed, Policy
 from fraud_platform.decision.rules import FallbackRules
-from fraud_platform.model.bundle import replace_file
-from fraud_platform.settings import Settings
+
+if TYPE_CHECKING:
+    # the process of the rules reads this record, and starts in a moment
+    from fraud_platform.settings import Settings
 
 Kind = Literal["user", "merchant", "device", "country"]
 
@@ -103,7 +105,7 @@ def current_file(home: Path) -> Path:
     return folder(home) / "current.json"
 
 
-def first_policy(settings: Settings, now: datetime, version: int = 1) -> PolicyRecord:
+def first_policy(settings: "Settings", now: datetime, version: int = 1) -> PolicyRecord:
     """The policy that the settings describe."""
     return PolicyRecord(
         version=version,
@@ -130,7 +132,7 @@ def read_policy(home: Path, version: int | None = None) -> PolicyRecord | None:
     return record
 
 
-def policy_in_force(settings: Settings, now: datetime) -> PolicyRecord:
+def policy_in_force(settings: "Settings", now: datetime) -> PolicyRecord:
     """The policy in force, or the one that the settings would begin with. Raises PolicyError."""
     return read_policy(settings.home) or first_policy(settings, now)
 
@@ -151,5 +153,7 @@ def put_in_force(home: Path, record: PolicyRecord) -> None:
 
 
 def _write(path: Path, record: PolicyRecord) -> None:
+    from fraud_platform.model.bundle import replace_file
+
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, msgspec.json.format(msgspec.json.encode(record), indent=2))

@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import Meta
 
 from fraud_platform.decision.parts import OnlineRead
-from fraud_platform.decision.policy import Policy
+from fraud_platform.decision.policy import DECIDED_BY, DecisionName, Policy, PolicyReason
 from fraud_platform.decision.request import (
     InvalidRequest,
     MalformedBody,
@@ -32,13 +32,9 @@ CLIENT_MODEL = "client/0"
 _NOT_READ = vector_bytes(np.full(len(CATALOGUE.names), np.nan, np.float32))
 
 
-class ReportRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision that the client made by the rules."""
-
+class _Reported(msgspec.Struct, frozen=True, kw_only=True):
     decision_id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$", description="Made by the client; repeats count once.")]
     decided_at: Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset, by the client's clock.")]
-    decision: Literal["allow", "flag_for_review"]
-    reason: RuleReason
     cause: Annotated[str, Meta(pattern="^[a-z0-9_]{1,64}$", description="Why no service was asked, or none answered.")]
     payment: Annotated[
         msgspec.Raw,
@@ -46,17 +42,19 @@ class ReportRequest(msgspec.Struct, frozen=True, kw_only=True):
     ]
 
 
-class _OnBehalf(msgspec.Struct, frozen=True):
+class ReportRequest(_Reported, frozen=True, kw_only=True):
+    """A decision that the client made by the rules."""
+
+    decision: Literal["allow", "flag_for_review"]
+    reason: RuleReason
+
+
+class GatewayReportRequest(_Reported, frozen=True, kw_only=True):
+    """A decision that the gateway made by the policy, without a model, for one of its callers."""
+
+    decision: DecisionName
+    reason: RuleReason | PolicyReason
     caller: Annotated[str, Meta(min_length=1, max_length=64)]
-
-
-_decode_caller = msgspec.json.Decoder(_OnBehalf).decode
-
-
-def reported_caller(body: bytes) -> str:
-    """Who asked, in a report by somebody who may speak for all callers: the gateway's rules. Raises MalformedBody,
-    InvalidRequest."""
-    return decode_json(_decode_caller, body).caller
 
 
 class ReportAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,18 +70,29 @@ class Report:
 
     decision_id: str
     decided_at: datetime
-    decision: Literal["allow", "flag_for_review"]
-    reason: RuleReason
+    decision: DecisionName
+    reason: str
+    """Of RULE_SENTENCES or POLICY_SENTENCES."""
     cause: str
     payment: Payment
 
 
 _decode = msgspec.json.Decoder(ReportRequest).decode
+_decode_gateways = msgspec.json.Decoder(GatewayReportRequest).decode
 
 
 def parse_report(body: bytes, base_currency: str) -> Report:
     """The report in a JSON body. Raises MalformedBody, InvalidRequest."""
-    request = decode_json(_decode, body)
+    return _checked(decode_json(_decode, body), base_currency)
+
+
+def parse_gateway_report(body: bytes, base_currency: str) -> tuple[str, Report]:
+    """The caller whom the gateway's rules answered, and the report. Raises MalformedBody, InvalidRequest."""
+    request = decode_json(_decode_gateways, body)
+    return request.caller, _checked(request, base_currency)
+
+
+def _checked(request: ReportRequest | GatewayReportRequest, base_currency: str) -> Report:
     try:
         payment = parse_payment(bytes(request.payment), base_currency)
     except MalformedBody:
@@ -119,7 +128,7 @@ def reported_record(
         merchant_snapshot=None,
         epoch=None,
         complete_since=None,
-        served_by=ServedBy(user_features="default", merchant_features="default", model="rules"),
+        served_by=ServedBy(user_features="default", merchant_features="default", model=DECIDED_BY[report.reason]),
         model_version=CLIENT_MODEL,
         scorer_hash="",
         policy_version=policy.version,

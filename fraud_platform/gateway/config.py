@@ -17,8 +17,6 @@ from fraud_platform.decision.problem import (
     bad_request,
     not_found,
     rate_limited,
-    timed_out,
-    too_large,
     unavailable,
 )
 from fraud_platform.settings import Settings
@@ -123,8 +121,9 @@ def _problems(settings: Settings) -> str:
     documents: dict[str, Problem] = {
         "bad_request": bad_request("HTTPS with a sound request line and headers below 8 KiB is needed"),
         "not_found": not_found("no such route"),
-        "timed_out": timed_out("within 1 s"),
-        "too_large": too_large(MAX_BODY),
+        "too_large": Problem(
+            413, "body-too-large", "The body is too large", f"at most {MAX_BODY} bytes are read, {MAX_BATCH} of a batch"
+        ),
         "rate_limited": rate_limited(f"at most {settings.gateway_rate} requests a second; try again in a second"),
         "unavailable": unavailable(),
     }

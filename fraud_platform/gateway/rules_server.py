@@ -1,7 +1,7 @@
 """The last server behind the gateway: decides payments by the rules where no decision service answers.
 
 What belongs here: `/v1/predict` and `/v1/predict/batch` by the rules alone, as a process of its own. What does not: the
-rules (`decision.rules`), reporting what they decided (`reporting`). It must be there when everything else is not: no
+policy (`decision.policy`), reporting what they decided (`reporting`). It must be there when everything else is not: no
 model, no Redis, no NumPy, no settings to read; it starts in a fraction of a second and holds some 40 MB.
 """
 
@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -21,9 +22,11 @@ import msgspec
 import uvicorn
 
 from fraud_platform.decision.access import Access, open_access
+from fraud_platform.decision.policy import DECIDED_BY, Policy, decide
 from fraud_platform.decision.problem import CONTENT_TYPE, Problem, invalid, malformed, not_found, too_large, unavailable
 from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.decision.wire import InvalidRequest, MalformedBody, decode_json, number, read_payment
+from fraud_platform.gateway.policy_file import NOT_KEPT, PolicyFile
 from fraud_platform.gateway.reporting import CAUSE, report_for_ever
 from fraud_platform.outbox import Outbox, line
 
@@ -36,7 +39,7 @@ Send = Callable[[Message], Awaitable[None]]
 HOST = "127.0.0.1"
 MAX_BODY = 512 * 1024
 MODEL_VERSION = "none/0"
-SERVED_BY = {"user_features": "default", "merchant_features": "default", "model": "rules"}
+NOT_READ = {"user_features": "default", "merchant_features": "default"}
 JSON = b"application/json"
 
 READY = b'{"ready":true,"degraded":["service"],"checks":{"service":{"ok":false,"detail":"the rules alone decide"}}}'
@@ -50,20 +53,14 @@ _decode_batch = msgspec.json.Decoder(_Batch).decode
 
 
 class RulesServer:
-    """The ASGI application. now: UTC; policy: threshold and version as an answer names them, which the rules ignore."""
+    """The ASGI application. policy: the one in force; a payment here meets all of it but the thresholds. now: UTC."""
 
     def __init__(
-        self,
-        rules: FallbackRules,
-        access: Access,
-        outbox: Outbox,
-        policy: tuple[float, int],
-        now: Callable[[], datetime],
+        self, policy: Callable[[], Policy], access: Access, outbox: Outbox, now: Callable[[], datetime]
     ) -> None:
-        self._rules = rules
+        self._policy = policy
         self._access = access
         self._outbox = outbox
-        self._policy = policy
         self._now = now
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -104,14 +101,17 @@ class RulesServer:
             raise malformed(error.detail) from None
         except InvalidRequest as error:
             raise invalid(error.field, error.detail) from None
-        decision, reason = self._rules.decide_amount(amount, payment.country, payment.user_country)
+        policy, now = self._policy(), self._now()
+        decimals = max(0, -int(amount.as_tuple().exponent))
+        moment = int(now.timestamp() * 1_000_000)
+        decision, reason = decide(policy, None, payment, int(amount.scaleb(decimals)), decimals, moment)
         kept = line(
             msgspec.Raw(msgspec.json.format(body, indent=-1)),
             decision,
             reason,
             CAUSE,
             decision_id=hashlib.blake2b(caller.encode() + b"\0" + body, digest_size=16).hexdigest(),
-            decided_at=self._now(),
+            decided_at=now,
             caller=caller,
         )
         try:
@@ -119,17 +119,16 @@ class RulesServer:
         except OSError as error:
             # the payment is decided all the same; the platform will not learn of it
             logger.error("a decision by the rules could not be kept for the report: %s", error)
-        threshold, version = self._policy
         return msgspec.json.encode(
             {
                 "transaction_id": payment.transaction_id,
                 "score": None,
                 "decision": decision,
                 "reason": reason,
-                "threshold": threshold,
+                "threshold": policy.threshold,
                 "model_version": MODEL_VERSION,
-                "policy_version": version,
-                "served_by": SERVED_BY,
+                "policy_version": policy.version,
+                "served_by": {**NOT_READ, "model": DECIDED_BY[reason]},
                 "degraded": True,
             }
         )
@@ -169,10 +168,10 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="fraud_platform.gateway.rules_server", description=(__doc__ or "")[:93])
     parser.add_argument("--home", type=Path, required=True, help="Folder of all local state.")
     parser.add_argument("--port", type=int, required=True, help="Port on loopback.")
-    parser.add_argument("--high-amount", type=int, default=FallbackRules.high_amount)
-    parser.add_argument("--cross-country-amount", type=int, default=FallbackRules.cross_country_amount)
-    parser.add_argument("--threshold", type=float, required=True, help="Named in answers.")
-    parser.add_argument("--policy-version", type=int, required=True, help="Named in answers.")
+    for name in ("high-amount", "cross-country-amount"):
+        parser.add_argument(f"--{name}", type=int, required=True, help="Of the rules, where no policy is kept.")
+    for name in ("threshold", "review-threshold"):
+        parser.add_argument(f"--{name}", type=float, required=True, help="Likewise; named in answers.")
     parser.add_argument("--service", action="append", default=[], help="host:port that takes reports; repeatable.")
     parser.add_argument("--keys-needed", action="store_true", help="Let nobody in while there are no keys.")
     parser.add_argument("--tokens", nargs=3, metavar=("JWKS", "ISSUER", "AUDIENCE"), help="Take such tokens too.")
@@ -189,7 +188,8 @@ async def serve(given: argparse.Namespace) -> None:
         failed=lambda error: logger.error("the keys in force stay so: %s", error),
     )
     rules = FallbackRules(given.high_amount, given.cross_country_amount)
-    app = RulesServer(rules, access, outbox, (given.threshold, given.policy_version), lambda: datetime.now(UTC))
+    first = Policy(given.threshold, given.review_threshold, NOT_KEPT, rules)
+    app = RulesServer(PolicyFile(given.home, first, time.monotonic), access, outbox, lambda: datetime.now(UTC))
     config = uvicorn.Config(
         app, host=HOST, port=given.port, lifespan="off", access_log=False, log_level="warning", timeout_keep_alive=75
     )

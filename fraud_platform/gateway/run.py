@@ -29,7 +29,7 @@ def rules_command(settings: Settings, policy: PolicyRecord) -> list[str]:
         "high-amount": policy.rule_high_amount,
         "cross-country-amount": policy.rule_cross_country_amount,
         "threshold": policy.threshold,
-        "policy-version": policy.version,
+        "review-threshold": policy.review_threshold,
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     words += [word for colour in COLOURS for address in servers(settings, colour) for word in ("--service", address)]

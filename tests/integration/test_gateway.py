@@ -95,7 +95,9 @@ def handshake(port: int, version: ssl.TLSVersion) -> str | None:
     context.minimum_version = context.maximum_version = version
     # without this it is this client that refuses the older ones
     context.set_ciphers("ALL:@SECLEVEL=0")
+    context.set_alpn_protocols(["h2", "http/1.1"])
     with socket.create_connection(("127.0.0.1", port), timeout=5) as plain, context.wrap_socket(plain) as tls:
+        assert tls.selected_alpn_protocol() == "h2"
         return tls.version()
 
 
@@ -165,6 +167,22 @@ def test_a_body_over_the_limit_is_refused(gateway: kit.Gateway, path: str, limit
     problem(gateway.http.post(path, content=b"x" * (limit + 1)), 413, "body-too-large")
     # without a length in front, too
     problem(gateway.http.post(path, content=iter([b"x" * limit, b"x"])), 413, "body-too-large")
+
+
+def test_headers_over_the_limit_are_refused_and_a_body_that_does_not_come_ends_its_connection(
+    gateway: kit.Gateway,
+) -> None:
+    problem(gateway.http.get("/livez", headers={"X-Long": "x" * 9_000}), 400, "bad-request")
+
+    def half() -> Iterator[bytes]:
+        yield b"{"
+        time.sleep(2.5)
+        yield b"}"
+
+    began = time.monotonic()
+    with pytest.raises(httpx.TransportError):
+        gateway.http.post("/v1/predict", content=half())
+    assert time.monotonic() - began < 10
 
 
 def test_one_key_s_rate_is_limited_and_another_key_s_is_not(colours: Settings) -> None:

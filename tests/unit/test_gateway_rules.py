@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,28 @@ from fraud_platform.currency import MAX_MINOR
 from fraud_platform.decision import wire
 from fraud_platform.decision.access import open_access
 from fraud_platform.decision.answer import PredictAnswer
+from fraud_platform.decision.policy import Policy
+from fraud_platform.decision.policy_record import Entry, PolicyRecord, current_file, put_in_force
 from fraud_platform.decision.problem import Problem
-from fraud_platform.decision.reported import parse_report, reported_caller
+from fraud_platform.decision.reported import parse_gateway_report
 from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.gateway import reporting
+from fraud_platform.gateway.policy_file import PolicyFile
 from fraud_platform.gateway.rules_server import RulesServer
 from fraud_platform.outbox import REJECTED, Outbox
 
 NOW = datetime(2026, 11, 23, 10, 0, 5, tzinfo=UTC)
+
+
+class Clock:
+    """Each look is two seconds after the one before."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 2
+        return self.now
 
 
 def body(**changes: Any) -> bytes:
@@ -43,7 +57,8 @@ def outbox(tmp_path: Path) -> Outbox:
 @pytest.fixture
 def server(tmp_path: Path, outbox: Outbox) -> RulesServer:
     access = open_access(tmp_path, loopback=True, tokens=None, failed=lambda _: None)
-    return RulesServer(FallbackRules(), access, outbox, (0.7, 3), lambda: NOW)
+    policy = PolicyFile(tmp_path, Policy(0.7, 0.4, 3, FallbackRules()), Clock())
+    return RulesServer(policy, access, outbox, lambda: NOW)
 
 
 def kept(tmp_path: Path) -> list[bytes]:
@@ -57,11 +72,11 @@ def test_an_answer_keeps_the_contract_and_is_kept_for_the_report_first(server: R
     assert (said.decision, said.reason) == ("flag_for_review", "high_amount_fallback")
     assert (said.score, said.degraded, said.policy_version, said.threshold) == (None, True, 3, 0.7)
     [line] = kept(tmp_path)
-    report = parse_report(line, "EUR")
+    caller, report = parse_gateway_report(line, "EUR")
+    assert caller == "shop"
     assert (report.decision, report.reason, report.cause) == (said.decision, said.reason, "gateway_backup")
     assert report.payment.amount_minor == 1_000_001
     assert report.decided_at == NOW
-    assert reported_caller(line) == "shop"
 
 
 def test_a_payment_that_comes_again_is_one_decision_and_another_s_is_another(
@@ -69,7 +84,7 @@ def test_a_payment_that_comes_again_is_one_decision_and_another_s_is_another(
 ) -> None:
     for caller in ("shop", "shop", "bank"):
         server.decide(body(), caller)
-    one, again, other = (parse_report(line, "EUR").decision_id for line in kept(tmp_path))
+    one, again, other = (parse_gateway_report(line, "EUR")[1].decision_id for line in kept(tmp_path))
     assert one == again != other
 
 
@@ -92,6 +107,34 @@ def test_what_the_service_would_refuse_is_refused_and_not_kept(
         server.decide(body(**changes), "shop")
     assert (caught.value.status, caught.value.document.field) == (422, field)
     assert kept(tmp_path) == []
+
+
+def test_the_kept_policy_is_followed_lists_kill_switch_and_limits(
+    server: RulesServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def decided(**changes: Any) -> tuple[str, str, str, int]:
+        said = json.loads(server.decide(body(**changes), "shop"))
+        return said["decision"], said["reason"], said["served_by"]["model"], said["policy_version"]
+
+    entry = Entry(kind="user", value="u-9", until=NOW + timedelta(seconds=1), why="stolen")
+    over = Entry(kind="user", value="u-8", until=NOW, why="was stolen")
+    record = PolicyRecord(
+        version=4, since=NOW, threshold=0.6, review_threshold=0.3, rule_high_amount=50, rule_cross_country_amount=40,
+        block_list=(entry, over),
+    )  # fmt: skip
+    assert decided(amount=51) == ("allow", "service_unavailable_fallback", "rules", 3)
+    put_in_force(tmp_path, record)
+    assert decided(amount=51) == ("flag_for_review", "high_amount_fallback", "rules", 4)
+    assert decided(amount=50) == ("allow", "service_unavailable_fallback", "rules", 4)
+    assert decided(user_id="u-9") == ("block", "block_list", "list", 4)
+    assert decided(user_id="u-8") == ("allow", "service_unavailable_fallback", "rules", 4)
+    reports = [parse_gateway_report(line, "EUR")[1] for line in kept(tmp_path)]
+    assert [report.decision for report in reports if report.reason == "block_list"] == ["block"]
+    current_file(tmp_path).write_text("half")
+    assert decided(user_id="u-9")[0] == "block"
+    assert "the policy before stays in force" in caplog.text
+    put_in_force(tmp_path, msgspec.structs.replace(record, version=5, kill_switch="allow_all"))
+    assert decided(user_id="u-9") == ("allow", "kill_switch_allow_all", "kill_switch", 5)
 
 
 def test_a_batch_is_decided_one_by_one(server: RulesServer, tmp_path: Path) -> None:
@@ -185,7 +228,7 @@ async def test_what_was_kept_is_handed_on_once(
         await reporting.deliver(outbox, service.address, "fp_key")
     service.statuses = [200, 422]
     assert await reporting.deliver(outbox, service.address, "fp_key")
-    numbers = [parse_report(line, "EUR").payment.transaction_id for _, _, line in service.taken]
+    numbers = [parse_gateway_report(line, "EUR")[1].payment.transaction_id for _, _, line in service.taken]
     assert numbers == ["t-0", "t-1", "t-1", "t-2"]
     assert {(path, key) for path, key, _ in service.taken} == {("/v1/admin/report", "Bearer fp_key")}
     assert [path.name for path in (tmp_path / "outbox").iterdir()] == [REJECTED]
