@@ -74,6 +74,8 @@ lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
 	@# the images' XGBoost, of the same version and without CUDA
 	sed -n 's/^xgboost==\([^ ]*\).*/xgboost-cpu==\1/p' requirements.lock | $(BIN)/uv pip compile - --no-deps --no-annotate \
 		--python-version 3.11 --generate-hashes --no-header --no-emit-index-url -o deploy/image/xgboost-cpu.lock
+	$(BIN)/uv pip compile deploy/image/kubernetes.in --no-deps --no-annotate --python-version 3.11 --generate-hashes \
+		--no-header --no-emit-index-url --upgrade -o deploy/image/kubernetes.lock
 
 setup: $(READY) ## create .venv from the lock file; every other target does this by itself
 
