@@ -13,7 +13,7 @@ CPU_LOCK = Path("deploy/image/xgboost-cpu.lock")
 """The same XGBoost without CUDA: 18 MB instead of 700. Serving needs no GPU, training here neither."""
 
 KUBERNETES_LOCK = Path("deploy/image/kubernetes.lock")
-"""Dagster's launcher of runs in pods, and its storage in PostgreSQL; the platform's image has both, a laptop neither."""
+"""Dagster's launcher of runs in pods, and its storage in PostgreSQL; for the platform's image alone."""
 
 SERVING = (
     "bentoml",
