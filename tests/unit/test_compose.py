@@ -11,7 +11,7 @@ from compose_spec import PyCompose
 from fraud_platform.settings import Settings
 
 FILE = Path(__file__).parents[2] / "deploy" / "compose.yaml"
-GIVEN = {"FRAUD_IMAGE": "fraud-detector:7-0", "FRAUD_PLATFORM_IMAGE": "fraud-detector-platform:0"}
+GIVEN = {"SERVICE_IMAGE": "fraud-detector:7-0", "PLATFORM_IMAGE": "fraud-detector-platform:0"}
 VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(?:(:[-?])([^{}]*))?\}")
 
 
