@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run gateway test test-kafka fetch-kafka test-image image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-loop bench-footprint drill scenarios audit lock setup
+.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-loop bench-footprint drill scenarios audit lock setup
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -72,6 +72,11 @@ image-base: ## make a base image of Debian's packages, where no registry of imag
 test-image: $(READY) ## build the service's image on that base and run it, read-only and not as root (buildah, root)
 	@FRAUD_TEST_IMAGE=yes $(BIN)/pytest tests/integration/test_image.py $(ARGS)
 
+test-chart: $(READY) ## render the chart with Helm (fetched with Go) and hold it against Kubernetes' schemas
+	@[ -x build/bin/helm ] || GOBIN=$(CURDIR)/build/bin go install helm.sh/helm/v3/cmd/helm@v3.16.4
+	@PATH="$(CURDIR)/build/bin:$$PATH" $(BIN)/pytest tests/unit/test_chart.py $(ARGS)
+	@$(BIN)/uv tool run --quiet --from kubernetes-validate==1.33.1 kubernetes-validate --strict tests/golden/chart.yaml
+
 soak: $(READY) ## run the faults under load for a quarter of an hour, at 500 requests a second
 	@FRAUD_TEST_SOAK=yes $(BIN)/pytest tests/integration/test_faults_under_load.py $(ARGS)
 
@@ -93,6 +98,8 @@ lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
 	@# the images' XGBoost, of the same version and without CUDA
 	sed -n 's/^xgboost==\([^ ]*\).*/xgboost-cpu==\1/p' requirements.lock | $(BIN)/uv pip compile - --no-deps --no-annotate \
 		--python-version 3.11 --generate-hashes --no-header --no-emit-index-url -o deploy/image/xgboost-cpu.lock
+	$(BIN)/uv pip compile deploy/image/kubernetes.in --no-deps --no-annotate --python-version 3.11 --generate-hashes \
+		--no-header --no-emit-index-url --upgrade -o deploy/image/kubernetes.lock
 
 setup: $(READY) ## create .venv from the lock file; every other target does this by itself
 

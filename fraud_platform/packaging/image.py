@@ -32,6 +32,8 @@ PLATFORM_CODE = ("fraud_platform", "assets", "bento", "feature_repo")
 BILL, LICENCES = "sbom.cdx.json", "licences.txt"
 _TRIMMED = ("tests", "include")
 """Folders of packages that no server opens: their own tests, headers for compilers."""
+_SCRIPTS = "bin"
+"""Commands name the Python that installed them, which is not the image's; `python3 -m` does without."""
 _OCI = "org.opencontainers.image"
 _PYTHON = "3.11"
 _LINUX = "x86_64-manylinux_2_28"
@@ -172,6 +174,7 @@ def _packages(settings: Settings, pins: list[Pin]) -> Path:
                 _install(wanted, target)
                 for left_out in [path for name in _TRIMMED for path in target.glob(f"*/**/{name}") if path.is_dir()]:
                     shutil.rmtree(left_out, ignore_errors=True)
+                shutil.rmtree(target / _SCRIPTS, ignore_errors=True)
                 _compile(target)
                 target.rename(folder)
     return folder

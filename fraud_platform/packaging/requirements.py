@@ -12,6 +12,9 @@ LOCK = Path("requirements.lock")
 CPU_LOCK = Path("deploy/image/xgboost-cpu.lock")
 """The same XGBoost without CUDA: 18 MB instead of 700. Serving needs no GPU, training here neither."""
 
+KUBERNETES_LOCK = Path("deploy/image/kubernetes.lock")
+"""Dagster's launcher of runs in pods, and its storage in PostgreSQL; for the platform's image alone."""
+
 SERVING = (
     "bentoml",
     "confluent-kafka",
@@ -91,7 +94,9 @@ def serving_pins(root: Path) -> list[Pin]:
 def platform_pins(root: Path) -> list[Pin]:
     """What everything but development needs: Dagster, MLflow, training; sorted. Raises LockError."""
     pins = read_lock(root / LOCK)
-    return _with_cpu_xgboost(root, tuple(name for name, pin in pins.items() if _PROJECT in pin.via))
+    wanted = tuple(name for name, pin in pins.items() if _PROJECT in pin.via)
+    both = {pin.name: pin for pin in (*read_lock(root / KUBERNETES_LOCK).values(), *_with_cpu_xgboost(root, wanted))}
+    return sorted(both.values(), key=lambda pin: pin.name)
 
 
 def requirements_text(pins: list[Pin]) -> str:

@@ -87,7 +87,7 @@ class Home:
         unfinished.mkdir()
         (unfinished / "dagster.yaml").write_text(DAGSTER_YAML)
         done = subprocess.run(
-            [str(Path(sys.executable).parent / "dagster"), "instance", "info"],
+            [sys.executable, "-m", "dagster", "instance", "info"],
             env={**os.environ, "DAGSTER_HOME": str(unfinished)},
             stdin=subprocess.DEVNULL,
             capture_output=True,

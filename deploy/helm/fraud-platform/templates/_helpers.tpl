@@ -1,0 +1,73 @@
+{{- define "fraud.labels" -}}
+app.kubernetes.io/name: fraud-platform
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{/* What finds the pods of one part: (list . "decision") */}}
+{{- define "fraud.selector" -}}
+app.kubernetes.io/name: fraud-platform
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{- define "fraud.pod" -}}
+automountServiceAccountToken: false
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets: {{ toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  fsGroup: 10001
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: { type: RuntimeDefault }
+{{- end }}
+
+{{- define "fraud.container" -}}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: { drop: [ALL] }
+{{- end }}
+
+{{- define "fraud.env" -}}
+- name: FRAUD_REDIS_URL
+  valueFrom: { secretKeyRef: { name: {{ .Values.secrets.addresses }}, key: FRAUD_REDIS_URL } }
+- name: FRAUD_POSTGRES_URL
+  valueFrom: { secretKeyRef: { name: {{ .Values.secrets.addresses }}, key: FRAUD_POSTGRES_URL } }
+- name: FRAUD_BIND_HOST
+  value: 0.0.0.0
+{{- range $name, $value := .Values.settings }}
+{{- if ne (toString $value) "" }}
+- name: FRAUD_{{ snakecase $name | upper }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "fraud.platformVolumes" -}}
+- name: home
+  persistentVolumeClaim: { claimName: {{ .Release.Name }}-home }
+- name: tmp
+  emptyDir: {}
+- name: dagster
+  configMap: { name: {{ .Release.Name }}-dagster }
+{{- end }}
+
+{{/* Dagster reads dagster.yaml from a folder that it also writes to: the file is put into the home's folder */}}
+{{- define "fraud.platformMounts" -}}
+- { name: home, mountPath: /var/lib/fraud }
+- { name: tmp, mountPath: /tmp }
+- { name: dagster, mountPath: /var/lib/fraud/dagster/dagster.yaml, subPath: dagster.yaml }
+- { name: dagster, mountPath: /etc/dagster/workspace.yaml, subPath: workspace.yaml }
+{{- end }}
+
+{{- define "fraud.dagsterEnv" -}}
+{{ include "fraud.env" . }}
+- name: DAGSTER_POSTGRES_URL
+  valueFrom: { secretKeyRef: { name: {{ .Values.secrets.addresses }}, key: DAGSTER_POSTGRES_URL } }
+{{- end }}
