@@ -4,6 +4,7 @@ What belongs here: an attempt and a settlement as commands. What does not: how t
 (`standalone`) or to many (`cluster`), what the scripts do (`velocity`, `decision_key`).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -30,10 +31,14 @@ class Attempt(msgspec.Struct, frozen=True):
     write: bool
     claim: bytes
 
-    def calls(self) -> list[Keyed]:
-        """User's and merchant's count, which claim the payment themselves: all keys are on one server."""
+    def call(self) -> Keyed:
+        """User's and merchant's count in one, which claims the payment itself: all keys are on one server."""
         decision = self._decision() if self.claim else b""
-        return [self._call(entity, self.write, decision, self.claim) for entity in velocity.ENTITIES]
+        return self._call(velocity.ENTITIES, self.write, decision, self.claim)
+
+    def calls(self) -> list[Keyed]:
+        """User's and merchant's count without any claim; each may be on a server of its own."""
+        return [self._call((entity,), self.write, b"", b"") for entity in velocity.ENTITIES]
 
     def claiming(self) -> Keyed:
         """The claim alone; whoever does not write only looks what stands."""
@@ -49,14 +54,14 @@ class Attempt(msgspec.Struct, frozen=True):
         counted is known by its identity.
         """
         write = self.write and (not standing or self.claim.removeprefix(CLAIM) in standing)
-        return [self._call(entity, write, b"", b"") for entity in velocity.ENTITIES]
+        return [self._call((entity,), write, b"", b"") for entity in velocity.ENTITIES]
 
     def _decision(self) -> bytes:
         return decision_key(self.caller, self.payment.transaction_id, self.prefix)
 
-    def _call(self, entity: velocity.Entity, write: bool, decision: bytes, claim: bytes) -> Keyed:
+    def _call(self, entities: Sequence[velocity.Entity], write: bool, decision: bytes, claim: bytes) -> Keyed:
         return Keyed._make(
-            velocity.call(entity, self.payment, self.caller, self.prefix, write=write, decision=decision, claim=claim)
+            velocity.call(entities, self.payment, self.caller, self.prefix, write=write, decision=decision, claim=claim)
         )
 
 

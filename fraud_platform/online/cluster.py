@@ -80,9 +80,8 @@ class Cluster:
             counted = attempt.calls()
             user, merchant, *rest = await self._answers((*counted, *self._epochs_of(counted), *reads))
             epochs, found = rest[:2], rest[2:]
-        # the place where a script that claims by itself says what stood
-        user[velocity.STANDING] = standing
-        return Asked(user, merchant, _joined(*map(epoch_of, epochs)), found)
+        (_, of_user), (_, of_merchant) = user, merchant
+        return Asked(standing, of_user, of_merchant, _joined(*map(epoch_of, epochs)), found)
 
     async def command(self, keyed: Keyed) -> Reply:
         """`Server.command`."""

@@ -21,6 +21,8 @@ SCRIPTS = (velocity.SCRIPT, SETTLE_SCRIPT, CLAIM_SCRIPT)
 class Asked(NamedTuple):
     """Replies to one payment's wave."""
 
+    standing: bytes
+    """What was found as the payment's decision: nothing, a claim, or a record."""
     user: Reply
     merchant: Reply
     epoch: velocity.Epoch | None
@@ -104,17 +106,17 @@ class Standalone:
 
     async def ask(self, attempt: Attempt, reads: Sequence[Keyed]) -> Asked:
         """`Server.ask`: one write, one answer."""
-        commands = [*attempt.calls(), *reads]
+        commands = [attempt.call(), *reads]
         payload = b"".join([each.payload for each in commands])
         replies = await self._wire.send(payload + self._get_epoch, len(commands) + 1)
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
                 if str(reply).startswith("NOSCRIPT"):
-                    # flushed by hand; neither call has run, so the recount or a repeat counts nothing twice
+                    # flushed by hand; the script has not run, so the recount or a repeat counts nothing twice
                     await load_scripts(self._wire)
                 raise StoreError(str(reply)) from reply
-        user, merchant, *found, epoch = replies
-        return Asked(user, merchant, epoch_of(epoch), found)
+        (standing, user, merchant), *found, epoch = replies
+        return Asked(standing, user, merchant, epoch_of(epoch), found)
 
     async def command(self, keyed: Keyed) -> Reply:
         """`Server.command`."""
@@ -150,5 +152,5 @@ class Standalone:
 
 
 def _payload(kept: Sequence[Kept]) -> tuple[bytes, int]:
-    commands = [each for one in kept for each in (one.calls() if isinstance(one, Attempt) else (one,))]
+    commands = [each.call() if isinstance(each, Attempt) else each for each in kept]
     return b"".join([each.payload for each in commands]), len(commands)

@@ -130,15 +130,16 @@ class OnlineStore:
             # kept before it is sent: whether a lost answer was counted, only asking again will tell
             self._keep(attempt, payment.received_at)
         rows = (_USER.call(payment.user_id, self._prefix), _MERCHANT.call(payment.merchant_id, self._prefix))
-        user_reply, merchant_reply, epoch, reads = await self._server.ask(attempt, (*rows, *self._records))
+        asked = await self._server.ask(attempt, (*rows, *self._records))
+        epoch = asked.epoch
         if epoch is None and write:
             # velocity was lost: from now on it is counted anew, and this answer's windows stay null either way
             since = velocity.complete_after(payment.received_at)
             new = velocity.Epoch(epoch=uuid.uuid4().hex, complete_since=since)
             await self._server.begin_epoch(attempt, new)
-        user_hash, merchant_hash, user_record, merchant_record = reads
-        user_velocity = velocity.parse(user_reply)
-        merchant_velocity = velocity.parse(merchant_reply)
+        user_hash, merchant_hash, user_record, merchant_record = asked.reads
+        user_velocity = velocity.parse(asked.user)
+        merchant_velocity = velocity.parse(asked.merchant)
         now = self._clock()
         user = self._rows.read(user_hash, user_record, "user", self.medians, now)
         merchant = self._rows.read(merchant_hash, merchant_record, "merchant", self.medians, now)
@@ -159,7 +160,7 @@ class OnlineStore:
             epoch=epoch.epoch if epoch else None,
             complete_since=epoch.complete_since if epoch else None,
             duplicate=user_velocity.duplicate,
-            standing=user_velocity.standing,
+            standing=asked.standing,
             served_by={"user_features": user.served_by, "merchant_features": merchant.served_by},
         )
 

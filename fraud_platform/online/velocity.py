@@ -6,6 +6,7 @@ rebuilding from the lake (`warm`).
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +48,7 @@ class _Plan:
     features: tuple[tuple[int, int, int], ...]
     """Per feature: position in the velocity block, position in the script's reply, window in microseconds."""
     tail: bytes
-    """The call's last arguments as Redis reads them."""
+    """The entity's windows as Redis reads them: how many, and each."""
 
 
 def _plan(entity: Entity) -> _Plan:
@@ -60,7 +61,7 @@ def _plan(entity: Entity) -> _Plan:
             (i, _HEAD + 2 * names.index(f.window) + ("amount_sum" in f.name), VELOCITY_WINDOWS[f.window])
             for i, f in features
         ),
-        b"".join(bulk(b"%d" % window) for window in windows),
+        b"".join(bulk(b"%d" % number) for number in (len(windows), *windows)),
     )
 
 
@@ -70,10 +71,8 @@ def bulk(argument: bytes) -> bytes:
 
 
 _SHA = bulk(SCRIPT_SHA)
-_HEAD = 4
-"""Entries of the script's reply before its windows."""
-STANDING = 3
-"""Where the script's reply says what stands as the decision."""
+_HEAD = 3
+"""Entries of an entity's reply before its windows."""
 _EXPIRIES = b"".join(bulk(b"%d" % n) for n in (IDENTITY_LIFE, LIVE_HISTORY, SET_EXPIRY_MS, IDENTITY_EXPIRY_MS))
 PLANS: dict[Entity, _Plan] = {"user": _plan("user"), "merchant": _plan("merchant")}
 WIDTH = len(CATALOGUE.of("velocity"))
@@ -88,13 +87,11 @@ class Epoch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What one call of the script says of one entity."""
+    """What the script says of one entity."""
 
     effective_time: int
     duplicate: bool
     previous: int | None
-    standing: bytes
-    """What was found as the decision: nothing, a claim, or a record."""
     numbers: list[Any]
     """The script's reply, count and sum per window from `_HEAD` on."""
 
@@ -121,37 +118,46 @@ def epoch_key(prefix: bytes = b"") -> bytes:
 
 
 def call(
-    entity: Entity, payment: Transaction, caller: str, prefix: bytes, *, write: bool, decision: bytes, claim: bytes
+    entities: Sequence[Entity],
+    payment: Transaction,
+    caller: str,
+    prefix: bytes,
+    *,
+    write: bool,
+    decision: bytes,
+    claim: bytes,
 ) -> tuple[bytes, bytes]:
-    """The entity's key and the script's call for one attempt, as Redis reads it.
+    """The first entity's key and the script's call for one attempt at these, as Redis reads it.
 
     decision: key of the payment's decision, empty for none.
     """
-    identifier = payment.user_id if entity == "user" else payment.merchant_id
-    plan = PLANS[entity]
-    keys = (
-        set_key(entity, identifier, prefix),
-        identity_key(entity, identifier, caller, payment.transaction_id, prefix),
-        *((decision,) if decision else ()),
-    )
+    keys, windows, tails = [], 0, []
+    for entity in entities:
+        identifier = payment.user_id if entity == "user" else payment.merchant_id
+        keys.append(set_key(entity, identifier, prefix))
+        keys.append(identity_key(entity, identifier, caller, payment.transaction_id, prefix))
+        windows += 1 + len(PLANS[entity].windows)
+        tails.append(PLANS[entity].tail)
+    if decision:
+        keys.append(decision)
     times = (b"%d" % payment.event_time, b"%d" % payment.amount, b"%d" % payment.received_at, b"%d" % write)
     return keys[0], b"".join(
         (
-            b"*%d\r\n$7\r\nEVALSHA\r\n" % (3 + len(keys) + 9 + len(plan.windows)),
+            b"*%d\r\n$7\r\nEVALSHA\r\n" % (3 + len(keys) + 9 + windows),
             _SHA,
             b"$1\r\n%d\r\n" % len(keys),
             *map(bulk, keys),
             *map(bulk, times),
             _EXPIRIES,
             bulk(claim),
-            plan.tail,
+            *tails,
         )
     )
 
 
 def parse(reply: list[Any]) -> Reply:
-    """The script's reply."""
-    return Reply(reply[0], reply[1] == 1, None if reply[2] < 0 else reply[2], reply[STANDING], reply)
+    """The script's reply on one entity."""
+    return Reply(reply[0], reply[1] == 1, None if reply[2] < 0 else reply[2], reply)
 
 
 def complete_block(user: Reply, merchant: Reply, epoch: Epoch | None) -> NDArray[np.float64]:
