@@ -15,6 +15,7 @@ CPU_LOCK = Path("deploy/image/xgboost-cpu.lock")
 SERVING = (
     "bentoml",
     "confluent-kafka",
+    "cryptography",
     "duckdb",
     "fsspec",
     "hiredis",
@@ -29,11 +30,13 @@ SERVING = (
     "pycountry",
     "pydantic",
     "pydantic-settings",
+    "pyjwt",
     "pyyaml",
     "redis",
     "rich",
     "scipy",
     "typer",
+    "uvicorn",
     "uvloop",
 )
 """What the service, the inference log's process and the command `fraud-platform` import; XGBoost, which asks for SciPy, comes beside them."""
