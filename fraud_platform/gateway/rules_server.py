@@ -2,7 +2,7 @@
 
 What belongs here: `/v1/predict` and `/v1/predict/batch` by the rules alone, as a process of its own. What does not: the
 policy (`decision.policy`), reporting what they decided (`reporting`). It must be there when everything else is not: no
-model, no Redis, no NumPy, no settings to read; it starts in a fraction of a second and holds some 40 MB.
+model, no Redis, no NumPy, no settings to read; it takes a third of a second to start and holds some 40 MB.
 """
 
 import argparse

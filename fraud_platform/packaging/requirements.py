@@ -18,6 +18,7 @@ KUBERNETES_LOCK = Path("deploy/image/kubernetes.lock")
 SERVING = (
     "bentoml",
     "confluent-kafka",
+    "cryptography",
     "duckdb",
     "fsspec",
     "hiredis",
@@ -32,11 +33,13 @@ SERVING = (
     "pycountry",
     "pydantic",
     "pydantic-settings",
+    "pyjwt",
     "pyyaml",
     "redis",
     "rich",
     "scipy",
     "typer",
+    "uvicorn",
     "uvloop",
 )
 """What the service, the inference log's process and the command `fraud-platform` import;
