@@ -102,7 +102,10 @@ def test_a_window_one_microsecond_longer_is_seen(
     built: tuple[Settings, Lake], redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     longer = {
-        entity: replace(plan, tail=b"".join(velocity.bulk(b"%d" % (window + 1)) for window in plan.windows))
+        entity: replace(
+            plan,
+            tail=b"".join(velocity.bulk(b"%d" % n) for n in (len(plan.windows), *(w + 1 for w in plan.windows))),
+        )
         for entity, plan in velocity.PLANS.items()
     }
     monkeypatch.setattr(velocity, "PLANS", longer)
