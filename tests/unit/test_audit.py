@@ -144,6 +144,7 @@ async def test_logistic_regression_and_rules_are_repeated_by_the_rung_that_is_re
         record,
         score=score,
         served_by=ServedBy(user_features="redis", merchant_features="redis", model="logistic_regression"),
+        scored_by="logistic_regression",
         threshold=0.98,
         review_threshold=0.97,
         decision="allow",
@@ -154,7 +155,7 @@ async def test_logistic_regression_and_rules_are_repeated_by_the_rung_that_is_re
     rules = ServedBy(user_features="default", merchant_features="default", model="rules")
     nothing = vector_bytes(np.full(50, np.nan, np.float32))
     by_rules = msgspec.structs.replace(
-        by_regression, score=None, other_score=None, served_by=rules, vector=nothing, decision="allow",
+        by_regression, score=None, other_score=None, scored_by=None, served_by=rules, vector=nothing, decision="allow",
         reason="service_unavailable_fallback", model_version="none/0", scorer_hash="",
     )  # fmt: skip
     replayed = again(settings, by_rules)
@@ -197,6 +198,7 @@ async def test_the_training_set_is_compared_where_it_must_equal_and_said_where_n
     write_training_day(
         lake_of(settings), DAY, vectors[:3],
         transaction_id=[record.request.transaction_id for record in records[:3]], user_snapshot=snapshots,
+        received_at=[record.received_at for record in records[:3]],
     )  # fmt: skip
     report = replay_decisions(settings, lake_of(settings), DAY)
     assert report.decisions == 4
