@@ -6,6 +6,7 @@ function here against Feast's own helpers and message classes, byte for byte.
 """
 
 import struct
+from functools import cache
 
 import mmh3
 import numpy as np
@@ -35,6 +36,7 @@ def entity_key(project: str, join_key: str, value: str) -> bytes:
     return b"".join((entity_key_prefix(join_key), _sized(value.encode()), project.encode()))
 
 
+@cache
 def entity_key_prefix(join_key: str) -> bytes:
     """The bytes that every key of one join key begins with: all but the value's length, the value and the project."""
     return b"".join((_ONE, _STRING, _sized(join_key.encode()), _STRING))
