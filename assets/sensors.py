@@ -19,7 +19,7 @@ from fraud_platform.inference_log.broker import BrokerError
 from fraud_platform.inference_log.process import log_standing
 from fraud_platform.lake import Lake, open_lake
 from fraud_platform.model.bundle import NoReleaseError, current_release
-from fraud_platform.model.rollout import look, take_step
+from fraud_platform.model.rollout import look, on_trial, take_step
 from fraud_platform.monitoring.alerts import Alert, AlertBook
 from fraud_platform.monitoring.drift import FEATURE_DRIFT
 from fraud_platform.monitoring.performance import PERFORMANCE
@@ -72,7 +72,8 @@ def _retrains(name: str, asset: str, signals_of: Signals, training: Any, descrip
         requests = []
         # without a new day: a training that failed may be due again
         for number, day in days or [(memory.after, None)]:
-            found = signals_of(lake, settings, day) if day else []
+            # a challenger on trial is the answer already, and another training would take its place
+            found = signals_of(lake, settings, day) if day and not on_trial(settings.home) else []
             request, memory = decide(found, memory, outcome, settings.retrain_cooldown_days)
             memory = msgspec.structs.replace(memory, after=number)
             requests += [request] if request else []

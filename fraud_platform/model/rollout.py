@@ -8,6 +8,7 @@ challenger blocks within its band, that it seldom fails, and that where labels a
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
 from fraud_platform.decision.policy_record import policy_in_force
@@ -88,6 +89,14 @@ def unproven(evidence: Evidence, settings: Settings) -> list[str]:
     if evidence.errors.high > 2 * settings.canary_error_limit:
         missing.append("it may fail more often than it may")
     return missing
+
+
+def on_trial(home: Path) -> bool:
+    """Whether a challenger is being tried. Raises BundleError."""
+    try:
+        return read_routing(home).challenger is not None
+    except NoReleaseError:
+        return False
 
 
 def look(lake: Lake, settings: Settings, now: datetime) -> tuple[Routing, Evidence, Step] | None:

@@ -95,6 +95,18 @@ def _stage(match: re.Match[str]) -> Callable[[Facts], str | None]:
     return lambda facts: facts.first_by(stage, f"version {version}", day)
 
 
+def _later(match: re.Match[str]) -> Callable[[Facts], str | None]:
+    stage, day = match[1], int(match[2])
+
+    def failed(facts: Facts) -> str | None:
+        found = [fact for fact in facts.of(stage) if fact.subject != "version 1"]
+        if found and found[0].day <= day:
+            return None
+        return f"{found[0].subject} was so on day {found[0].day}" if found else "none ever was"
+
+    return failed
+
+
 def _at_the_end(match: re.Match[str]) -> Callable[[Facts], str | None]:
     release = f"fraud-detector-{match[1]}"
     return lambda facts: None if facts.champion == release else f"{facts.champion} is the champion"
@@ -160,6 +172,7 @@ def _no_skew(_: re.Match[str]) -> Callable[[Facts], str | None]:
 _EXPECTATIONS: dict[str, Callable[[re.Match[str]], Callable[[Facts], str | None]]] = {
     r"a training for (\w+) is started by day (\d+)": _training,
     r"version (\d+) is (in shadow|a canary|the champion) by day (\d+)": _stage,
+    r"a later version is (in shadow|a canary|the champion) by day (\d+)": _later,
     r"version (\d+) is the champion at the end": _at_the_end,
     r"the challenger is rolled back by day (\d+)": _rolled_back,
     r"no training is started": _no_training,

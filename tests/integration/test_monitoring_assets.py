@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from assets.partitions import key_range_tags
 from assets.sensing import RETRAIN_TAG
 from fraud_platform.lake import Lake, open_lake
 from fraud_platform.model.bundle import Bundle, Scorer
+from fraud_platform.model.routing import read_routing, write_routing
 from fraud_platform.monitoring.alerts import NotifyError
 from fraud_platform.monitoring.reference import ensure_reference
 from fraud_platform.settings import Settings
@@ -184,3 +186,19 @@ def test_a_trouble_is_told_once_and_again_only_where_nobody_took_it(
     watch(settings, instance, DAYS[1])
     tick(settings, instance, cursor, "drift_alerts")
     assert [(each["cause"], each["subject"]) for each in webhook.told] == told
+
+
+def test_while_a_challenger_is_on_trial_drift_starts_no_other_training(
+    settings: Settings, lake: Lake, instance: dg.DagsterInstance
+) -> None:
+    for day in DAYS[:2]:
+        serve(settings, lake, day, shift=1.5)
+    routing = read_routing(settings.home)
+    write_routing(settings.home, msgspec.structs.replace(routing, challenger="fraud-detector-2", stage="shadow"))
+    watch(settings, instance, DAYS[0])
+    requests, cursor = tick(settings, instance, None)
+    assert requests == []
+    write_routing(settings.home, routing)
+    watch(settings, instance, DAYS[1])
+    (request,), _ = tick(settings, instance, cursor)
+    assert request.run_key == f"fraud-detector-1-{DAYS[1]}-1"

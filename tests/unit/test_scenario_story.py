@@ -72,6 +72,8 @@ EXPECTED = [
     ("no training is started", facts(), facts(ONCE)),
     ("version 2 is a canary by day 3", facts(Fact(3, "a canary", "version 2", "")),
      facts(Fact(3, "in shadow", "version 2", ""))),
+    ("a later version is the champion by day 3", facts(Fact(3, "the champion", "version 4", "")),
+     facts(Fact(1, "the champion", "version 1", ""))),
     ("version 1 is the champion at the end", facts(), facts(champion="fraud-detector-2")),
     ("the challenger is rolled back by day 2", facts(Fact(2, "rolled back", "version 9", "")), facts()),
     ("no challenger ever decides for more than 30% of users", facts(), facts(largest_weight=0.31)),
