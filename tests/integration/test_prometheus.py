@@ -206,6 +206,7 @@ def test_the_gauges_of_a_killed_worker_are_forgotten(platform: Platform) -> None
     stack = platform.stack
     lives = [each for each in psutil.Process().children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE]
     (service,) = (each for each in lives if "_bentoml_impl.worker.service" in each.cmdline())
+    stack.wait(lambda: stack.values("sum(fraud_model_serving)"), "the model in force is shown")
     before = stack.values("sum(fraud_model_serving)")[-1]
     service.kill()
     stack.wait(lambda: httpx.get(f"{platform.service}/livez").status_code == 200, "another worker has started", 60)
