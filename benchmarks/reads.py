@@ -111,6 +111,7 @@ async def _reads(world: World, settings: Settings, rates: list[float], seconds: 
         gc.freeze()
         for rate in rates:
             figures.append({"source": source, **await _measured(read, world, rate, seconds)})
+        gc.unfreeze()
         await hot.close()
         await cold.close()
     return figures

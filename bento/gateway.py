@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from bentoml import get_current_service
 
 from bento.openapi import document
+from bento.traces import TRACE_PARENT
 from fraud_platform.decision.answer import Answer
 from fraud_platform.decision.api_keys import Scope
 from fraud_platform.decision.problem import (
@@ -165,14 +166,16 @@ def reached(server: tuple[str, int | None] | None) -> str:
 def check_headers(headers: list[tuple[bytes, bytes]], limit: int) -> bytes | None:
     """Hold headers against what is read, at most `limit` bytes; returns the Authorization header. Raises Problem.
 
-    From here on what is logged of the request bears its X-Request-ID.
+    From here on what is logged of the request bears its X-Request-ID, and its trace goes on from its traceparent.
     """
-    media_type, authorization, request_id = b"", None, b""
+    media_type, authorization, request_id, trace_parent = b"", None, b"", b""
     for name, value in headers:
         if name == b"authorization":
             authorization = value
         elif name == b"x-request-id":
             request_id = value
+        elif name == b"traceparent":
+            trace_parent = value
         elif name == b"content-type":
             media_type = value.partition(b";")[0].strip().lower()
         elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
@@ -186,6 +189,7 @@ def check_headers(headers: list[tuple[bytes, bytes]], limit: int) -> bytes | Non
         raise unsupported_media("Content-Type has to be application/json")
     # also where there is none: a connection's requests share a context
     REQUEST_ID.set(request_id)
+    TRACE_PARENT.set(trace_parent)
     return authorization
 
 

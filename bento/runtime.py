@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from bento.metrics import PrometheusMeter
+from bento.traces import TracedMeter, Tracer
 from fraud_platform.clock import clock_of
 from fraud_platform.decision import workers
 from fraud_platform.decision.access import is_loopback, open_access
@@ -113,7 +114,8 @@ class Runtime:
         set_up_logs(settings.log_format)
         self._home = settings.home
         clock = self._clock = clock_of(settings)
-        meter = self._meter = PrometheusMeter()
+        self._tracer = Tracer(settings.traces_url, settings.traces_share) if settings.traces_url else None
+        meter = self._meter = PrometheusMeter() if self._tracer is None else TracedMeter(self._tracer)
         self._faults = FaultLog(clock, meter.failed)
         model = load_newest(settings.home, self._faults.report)
         self._store = OnlineStore(
@@ -218,11 +220,17 @@ class Runtime:
 
     async def decide(self, body: bytes, caller: str) -> Answer:
         """`DecisionEngine.decide`."""
-        return await self.engine.decide(body, caller)
+        if self._tracer is None:
+            return await self.engine.decide(body, caller)
+        with self._tracer.span("decide"):
+            return await self.engine.decide(body, caller)
 
     async def decide_batch(self, body: bytes, caller: str) -> Answer:
         """`DecisionEngine.decide_batch`."""
-        return await self.engine.decide_batch(body, caller)
+        if self._tracer is None:
+            return await self.engine.decide_batch(body, caller)
+        with self._tracer.span("decide_batch"):
+            return await self.engine.decide_batch(body, caller)
 
     async def explain(self, body: bytes, caller: str) -> Answer:
         """`DecisionEngine.explain`."""
@@ -400,3 +408,5 @@ class Runtime:
             self._faults.report("record", error)
         self._spool.close()
         self._meter.flush()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)

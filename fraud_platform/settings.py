@@ -251,6 +251,13 @@ class Settings(BaseSettings):
     log_format: Literal["plain", "json"] = Field(
         "plain", description="How service and inference log write their logs: for people, or a JSON object a line."
     )
+    traces_url: str | None = Field(
+        None,
+        description="OpenTelemetry collector that gets decisions' traces, as http://host:4318/v1/traces; unset: none.",
+    )
+    traces_share: float = Field(
+        0.01, ge=0, le=1, description="Share of decisions that are traced, beside those whose callers trace them."
+    )
 
     # inference log
     spool_fsync_ms: int = Field(
