@@ -38,7 +38,7 @@ FEATURE_DRIFT_SCHEMA = pa.schema(
     [
         _field("name", pa.string(), "a feature of the catalogue, or `score`"),
         _field("release", pa.string(), "release that decided most of the day; its reference is compared with"),
-        _field("rows", pa.int64(), "decisions compared: of this release, with nothing degraded"),
+        _field("rows", pa.int64(), "decisions compared, with nothing degraded; of the score those of the release"),
         _field("psi", pa.float64(), "population stability index; null without rows", nullable=True),
         _field("usual_psi", pa.float64(), "the largest index that a day has without drift"),
         _field("null_share", pa.float64(), "share of null values", nullable=True),
@@ -67,14 +67,24 @@ _COLUMNS = ["received_at", "score", "decision", "model_version", "model", "degra
 
 @dataclass(frozen=True)
 class Served:
-    """A day's decisions that can be compared: of one release, with nothing degraded."""
+    """A day's decisions that can be compared: with nothing degraded, whichever release made them.
+
+    Payments are the same world for every release; a day on which one follows another is compared whole.
+    """
 
     release: str | None
-    """None when no release decided anything that day."""
+    """The one that made most of them; None when no release decided anything that day."""
     rows: pa.Table
-    """Columns received_at, score, decision, vector."""
+    """Columns received_at, score, decision, model_version, vector."""
     left_out: int
-    """Decisions that were degraded, or another release's."""
+    """Decisions that were degraded."""
+
+    @property
+    def own(self) -> NDArray[np.bool_]:
+        """bool (n,): whether the release made it."""
+        version = (self.release or "").replace("fraud-detector-", "fraud-detector/")
+        made: NDArray[np.bool_] = pc.equal(self.rows.column("model_version"), version).to_numpy(zero_copy_only=False)
+        return made
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -84,13 +94,12 @@ class Served:
 
     @property
     def scores(self) -> NDArray[np.float64]:
-        """float64 (n,)"""
-        scores: NDArray[np.float64] = self.rows.column("score").to_numpy()
-        return scores
+        """float64 (n,), NaN where another release scored."""
+        return np.where(self.own, self.rows.column("score").to_numpy(), np.nan)
 
 
 def served(log: LogTable, day: date) -> Served:
-    """The decisions of the release that made most of a day's.
+    """A day's decisions that can be compared, and the release that made most of them.
 
     A feature that a lost store has defaulted, or a score of another model, says nothing about the world.
     """
@@ -102,8 +111,7 @@ def served(log: LogTable, day: date) -> Served:
     if not releases:
         return Served(None, whole, rows.num_rows)
     version = min(releases, key=lambda name: (-releases[name], name))
-    own = whole.filter(pc.equal(whole.column("model_version"), version))
-    return Served(version.replace("/", "-"), own, rows.num_rows - own.num_rows)
+    return Served(version.replace("/", "-"), whole, rows.num_rows - whole.num_rows)
 
 
 def write_feature_drift(lake: Lake, days: list[date]) -> None:
@@ -133,7 +141,8 @@ def feature_drift(decisions: Served, reference: Reference) -> pa.Table:
         _row(name, reference.features[name], vectors[:, index], reference.usual[name], reference.release)
         for index, name in enumerate(CATALOGUE.names)
     ]
-    rows.append(_row(SCORE, reference.score, decisions.scores, reference.usual_score, reference.release))
+    scores = decisions.scores[decisions.own]
+    rows.append(_row(SCORE, reference.score, scores, reference.usual_score, reference.release))
     return pa.Table.from_pylist(rows, FEATURE_DRIFT_SCHEMA)
 
 
@@ -155,8 +164,10 @@ def _row(name: str, bins: Bins, values: NDArray[np.floating], usual: float, rele
 
 def score_drift(decisions: Served, reference: Reference) -> pa.Table:
     """SCORE_DRIFT_SCHEMA: a row per hour with decisions, ascending."""
-    hours = pc.floor_temporal(decisions.rows.column("received_at"), unit="hour")
-    scores, made = decisions.scores, decisions.rows.column("decision").to_numpy(zero_copy_only=False)
+    of_release = decisions.rows.filter(pa.array(decisions.own))
+    hours = pc.floor_temporal(of_release.column("received_at"), unit="hour")
+    scores = of_release.column("score").to_numpy()
+    made = of_release.column("decision").to_numpy(zero_copy_only=False)
     stamps = hours.cast(pa.int64()).to_numpy()
     rows = []
     for stamp in np.unique(stamps):

@@ -4,6 +4,7 @@ import math
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -132,6 +133,27 @@ def test_what_a_lost_store_has_defaulted_is_no_drift(settings: Settings, lake: L
     assert (found.rows.num_rows, found.left_out) == (1_500, 1_499)
     write_feature_drift(lake, [DAY])
     assert drift_signals(lake, settings, DAY) == []
+
+
+def test_a_day_on_which_one_release_follows_another_is_compared_whole(settings: Settings, lake: Lake) -> None:
+    release = release_with_holdout(settings.home, lake)
+    ensure_reference(lake, release, settings.seed)
+    made = vectors(np.random.default_rng(9), 1_500, shift=0)
+    # what a feature of the hour would show, were the first release's hours compared alone
+    made[:, CATALOGUE.names.index(DRIFTING)].sort()
+    records = decided(DAY, made, Scorer(Bundle.load(release)).score(made))
+    later = [msgspec.structs.replace(each, model_version="fraud-detector/2", score=0.99) for each in records[800:]]
+    log_decisions(lake, [*records[:800], *later])
+    write_feature_drift(lake, [DAY])
+    write_score_drift(lake, [DAY])
+    assert drift_signals(lake, settings, DAY) == []
+    rows = {row["name"]: row for row in lake.read(FEATURE_DRIFT, DAY).to_pylist()}
+    assert (rows[DRIFTING]["release"], rows[DRIFTING]["rows"], rows["score"]["rows"]) == (
+        "fraud-detector-1",
+        1_500,
+        800,
+    )
+    assert sum(row["rows"] for row in lake.read(SCORE_DRIFT, DAY).to_pylist()) == 800
 
 
 def test_the_score_is_watched_hour_by_hour(settings: Settings, lake: Lake) -> None:
