@@ -190,6 +190,9 @@ class Settings(BaseSettings):
     drift_min_rows: int = Field(
         1_000, ge=1, description="Decisions (or labels) of a day below which drift and performance decide nothing."
     )
+    drift_min_share: float = Field(
+        0.9, ge=0, le=1, description="Share of a day's decisions with nothing degraded below which likewise."
+    )
     feature_psi_limit: float = Field(0.2, gt=0, description="PSI of a feature above which a retraining is started.")
     drift_unusual: float = Field(
         2, ge=0, description="No drift is a PSI below so many times the largest that a day of the reference would have."

@@ -24,11 +24,8 @@ KINDS = {
     "integration": "with real servers and processes",
     "e2e": "the path of `make run`, headless",
 }
-KEPT = {
-    "FRAUD_SPARKOV_FILE", "FRAUD_TEST_KAFKA", "FRAUD_TEST_KAFKA_BOOTSTRAP", "FRAUD_TEST_SOAK", "FRAUD_TEST_IMAGE",
-}  # fmt: skip
-"""Names for tests alone: where the Sparkov export lies, which Kafka is used (`integration/kafka_kit`), and whether
-faults last long (`integration/fault_kit`), whether an image is built (`integration/test_image`)."""
+KEPT = ("FRAUD_SPARKOV_FILE", "FRAUD_TEST_")
+"""How names for tests alone begin: where the Sparkov export lies, which Kafka is used, what is tested at length."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{kind}: {meaning}")
     if "FRAUD_KAFKA_BOOTSTRAP" in os.environ:
         os.environ["FRAUD_TEST_KAFKA_BOOTSTRAP"] = os.environ["FRAUD_KAFKA_BOOTSTRAP"]
-    for name in [name for name in os.environ if name.startswith("FRAUD_") and name not in KEPT]:
+    for name in [name for name in os.environ if name.startswith("FRAUD_") and not name.startswith(KEPT)]:
         del os.environ[name]
     for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "BENTOML_PORT", "BENTOML_HOST"):
         os.environ.pop(name, None)

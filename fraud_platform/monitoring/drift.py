@@ -39,6 +39,7 @@ FEATURE_DRIFT_SCHEMA = pa.schema(
         _field("name", pa.string(), "a feature of the catalogue, or `score`"),
         _field("release", pa.string(), "release that decided most of the day; its reference is compared with"),
         _field("rows", pa.int64(), "decisions compared, with nothing degraded; of the score those of the release"),
+        _field("decisions", pa.int64(), "all decisions of the day"),
         _field("psi", pa.float64(), "population stability index; null without rows", nullable=True),
         _field("usual_psi", pa.float64(), "the largest index that a day has without drift"),
         _field("null_share", pa.float64(), "share of null values", nullable=True),
@@ -138,19 +139,18 @@ def feature_drift(decisions: Served, reference: Reference) -> pa.Table:
     """FEATURE_DRIFT_SCHEMA: a row per feature, in the catalogue's order, and one for the score."""
     vectors = decisions.vectors
     rows = [
-        _row(name, reference.features[name], vectors[:, index], reference.usual[name], reference.release)
+        _row(name, reference.features[name], vectors[:, index], reference.usual[name])
         for index, name in enumerate(CATALOGUE.names)
     ]
-    scores = decisions.scores[decisions.own]
-    rows.append(_row(SCORE, reference.score, scores, reference.usual_score, reference.release))
-    return pa.Table.from_pylist(rows, FEATURE_DRIFT_SCHEMA)
+    rows.append(_row(SCORE, reference.score, decisions.scores[decisions.own], reference.usual_score))
+    of_day = {"release": reference.release, "decisions": decisions.rows.num_rows + decisions.left_out}
+    return pa.Table.from_pylist([{**row, **of_day} for row in rows], FEATURE_DRIFT_SCHEMA)
 
 
-def _row(name: str, bins: Bins, values: NDArray[np.floating], usual: float, release: str) -> dict[str, object]:
+def _row(name: str, bins: Bins, values: NDArray[np.floating], usual: float) -> dict[str, object]:
     counts = bins.count(values)
     return {
         "name": name,
-        "release": release,
         "rows": len(values),
         "usual_psi": usual,
         "psi": bins.psi(counts) if len(values) else None,

@@ -50,12 +50,14 @@ class Signal:
 
 def drift_signals(lake: Lake, settings: Settings, day: date) -> list[Signal]:
     """Signals of a day's `feature_drift`, the strongest first. Raises MissingPartition."""
-    rows = lake.read(FEATURE_DRIFT, day, ["name", "release", "rows", "psi", "usual_psi"]).to_pylist()
+    rows = lake.read(FEATURE_DRIFT, day, ["name", "release", "rows", "decisions", "psi", "usual_psi"]).to_pylist()
     if not rows:
         return []
     compared, release = rows[0]["rows"], rows[0]["release"]
-    if compared < settings.drift_min_rows:
-        return [Signal("too_few_rows", day, release, "decisions", compared, settings.drift_min_rows, "none")]
+    # what is left of a day after an outage lacks its hours, and would be called drift for that
+    needed = max(settings.drift_min_rows, settings.drift_min_share * rows[0]["decisions"])
+    if compared < needed:
+        return [Signal("too_few_rows", day, release, "decisions", compared, needed, "none")]
     found = []
     for row in rows:
         limit = drift_limit(settings, row["name"], row["usual_psi"])

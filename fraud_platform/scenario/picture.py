@@ -39,16 +39,19 @@ def draw(title: str, facts: Facts) -> bytes:
     deciding.stackplot(days, shares, labels=versions, step="mid", alpha=0.7)
     deciding.set(ylabel="share of payments", xlabel="day", ylim=(0, 1))
     for axes in (drift, caught, deciding):
-        axes.legend(loc="upper left", fontsize="small")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
         axes.grid(alpha=0.3)
-    seen: set[tuple[int, str]] = set()
+    done: dict[int, dict[str, None]] = {}
     for fact in facts.facts:
-        if fact.kind in _MARKS and (fact.day, fact.kind) not in seen:
-            seen.add((fact.day, fact.kind))
-            height = 0.06 + 0.1 * sum(day == fact.day for day, _ in seen)
-            for axes in (drift, caught, deciding):
-                axes.axvline(fact.day - 0.5, color="grey", linewidth=0.8)
-            deciding.annotate(_MARKS[fact.kind], (fact.day - 0.45, height), fontsize="small")
+        if fact.kind in _MARKS:
+            done.setdefault(fact.day, {})[_MARKS[fact.kind]] = None
+    for day, marks in done.items():
+        for axes in (drift, caught, deciding):
+            axes.axvline(day, color="grey", linewidth=0.8)
+        # upright, so that neighbouring days do not write over each other
+        deciding.annotate(
+            ", ".join(marks), (day, 0.03), (3, 0), textcoords="offset points", rotation=90, fontsize="small"
+        )
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=100, metadata={"Software": None})
     plt.close(figure)

@@ -116,6 +116,18 @@ def test_too_few_decisions_decide_nothing(settings: Settings, lake: Lake) -> Non
     assert (signal.cause, signal.action, signal.value) == ("too_few_rows", "none", 499)
 
 
+def test_a_day_of_which_an_outage_took_hours_decides_nothing(settings: Settings, lake: Lake) -> None:
+    release = release_with_holdout(settings.home, lake)
+    ensure_reference(lake, release, settings.seed)
+    made = vectors(np.random.default_rng(9), 3_000, shift=1.5)
+    scores = Scorer(Bundle.load(release)).score(made)
+    outage = decided(DAY, made, scores, served_by=degraded())[2_600:]
+    log_decisions(lake, [*decided(DAY, made, scores)[:2_600], *outage])
+    write_feature_drift(lake, [DAY])
+    (signal,) = drift_signals(lake, settings, DAY)
+    assert (signal.cause, signal.action, signal.value, signal.limit) == ("too_few_rows", "none", 2_600, 2_700)
+
+
 def test_a_day_without_decisions_has_no_rows(settings: Settings, lake: Lake) -> None:
     write_feature_drift(lake, [DAY])
     assert lake.read(FEATURE_DRIFT, DAY).num_rows == 0
@@ -132,7 +144,7 @@ def test_what_a_lost_store_has_defaulted_is_no_drift(settings: Settings, lake: L
     found = served(LogTable(lake), DAY)
     assert (found.rows.num_rows, found.left_out) == (1_500, 1_499)
     write_feature_drift(lake, [DAY])
-    assert drift_signals(lake, settings, DAY) == []
+    assert drift_signals(lake, settings.model_copy(update={"drift_min_share": 0.5}), DAY) == []
 
 
 def test_a_day_on_which_one_release_follows_another_is_compared_whole(settings: Settings, lake: Lake) -> None:
