@@ -18,7 +18,7 @@ def test_the_table_of_features_is_the_catalogue() -> None:
 
 
 def test_every_setting_that_is_named_exists() -> None:
-    known = {f"FRAUD_{name.upper()}" for name in Settings.model_fields} | {"FRAUD_SPARKOV_FILE"}
+    known = {f"FRAUD_{name.upper()}" for name in Settings.model_fields} | {"FRAUD_SPARKOV_FILE", "FRAUD_TEST_PICTURES"}
     for page in PAGES:
         named = set(re.findall(r"FRAUD_[A-Z_]*[A-Z]", page.read_text()))
         assert named <= known, f"{page.name} names {named - known}"
