@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-loop bench-footprint drill scenarios audit lock setup
+.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -59,6 +59,9 @@ bench-serving: $(READY) ## time decisions beside the reference pattern, Feast's 
 
 bench-reads: $(READY) ## time the reads of a payment's features alone, from Redis and from PostgreSQL (2 minutes)
 	@$(BIN)/python -m benchmarks.reads $(ARGS)
+
+bench-online: $(READY) ## weigh users in Redis, time filling it, and what serving feels of that (4 minutes)
+	@$(BIN)/python -m benchmarks.online $(ARGS)
 
 test-kafka: $(READY) ## run the inference log's tests against a real Kafka, fetched with Maven (Java 17)
 	@FRAUD_TEST_KAFKA=real $(BIN)/pytest tests/integration/test_inference_log.py -k kafka $(ARGS)

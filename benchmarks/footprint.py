@@ -91,11 +91,11 @@ def weigh(settings: Settings, users: int) -> Footprint:
     snapshot = packed_snapshot(lake, USER_VECTOR, day)
     records = _records(lake)
     with redis.Redis.from_url(ensure_redis(settings)) as client:
-        user_bytes = _rows(client, USER_VECTOR, _many(snapshot, USER_VECTOR, users))
-        merchants = _many(packed_snapshot(lake, MERCHANT_VECTOR, day), MERCHANT_VECTOR, users // 4)
+        user_bytes = _rows(client, USER_VECTOR, many(snapshot, USER_VECTOR, users))
+        merchants = many(packed_snapshot(lake, MERCHANT_VECTOR, day), MERCHANT_VECTOR, users // 4)
         merchant_bytes = _rows(client, MERCHANT_VECTOR, merchants)
         before = used_memory(client)
-        asyncio.run(_attempts(ensure_redis(settings), users))
+        asyncio.run(attempts(ensure_redis(settings), users))
         both = (used_memory(client) - before) / users
         for master, keys in scan(client, b"fraud:seen:"):
             delete(master, keys)
@@ -108,7 +108,7 @@ def weigh(settings: Settings, users: int) -> Footprint:
         redis_velocity_bytes=sets,
         redis_identity_bytes=both - sets,
         redis_decision_bytes=decision_bytes,
-        postgres_user_bytes=_cold(settings, _many(snapshot, USER_VECTOR, users)),
+        postgres_user_bytes=_cold(settings, many(snapshot, USER_VECTOR, users)),
         spool_record_bytes=_spool(settings, records),
         log_record_bytes=_log(lake, records),
         transaction_bytes=sum(_per_row(lake, name) for name in (tables.RAW_TRANSACTIONS, tables.TRAINING_SET)),
@@ -116,7 +116,7 @@ def weigh(settings: Settings, users: int) -> Footprint:
     )
 
 
-def _many(packed: pa.Table, view: PackedView, count: int) -> pa.Table:
+def many(packed: pa.Table, view: PackedView, count: int) -> pa.Table:
     """A snapshot's rows, repeated under identifiers of 12 characters."""
     times = -(-count // packed.num_rows)
     whole = pa.concat_tables([packed] * times).slice(0, count).combine_chunks()
@@ -125,12 +125,12 @@ def _many(packed: pa.Table, view: PackedView, count: int) -> pa.Table:
 
 
 def _rows(client: redis.Redis, view: PackedView, table: pa.Table) -> float:
-    before = _resident(client)
+    before = resident(client)
     write_packed(client, PROJECT, view, table, ttl_seconds=TTL_SECONDS)
-    return (_resident(client) - before) / int(table.num_rows)
+    return (resident(client) - before) / int(table.num_rows)
 
 
-def _resident(client: redis.Redis) -> int:
+def resident(client: redis.Redis) -> int:
     """Redis' resident memory, bytes, without the buffer that it keeps for rewriting its file."""
     memory = client.info("memory")
     return int(memory["used_memory_rss"]) - int(memory["mem_clients_normal"]) - int(memory["mem_aof_buffer"])
@@ -142,7 +142,7 @@ def _settled(client: redis.Redis) -> None:
         time.sleep(0.05)
 
 
-async def _attempts(url: str, count: int) -> None:
+async def attempts(url: str, count: int) -> None:
     """One attempt of each user at a merchant of its own, as serving sends it."""
     wire = Wire(url, deadline=30.0, prepare=load_scripts)
     await wire.open()

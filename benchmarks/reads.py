@@ -51,14 +51,14 @@ def _now() -> int:
     return time.time_ns() // 1_000
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-async def _measured(read: Read, world: World, rate: float, seconds: float) -> dict[str, Any]:
+async def measured(read: Read, world: World, rate: float, seconds: float) -> dict[str, Any]:
     """Milliseconds from when each read was due, and who served."""
     random = np.random.default_rng(SEED)
     due = np.cumsum(random.exponential(1 / rate, int(rate * seconds)))
@@ -90,7 +90,7 @@ async def _measured(read: Read, world: World, rate: float, seconds: float) -> di
 
 async def _reads(world: World, settings: Settings, rates: list[float], seconds: float) -> list[dict[str, Any]]:
     figures = []
-    nobody = f"redis://127.0.0.1:{_free_port()}/0"
+    nobody = f"redis://127.0.0.1:{free_port()}/0"
     for source, url in (("redis", world.redis_url), ("postgres", nobody)):
         hot = OnlineStore(url, ttl_days=3, deadline=settings.read_deadline_ms / 1e3)
         cold = ColdStore(
@@ -106,11 +106,11 @@ async def _reads(world: World, settings: Settings, rates: list[float], seconds: 
         await hot.open()
         await cold.open()
         await asyncio.sleep(1)
-        await _measured(read, world, rates[0], 1.0)
+        await measured(read, world, rates[0], 1.0)
         gc.collect()
         gc.freeze()
         for rate in rates:
-            figures.append({"source": source, **await _measured(read, world, rate, seconds)})
+            figures.append({"source": source, **await measured(read, world, rate, seconds)})
         gc.unfreeze()
         await hot.close()
         await cold.close()
@@ -151,7 +151,7 @@ def main() -> None:
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     folder: Path = options.folder.absolute()
-    world = World(folder / "reads", _free_port(), options.users, max(options.users // 40, 10))
+    world = World(folder / "reads", free_port(), options.users, max(options.users // 40, 10))
     settings = world.settings
     redis = start_redis(world)
     try:

@@ -51,6 +51,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "FRAUD_FEAST_REDIS": connection_string(redis_url),
         "FRAUD_FEAST_REDIS_TYPE": "redis_cluster" if is_cluster(redis_url) else "redis",
         "FRAUD_FEAST_KEY_TTL_SECONDS": str(settings.online_ttl_days * DAY_SECONDS),
+        "FRAUD_FEAST_ROWS_PER_SECOND": str(settings.online_load_rate),
     }
 
 

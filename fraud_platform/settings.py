@@ -112,6 +112,9 @@ class Settings(BaseSettings):
 
     # features
     online_ttl_days: int = Field(3, ge=1, description="Age at which a batch feature value counts as missing.")
+    online_load_rate: int = Field(
+        50_000, ge=1, description="Rows a second that a load writes to Redis, which serves payments meanwhile."
+    )
 
     cold_ttl_days: int = Field(
         10, ge=1, description="The same for values of the cold store, which is loaded weekly and after a promotion."

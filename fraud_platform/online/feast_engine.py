@@ -23,6 +23,8 @@ class PackedComputeEngineConfig(FeastConfigBaseModel):
     """Configuration block of the engine; Feast finds it by its name."""
 
     type: str = "fraud_platform.online.feast_engine.PackedComputeEngine"
+    rows_per_second: int | None = None
+    """Pace of writing to Redis; None: as fast as it goes."""
 
 
 class PackedComputeEngine(LocalComputeEngine):
@@ -68,10 +70,22 @@ class PackedComputeEngine(LocalComputeEngine):
                 with self.online_store._get_conn(self.repo_config) as connection:
                     return write_cold(connection, task.project, view, rows, progress=advance)
             client, ttl_seconds = self._redis()
-            return write_packed(client, task.project, view, rows, ttl_seconds=ttl_seconds, progress=advance)
+            return write_packed(
+                client,
+                task.project,
+                view,
+                rows,
+                ttl_seconds=ttl_seconds,
+                rows_per_second=self._pace(),
+                progress=advance,
+            )
         finally:
             if bar:
                 bar.close()
+
+    def _pace(self) -> int | None:
+        config = self.repo_config.batch_engine
+        return config.rows_per_second if isinstance(config, PackedComputeEngineConfig) else None
 
     def _redis(self) -> tuple[RedisClient, int]:
         """The online store's connection, as Feast itself opens it, and the keys' time to live in seconds."""

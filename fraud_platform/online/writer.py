@@ -21,6 +21,8 @@ from fraud_platform.online.shards import RedisClient, by_master
 
 CHUNK_ROWS = 8_192
 """Rows encoded and sent at once: some 6 MB of protocol."""
+_CHUNKS_A_SECOND = 200
+"""The least number of chunks of a paced write: Redis answers nobody else while it works one off."""
 
 _REPLIES_PER_ROW = 2
 
@@ -40,26 +42,32 @@ def write_packed(
     *,
     key_prefix: bytes = b"",
     ttl_seconds: int,
+    rows_per_second: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Write packed rows as Feast's bytes and return how many.
 
     `rows` has the view's join key (string), `snapshot_at` (timestamp, us, UTC), `vector` (list<float32> of the view's
     length; a null element is stored as NaN) and the view's extras. Keys are `key_prefix` + Feast's key and expire after
-    `ttl_seconds`. `progress` is called with the rows acknowledged since its last call. An existing row is overwritten,
-    whatever its timestamp. On a Cluster each master gets its rows, one after the other. Raises WriteError when Redis
-    refuses a command, redis.ConnectionError when it goes away, ValueError for rows of another shape.
+    `ttl_seconds`. `rows_per_second` leaves Redis time for others; None takes all it has. `progress` is called with the
+    rows acknowledged since its last call. An existing row is overwritten, whatever its timestamp. On a Cluster each
+    master gets its rows, one after the other. Raises WriteError when Redis refuses a command, redis.ConnectionError
+    when it goes away, ValueError for rows of another shape.
     """
     if ttl_seconds <= 0:
         raise ValueError(f"ttl_seconds must be positive, got {ttl_seconds}")
     if isinstance(redis_client, RedisCluster):
-        return _write_sharded(redis_client, project, view, rows, key_prefix, ttl_seconds, progress)
+        return _write_sharded(redis_client, project, view, rows, key_prefix, ttl_seconds, rows_per_second, progress)
     pool = redis_client.connection_pool
     connection = pool.get_connection()
     try:
-        unanswered = 0
-        for size, commands in _encoded_chunks(project, view, rows, key_prefix, ttl_seconds):
+        unanswered, due = 0, time.monotonic()
+        for size, commands in _encoded_chunks(project, view, rows, key_prefix, ttl_seconds, rows_per_second):
             _acknowledge(connection, unanswered, progress)
+            if rows_per_second:
+                time.sleep(max(0.0, due - time.monotonic()))
+                # a pause of Redis is not made up for by a burst
+                due = max(due, time.monotonic()) + size / rows_per_second
             connection.send_packed_command([commands])  # type: ignore[no-untyped-call]
             unanswered = size
         _acknowledge(connection, unanswered, progress)
@@ -79,6 +87,7 @@ def _write_sharded(
     rows: pa.Table,
     key_prefix: bytes,
     ttl_seconds: int,
+    rows_per_second: int | None,
     progress: Callable[[int], None] | None,
 ) -> int:
     identifiers = array_of(rows.combine_chunks(), view.join_key)
@@ -91,7 +100,7 @@ def _write_sharded(
             try:
                 write_packed(
                     master, project, view, rows.take(own),
-                    key_prefix=key_prefix, ttl_seconds=ttl_seconds, progress=progress,
+                    key_prefix=key_prefix, ttl_seconds=ttl_seconds, rows_per_second=rows_per_second, progress=progress,
                 )  # fmt: skip
             except WriteError as error:
                 if not isinstance(error.__cause__, (MovedError, AskError, TryAgainError, ClusterDownError)):
@@ -121,11 +130,12 @@ def _acknowledge(connection: Connection, size: int, progress: Callable[[int], No
 
 
 def _encoded_chunks(
-    project: str, view: PackedView, rows: pa.Table, key_prefix: bytes, ttl_seconds: int
+    project: str, view: PackedView, rows: pa.Table, key_prefix: bytes, ttl_seconds: int, rows_per_second: int | None
 ) -> Iterator[tuple[int, memoryview]]:
     written = checked(view, rows)
-    for start in range(0, rows.num_rows, CHUNK_ROWS):
-        chunk = written.slice(start, CHUNK_ROWS).combine_chunks()
+    step = min(CHUNK_ROWS, max(rows_per_second // _CHUNKS_A_SECOND, 1)) if rows_per_second else CHUNK_ROWS
+    for start in range(0, rows.num_rows, step):
+        chunk = written.slice(start, step).combine_chunks()
         yield chunk.num_rows, _encode(project, view, chunk, key_prefix, ttl_seconds)
 
 

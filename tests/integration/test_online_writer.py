@@ -1,5 +1,6 @@
 """The bulk writer and snapshot loads against a real Redis, without Feast."""
 
+import time
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -81,6 +82,17 @@ def test_every_row_of_several_chunks_reads_back_as_it_was(client: redis.Redis, m
         assert layout.int64s(found.pop(layout.field("user_vector", "known_devices"))) == row["known_devices"]
         assert found == {}
         assert 0 < client.pttl(key) <= TTL * 1_000
+
+
+def test_a_paced_write_takes_its_time_and_leaves_redis_some(client: redis.Redis) -> None:
+    rows = pack(snapshot(USER_VECTOR, DAY, 300), USER_VECTOR)
+    acknowledged: list[int] = []
+    began = time.monotonic()
+    write_packed(client, PROJECT, USER_VECTOR, rows, ttl_seconds=TTL, rows_per_second=600, progress=acknowledged.append)
+    # the first chunk is written at once, and the last is waited for no longer than it takes
+    assert 0.45 <= time.monotonic() - began < 5
+    assert client.dbsize() == sum(acknowledged) == 300
+    assert max(acknowledged) == 3, "a chunk is a two-hundredth of a second's rows"
 
 
 def test_a_prefix_keeps_two_key_spaces_apart(client: redis.Redis, lake: Lake) -> None:
