@@ -254,6 +254,10 @@ class Settings(BaseSettings):
         "docker.io/library/python:3.11-slim-bookworm",
         description="Image that the service's image is built on, best with its digest; it needs Python 3.11 alone.",
     )
+    image_nginx: str = Field(
+        "docker.io/library/nginx:1.28-bookworm",
+        description="Image that the gateway's image has its nginx from; of the same Debian as image_base.",
+    )
     image_name: str = Field("fraud-detector", description="Name of the service's image, with its registry if any.")
 
     log_format: Literal["plain", "json"] = Field(
