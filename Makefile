@@ -69,10 +69,11 @@ test-kafka: $(READY) ## run the inference log's tests against a real Kafka, fetc
 fetch-kafka: $(READY) ## fetch the Kafka of `make test-kafka` with Maven
 	@$(BIN)/python -c 'from tests.integration.kafka_kit import fetched; fetched()'
 
-image-base: ## make a base image of Debian's packages, where no registry of images can be reached (mmdebstrap, buildah)
+image-base: ## make base images of Debian's packages, where no registry of images can be reached (mmdebstrap, buildah)
 	@deploy/image/base.sh
+	@deploy/image/base.sh localhost/fraud-nginx:bookworm nginx
 
-test-image: $(READY) ## build the service's image on that base and run it, read-only and not as root (buildah, root)
+test-image: $(READY) ## build the images of service and gateway on these and run them, read-only and not as root (buildah, root)
 	@FRAUD_TEST_IMAGE=yes $(BIN)/pytest tests/integration/test_image.py $(ARGS)
 
 test-chart: $(READY) ## render the chart with Helm (fetched with Go) and hold it against Kubernetes' schemas

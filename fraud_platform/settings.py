@@ -94,6 +94,14 @@ class Settings(BaseSettings):
         [], description='Addresses of the blue release\'s servers, as JSON ["host:port", …]; empty: FRAUD_SERVICE_PORT.'
     )
     gateway_green: list[str] = Field(["127.0.0.1:3011"], description="The same of the green release.")
+    gateway_workers: int | None = Field(
+        None,
+        ge=1,
+        description="Worker processes of nginx; unset: one a processor, in a container of all the machine's.",
+    )
+    gateway_access_log: Path | None = Field(
+        None, description="File that gets a line for each request; unset: <home>/gateway/access.log."
+    )
     gateway_rate: int = Field(
         1_000, ge=1, description="Requests a second that one API key, or an address that shows none, may send."
     )
@@ -251,6 +259,10 @@ class Settings(BaseSettings):
     image_base: str = Field(
         "docker.io/library/python:3.11-slim-bookworm",
         description="Image that the service's image is built on, best with its digest; it needs Python 3.11 alone.",
+    )
+    image_nginx: str = Field(
+        "docker.io/library/nginx:1.28-bookworm",
+        description="Image that the gateway's image has its nginx from; of the same Debian as image_base.",
     )
     image_name: str = Field("fraud-detector", description="Name of the service's image, with its registry if any.")
 

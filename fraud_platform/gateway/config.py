@@ -73,6 +73,8 @@ def render(settings: Settings, weights: Weights) -> str:
     serving = [line for colour in COLOURS if weights.get(colour) for line in _lines(settings, colour, weights[colour])]
     values = {
         "folder": folder(settings),
+        "workers": settings.gateway_workers or "auto",
+        "access_log": settings.gateway_access_log or folder(settings) / "access.log",
         "address": _address(settings.gateway_host, settings.gateway_port),
         "certificate": certificate,
         "certificate_key": key,

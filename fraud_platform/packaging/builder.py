@@ -28,13 +28,22 @@ class Builder:
     name: str
 
     def build(
-        self, context: Path, dockerfile: Path, tag: str, *, base: str, target: str, labels: Mapping[str, str], at: int
+        self,
+        context: Path,
+        dockerfile: Path,
+        tag: str,
+        *,
+        target: str,
+        arguments: Mapping[str, str],
+        labels: Mapping[str, str],
+        at: int,
     ) -> None:
-        """Build a target of a Dockerfile. at: seconds since 1970 that are written as the time of building, so that the
-        same content is the same image. Raises BuilderError."""
+        """Build a target of a Dockerfile. arguments: what its ARGs are. at: seconds since 1970 that are written as the
+        time of building, so that the same content is the same image. Raises BuilderError."""
         verb = ["build"] if self.name == "docker" else ["build", "--format", "docker", "--timestamp", str(at)]
         command = [self.name, *verb, "--file", str(dockerfile), "--tag", tag, "--target", target]
-        command += ["--build-arg", f"BASE={base}"]
+        for argument, value in arguments.items():
+            command += ["--build-arg", f"{argument}={value}"]
         for label, value in labels.items():
             command += ["--label", f"{label}={value}"]
         _run([*command, str(context)])

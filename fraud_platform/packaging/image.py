@@ -13,9 +13,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from fraud_platform.settings import Settings
 
 DOCKERFILE = PROJECT / "deploy" / "image" / "Dockerfile"
 PLATFORM_CODE = ("fraud_platform", "assets", "bento", "feature_repo")
+PLATFORM_FILES = ("workspace.yaml", "deploy/gateway/nginx.conf.template")
 BILL, LICENCES = "sbom.cdx.json", "licences.txt"
 _TRIMMED = ("tests", "include")
 """Folders of packages that no server opens: their own tests, headers for compilers."""
@@ -63,6 +64,8 @@ class Image:
 
     name: str
     """With its tag."""
+    base: str
+    """The image that it is built upon."""
     size: str
     bill: Path
     """The bill of materials; the list of licences lies beside it."""
@@ -95,59 +98,89 @@ def build_service_image(settings: Settings, bento: Bento, builder: Builder) -> I
     with _context(settings, serving_pins(PROJECT)) as context:
         shutil.copytree(bento.folder, context / "bento", ignore=shutil.ignore_patterns("__pycache__"))
         _compile(context / "bento")
-        labels = {
-            f"{_OCI}.title": "fraud-detector",
-            f"{_OCI}.version": bento.version,
-            "fraud.model": bundle.name,
-            "fraud.model.sha256": bundle.model_sha256,
-            "fraud.catalogue": bundle.catalogue_hash,
-        }
-        at = datetime.fromisoformat(bundle.trained_at)
-        model = (bundle.name, bundle.model_sha256)
-        return _build(settings, builder, context, "service", settings.image_name, bento.version, labels, at, model)
+        recipe = _Recipe(
+            target="service",
+            name=settings.image_name,
+            version=bento.version,
+            at=datetime.fromisoformat(bundle.trained_at),
+            images={"BASE": settings.image_base},
+            labels={
+                f"{_OCI}.title": "fraud-detector",
+                "fraud.model": bundle.name,
+                "fraud.model.sha256": bundle.model_sha256,
+                "fraud.catalogue": bundle.catalogue_hash,
+            },
+            model=(bundle.name, bundle.model_sha256),
+        )
+        return _build(settings, builder, context, recipe)
 
 
-def build_platform_image(settings: Settings, builder: Builder) -> Image:
-    """An image of everything around the service: Dagster, MLflow, training. Raises PackagingError, BuilderError,
-    LockError."""
+def build_platform_images(settings: Settings, builder: Builder) -> tuple[Image, Image]:
+    """An image of everything around the service: Dagster, MLflow, training; and, on that, one of the gateway. Raises
+    PackagingError, BuilderError, LockError."""
     pins = platform_pins(PROJECT)
     with _context(settings, pins) as context:
         code = context / "code"
         for room in PLATFORM_CODE:
             shutil.copytree(PROJECT / room, code / room, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(PROJECT / "workspace.yaml", code)
+        for file in PLATFORM_FILES:
+            (code / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / file, code / file)
         version = _digest(pins, code)
         _compile(code)
-        labels = {f"{_OCI}.title": "fraud-platform", f"{_OCI}.version": version}
-        name = f"{settings.image_name}-platform"
-        return _build(settings, builder, context, "platform", name, version, labels, datetime.fromtimestamp(0, UTC))
+        recipe = _Recipe(
+            target="platform",
+            name=f"{settings.image_name}-platform",
+            version=version,
+            at=datetime.fromtimestamp(0, UTC),
+            images={"BASE": settings.image_base},
+            labels={f"{_OCI}.title": "fraud-platform"},
+        )
+        platform = _build(settings, builder, context, recipe)
+        gateway = replace(
+            recipe,
+            target="gateway",
+            name=f"{settings.image_name}-gateway",
+            images={"PLATFORM": platform.name, "NGINX": settings.image_nginx},
+            labels={f"{_OCI}.title": "fraud-gateway"},
+        )
+        return platform, _build(settings, builder, context, gateway)
 
 
-def _build(
-    settings: Settings,
-    builder: Builder,
-    context: Path,
-    target: str,
-    name: str,
-    version: str,
-    labels: dict[str, str],
-    at: datetime,
-    model: tuple[str, str] | None = None,
-) -> Image:
-    components = installed(context / "packages")
-    bill = bill_of_materials(components, name=name, version=version, base=settings.image_base, model=model)
+@dataclass(frozen=True, kw_only=True)
+class _Recipe:
+    """What an image is made of, beside its context."""
+
+    target: str
+    name: str
+    version: str
+    at: datetime
+    images: Mapping[str, str]
+    """By the Dockerfile's names; the first is built upon."""
+    labels: Mapping[str, str]
+    model: tuple[str, str] | None = None
+
+
+def _build(settings: Settings, builder: Builder, context: Path, recipe: _Recipe) -> Image:
+    components, images = installed(context / "packages"), list(recipe.images.values())
+    bill = bill_of_materials(components, name=recipe.name, version=recipe.version, images=images, model=recipe.model)
     (context / BILL).write_text(bill)
     (context / LICENCES).write_text(licence_list(components))
-    tag = f"{name}:{version}"
-    labels |= {f"{_OCI}.base.name": settings.image_base}
+    tag = f"{recipe.name}:{recipe.version}"
     builder.build(
-        context, DOCKERFILE, tag, base=settings.image_base, target=target, labels=labels, at=int(at.timestamp())
+        context,
+        DOCKERFILE,
+        tag,
+        target=recipe.target,
+        arguments=recipe.images,
+        labels={**recipe.labels, f"{_OCI}.version": recipe.version, f"{_OCI}.base.name": images[0]},
+        at=int(recipe.at.timestamp()),
     )
-    kept = _workshop(settings) / f"{target}-{version}"
+    kept = _workshop(settings) / f"{recipe.target}-{recipe.version}"
     kept.mkdir(exist_ok=True)
     for written in (BILL, LICENCES):
         shutil.copyfile(context / written, kept / written)
-    return Image(tag, builder.size(tag), kept / BILL)
+    return Image(tag, images[0], builder.size(tag), kept / BILL)
 
 
 @contextmanager

@@ -39,11 +39,11 @@ def installed(folder: Path) -> list[Component]:
 
 
 def bill_of_materials(
-    components: Sequence[Component], *, name: str, version: str, base: str, model: tuple[str, str] | None
+    components: Sequence[Component], *, name: str, version: str, images: Sequence[str], model: tuple[str, str] | None
 ) -> str:
     """A CycloneDX 1.5 document, the same for the same content.
 
-    base: the image built upon. model: name and SHA-256 of the model that is inside, if one is.
+    images: those that it is made of. model: name and SHA-256 of the model that is inside, if one is.
     """
     parts: list[dict[str, Any]] = [
         {
@@ -55,7 +55,7 @@ def bill_of_materials(
         }
         for one in components
     ]
-    parts.append({"type": "container", "name": base})
+    parts += [{"type": "container", "name": image} for image in images]
     if model is not None:
         hashes = [{"alg": "SHA-256", "content": model[1]}]
         parts.append({"type": "machine-learning-model", "name": model[0], "hashes": hashes})

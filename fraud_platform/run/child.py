@@ -154,6 +154,19 @@ def end_leftovers(home: Home) -> int:
     return len(left)
 
 
+def end_listeners(home: Home, port: int) -> None:
+    """End processes of this home that listen on a port, such as workers of BentoML, which outlive a killed parent."""
+    end_trees([(process.pid, signal.SIGTERM) for process in leftovers(home) if _listens(process, port)])
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    try:
+        found = process.net_connections(kind="tcp")
+    except psutil.Error:
+        return False
+    return any(each.status == psutil.CONN_LISTEN and each.laddr[1:] == (port,) for each in found)
+
+
 def end_trees(roots: Sequence[tuple[int, signal.Signals]], grace: float = GRACE_SECONDS) -> None:
     """End processes and all their descendants: the roots politely, then whoever is left, at last by SIGKILL.
 

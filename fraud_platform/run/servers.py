@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from fraud_platform.run.child import Child
+from fraud_platform.run.child import Child, end_listeners
 from fraud_platform.run.home import PROJECT, Home
 from fraud_platform.settings import Settings
 
@@ -46,6 +46,12 @@ class Server:
     def url(self) -> str | None:
         """What a person opens; None for a server without a face."""
         return f"http://{HOST}:{self.port}" if self.port and self.ready_path else None
+
+    def start(self) -> None:
+        """Start it. Where it ran before and was killed, what still listens on its port is ended first."""
+        if self.port is not None and self.child.exit_code is not None:
+            end_listeners(self.child.home, self.port)
+        self.child.start()
 
     def ready(self, client: httpx.Client) -> bool:
         """Whether it runs and answers; asks once, for at most a second."""

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from fraud_platform.run.child import Child, end_trees, leftovers, stop_all
+from fraud_platform.run.child import Child, end_leftovers, end_trees, leftovers, stop_all
 from fraud_platform.run.home import Home
 from fraud_platform.run.screen import Line, status_table, trouble
 from fraud_platform.run.servers import CODE, DAEMON, DAGSTER, LOG, MLFLOW, SERVICE, Server
@@ -116,14 +116,15 @@ class Supervisor:
                 elif time.monotonic() >= self._restart_at[name]:
                     del self._restart_at[name]
                     self._restarts[name] += 1
-                    server.child.start()
+                    server.start()
             keep()
             self.stop.sleep(0.5)
 
     def end(self) -> None:
-        """End every child; a second Ctrl-C makes it short."""
+        """End every child, and whoever has outlived one; a second Ctrl-C makes it short."""
         try:
             stop_all(self.children)
+            end_leftovers(self.home)
         except KeyboardInterrupt:
             end_trees([(process.pid, signal.SIGKILL) for process in leftovers(self.home)], grace=1)
 
@@ -153,7 +154,7 @@ class Supervisor:
 
     def _start(self, names: Sequence[str]) -> None:
         for name in names:
-            self.servers[name].child.start()
+            self.servers[name].start()
 
     def _all_ready(self, client: httpx.Client, names: Sequence[str]) -> bool:
         for name in names:

@@ -8,17 +8,21 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-BASE = "localhost/fraud-base:bookworm"
-INSIDE = """
+BASE, NGINX = "localhost/fraud-base:bookworm", "localhost/fraud-nginx:bookworm"
+"""What `make image-base` makes."""
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+INSIDE = f"""
 set -e
-root="$1" home="$2" user="$3" folder="$4"; shift 4
+root="$1" home="$2"; shift 2
 # every runtime brings names of the network along
 cp /etc/hosts "$root/etc/hosts"
 mount --bind "$root" "$root"
@@ -26,9 +30,8 @@ mount -o remount,bind,ro "$root"
 mount --bind "$home" "$root/var/lib/fraud"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin
-exec chroot "$root" /usr/bin/setpriv --reuid "${user%:*}" --regid "${user#*:}" --clear-groups --no-new-privs \
-    --bounding-set=-all --inh-caps=-all /usr/bin/env --chdir="$folder" "$@"
+export PATH={PATH}
+exec chroot "$root" "$@"
 """
 
 
@@ -38,8 +41,11 @@ def why_not() -> str | None:
         return "buildah is not installed (Debian: apt-get install buildah)"
     if os.geteuid() != 0:
         return "running an image without an engine takes root"
-    if subprocess.run(["buildah", "inspect", "--type", "image", BASE], capture_output=True, check=False).returncode:
-        return f"there is no base image {BASE}: deploy/image/base.sh makes one"
+    for image in (BASE, NGINX):
+        if subprocess.run(
+            ["buildah", "inspect", "--type", "image", image], capture_output=True, check=False
+        ).returncode:
+            return f"there is no base image {image}: `make image-base` makes one"
     return None
 
 
@@ -60,28 +66,59 @@ def mounted(image: str) -> Iterator[Path]:
         _buildah("rm", container)
 
 
+@dataclass
+class Container:
+    """A process of an image, and what else is started beside it as `exec` does."""
+
+    process: "subprocess.Popen[bytes]"
+    config: dict[str, Any]
+    environment: Mapping[str, str]
+
+    def execute(self, *command: str) -> str:
+        """What a further command in the same root, with the same rights, says."""
+        (first,) = psutil.Process(self.process.pid).children()
+        enter = ["nsenter", "--target", str(first.pid), "--mount", "--pid", "--root"]
+        wanted = [*enter, *_as_its_user(self.config, self.environment), *command]
+        with tempfile.TemporaryFile("w+") as output:
+            _own(output.fileno(), self.config)
+            subprocess.run(wanted, stdout=output, stderr=output, check=False, env={"PATH": PATH})
+            output.seek(0)
+            return output.read()
+
+
 @contextmanager
-def running(image: str, root: Path, home: Path, log: Path, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
+def running(image: str, root: Path, home: Path, log: Path, **environment: str) -> Iterator[Container]:
     """The image's own command; everything of it has ended after the block."""
     config = configuration(image)
-    user = config["User"]
-    os.chown(home, *(int(part) for part in user.split(":")))
-    settings = [*config["Env"], *(f"{name}={value}" for name, value in environment.items())]
-    command = [*config["Entrypoint"], *config["Cmd"]]
-    arguments = [str(root), str(home), user, config["WorkingDir"], "-i", *settings, *command]
+    _own(home, config)
+    command = [*_as_its_user(config, environment), *config["Entrypoint"], *config["Cmd"]]
     with log.open("wb") as output:
+        _own(output.fileno(), config)
         process = subprocess.Popen(
             ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private",
-             "sh", "-c", INSIDE, "sh", *arguments],
+             "sh", "-c", INSIDE, "sh", str(root), str(home), *command],
             stdout=output, stderr=output, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     try:
-        yield process
+        yield Container(process, config, environment)
     finally:
         if process.poll() is None:
             for inside in psutil.Process(process.pid).children():
                 inside.terminate()
         process.wait(30)
+
+
+def _own(file: Path | int, config: dict[str, Any]) -> None:
+    """Give an image's user a file, as runtimes do also with its standard output, which it may open again."""
+    os.chown(file, *(int(part) for part in config["User"].split(":")))
+
+
+def _as_its_user(config: dict[str, Any], environment: Mapping[str, str]) -> list[str]:
+    """What gives up every right of root and takes the image's environment before a command."""
+    uid, gid = config["User"].split(":")
+    drop = ["setpriv", "--reuid", uid, "--regid", gid, "--clear-groups", "--no-new-privs"]
+    drop += ["--bounding-set=-all", "--inh-caps=-all", "env", f"--chdir={config['WorkingDir']}", "-i"]
+    return [*drop, *config["Env"], *(f"{name}={value}" for name, value in environment.items())]
 
 
 def _buildah(*arguments: str) -> str:

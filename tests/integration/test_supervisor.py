@@ -25,7 +25,7 @@ from fraud_platform.schema import RAW_TRANSACTIONS
 from fraud_platform.settings import Settings
 
 SERVER = """
-import http.server, json, os, subprocess, sys
+import http.server, json, socket, subprocess, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, content):
         body = json.dumps(content).encode()
@@ -41,10 +41,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
                      "reason": "score_below_threshold", "served_by": {"user_features": "redis", "model": "champion"}})
     def log_message(self, *args):
         pass
-if sys.argv[2:] == ["worker"]:  # as BentoML has it: a worker in a session of its own
-    worker = subprocess.Popen(["sleep", "600"], start_new_session=True)
-print("I listen on", sys.argv[1], flush=True)
-http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+port, *parent = sys.argv[1:]
+listener = socket.socket(fileno=0) if parent == ["worker"] else socket.create_server(("127.0.0.1", int(port)))
+if parent == ["parent"]:  # as BentoML has it: its socket, and a worker in a session of its own
+    command = [sys.executable, __file__, port, "worker"]
+    sys.exit(subprocess.Popen(command, stdin=listener.fileno(), start_new_session=True).wait())
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(port)), Handler, bind_and_activate=False)
+server.socket = listener
+print("I listen on", port, flush=True)
+server.serve_forever()
 """
 
 BUILD = """
@@ -76,7 +81,7 @@ def servers(settings, home):
     def server(name):
         title, setting, path = FACES[name]
         port = getattr(settings, setting)
-        command = [sys.executable, "server.py", str(port), *(["worker"] if name == "service" else [])]
+        command = [sys.executable, "server.py", str(port), *(["parent"] if name == "service" else [])]
         if name == "mlflow" and "mlflow-dies" in sys.argv:
             command = [sys.executable, "-c", "raise SystemExit('no such database')"]
         return Server(title, child(name, command), port, path)
@@ -282,6 +287,33 @@ def test_what_dies_is_reported_and_started_again_and_down_ends_it_all(up: Up) ->
     assert process.wait(10) == 0
     assert not any(alive(pid) for pid in pids)
     assert redis_pid(up.settings) is None
+
+
+def test_a_killed_service_s_workers_are_not_in_the_way_of_the_next_one(up: Up) -> None:
+    process = up.start()
+    up.wait_for("Ctrl-C ends it")
+
+    def kill_the_parent() -> psutil.Process:
+        parent = recorded_process(pid_file(up.home, "service"))
+        assert parent is not None
+        (worker,) = parent.children()
+        parent.kill()
+        return worker
+
+    def listens_again() -> bool:
+        return (up.home.logs / "service.log").read_text().count("I listen on") == 2
+
+    first = kill_the_parent()
+    up.wait_for("decision service has ended (exit code -9)")
+    assert alive(first.pid), "which is what keeps the port"
+    until(listens_again, (up.home.logs / "service.log").read_text)
+    assert not alive(first.pid)
+    assert up.said().count("has ended") == 1, "the second one could listen"
+
+    second = kill_the_parent()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0, up.said()
+    assert not alive(second.pid)
 
 
 def test_a_pid_file_is_believed_only_for_the_process_it_was_written_for(tmp_path: Path) -> None:

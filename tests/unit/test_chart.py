@@ -4,6 +4,7 @@ Helm is fetched by `make test-chart`; where it is not on PATH, the golden file i
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -15,12 +16,19 @@ from typing import Any
 import pytest
 import yaml
 
+from fraud_platform.gateway.config import DRAIN_SECONDS, certificate_files, render, servers
 from fraud_platform.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "fraud-platform"
 GOLDEN = ROOT / "tests" / "golden" / "chart.yaml"
-VALUES = ["image.service=registry.example/fraud-detector:7-0", "image.platform=registry.example/fraud-platform:0"]
+RULES = ROOT / "deploy" / "prometheus" / "rules"
+DASHBOARDS = ROOT / "deploy" / "grafana" / "dashboards"
+VALUES = [
+    "image.service=registry.example/fraud-detector:7-0",
+    "image.platform=registry.example/fraud-platform:0",
+    "image.gateway=registry.example/fraud-gateway:0",
+]
 HELM = shutil.which("helm")
 OPTIONS = ["--namespace", "fraud", "--kube-version", "1.30.0"]
 SET = [f"--set={value}" for value in VALUES]
@@ -30,7 +38,8 @@ Document = dict[str, Any]
 
 
 def digest() -> str:
-    files = sorted(path for path in CHART.rglob("*") if path.is_file())
+    # as Helm does, into the links to rules and dashboards
+    files = sorted(Path(folder) / name for folder, _, names in os.walk(CHART, followlinks=True) for name in names)
     return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in files)).hexdigest()
 
 
@@ -82,7 +91,10 @@ def test_the_golden_file_is_of_this_chart() -> None:
 def test_the_platform_s_parts_are_there(documents: list[Document]) -> None:
     assert {name for name, _ in pods(documents)} == {
         f"fraud-{part}"
-        for part in ("decision", "consume", "mlflow", "dagster-code", "dagster-webserver", "dagster-daemon")
+        for part in (
+            *("gateway", "decision", "consume", "measure", "mlflow"),
+            *("dagster-code", "dagster-webserver", "dagster-daemon"),
+        )
     }
 
 
@@ -99,6 +111,13 @@ def test_no_pod_is_root_writes_to_its_image_or_has_rights(documents: list[Docume
             assert security["capabilities"] == {"drop": ["ALL"]}, name
             assert {"requests", "limits"} <= set(container["resources"]), name
             assert "livenessProbe" in container, name
+
+
+def test_no_service_s_address_is_taken_for_a_setting(documents: list[Document]) -> None:
+    """Kubernetes would say FRAUD_GATEWAY_PORT=tcp://… for a Service `fraud-gateway`."""
+    launcher = yaml.safe_load(of_kind(documents, "ConfigMap")["fraud-dagster"]["data"]["dagster.yaml"])["run_launcher"]
+    runs = launcher["config"]["run_k8s_config"]["pod_spec_config"]
+    assert not any(spec["enableServiceLinks"] for spec in (runs, *(pod["spec"] for _, pod in pods(documents))))
 
 
 def test_what_a_pod_mounts_it_has_and_what_a_selector_wants_its_pods_are(documents: list[Document]) -> None:
@@ -126,17 +145,138 @@ def test_the_service_drains_before_it_ends_and_is_asked_whether_it_is_ready(docu
     assert service["livenessProbe"]["httpGet"]["path"] == "/livez"
     drain = int(service["lifecycle"]["preStop"]["exec"]["command"][1])
     assert 0 < drain < spec["terminationGracePeriodSeconds"] - 10
-    (budget,) = of_kind(documents, "PodDisruptionBudget").values()
-    assert budget["spec"]["selector"] == decision["spec"]["selector"]
-    assert budget["spec"]["maxUnavailable"] == 1
 
 
-def test_it_grows_by_processor_and_by_latency(documents: list[Document]) -> None:
-    (scaler,) = of_kind(documents, "HorizontalPodAutoscaler").values()
-    cpu, latency = scaler["spec"]["metrics"]
+def test_the_gateway_is_several_asked_over_tls_and_drains_before_it_ends(documents: list[Document]) -> None:
+    gateway = of_kind(documents, "Deployment")["fraud-gateway"]["spec"]
+    pod = gateway["template"]["spec"]
+    (container,) = pod["containers"]
+    for probe, path in (("startup", "/livez"), ("liveness", "/livez"), ("readiness", "/readyz")):
+        assert container[f"{probe}Probe"]["httpGet"] == {"path": path, "port": "https", "scheme": "HTTPS"}
+    drain = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert drain + DRAIN_SECONDS + 2 + 10 < pod["terminationGracePeriodSeconds"]
+    assert pod["topologySpreadConstraints"][0]["labelSelector"] == gateway["selector"]
+    assert "replicas" not in gateway, "an upgrade would undo what the autoscaler has set"
+    assert of_kind(documents, "HorizontalPodAutoscaler")["fraud-gateway"]["spec"]["minReplicas"] >= 2
+
+
+def test_what_stands_in_a_payment_s_way_is_never_wholly_gone(documents: list[Document]) -> None:
+    budgets = of_kind(documents, "PodDisruptionBudget")
+    workloads = of_kind(documents, "Deployment") | of_kind(documents, "StatefulSet")
+    assert set(budgets) == {"fraud-decision", "fraud-gateway"}
+    for name, budget in budgets.items():
+        assert budget["spec"] == {"maxUnavailable": 1, "selector": workloads[name]["spec"]["selector"]}
+
+
+def test_they_grow_by_processor_and_the_service_by_latency(documents: list[Document]) -> None:
+    scalers = of_kind(documents, "HorizontalPodAutoscaler")
+    cpu, latency = scalers["fraud-decision"]["spec"]["metrics"]
     assert cpu["containerResource"]["target"]["averageUtilization"] == 70
     assert latency["pods"]["metric"]["name"].startswith("fraud_decision_seconds")
-    assert scaler["spec"]["scaleTargetRef"]["name"] in of_kind(documents, "StatefulSet")
+    (cpu,) = scalers["fraud-gateway"]["spec"]["metrics"]
+    assert cpu["resource"]["target"]["averageUtilization"] == 70
+    for scaler in scalers.values():
+        target = scaler["spec"]["scaleTargetRef"]
+        assert target["name"] in of_kind(documents, target["kind"])
+
+
+def test_the_gateway_s_settings_are_taken_and_its_upstream_is_the_decision_service(
+    documents: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = of_kind(documents, "Deployment")["fraud-gateway"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    for variable in container["env"]:
+        monkeypatch.setenv(variable["name"], variable.get("value", "of a secret"))
+    settings = Settings(_env_file=None)
+    (port,) = container["ports"]
+    assert port == {"name": "https", "containerPort": settings.gateway_port}
+    (address,) = servers(settings, "blue")
+    assert servers(settings, "green") == []
+    name, _, number = address.rpartition(":")
+    (behind,) = of_kind(documents, "Service")[name]["spec"]["ports"]
+    assert behind["port"] == int(number)
+    assert f"server {address} weight=100" in render(settings, {"blue": 100})
+    secrets = {volume["name"] for volume in pod["volumes"] if "secret" in volume}
+    folders = {Path(mount["mountPath"]) for mount in container["volumeMounts"] if mount["name"] in secrets}
+    assert folders == {*{file.parent for file in certificate_files(settings)}, Path("/var/lib/fraud/access")}
+    assert "of a secret" not in (settings.redis_url, settings.postgres_url), "it knows no store"
+
+
+def test_callers_come_by_the_gateway_alone(documents: list[Document]) -> None:
+    kinds = {name: service["spec"].get("type", "ClusterIP") for name, service in of_kind(documents, "Service").items()}
+    assert {name for name, kind in kinds.items() if kind != "ClusterIP"} == {"fraud-gateway"}
+    policies = of_kind(documents, "NetworkPolicy")
+    service, metrics = policies["fraud-decision"]["spec"]["ingress"]
+    assert service["from"] == [{"podSelector": policies["fraud-gateway"]["spec"]["podSelector"]}]
+    assert service["ports"] == [{"port": "http"}]
+    (prometheus,) = metrics["from"]
+    assert prometheus["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+    (out,) = policies["fraud-gateway"]["spec"]["egress"]
+    assert out["to"] == [{"podSelector": policies["fraud-decision"]["spec"]["podSelector"]}]
+    (others,) = policies["fraud-inside"]["spec"]["podSelector"]["matchExpressions"]
+    assert others == {"key": "app.kubernetes.io/component", "operator": "NotIn", "values": ["gateway"]}
+
+
+def test_prometheus_scrapes_pods_that_there_are_under_the_jobs_that_the_rules_know(documents: list[Document]) -> None:
+    scraped = set()
+    for monitor in of_kind(documents, "PodMonitor").values():
+        assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+        assert monitor["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+        spec = monitor["spec"]
+        assert set(spec) == {"selector", "podMetricsEndpoints"}
+        selected = [pod["spec"] for _, pod in pods(documents) if selects(spec["selector"], pod["metadata"]["labels"])]
+        ports = {port["name"] for pod in selected for each in pod["containers"] for port in each.get("ports", [])}
+        assert {endpoint["port"] for endpoint in spec["podMetricsEndpoints"]} <= ports
+        for endpoint in spec["podMetricsEndpoints"]:
+            assert set(endpoint) == {"port", "path", "relabelings"}
+            (relabeling,) = endpoint["relabelings"]
+            assert relabeling["targetLabel"] == "job"
+            scraped.add(relabeling["replacement"])
+    assert scraped == set(re.findall(r'\bjob="([^"]+)"', "".join(file.read_text() for file in RULES.iterdir())))
+
+
+def selects(selector: Document, labels: dict[str, str]) -> bool:
+    assert all(expression["operator"] == "In" for expression in selector.get("matchExpressions", []))
+    return selector["matchLabels"].items() <= labels.items() and all(
+        labels[expression["key"]] in expression["values"] for expression in selector.get("matchExpressions", [])
+    )
+
+
+def test_the_alerts_are_those_of_one_machine(documents: list[Document]) -> None:
+    rules = of_kind(documents, "PrometheusRule")
+    assert {name: rule["spec"] for name, rule in rules.items()} == {
+        f"fraud-{file.stem}": yaml.safe_load(file.read_text()) for file in RULES.iterdir()
+    }
+    for rule in rules.values():
+        assert rule["apiVersion"] == "monitoring.coreos.com/v1"
+        assert rule["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+        assert set(rule["spec"]) == {"groups"}
+        for group in rule["spec"]["groups"]:
+            assert set(group) <= {"name", "interval", "rules"}
+            assert all({"record", "expr"} <= set(each) or {"alert", "expr"} <= set(each) for each in group["rules"])
+
+
+def test_the_dashboards_are_those_of_one_machine_but_for_their_source(documents: list[Document]) -> None:
+    shown = {
+        name: config
+        for name, config in of_kind(documents, "ConfigMap").items()
+        if config["metadata"]["labels"].get("grafana_dashboard") == "1"
+    }
+    assert {name: config["data"] for name, config in shown.items()} == {
+        f"fraud-dashboard-{file.stem}": {file.name: file.read_text().strip().replace("fraud-prometheus", "prometheus")}
+        for file in DASHBOARDS.iterdir()
+    }
+    assert all(json.loads(text) for config in shown.values() for text in config["data"].values())
+
+
+@pytest.mark.skipif(HELM is None, reason="helm is not on PATH: `make test-chart` fetches it and renders the chart")
+def test_without_the_operator_there_is_nothing_of_it() -> None:
+    rendered = helm("template", "fraud", str(CHART), *OPTIONS, *SET, "--set=monitoring.enabled=false")
+    found = [document for document in yaml.safe_load_all(rendered) if document]
+    assert not any("monitoring.coreos.com" in document["apiVersion"] for document in found)
+    assert set(of_kind(found, "ConfigMap")) == {"fraud-dagster"}
+    service = of_kind(found, "StatefulSet")["fraud-decision"]["spec"]["template"]
+    assert service["metadata"]["annotations"]["prometheus.io/scrape"] == "true"
 
 
 def test_nothing_comes_in_or_goes_out_that_no_policy_allows(documents: list[Document]) -> None:
@@ -156,7 +296,7 @@ def test_secrets_are_references_and_settings_exist(documents: list[Document]) ->
         for container in pod["spec"]["containers"]:
             for variable in container["env"]:
                 assert variable["name"] in known, name
-                secret = re.search("REDIS_URL|POSTGRES_URL|PASSWORD|KEY$", variable["name"])
+                secret = re.search("REDIS_URL|POSTGRES_URL|PASSWORD|API_KEY$", variable["name"])
                 assert not secret or set(variable["valueFrom"]) == {"secretKeyRef"}, variable["name"]
 
 

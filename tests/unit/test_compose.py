@@ -1,5 +1,6 @@
 """deploy/compose.yaml by the compose specification, and what the platform asks of every service in it."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,18 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
+from fraud_platform.decision.api_keys import keys_path
+from fraud_platform.gateway.config import COLOURS, DRAIN_SECONDS, needs_keys, render, servers
 from fraud_platform.settings import Settings
 
 FILE = Path(__file__).parents[2] / "deploy" / "compose.yaml"
-GIVEN = {"SERVICE_IMAGE": "fraud-detector:7-0", "PLATFORM_IMAGE": "fraud-detector-platform:0"}
+DOCKERFILE = FILE.parent / "image" / "Dockerfile"
+GRAFANA = FILE.parent / "grafana"
+GIVEN = {
+    "SERVICE_IMAGE": "fraud-detector:7-0",
+    "PLATFORM_IMAGE": "fraud-detector-platform:0",
+    "GATEWAY_IMAGE": "fraud-detector-gateway:0",
+}
 VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(?:(:[-?])([^{}]*))?\}")
 
 
@@ -94,9 +103,81 @@ def test_what_is_named_exists(document: dict[str, Any]) -> None:
         assert settings <= {f"FRAUD_{field.upper()}" for field in Settings.model_fields}, name
 
 
+def settings_of(service: dict[str, Any]) -> Settings:
+    """As a process of the service reads them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in service["environment"].items():
+            patch.setenv(name, str(value))
+        return Settings(_env_file=None)
+
+
 def test_the_settings_of_each_service_are_taken(services: dict[str, dict[str, Any]]) -> None:
     for name in ("blue", "green", "inference-log", "mlflow", "dagster-code"):
-        environment = {key.removeprefix("FRAUD_").lower(): v for key, v in services[name]["environment"].items()}
-        settings = Settings.model_validate(environment)
+        settings = settings_of(services[name])
         assert settings.kafka_bootstrap == "kafka:9092", name
         assert not settings.packed_release_decides, name
+
+
+def test_the_gateway_is_the_image_s_own_command_in_the_shared_home(services: dict[str, dict[str, Any]]) -> None:
+    gateway, settings = services["gateway"], settings_of(services["gateway"])
+    target = DOCKERFILE.read_text().partition("AS gateway\n")[2]
+    (command,) = re.findall(r"^CMD (.*)$", target, re.MULTILINE)
+    assert gateway["command"] == ["python3", "-m", *json.loads(command)]
+    assert gateway["image"] == GIVEN["GATEWAY_IMAGE"]
+    assert gateway["user"] == "10001:10001"
+    assert f"home:{settings.home}" in gateway["volumes"]
+    assert {service["environment"]["FRAUD_HOME"] for service in (gateway, services["blue"], services["green"])} == {
+        str(settings.home)
+    }
+    assert int(gateway["stop_grace_period"].removesuffix("s")) > DRAIN_SECONDS + 2 + 10
+
+
+def test_the_gateway_s_colours_are_services_and_the_ports_they_listen_on(services: dict[str, dict[str, Any]]) -> None:
+    settings = settings_of(services["gateway"])
+    for colour in COLOURS:
+        (address,) = servers(settings, colour)
+        name, _, port = address.rpartition(":")
+        assert name == colour
+        of_colour = settings_of(services[name])
+        assert int(port) == of_colour.service_port
+        assert of_colour.service_host == "0.0.0.0"
+        assert f"//127.0.0.1:{port}/readyz" in services[name]["healthcheck"]["test"][-1]
+        assert set(services[name]["networks"]) & set(services["gateway"]["networks"])
+        assert name in services["gateway"]["depends_on"], "nginx starts with names that are known alone"
+        assert f"server {address} weight=50" in render(settings, {"blue": 50, "green": 50})
+
+
+def test_callers_reach_the_gateway_where_it_listens_and_is_looked_at(services: dict[str, dict[str, Any]]) -> None:
+    gateway, settings = services["gateway"], settings_of(services["gateway"])
+    assert settings.gateway_host == "0.0.0.0"
+    (published,) = gateway["ports"]
+    assert published.endswith(f":{settings.gateway_port}")
+    assert f"https://127.0.0.1:{settings.gateway_port}/livez" in gateway["healthcheck"]["test"][-1]
+    compile(gateway["healthcheck"]["test"][-1], "healthcheck", "exec")
+
+
+def test_the_gateway_has_the_service_s_keys_and_one_of_its_own(services: dict[str, dict[str, Any]]) -> None:
+    settings = settings_of(services["gateway"])
+    assert needs_keys(settings)
+    keys = {"source": "api_keys", "target": str(keys_path(settings.home))}
+    for name in ("gateway", *COLOURS):
+        assert keys in services[name]["secrets"], name
+    (reads,) = re.findall(r'FRAUD_API_KEY="\$\(cat /run/secrets/(\w+)\)"', services["gateway"]["entrypoint"][-1])
+    assert reads in services["gateway"]["secrets"]
+
+
+def test_what_the_colours_keep_by_process_id_is_each_one_s_own(services: dict[str, dict[str, Any]]) -> None:
+    for colour in COLOURS:
+        environment, own = services[colour]["environment"], services[colour]["tmpfs"]
+        assert environment["BENTOML_HOME"].startswith("/tmp/")
+        assert set(own) == {"/tmp", f"{environment['FRAUD_HOME']}/workers"}
+
+
+def test_grafana_finds_the_dashboards_and_prometheus(document: dict[str, Any]) -> None:
+    grafana = document["services"]["grafana"]
+    (provider,) = yaml.safe_load((GRAFANA / "provisioning" / "dashboards" / "fraud.yml").read_text())["providers"]
+    assert f"./grafana/dashboards:{provider['options']['path']}:ro" in grafana["volumes"]
+    (told,) = yaml.safe_load(document["configs"]["datasource"]["content"])["datasources"]
+    (alone,) = yaml.safe_load((GRAFANA / "provisioning" / "datasources" / "prometheus.yml").read_text())["datasources"]
+    assert told == alone | {"url": "http://prometheus:9090"}
+    assert set(document["services"]["prometheus"]["networks"]) & set(grafana["networks"])

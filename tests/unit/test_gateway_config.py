@@ -55,6 +55,12 @@ def test_a_colour_without_servers_gets_no_payments() -> None:
         render(Settings(gateway_green=[]), {"green": 100})
 
 
+def test_in_a_container_the_log_goes_out_and_workers_are_counted() -> None:
+    text = render(Settings(gateway_workers=2, gateway_access_log=Path("/dev/stdout")), {"blue": 100})
+    assert "worker_processes 2;" in text
+    assert "access_log /dev/stdout line" in text
+
+
 def test_an_ipv6_address_is_written_in_brackets() -> None:
     assert "listen [::1]:8443 ssl http2;" in render(Settings(gateway_host="::1"), {"blue": 100})
 

@@ -10,9 +10,11 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from fraud_platform.gateway.config import TEMPLATE
 from fraud_platform.model.bundle import current_release
 from fraud_platform.model.ledger import read_ledger
 from fraud_platform.packaging.builder import BuilderError, find_builder
+from fraud_platform.packaging.image import PLATFORM_FILES
 from fraud_platform.packaging.packed import BENTOFILE, CODE, content_version, packed_release, start_from
 from fraud_platform.packaging.requirements import (
     CPU_LOCK,
@@ -80,6 +82,10 @@ def test_the_platform_s_packages_are_all_but_the_developers() -> None:
     assert needed_by(pins) - names <= LEFT_OUT
 
 
+def test_the_gateway_s_template_travels_with_the_platform_s_code() -> None:
+    assert str(TEMPLATE.relative_to(ROOT)) in PLATFORM_FILES
+
+
 def test_xgboost_without_cuda_is_the_same_xgboost() -> None:
     assert read_lock(ROOT / CPU_LOCK)["xgboost-cpu"].version == read_lock(ROOT / LOCK)["xgboost"].version
 
@@ -143,7 +149,9 @@ def test_the_bill_of_materials_names_what_is_installed(tmp_path: Path) -> None:
     parts = installed(tmp_path)
     assert parts == [Component("One_Two", "1.5", "MIT")]
     assert licence_list(parts) == "One_Two 1.5: MIT\n"
-    bill = bill_of_materials(parts, name="fraud-detector", version="7-1", base="python:3.11", model=("m-7", "ab" * 32))
+    bill = bill_of_materials(
+        parts, name="fraud-detector", version="7-1", images=["python:3.11"], model=("m-7", "ab" * 32)
+    )
     document = json.loads(bill)
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.5")
     library, base, model = document["components"]
@@ -151,7 +159,9 @@ def test_the_bill_of_materials_names_what_is_installed(tmp_path: Path) -> None:
     assert library["licenses"] == [{"license": {"name": "MIT"}}]
     assert (base["type"], base["name"]) == ("container", "python:3.11")
     assert model["hashes"] == [{"alg": "SHA-256", "content": "ab" * 32}]
-    again = bill_of_materials(parts, name="fraud-detector", version="7-1", base="python:3.11", model=("m-7", "ab" * 32))
+    again = bill_of_materials(
+        parts, name="fraud-detector", version="7-1", images=["python:3.11"], model=("m-7", "ab" * 32)
+    )
     assert bill == again
 
 

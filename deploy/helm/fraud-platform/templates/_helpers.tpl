@@ -14,6 +14,8 @@ app.kubernetes.io/component: {{ index . 1 }}
 
 {{- define "fraud.pod" -}}
 automountServiceAccountToken: false
+# else each Service gives every pod variables such as FRAUD_GATEWAY_PORT, which are settings here
+enableServiceLinks: false
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets: {{ toYaml . | nindent 2 }}
 {{- end }}
@@ -34,11 +36,14 @@ securityContext:
   capabilities: { drop: [ALL] }
 {{- end }}
 
-{{- define "fraud.env" -}}
-- name: FRAUD_REDIS_URL
-  valueFrom: { secretKeyRef: { name: {{ .Values.secrets.addresses }}, key: FRAUD_REDIS_URL } }
-- name: FRAUD_POSTGRES_URL
-  valueFrom: { secretKeyRef: { name: {{ .Values.secrets.addresses }}, key: FRAUD_POSTGRES_URL } }
+{{- define "fraud.spread" -}}
+- maxSkew: 1
+  topologyKey: topology.kubernetes.io/zone
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector: { matchLabels: {{ . | fromYaml | toJson }} }
+{{- end }}
+
+{{- define "fraud.settings" -}}
 - name: FRAUD_BIND_HOST
   value: 0.0.0.0
 {{- range $name, $value := .Values.settings }}
@@ -47,6 +52,14 @@ securityContext:
   value: {{ $value | quote }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{- define "fraud.env" -}}
+- name: FRAUD_REDIS_URL
+  valueFrom: { secretKeyRef: { name: {{ .Values.secrets.addresses }}, key: FRAUD_REDIS_URL } }
+- name: FRAUD_POSTGRES_URL
+  valueFrom: { secretKeyRef: { name: {{ .Values.secrets.addresses }}, key: FRAUD_POSTGRES_URL } }
+{{ include "fraud.settings" . }}
 {{- end }}
 
 {{- define "fraud.platformVolumes" -}}
