@@ -121,7 +121,7 @@ BOARDS: dict[str, tuple[str, list[Panel]]] = {
                 "Decisions that the lake does not have",
                 "none",
                 {"in the broker": "sum(fraud_log_lag_records)"},
-                limit=("FraudLogLag", 100_000),
+                limit=("FraudLogLag", 50_000),
             ),
         ],
     ),
