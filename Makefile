@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup
+.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -41,6 +41,9 @@ serve: $(READY) ## start the decision service alone: http://127.0.0.1:3001
 
 gateway: $(READY) ## start the gateway before the service, TLS: https://127.0.0.1:8443 (nginx must be installed)
 	@$(BIN)/fraud-platform gateway start
+
+boards: $(READY) ## draw the dashboards from what a running Prometheus has, as PNG (ARGS="--help")
+	@$(BIN)/python deploy/grafana/picture.py $(ARGS)
 
 clean: ## say what would be removed of local state and caches; CONFIRM=yes removes it
 	@paths="$$(ls -d $${FRAUD_HOME:-var} build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis 2>/dev/null)"; \

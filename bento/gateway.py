@@ -26,7 +26,7 @@ from fraud_platform.decision.problem import (
     unavailable,
     unsupported_media,
 )
-from fraud_platform.logs import REQUEST_ID
+from fraud_platform.logs import begin_request
 
 Message = MutableMapping[str, Any]
 Connection = MutableMapping[str, Any]
@@ -166,7 +166,7 @@ def reached(server: tuple[str, int | None] | None) -> str:
 def check_headers(headers: list[tuple[bytes, bytes]], limit: int) -> bytes | None:
     """Hold headers against what is read, at most `limit` bytes; returns the Authorization header. Raises Problem.
 
-    From here on what is logged of the request bears its X-Request-ID, and its trace goes on from its traceparent.
+    From here on what is logged of the request bears its id, and its trace goes on from its traceparent.
     """
     media_type, authorization, request_id, trace_parent = b"", None, b"", b""
     for name, value in headers:
@@ -188,7 +188,7 @@ def check_headers(headers: list[tuple[bytes, bytes]], limit: int) -> bytes | Non
     if media_type != b"application/json":
         raise unsupported_media("Content-Type has to be application/json")
     # also where there is none: a connection's requests share a context
-    REQUEST_ID.set(request_id)
+    begin_request(request_id)
     TRACE_PARENT.set(trace_parent)
     return authorization
 

@@ -18,7 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from bento.metrics import PrometheusMeter
 from fraud_platform.inference_log.record import DecisionRecord
-from fraud_platform.logs import REQUEST_ID
+from fraud_platform.logs import request_id
 
 TRACE_PARENT: ContextVar[bytes] = ContextVar("traceparent", default=b"")
 """The W3C traceparent of the request that is being answered; empty where its caller sent none."""
@@ -45,9 +45,7 @@ class Tracer:
         """A request's span: a child of its caller's, if that sent one."""
         parent = self._propagator.extract({"traceparent": TRACE_PARENT.get().decode("latin-1")})
         with self._tracer.start_as_current_span(name, parent, trace.SpanKind.SERVER) as span:
-            request_id = REQUEST_ID.get()
-            if request_id:
-                span.set_attribute("request_id", request_id[:64].decode("ascii", "replace"))
+            span.set_attribute("request_id", request_id())
             yield
 
     def stage(self, name: str, seconds: float) -> None:

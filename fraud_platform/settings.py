@@ -223,7 +223,11 @@ class Settings(BaseSettings):
         [], description='Where alerts go, as JSON: ["https://…", "slack+https://…", "mailto:a@b.c?smtp=host:25"].'
     )
     notify_quiet_hours: float = Field(24, gt=0, description="Hours in which the same trouble is not told again.")
-    log_lag_alert: int = Field(100_000, ge=1, description="Decisions behind in the broker above which people are told.")
+    log_lag_alert: int = Field(
+        50_000,
+        ge=1,
+        description="Decisions behind in the broker above which people are told; a stream in Redis takes 100,000.",
+    )
     matured_labels_retrain: int = Field(
         200,
         ge=0,

@@ -24,6 +24,7 @@ def erase(
 
     The exit code is 0 when no store names the user any more. Run again after a kill, it goes on.
     """
+    from fraud_platform.decision.policy_record import PolicyError
     from fraud_platform.erasure.erase import OUT_OF_REACH, look
     from fraud_platform.erasure.erase import erase as run
     from fraud_platform.online.embedded_postgres import PostgresUnavailableError
@@ -38,7 +39,7 @@ def erase(
         else:
             done = run(current, user, who=by_hand(), now=now())
             _show(f"Done; in its place stands {done.pseudonym}", done.before, done.after)
-    except (RedisUnavailableError, PostgresUnavailableError, OSError) as error:
+    except (RedisUnavailableError, PostgresUnavailableError, PolicyError, OSError) as error:
         raise refused(f"not complete, run it again: {error}") from error
     console().print("Out of reach:", *(f"- {line}" for line in OUT_OF_REACH), sep="\n", highlight=False)
     if yes and done.after.total:

@@ -1,7 +1,7 @@
 """Erasing one user: look, take out, look again.
 
 What belongs here: the order of work and what is said of it. What does not: each store's own (`files`, `redis_keys`,
-`postgres`, `home`).
+`postgres`, `policies`, `home`).
 
 The suppression record is written first: whoever imports meanwhile, or goes on after a kill, uses the same pseudonym.
 Each step finds for itself what is left to do, so an erasure that was killed is completed by another one.
@@ -13,7 +13,7 @@ from datetime import datetime
 
 import psycopg
 
-from fraud_platform.erasure import files, home, postgres, redis_keys
+from fraud_platform.erasure import files, home, policies, postgres, redis_keys
 from fraud_platform.erasure.suppression import pseudonym_of, suppress
 from fraud_platform.inference_log.process import drain
 from fraud_platform.model.bundle import exclusive, releases
@@ -35,7 +35,8 @@ OUT_OF_REACH = (
     "a trained model: it holds trees, and no rows",
 )
 DELETED, CUT, BLANKED, SHOWN = "deleted", "cut once the lake has it", "written over", "told only"
-ANONYMISED = "made the pseudonym's; device and location gone"
+ANONYMISED, RENAMED = "made the pseudonym's; device and location gone", "made the pseudonym's"
+LISTED = "off the lists, by a new version; the pseudonym's in those before"
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ def look(settings: Settings, user: str) -> Look:
     with psycopg.connect(ensure_postgres(settings)) as connection:
         stores.append(Store("PostgreSQL", postgres.count_rows(connection, user), DELETED))
     stores.append(Store("spool", home.count_spooled(root, user), CUT))
+    stores.append(Store("policy", policies.count_lists(root, user), LISTED))
+    stores.append(Store("ledger", policies.count_lines(root, user), RENAMED))
     stores.append(Store("comments of feedback", sum(1 for _ in home.comments(root, found.transactions)), BLANKED))
     notes: tuple[str, ...] = ()
     if len(user) >= home.SHORTEST:
@@ -100,11 +103,13 @@ def look(settings: Settings, user: str) -> Look:
 def erase(settings: Settings, user: str, *, who: str, now: datetime) -> Erasure:
     """Take a user out of everything. now: with a time zone.
 
-    Raises RedisUnavailableError, PostgresUnavailableError, OSError; what was done until then stays done.
+    Raises RedisUnavailableError, PostgresUnavailableError, PolicyError, OSError; what was done until then stays done.
     """
     before = look(settings, user)
     pseudonym = suppress(settings.home, user, int(now.timestamp() * 1_000_000)).pseudonym
     _note(settings, pseudonym, "begun", before, who, now)
+    # before the rest: what is decided from here on follows no list that names the user
+    policies.take_off(settings, user, pseudonym, who, now)
     drained = drain(settings, DRAIN_SECONDS)
     with connect_redis(ensure_redis(settings)) as client:
         redis_keys.delete_keys(client, user)

@@ -13,12 +13,13 @@ import msgspec
 from fraud_platform.erasure.mentions import says
 from fraud_platform.inference_log.spool import Frames, segments
 from fraud_platform.ingest.feedback import FeedbackLabel
+from fraud_platform.model.ledger import ledger_file
 
 SHORTEST = 5
 """Identifiers below this many characters stand in any file by chance, and are not looked for in others' files."""
 
-_OWN = ("redis", "postgres", "inference_log", "feedback", "imports", "evaluate", "lake", "erasure")
-"""Folders of the home that are looked at in their own way."""
+_OWN = ("redis", "postgres", "inference_log", "feedback", "imports", "evaluate", "lake", "erasure", "policy")
+"""Folders of the home that are looked at in their own way; so is the ledger."""
 _CHUNK = 1 << 22
 _COMMENT = re.compile(rb'"comment":"((?:[^"\\]|\\.)*)"')
 _GONE = b"-"
@@ -60,12 +61,21 @@ def blank_comments(home: Path, transactions: set[str]) -> None:
             os.close(descriptor)
 
 
+def word(user: str) -> str:
+    """A pattern of the identifier where it is not part of a longer one."""
+    return rf"(?<![0-9A-Za-z_-]){re.escape(user)}(?![0-9A-Za-z_-])"
+
+
 def other_files(home: Path, lake: str, user: str) -> list[Path]:
     """Files of the home, logs and databases among them, that hold the identifier as a word of its own."""
-    needle = re.compile(rb"(?<![0-9A-Za-z_-])" + re.escape(user.encode()) + rb"(?![0-9A-Za-z_-])")
+    needle = re.compile(word(user).encode())
     found = []
     for path in sorted(home.rglob("*")):
-        own = path.relative_to(home).parts[0] in _OWN or path.absolute().is_relative_to(Path(lake))
+        own = (
+            path.relative_to(home).parts[0] in _OWN
+            or path.absolute().is_relative_to(Path(lake))
+            or path == ledger_file(home)
+        )
         if not own and path.is_file() and not path.is_symlink() and _holds(path, needle, len(user.encode()) + 2):
             found.append(path)
     return found

@@ -1,4 +1,4 @@
-"""Who decided when, who changed it and why: one JSON line per change, never altered.
+"""Who decided when, who changed it and why: one JSON line per change, altered by the erasure of a user alone.
 
 What belongs here: the file `<home>/releases/ledger.jsonl`. What does not: changing what is in force (`registry`,
 `release`, `decision.policy_record`) or doing what else a line tells of (`decision.api_keys`, `erasure`).
@@ -6,12 +6,13 @@ What belongs here: the file `<home>/releases/ledger.jsonl`. What does not: chang
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from fraud_platform.model.bundle import exclusive, releases
+from fraud_platform.model.bundle import exclusive, releases, replace_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,14 @@ class Change:
     """The figures that it rests on."""
 
 
+def ledger_file(home: Path) -> Path:
+    """Where a home keeps it."""
+    return releases(home) / "ledger.jsonl"
+
+
 def read_ledger(home: Path) -> list[dict[str, Any]]:
     """Every change, oldest first: at, who, why, what, from (None for the first), to, evidence."""
-    path = _path(home)
+    path = ledger_file(home)
     if not path.exists():
         return []
     # a line without its end was cut off by a crash and never counted
@@ -77,7 +83,7 @@ def append_change(home: Path, change: Change) -> bool:
             return False
         entry = asdict(change) | {"at": change.at.isoformat(), "from": before}
         del entry["was"]
-        path = _path(home)
+        path = ledger_file(home)
         with path.open("ab") as file:
             cut_off = path.read_bytes().rpartition(b"\n")[2]
             if cut_off:
@@ -88,5 +94,18 @@ def append_change(home: Path, change: Change) -> bool:
     return True
 
 
-def _path(home: Path) -> Path:
-    return releases(home) / "ledger.jsonl"
+def alter_ledger(home: Path, altered: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Write lines anew, each as `altered` has it; all of them or, killed meanwhile, none. For an erasure."""
+    with exclusive(releases(home) / ".ledger.lock"):
+        path = ledger_file(home)
+        if not path.exists():
+            return
+        before = path.read_bytes()
+        lines = []
+        for line in before.rpartition(b"\n")[0].splitlines():
+            entry = json.loads(line)
+            changed = altered(entry)
+            lines.append(line if changed == entry else json.dumps(changed, sort_keys=True).encode())
+        after = b"".join(line + b"\n" for line in lines)
+        if after != before:
+            replace_file(path, after)

@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 
 from fraud_platform.cli import app
 from fraud_platform.dataset import fix_dataset
+from fraud_platform.decision.policy_change import PolicyChange, change_policy
+from fraud_platform.decision.policy_record import PolicyRecord, read_policy
 from fraud_platform.erasure import files
 from fraud_platform.erasure.erase import erase, look
 from fraud_platform.features import tables
@@ -144,6 +146,46 @@ def test_nothing_names_the_user_any_more_and_everybody_else_is_as_before(world: 
             assert gone[name].null_count == gone.num_rows
         for name in ("transaction_id", "merchant_id", "amount", "event_time", "country", "is_duplicate"):
             assert gone[name] == old.filter(pa.array(theirs))[name]
+
+
+@pytest.mark.parametrize("until", [datetime(2026, 12, 24, tzinfo=UTC), NOW], ids=["listed", "run out"])
+def test_the_policy_lists_the_user_no_more_and_every_version_and_line_bears_the_pseudonym(
+    world: World, until: datetime
+) -> None:
+    settings, user, other = world.settings, world.user, world.other
+    past = datetime(2026, 11, 24, tzinfo=UTC)
+
+    def changed(at: datetime, **fields: Any) -> PolicyRecord:
+        return change_policy(settings, msgspec.convert(fields, PolicyChange), "somebody", at)
+
+    def listing(name: str, until: datetime | None = None) -> dict[str, Any]:
+        return {"kind": "user", "value": name, "until": until}
+
+    changed(past, why="two of them", block_list_add=[listing(user), listing(other), listing(user) | {"kind": "device"}])
+    before = changed(past, why=f"{user} is a mule, {user}0 is not", block_list_add=[listing(user, until)])
+    others = look(settings, other)
+
+    done = erase(settings, user, who="test", now=NOW)
+
+    counted = {store.name: store.count for store in done.before.stores}
+    assert (counted["policy"], counted["ledger"]) == (3, 2)
+    assert {store.name: store.count for store in done.after.stores if store.count} == {}
+    # a new version says who is listed now; the one before says what it said, of the pseudonym
+    record = read_policy(settings.home)
+    assert record is not None
+    assert record.version == before.version + 1
+    assert [(entry.kind, entry.value) for entry in record.block_list] == [("user", other), ("device", user)]
+    kept = read_policy(settings.home, before.version)
+    assert kept is not None
+    assert [entry.value for entry in kept.block_list] == [done.pseudonym, other, user]
+    assert kept.block_list[0].why == f"{done.pseudonym} is a mule, {user}0 is not"
+    assert {store.name: store.count for store in look(settings, other).stores}["policy"] > 0
+    assert {store.name: store.count for store in others.stores}["ledger"] == 1
+    (line,) = [
+        line for line in read_ledger(settings.home) if line["what"] == "policy" and line["why"] == "a user is erased"
+    ]
+    assert [entry["value"] for entry in line["from"]["block_list"]] == [done.pseudonym]
+    assert (line["who"], line["to"]["version"], line["to"]["block_list"]) == ("test", record.version, [])
 
 
 def test_an_import_ends_in_the_very_rows_that_the_erasure_left(world: World) -> None:

@@ -1,6 +1,5 @@
 """Metrics, rules, alerts and dashboards together: a real service, log process, Prometheus and Alertmanager."""
 
-import importlib.util
 import json
 import os
 import re
@@ -22,6 +21,7 @@ import redis
 from prometheus_kit import CONFIGURATION, ROOT, Stack, needs_prometheus
 from service_kit import USERS, fill_online_store, free_port, publish_small_model
 
+from deploy.grafana import boards
 from fraud_platform.lake import Lake
 from fraud_platform.online.embedded_redis import find_redis_server
 from fraud_platform.run.child import record_pid
@@ -110,17 +110,6 @@ def pay(url: str, ended: threading.Event) -> None:
                 http.post("/v1/explain", json={"transaction_id": body["transaction_id"]})
 
 
-def boards() -> Any:
-    """`deploy/grafana/boards.py`, which is no package."""
-    spec = importlib.util.spec_from_file_location("boards", ROOT / "deploy" / "grafana" / "boards.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["boards"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("command", ["check config prometheus.yml", "test rules tests/healthy.yml tests/alerts.yml"])
 def test_promtool_accepts_the_configuration_and_each_alert_fires_in_its_trouble_alone(command: str) -> None:
     done = subprocess.run(
@@ -159,12 +148,12 @@ def test_a_redis_that_dies_is_told_to_whoever_is_on_call(platform: Platform) -> 
 
 
 def test_every_panel_of_every_dashboard_has_data(platform: Platform) -> None:
-    made, empty = boards(), []
+    empty = []
     # Redis is away by now, and that is counted
     platform.stack.wait(lambda: platform.stack.values("rate(fraud_failures_total[5m])"), "failures are counted")
     platform.stack.wait(lambda: platform.stack.values("fraud_log_failures_total"), "the log's failures are counted")
-    for name in made.BOARDS:
-        board = json.loads((made.FOLDER / f"{name}.json").read_text())
+    for name in boards.BOARDS:
+        board = json.loads((boards.FOLDER / f"{name}.json").read_text())
         for panel in board["panels"]:
             for target in panel["targets"]:
                 if not platform.stack.values(target["expr"]):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fraud_platform.inference_log.redis_stream import MOST
 from fraud_platform.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,10 @@ def test_a_limit_that_is_a_setting_is_its_default_and_the_file_names_the_setting
         assert f"FRAUD_{setting.upper()}" in file
 
 
+def test_a_lag_is_told_of_before_a_stream_in_redis_is_full_and_the_lag_grows_no_more() -> None:
+    assert DEFAULT["log_lag_alert"] <= MOST / 2
+
+
 def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
     pages = {f"docs/runbooks/{path.name}" for path in RUNBOOKS.glob("*.md") if path.stem != "README"}
     assert {rule["annotations"]["runbook_url"] for rule in ALERTS.values()} == pages
@@ -68,11 +73,12 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
         assert rule["labels"]["severity"] in ("page", "ticket")
 
 
-def test_every_runbook_says_what_look_here_do_this_and_when_it_is_over() -> None:
+def test_every_runbook_says_what_look_here_do_this_when_it_is_over_and_where_it_was_seen() -> None:
     for alert, rule in ALERTS.items():
         page = (RUNBOOKS / f"{alert}.md").read_text()
         headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
         assert headings == [alert, "What it means", "Look here", "Do this", "It is over when"], alert
+        assert "\nSeen" in page.split("## It is over when")[1], f"{alert} does not say how it was walked through"
         assert rule["labels"]["severity"] in page.split("\n##")[0], (
             f"{alert} does not say that it is a {rule['labels']}"
         )
