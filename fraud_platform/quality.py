@@ -262,10 +262,9 @@ def _nulls(rules: TableRules, files: dict[date, pq.FileMetaData]) -> Finding:
 
 def _query(settings: Settings, lake: Lake, table: str, days: Sequence[date], sql: str) -> list[tuple[Any, ...]]:
     """Rows of `sql`, whose `{rows}` stands for the partitions with a `date` column."""
-    backend = connect(settings, lake)
     paths = ", ".join(f"'{path}'" for path in lake.scan_paths(table, days))
     rows = f"(SELECT * REPLACE (CAST(date AS DATE) AS date) FROM read_parquet([{paths}], hive_partitioning = true))"
-    result: list[tuple[Any, ...]] = backend.con.execute(sql.format(rows=rows)).fetchall()
+    result: list[tuple[Any, ...]] = connect(settings, lake).execute(sql.format(rows=rows)).fetchall()
     return result
 
 

@@ -61,6 +61,13 @@ class Settings(BaseSettings):
         {}, description="Further librdkafka properties as JSON, such as those of SASL and TLS."
     )
     redis_stream: str = Field("fraud:inference_log", description="Stream of the inference log where Kafka is unset.")
+    engine: Literal["duckdb", "spark"] = Field(
+        "duckdb", description="What computes tiles, snapshots and the training set; Spark needs Java 17."
+    )
+    spark_master: str = Field(
+        "local[*]", description="Master URL of Spark: local[n], spark://host:7077, yarn, k8s://…."
+    )
+    spark_options: dict[str, str] = Field({}, description="Further properties of Spark as JSON.")
     duckdb_memory: str = Field("4GB", description="Memory limit of one DuckDB connection.")
     duckdb_threads: int | None = Field(None, description="Threads of one DuckDB connection; unset: all cores.")
 

@@ -1,17 +1,18 @@
-"""The offline engine: ibis expressions over the lake, run on DuckDB.
+"""The offline engine: ibis expressions over the lake, run on DuckDB here or, by the settings, on Spark (`spark`).
 
-What belongs here: connecting, reading daily tables as ibis tables, writing a result back one partition per day. What
-does not: any feature's arithmetic.
+What belongs here: what an engine does, DuckDB as one, writing a result back one partition per day. What does not: any
+feature's arithmetic, which is the same for every engine.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Protocol
 
+import duckdb
 import ibis
 import pyarrow as pa
 import pyarrow.compute as pc
-from ibis.backends.duckdb import Backend
 from tqdm import tqdm
 
 from fraud_platform.lake import Lake
@@ -29,31 +30,62 @@ class Written:
     bytes: int
 
 
-def connect(settings: Settings, lake: Lake) -> Backend:
-    """An in-memory DuckDB behind ibis that reads the lake, in UTC, within the settings' memory and threads."""
-    backend = ibis.duckdb.connect()
-    backend.raw_sql("SET TimeZone = 'UTC'")
-    backend.raw_sql(f"SET memory_limit = '{settings.duckdb_memory}'")
-    backend.raw_sql(f"SET temp_directory = '{(settings.home / 'duckdb').absolute()}'")
-    backend.raw_sql("SET enable_progress_bar = false")
+class Engine(Protocol):
+    """Reads tables as ibis tables and runs what is made of them. A table belongs to the engine that gave it."""
+
+    def daily(self, table: str, days: Sequence[date], schema: pa.Schema) -> ibis.Table:
+        """The lake's partitions of `days` that exist as one table with a `date` column; empty, typed, when none do.
+
+        A column that is younger than a file is null."""
+
+    def local(self, rows: pa.Table) -> ibis.Table:
+        """A small table of the caller's own."""
+
+    def run(self, rows: ibis.Table) -> pa.Table:
+        """The rows of an expression, in its order."""
+
+
+def open_engine(settings: Settings, lake: Lake) -> Engine:
+    """The engine that the settings name, over this lake."""
+    if settings.engine == "spark":
+        from fraud_platform.features.spark import SparkEngine
+
+        return SparkEngine(settings, lake)
+    return _DuckDBEngine(settings, lake)
+
+
+def connect(settings: Settings, lake: Lake) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB that reads the lake, in UTC, within the settings' memory and threads."""
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute(f"SET memory_limit = '{settings.duckdb_memory}'")
+    connection.execute(f"SET temp_directory = '{(settings.home / 'duckdb').absolute()}'")
+    connection.execute("SET enable_progress_bar = false")
     if settings.duckdb_threads:
-        backend.raw_sql(f"SET threads = {settings.duckdb_threads}")
-    lake.attach(backend.con)
-    return backend
+        connection.execute(f"SET threads = {settings.duckdb_threads}")
+    lake.attach(connection)
+    return connection
 
 
-def daily(backend: Backend, lake: Lake, table: str, days: Sequence[date], schema: pa.Schema) -> ibis.Table:
-    """The partitions of `days` that exist as one ibis table with a `date` column; empty, typed, when none do.
+class _DuckDBEngine:
+    def __init__(self, settings: Settings, lake: Lake) -> None:
+        self._lake = lake
+        self._backend = ibis.duckdb.from_connection(connect(settings, lake))
 
-    A column that is younger than every one of the files is null."""
-    paths = lake.scan_paths(table, days)
-    if not paths:
-        empty = schema.append(pa.field("date", pa.date32())).empty_table()
-        return ibis.memtable(empty)
-    rows = backend.read_parquet(paths, hive_partitioning=True, union_by_name=True).cast({"date": "date"})
-    missing = [name for name in schema.names if name not in rows.columns]
-    types = ibis.Schema.from_pyarrow(schema)
-    return rows.mutate(**{name: ibis.null(types[name]) for name in missing}) if missing else rows
+    def daily(self, table: str, days: Sequence[date], schema: pa.Schema) -> ibis.Table:
+        paths = self._lake.scan_paths(table, days)
+        if not paths:
+            return self.local(schema.append(pa.field("date", pa.date32())).empty_table())
+        rows = self._backend.read_parquet(paths, hive_partitioning=True, union_by_name=True).cast({"date": "date"})
+        missing = [name for name in schema.names if name not in rows.columns]
+        types = ibis.Schema.from_pyarrow(schema)
+        return rows.mutate(**{name: ibis.null(types[name]) for name in missing}) if missing else rows
+
+    def local(self, rows: pa.Table) -> ibis.Table:
+        return ibis.memtable(rows)
+
+    def run(self, rows: ibis.Table) -> pa.Table:
+        return self._backend.to_pyarrow(rows)
 
 
 def conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -13,11 +13,10 @@ from datetime import UTC, date, datetime, timedelta
 import ibis
 import numpy as np
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
 
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, LABEL_DELAY_DAYS, MIN_TRANSACTIONS, Source
-from fraud_platform.features.offline import Written, chunks, connect, daily, write_days
+from fraud_platform.features.offline import Engine, Written, chunks, open_engine, write_days
 from fraud_platform.features.tiles import INTEGERS, LABEL_TILE, MERCHANT_TILE, STRINGS, USER_TILE
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.schema import TIME
@@ -101,7 +100,7 @@ def _distinct_counts(members: ibis.Table, key: str, name: str) -> ibis.Table:
 
 
 def _known(members: ibis.Table, key: str, name: str) -> ibis.Table:
-    return members.group_by(key, "snapshot").agg(**{name: members.member.collect(order_by=members.member)})
+    return members.group_by(key, "snapshot").agg(**{name: members.member.collect().sort()})
 
 
 def _join(left: ibis.Table, right: ibis.Table, key: str) -> ibis.Table:
@@ -221,32 +220,32 @@ def medians(rows: pa.Table, source: Source) -> list[float | None]:
 
 
 def _store(
-    backend: Backend, lake: Lake, table: str, rows: ibis.Table, chunk: list[date], schema: pa.Schema
+    engine: Engine, lake: Lake, table: str, rows: ibis.Table, chunk: list[date], schema: pa.Schema
 ) -> list[Written]:
     key = schema.names[0]
     dated = rows.mutate(date=rows.snapshot).order_by([rows.snapshot, rows[key]])
     # snapshot_at is a function of the day, so it is set here once rather than by SQL
     plain = pa.schema([field for field in schema if field.name != "snapshot_at"])
-    result = backend.to_pyarrow(dated.select("date", *plain.names))
+    result = engine.run(dated.select("date", *plain.names))
     stamps = pa.array([snapshot_at(day) for day in chunk], TIME)
     codes = [chunk.index(day) for day in result.column("date").to_pylist()] if len(chunk) > 1 else [0] * len(result)
     result = result.append_column("snapshot_at", stamps.take(pa.array(codes, pa.int32())))
     return write_days(lake, table, result, chunk, schema)
 
 
-def _calendar(chunk: list[date]) -> ibis.Table:
-    return ibis.memtable(pa.table({"snapshot": pa.array(chunk, pa.date32())}))
+def _calendar(engine: Engine, chunk: list[date]) -> ibis.Table:
+    return engine.local(pa.table({"snapshot": pa.array(chunk, pa.date32())}))
 
 
 def write_user_features(settings: Settings, lake: Lake, days: Sequence[date]) -> list[Written]:
     """Write the user snapshots of `days`, which must be consecutive."""
     written: list[Written] = []
     for chunk in chunks(lake, tables.USER_TILES, days, CHUNK_ROWS, "user_features"):
-        backend = connect(settings, lake)
+        engine = open_engine(settings, lake)
         read = days_between(chunk[0] - timedelta(days=LONGEST_WINDOW - 1), chunk[-1])
-        tiles = daily(backend, lake, tables.USER_TILES, read, USER_TILE)
-        rows = user_features(tiles, _calendar(chunk))
-        written += _store(backend, lake, tables.USER_FEATURES, rows, chunk, USER_SNAPSHOT)
+        tiles = engine.daily(tables.USER_TILES, read, USER_TILE)
+        rows = user_features(tiles, _calendar(engine, chunk))
+        written += _store(engine, lake, tables.USER_FEATURES, rows, chunk, USER_SNAPSHOT)
     return written
 
 
@@ -254,13 +253,13 @@ def write_merchant_features(settings: Settings, lake: Lake, days: Sequence[date]
     """Write the merchant snapshots of `days`, which must be consecutive."""
     written: list[Written] = []
     for chunk in chunks(lake, tables.MERCHANT_TILES, days, CHUNK_ROWS, "merchant_features"):
-        backend = connect(settings, lake)
+        engine = open_engine(settings, lake)
         reach = LONGEST_WINDOW + LABEL_DELAY_DAYS
         read = days_between(chunk[0] - timedelta(days=reach - 1), chunk[-1])
-        tiles = daily(backend, lake, tables.MERCHANT_TILES, read, MERCHANT_TILE)
-        labels = daily(backend, lake, tables.LABEL_TILES, read, LABEL_TILE)
-        rows = merchant_features(tiles, labels, _calendar(chunk))
-        written += _store(backend, lake, tables.MERCHANT_FEATURES, rows, chunk, MERCHANT_SNAPSHOT)
+        tiles = engine.daily(tables.MERCHANT_TILES, read, MERCHANT_TILE)
+        labels = engine.daily(tables.LABEL_TILES, read, LABEL_TILE)
+        rows = merchant_features(tiles, labels, _calendar(engine, chunk))
+        written += _store(engine, lake, tables.MERCHANT_FEATURES, rows, chunk, MERCHANT_SNAPSHOT)
     return written
 
 

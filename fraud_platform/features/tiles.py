@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import DAY, HOUR
-from fraud_platform.features.offline import Written, connect, daily, microseconds, write_days
+from fraud_platform.features.offline import Written, microseconds, open_engine, write_days
 from fraud_platform.features.sequence import CLAMP_LOOKBACK_DAYS, sequence
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.settings import Settings
@@ -63,7 +63,8 @@ def _flag_sum(condition: ibis.Value) -> ibis.Value:
 
 
 def _distinct(column: ibis.Value) -> ibis.Value:
-    return column.collect(distinct=True, order_by=column)
+    """Every value once, in order; null where there is none, which Spark would make an empty list."""
+    return ibis.ifelse(column.count() > 0, column.collect(distinct=True).sort(), None)
 
 
 def _sums(rows: ibis.Table) -> dict[str, ibis.Value]:
@@ -112,7 +113,9 @@ def label_tiles(labels: ibis.Table, transactions: ibis.Table) -> ibis.Table:
     ranked = labels.mutate(_highest=labels.revision.max().over(before))
     kept = ranked.filter(ranked._highest.isnull() | (ranked.revision >= ranked._highest))
     kept = kept.mutate(_fraud=kept.state.isin(schema.FRAUD_STATES).cast("int64"))
-    order = ibis.window(group_by=kept.transaction_id, order_by=[kept.arrived_at, kept.revision, kept.source])
+    order = ibis.window(
+        group_by=kept.transaction_id, order_by=[kept.arrived_at, kept.revision, kept.source, kept.state]
+    )
     changes = kept.mutate(_delta=kept._fraud - kept._fraud.lag(1).over(order).coalesce(0))
     counted = transactions.filter(~transactions.is_duplicate)
     counted = counted.select("transaction_id", "merchant_id", transaction_date=counted.date)
@@ -124,12 +127,12 @@ def label_tiles(labels: ibis.Table, transactions: ibis.Table) -> ibis.Table:
 def _write(
     settings: Settings, lake: Lake, days: Sequence[date], table: str, tile: pa.Schema, lookback: int
 ) -> list[Written]:
-    backend = connect(settings, lake)
+    engine = open_engine(settings, lake)
     read = days_between(min(days) - timedelta(days=lookback), max(days))
-    transactions = daily(backend, lake, tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
+    transactions = engine.daily(tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
     tiles = user_tiles(transactions) if tile is USER_TILE else merchant_tiles(transactions)
     wanted = tiles.filter(tiles.date >= ibis.literal(min(days))).order_by(["date", tile.names[0]])
-    return write_days(lake, table, backend.to_pyarrow(wanted), days, tile)
+    return write_days(lake, table, engine.run(wanted), days, tile)
 
 
 def write_user_tiles(settings: Settings, lake: Lake, days: Sequence[date]) -> list[Written]:
@@ -151,9 +154,9 @@ def write_label_tiles(settings: Settings, lake: Lake, days: Sequence[date]) -> l
     arriving = lake.read_days(tables.FRAUD_LABELS, days, ["transaction_date"])
     oldest = pc.min(arriving.column("transaction_date")).as_py() if arriving is not None else None
     read = days_between(oldest or min(days), max(days))
-    backend = connect(settings, lake)
-    labels = daily(backend, lake, tables.FRAUD_LABELS, read, schema.LABELS)
-    transactions = daily(backend, lake, tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
+    engine = open_engine(settings, lake)
+    labels = engine.daily(tables.FRAUD_LABELS, read, schema.LABELS)
+    transactions = engine.daily(tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
     tiles = label_tiles(labels, transactions)
     wanted = tiles.filter(tiles.date >= ibis.literal(min(days))).order_by(["date", "merchant_id", "transaction_date"])
-    return write_days(lake, tables.LABEL_TILES, backend.to_pyarrow(wanted), days, LABEL_TILE)
+    return write_days(lake, tables.LABEL_TILES, engine.run(wanted), days, LABEL_TILE)

@@ -10,13 +10,12 @@ from datetime import date, timedelta
 import ibis
 import numpy as np
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
 
 from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, LIVE_HISTORY, VELOCITY_WINDOWS, Source
 from fraud_platform.features.in_force import Span, spans_table
-from fraud_platform.features.offline import Written, chunks, connect, daily, microseconds, write_days
+from fraud_platform.features.offline import Engine, Written, chunks, microseconds, open_engine, write_days
 from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS, sequence
 from fraud_platform.features.snapshots import MERCHANT_SNAPSHOT, USER_SNAPSHOT, read_medians
 from fraud_platform.features.vector import Matrix, VectorColumns, build_vectors
@@ -90,6 +89,11 @@ def _flag(condition: ibis.Value) -> ibis.Value:
     return condition.cast("int64").cast("float64")
 
 
+def _contains(members: ibis.Value, value: ibis.Value) -> ibis.Value:
+    """Whether a list has a value; null where either is, which Spark would take for not."""
+    return ibis.ifelse(value.notnull(), members.contains(value), None)
+
+
 def point_in_time(
     transactions: ibis.Table,
     users: ibis.Table,
@@ -108,8 +112,8 @@ def point_in_time(
         _last=ibis.greatest(rows._live_last, rows.last_seen_us),
         _is_online=_flag(rows.channel == "online"),
         _country_mismatch=_flag(rows.country != rows.user_country),
-        _country_known=_flag(rows.known_countries.contains(rows.country)),
-        _device_known=_flag(rows.known_devices.contains(rows.device_key)),
+        _country_known=_flag(_contains(rows.known_countries, rows.country)),
+        _device_known=_flag(_contains(rows.known_devices, rows.device_key)),
     )
 
 
@@ -165,19 +169,17 @@ def _vectors(rows: pa.Table, medians: _Medians) -> Matrix:
     )
 
 
-def _frame(
-    backend: Backend, lake: Lake, chunk: list[date], user_spans: Sequence[Span], merchant_spans: Sequence[Span]
-) -> pa.Table:
+def _frame(engine: Engine, chunk: list[date], user_spans: Sequence[Span], merchant_spans: Sequence[Span]) -> pa.Table:
     read = days_between(chunk[0] - timedelta(days=WINDOW_LOOKBACK_DAYS), chunk[-1])
-    transactions = daily(backend, lake, tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
-    users = daily(backend, lake, tables.USER_FEATURES, _needed(user_spans, chunk), USER_SNAPSHOT)
-    merchants = daily(backend, lake, tables.MERCHANT_FEATURES, _needed(merchant_spans, chunk), MERCHANT_SNAPSHOT)
+    transactions = engine.daily(tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
+    users = engine.daily(tables.USER_FEATURES, _needed(user_spans, chunk), USER_SNAPSHOT)
+    merchants = engine.daily(tables.MERCHANT_FEATURES, _needed(merchant_spans, chunk), MERCHANT_SNAPSHOT)
     rows = point_in_time(
         transactions,
         users,
         merchants,
-        ibis.memtable(spans_table(user_spans)),
-        ibis.memtable(spans_table(merchant_spans)),
+        engine.local(spans_table(user_spans)),
+        engine.local(spans_table(merchant_spans)),
     )
     # the training set speaks of base currency alone
     rows = rows.drop("amount_minor").rename(amount_minor="amount")
@@ -185,7 +187,7 @@ def _frame(
         feature.name for feature in CATALOGUE.features if feature.source != "request"
     ]
     wanted = rows.filter(rows.date >= ibis.literal(chunk[0])).order_by(["received_at", "transaction_id"])
-    return backend.to_pyarrow(wanted.select(*columns, *_INPUTS))
+    return engine.run(wanted.select(*columns, *_INPUTS))
 
 
 def _needed(spans: Sequence[Span], chunk: list[date]) -> list[date]:
@@ -201,7 +203,7 @@ def write_training_set(
     written: list[Written] = []
     medians = _Medians(lake)
     for chunk in chunks(lake, tables.RAW_TRANSACTIONS, days, CHUNK_ROWS, "training_set"):
-        rows = _frame(connect(settings, lake), lake, chunk, user_spans, merchant_spans)
+        rows = _frame(open_engine(settings, lake), chunk, user_spans, merchant_spans)
         vectors = _vectors(rows, medians)
         # NaN is null in the lake, so that row counts and reports see what is missing
         features = {name: pa.array(vectors[:, i], from_pandas=True) for i, name in enumerate(CATALOGUE.names)}

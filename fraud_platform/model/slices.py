@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, MIN_TRANSACTIONS
-from fraud_platform.features.offline import connect, daily
+from fraud_platform.features.offline import open_engine
 from fraud_platform.lake import Lake
 from fraud_platform.model.costs import in_units
 from fraud_platform.model.data import Holdout
@@ -38,9 +38,9 @@ def first_seen(lake: Lake, settings: Settings, holdout: Holdout) -> NDArray[np.f
     days = lake.days(tables.RAW_TRANSACTIONS)
     if not days or not len(holdout):
         return np.full(len(holdout), np.nan)
-    backend = connect(settings, lake)
-    rows = daily(backend, lake, tables.RAW_TRANSACTIONS, days, RAW_TRANSACTIONS)
-    earliest = backend.to_pyarrow(rows.group_by("user_id").aggregate(first=rows.date.min()))
+    engine = open_engine(settings, lake)
+    rows = engine.daily(tables.RAW_TRANSACTIONS, days, RAW_TRANSACTIONS)
+    earliest = engine.run(rows.group_by("user_id").aggregate(first=rows.date.min()))
     index = pc.index_in(holdout.context.column("user_id"), value_set=earliest.column("user_id"))
     first = earliest.column("first").cast(pa.int32()).take(index.combine_chunks())
     return np.asarray(first.cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import DAY
-from fraud_platform.features.offline import connect, daily, microseconds
+from fraud_platform.features.offline import microseconds, open_engine
 from fraud_platform.features.sequence import CLAMP_LOOKBACK_DAYS, sequence
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.online import velocity
@@ -74,12 +74,12 @@ def attempts(settings: Settings, lake: Lake, last_day: date) -> pa.Table:
     """Counted attempts received in the KEPT_DAYS up to `last_day`, in processing order: transaction_id, user_id,
     merchant_id, amount, received_us and both effective times (int64)."""
     first = last_day - timedelta(days=KEPT_DAYS - 1)
-    backend = connect(settings, lake)
+    engine = open_engine(settings, lake)
     read = days_between(first - timedelta(days=CLAMP_LOOKBACK_DAYS), last_day)
-    rows = daily(backend, lake, tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
+    rows = engine.daily(tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
     rows = sequence(sequence(rows, "user"), "merchant").filter(lambda t: t.date >= ibis.literal(first))
     ordered = rows.order_by(["received_at", "transaction_id"])
-    return backend.to_pyarrow(
+    return engine.run(
         ordered.select(
             "transaction_id",
             "user_id",

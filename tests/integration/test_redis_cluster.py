@@ -36,7 +36,7 @@ from fraud_platform.online.snapshot_load import load_snapshot_direct, load_snaps
 from fraud_platform.online.store import OnlineFeatures, OnlineStore
 from fraud_platform.replay import replay_day
 from fraud_platform.settings import Settings
-from tests.unit.test_features_against_oracle import TODAY, write_world
+from tests.feature_worlds import TODAY, write_world
 
 BODY = b"0123456789abcdef"
 CLAIM_OF_BODY = b"claim:" + BODY

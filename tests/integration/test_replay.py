@@ -20,7 +20,7 @@ from fraud_platform.online.packed import PackedView
 from fraud_platform.replay import replay_day
 from fraud_platform.settings import Settings
 from tests.feature_oracle import DAY, HOUR, MINUTE, Row
-from tests.unit.test_features_against_oracle import MIDNIGHT, TODAY, write_world
+from tests.feature_worlds import MIDNIGHT, TODAY, write_world
 
 
 def planted_day() -> list[Row]:

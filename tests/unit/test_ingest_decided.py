@@ -12,7 +12,7 @@ import pytest
 
 from fraud_platform import schema
 from fraud_platform.features import tables
-from fraud_platform.features.offline import connect, daily
+from fraud_platform.features.offline import open_engine
 from fraud_platform.features.sequence import counted_order, sequence
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.table import LogTable
@@ -133,9 +133,9 @@ def test_what_velocity_assigned_stands_and_orders(lake: Lake, tmp_path: Path) ->
     rows = lake.read(tables.RAW_TRANSACTIONS, DAY)
     assert rows["transaction_id"].to_pylist() == ["b", "a", "c"]
     assert counted_order(rows)["transaction_id"].to_pylist() == ["a", "b", "c"]
-    backend = connect(Settings(home=tmp_path), lake)
-    raw = daily(backend, lake, tables.RAW_TRANSACTIONS, [DAY], schema.RAW_TRANSACTIONS)
-    frame = backend.to_pyarrow(sequence(raw, "user")).to_pylist()
+    engine = open_engine(Settings(home=tmp_path), lake)
+    raw = engine.daily(tables.RAW_TRANSACTIONS, [DAY], schema.RAW_TRANSACTIONS)
+    frame = engine.run(sequence(raw, "user")).to_pylist()
     assert {row["transaction_id"]: row["user_effective_time"] - at for row in frame} == {"a": 10, "b": 11, "c": 13}
 
 
@@ -143,11 +143,11 @@ def test_partitions_older_than_the_columns_are_read(lake: Lake, tmp_path: Path) 
     ingested(lake, Export((("t-1", "u-1", MIDNIGHT + HOUR),)), DAY)
     young = ["decision_id", "user_effective_time", "merchant_effective_time"]
     lake.write(tables.RAW_TRANSACTIONS, DAY, lake.read(tables.RAW_TRANSACTIONS, DAY).drop_columns(young))
-    backend = connect(Settings(home=tmp_path), lake)
+    engine = open_engine(Settings(home=tmp_path), lake)
     days = [DAY]
-    raw = daily(backend, lake, tables.RAW_TRANSACTIONS, days, schema.RAW_TRANSACTIONS)
-    assert backend.to_pyarrow(sequence(raw, "user"))["user_effective_time"].to_pylist() == [MIDNIGHT + HOUR]
+    raw = engine.daily(tables.RAW_TRANSACTIONS, days, schema.RAW_TRANSACTIONS)
+    assert engine.run(sequence(raw, "user"))["user_effective_time"].to_pylist() == [MIDNIGHT + HOUR]
     # beside a younger one
     ingested(lake, Export((("t-2", "u-1", MIDNIGHT + 25 * HOUR),)), NEXT)
-    raw = daily(backend, lake, tables.RAW_TRANSACTIONS, [DAY, NEXT], schema.RAW_TRANSACTIONS)
-    assert len(backend.to_pyarrow(sequence(raw, "user"))) == 2
+    raw = engine.daily(tables.RAW_TRANSACTIONS, [DAY, NEXT], schema.RAW_TRANSACTIONS)
+    assert len(engine.run(sequence(raw, "user"))) == 2

@@ -1,0 +1,124 @@
+"""Spark, on two threads of this machine, writes the files that DuckDB writes: the same bytes."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from fraud_platform.features import tables, training_set
+from fraud_platform.features.catalogue import VELOCITY_WINDOWS
+from fraud_platform.features.in_force import spans
+from fraud_platform.ingest.steps import ingest_labels, ingest_rates, ingest_transactions
+from fraud_platform.lake import Lake, days_between
+from fraud_platform.settings import Settings
+from fraud_platform.simulator.bank import SimulatedBank
+from tests.feature_oracle import DAY, HOUR, MINUTE, Row
+from tests.feature_worlds import FIRST_DAY, MIDNIGHT, TODAY, crowded_world, derive, ingest_world
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("java"), reason="needs the Debian packages of deploy/system-packages.txt: openjdk-17-jre-headless"
+)
+
+DERIVED = (
+    tables.USER_TILES,
+    tables.MERCHANT_TILES,
+    tables.LABEL_TILES,
+    tables.USER_FEATURES,
+    tables.MERCHANT_FEATURES,
+    tables.FEATURE_MEDIANS,
+    tables.TRAINING_SET,
+)
+SPARK = {
+    "spark.ui.enabled": "false",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    # for small data: no hundreds of empty tasks, no long optimization of code that runs once
+    "spark.sql.shuffle.partitions": "2",
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+}
+
+
+def crowded(lake: Lake) -> list[date]:
+    """The oracle's edges, values that are missing, sums past 2^53, and payments exactly a window apart."""
+    rows, labels = crowded_world()
+    for n, offset in enumerate((-DAY, 0, MINUTE, 2 * MINUTE, 12 * MINUTE, HOUR, DAY - HOUR)):
+        at = MIDNIGHT + offset
+        rows.append(Row(f"w{n}", "u0", "m0", 10**11 + 1, at, at, None, None, None, None))
+        rows.append(Row(f"v{n}", "nobody", "nowhere", n, at, at, "DE", None, None, "a"))
+    ingest_world(lake, rows, labels)
+    return days_between(FIRST_DAY, TODAY)
+
+
+def simulated(lake: Lake) -> list[date]:
+    """Some days of the simulated bank."""
+    days = days_between(date(2026, 3, 1), date(2026, 3, 8))
+    bank = SimulatedBank(
+        seed=3, first_day=days[0], users=150, merchants=25, transactions_per_day=400, base_currency="EUR"
+    )
+    ingest_rates(lake, bank, days)
+    ingest_transactions(lake, bank, days, "EUR")
+    ingest_labels(lake, bank, days)
+    return days
+
+
+@dataclass(frozen=True)
+class Both:
+    """What the engines made of the same raw days, each in a lake of its own."""
+
+    days: list[date]
+    duckdb: Lake
+    spark: Lake
+
+    def differences(self) -> list[str]:
+        """Partitions that are not the same bytes, with the columns whose values are not the same."""
+        found = []
+        for table in DERIVED:
+            assert self.duckdb.days(table) == self.spark.days(table) != []
+            for day in self.duckdb.days(table):
+                if self.duckdb.open(table, day).read() != self.spark.open(table, day).read():
+                    one, other = self.duckdb.read(table, day), self.spark.read(table, day)
+                    columns = [name for name in one.column_names if not one[name].equals(other[name])]
+                    found.append(f"{table} {day}: {columns}")
+        return found
+
+
+def settings_of(engine: Literal["duckdb", "spark"], lake: Lake) -> Settings:
+    home = Path(lake.root).parent
+    return Settings(home=home, lake_url=lake.root, engine=engine, spark_master="local[2]", spark_options=SPARK)
+
+
+def by_both(world: Callable[[Lake], list[date]], root: Path) -> Both:
+    duckdb, spark = Lake(str(root / "duckdb")), Lake(str(root / "spark"))
+    days = world(duckdb)
+    shutil.copytree(duckdb.root, spark.root)
+    derive(settings_of("duckdb", duckdb), duckdb, days)
+    derive(settings_of("spark", spark), spark, days)
+    return Both(days, duckdb, spark)
+
+
+@pytest.fixture(scope="module")
+def edges(tmp_path_factory: pytest.TempPathFactory) -> Both:
+    return by_both(crowded, tmp_path_factory.mktemp("edges"))
+
+
+def test_both_engines_write_the_same_bytes_of_every_edge(edges: Both) -> None:
+    assert edges.differences() == []
+
+
+def test_both_engines_write_the_same_bytes_of_simulated_days(tmp_path: Path) -> None:
+    assert by_both(simulated, tmp_path).differences() == []
+
+
+def test_a_window_longer_by_a_microsecond_is_noticed(edges: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    longer = {name: window + 1 for name, window in VELOCITY_WINDOWS.items()}
+    monkeypatch.setattr(training_set, "VELOCITY_WINDOWS", longer)
+    in_force = spans(edges.days[-3:-1], [], Settings().online_ttl_days)
+    training_set.write_training_set(settings_of("spark", edges.spark), edges.spark, edges.days[-1:], in_force, in_force)
+    [difference] = edges.differences()
+    assert difference.startswith(tables.TRAINING_SET)
+    assert "user_txn_count_1m" in difference
+    assert "user_txn_count_24h" in difference
