@@ -3,6 +3,7 @@
 What belongs here: the command. What does not: playing (`fraud_platform.scenario`).
 """
 
+import shlex
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +27,7 @@ def scenario(
     """Play days of traffic through the real service in minutes and let the loop react; the exit code is 0 when all that
     the scenario expects came true.
 
-    Afterwards `FRAUD_HOME=<its home> make dagster` shows its assets, runs and reports.
+    Afterwards `(set -a; . <its home>/settings.env; make dagster)` shows its assets, runs and reports.
     """
     from pydantic import ValidationError
 
@@ -56,6 +57,9 @@ def scenario(
             screen.print(line, highlight=False)
 
         begin(story, folder, settings_of_environment().home / "scenarios", ports, say)
+        # Dagster's definitions need the settings that the bank was built by, and the clock that it stands at
+        variables = [f"{name}={shlex.quote(value)}" for name, value in settings.environment().items()]
+        (folder / "settings.env").write_text("\n".join(variables) + "\n")
         outcome = play(story, settings, say)
     except (StoryError, NotAScenarioError, StageError, ValidationError) as error:
         raise refused(str(error)) from error
@@ -66,6 +70,7 @@ def scenario(
         wrong = outcome.failed.get(sentence)
         screen.print(f"{'✗' if wrong else '✓'} {sentence}" + (f": {wrong}" if wrong else ""), highlight=False)
     screen.print(f"{outcome.seconds:.0f} s; picture: {picture}", highlight=False)
+    screen.print(f"Look at it: (set -a; . {folder}/settings.env; make dagster)", highlight=False)
     raise typer.Exit(int(bool(outcome.failed)))
 
 
