@@ -17,7 +17,7 @@ from fraud_platform.ingest.feedback import FeedbackLabel
 SHORTEST = 5
 """Identifiers below this many characters stand in any file by chance, and are not looked for in others' files."""
 
-_OWN = ("redis", "postgres", "inference_log", "feedback", "imports", "evaluate", "lake", "erasure")
+_OWN = ("redis", "postgres", "inference_log", "feedback", "imports", "evaluate", "lake", "feast", "erasure")
 """Folders of the home that are looked at in their own way."""
 _CHUNK = 1 << 22
 _COMMENT = re.compile(rb'"comment":"((?:[^"\\]|\\.)*)"')
