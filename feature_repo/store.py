@@ -17,13 +17,12 @@ from string import Template
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
 from fraud_platform.features.catalogue import CATALOGUE
-from fraud_platform.lake import open_lake
+from fraud_platform.lake import Lake, open_lake
 from fraud_platform.online.cold_writer import cold_table
 from fraud_platform.online.embedded_postgres import ensure_postgres
 from fraud_platform.online.embedded_redis import ensure_redis
@@ -141,8 +140,7 @@ def write_source(settings: Settings, view: PackedView, rows: pa.Table) -> None:
     """Replace Feast's source file of a packed view by the packed rows of one snapshot."""
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, compression="zstd")
-    path = fsspec.core.url_to_fs(_source(settings, view))[1]
-    open_lake(settings).write_bytes(path, sink.getvalue().to_pybytes())
+    Lake(str(_folder(settings))).write_bytes(_source(settings, view), sink.getvalue().to_pybytes())
 
 
 def materialize(settings: Settings, view: PackedView, day: date, *, cold: bool = False) -> None:
@@ -167,7 +165,8 @@ def _folder(settings: Settings) -> Path:
 
 
 def _source(settings: Settings, view: PackedView) -> str:
-    return f"{settings.lake.rstrip('/')}/online_source/{view.name}.parquet"
+    """On this machine whatever the lake is: Feast reads it by DuckDB's own clients, and no other home replaces it."""
+    return str(_folder(settings) / "online_source" / f"{view.name}.parquet")
 
 
 def _fingerprint(settings: Settings) -> str:

@@ -72,12 +72,12 @@ def find_dataset(settings: Settings, lake: Lake, now: datetime) -> Dataset:
 
 def fix_dataset(settings: Settings, lake: Lake, now: datetime) -> tuple[Dataset, Source]:
     """The dataset and its open source, recorded if this is the first run. Raises OtherDatasetError."""
-    if lake.read_record(RECORD) is not None:
-        dataset = find_dataset(settings, lake, now)
-        return dataset, open_source(settings, dataset.first_day)
-    dataset, source = _first_look(settings, now)
-    _record(settings, lake, dataset.first_day, source.last_day())
-    return dataset, source
+    if lake.read_record(RECORD) is None:
+        dataset, source = _first_look(settings, now)
+        if lake.create_record(RECORD, _record(settings, dataset.first_day, source.last_day())):
+            return dataset, source
+    dataset = find_dataset(settings, lake, now)
+    return dataset, open_source(settings, dataset.first_day)
 
 
 def follow_source(settings: Settings, lake: Lake, source: Source, now: datetime) -> Dataset:
@@ -85,13 +85,13 @@ def follow_source(settings: Settings, lake: Lake, source: Source, now: datetime)
     dataset, known = find_dataset(settings, lake, now), (lake.read_record(RECORD) or {}).get("last_day")
     last_day = source.last_day()
     if last_day is not None and known is not None and last_day > date.fromisoformat(known):
-        _record(settings, lake, dataset.first_day, last_day)
+        lake.write_record(RECORD, _record(settings, dataset.first_day, last_day))
     return find_dataset(settings, lake, now)
 
 
-def _record(settings: Settings, lake: Lake, first_day: date, last_day: date | None) -> None:
+def _record(settings: Settings, first_day: date, last_day: date | None) -> dict[str, Any]:
     days = {"first_day": first_day.isoformat(), "last_day": last_day.isoformat() if last_day else None}
-    lake.write_record(RECORD, {"source": _identity(settings), **days})
+    return {"source": _identity(settings), **days}
 
 
 def _dataset(settings: Settings, first_day: date, last_day: str | None) -> Dataset:

@@ -38,7 +38,11 @@ class Found:
 def lakes(settings: Settings) -> dict[str, Lake]:
     """Every root that holds tables, by what people call it."""
     home = settings.home.absolute()
-    found = {"lake": Lake(settings.lake), "imports": Lake(str(home / "imports"))}
+    found = {
+        "lake": Lake(settings.lake),
+        "imports": Lake(str(home / "imports")),
+        "online_source": Lake(str(home / "feast")),
+    }
     for study in sorted(home.glob("evaluate/*")):
         found |= {
             f"{study.name}'s lake": Lake(str(study / "lake")),
@@ -55,7 +59,7 @@ def find(settings: Settings, user: str, pseudonym: str | None) -> Found:
             table = lake.table_of(path) if name.endswith("lake") else name
             count = _count(lake, path, user, pseudonym, found.transactions)
             if count:
-                found.rows[table if name in ("lake", "imports") else f"{name}, {table}"] += count
+                found.rows[table if name in ("lake", "imports", "online_source") else f"{name}, {table}"] += count
                 found.paths.append((lake, path))
     return found
 
@@ -84,6 +88,7 @@ def _count(lake: Lake, path: str, user: str, pseudonym: str | None, transactions
 def take_out(found: Found, user: str, pseudonym: str) -> None:
     """Rewrite every file that names the user; each is replaced whole."""
     for lake, path in found.paths:
+        seen = lake.seen(path)
         with lake.open_file(path) as file:
             parquet = pq.ParquetFile(file)
             group = parquet.metadata.row_group(0).num_rows if parquet.metadata.num_row_groups else None
@@ -95,4 +100,5 @@ def take_out(found: Found, user: str, pseudonym: str) -> None:
             kept = kept.sort_by("user_id")
         sink = pa.BufferOutputStream()
         pq.write_table(kept, sink, compression="zstd", store_schema=True, row_group_size=group)
-        lake.write_bytes(path, sink.getvalue().to_pybytes())
+        # what was written anew or merged meanwhile stays as it is: the look afterwards finds it
+        lake.replace(path, sink.getvalue().to_pybytes(), seen)

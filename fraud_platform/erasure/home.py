@@ -18,7 +18,7 @@ from fraud_platform.model.ledger import ledger_file
 SHORTEST = 5
 """Identifiers below this many characters stand in any file by chance, and are not looked for in others' files."""
 
-_OWN = ("redis", "postgres", "inference_log", "feedback", "imports", "evaluate", "lake", "erasure", "policy")
+_OWN = ("redis", "postgres", "inference_log", "feedback", "imports", "evaluate", "lake", "feast", "erasure", "policy")
 """Folders of the home that are looked at in their own way; so is the ledger."""
 _CHUNK = 1 << 22
 _COMMENT = re.compile(rb'"comment":"((?:[^"\\]|\\.)*)"')

@@ -103,7 +103,8 @@ def microseconds(time: ibis.Value) -> ibis.Value:
 
 def chunks(lake: Lake, table: str, days: Sequence[date], rows: int, name: str) -> Iterator[list[date]]:
     """Consecutive days with about `rows` rows of `table` together, at least one day each, behind a progress bar."""
-    sizes = [(day, lake.size(table, day)[0] if lake.exists(table, day) else 0) for day in days]
+    written = set(lake.days(table))
+    sizes = [(day, lake.size(table, day)[0] if day in written else 0) for day in days]
     groups: list[list[date]] = []
     room = 0
     for day, size in sizes:

@@ -2,10 +2,12 @@
 
 What belongs here: reading, telling repeats, when to commit. What does not: brokers, the lake's files (`table`).
 Repeats are usual: whoever is not sure that a record arrived sends it again. They are told by decision_id, against what
-the lake holds of that day. What was read and not committed is read again after a failure.
+the lake holds of that day. What was read and not committed is read again after a failure. Of several consumers of one
+lake one writes; the others stand by, and one of them goes on when it has been silent.
 """
 
-from collections import OrderedDict
+import time
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from datetime import date
 
@@ -14,12 +16,18 @@ import msgspec
 from fraud_platform.inference_log.broker import BrokerError, Offsets, Source
 from fraud_platform.inference_log.record import DecisionRecord, decode_record
 from fraud_platform.inference_log.table import LogTable, rows
+from fraud_platform.lake import day_of
 
 COMMIT_US = 5_000_000
 """A commit is made this often, or sooner when COMMIT_ROWS wait; the parts are merged when the day is over."""
 COMMIT_ROWS = 20_000
 CAUGHT_UP_US = 10_000_000
 """How often the lake is told that nothing is behind, while nothing is."""
+
+SILENT_US = 30_000_000
+"""How long a writer says nothing before another takes its place: three times CAUGHT_UP_US."""
+FOLD_PARTS = 100
+"""So many parts of a day become one, so that a day has no more than a few hundred files before it is merged."""
 
 _READ = 2_000
 _KEPT_DAYS = 3
@@ -51,6 +59,10 @@ class Consumer:
         self._since: int | None = None
         self._offsets: Offsets = {}
         self._placed = False
+        self._beat: tuple[str, str | None] | None = None
+        self._heard_at = 0
+        self._said_at = 0
+        self._parts: defaultdict[date, list[str]] = defaultdict(list)
         self.rows = 0
         """Decisions that this consumer has put into the lake."""
         self.repeats = 0
@@ -63,8 +75,9 @@ class Consumer:
         After an error the next step begins where the lake ends.
         """
         try:
-            if not self._placed:
-                self._place()
+            if not self._placed and not self._place():
+                time.sleep(seconds)
+                return
             self._read(seconds)
             now = self._clock()
             due = self._since is not None and now - self._since >= self._commit_us
@@ -81,18 +94,35 @@ class Consumer:
         if self._since is None:
             return
         offsets = {**self._table.committed().offsets, self._name: dict(self._offsets)}
-        self._table.commit(rows(self._waiting), offsets, self._rejected)
+        parts = self._table.commit(rows(self._waiting), offsets, self._rejected)
         self.rows += len(self._waiting)
         self._waiting, self._rejected, self._since = [], [], None
         self._source.committed(self._offsets)
+        self._fold(parts)
 
-    def _place(self) -> None:
-        """Go to where the lake ends, and forget what it does not have."""
+    def _fold(self, parts: list[str]) -> None:
+        for path in parts:
+            day = day_of(path)
+            self._parts[day].append(path)
+            if len(self._parts[day]) == FOLD_PARTS:
+                self._table.fold(day, self._parts.pop(day))
+
+    def _place(self) -> bool:
+        """Become the writer, go to where the lake ends, and forget what it does not have; false while another writes.
+
+        Silence is measured by this machine's clock alone: the others' clocks do not matter.
+        """
         self._waiting, self._rejected, self._since = [], [], None
         self._known.clear()
-        self._table.recover()
+        beat = self._table.beat()
+        if beat != self._beat:
+            self._beat, self._heard_at = beat, self._clock()
+        if beat[0] not in ("", self._table.writer) and self._clock() - self._heard_at < SILENT_US:
+            return False
+        self._table.claim()
         self._source.seek(self._table.committed().offsets.get(self._name, {}))
         self._placed = True
+        return True
 
     def _read(self, seconds: float) -> None:
         batch = self._source.read(_READ, seconds)
@@ -128,8 +158,9 @@ class Consumer:
         return known
 
     def _say_caught_up(self, now: int) -> None:
-        if now - self._table.committed().caught_up_at >= CAUGHT_UP_US and self.look() == 0:
+        if now - self._said_at >= CAUGHT_UP_US and self.look() == 0:
             self._table.note_caught_up(now)
+            self._said_at = now
 
     def look(self) -> int:
         """Ask for the lag. Raises BrokerError."""
@@ -139,6 +170,8 @@ class Consumer:
     def close(self) -> None:
         """Commit what was read, as far as that still can be done, and end the source."""
         try:
-            self.commit()
+            if self._placed:
+                self.commit()
+                self._table.release()
         finally:
             self._source.close()

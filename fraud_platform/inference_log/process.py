@@ -6,6 +6,7 @@ runs the shipper beside each service, and one consumer and one exporter for all;
 
 import fcntl
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -72,9 +73,9 @@ def make_shipper(settings: Settings, failed: Callable[[str, BaseException], None
 
 def make_consumer(settings: Settings, failed: Callable[[str, BaseException], None]) -> Consumer:
     """The consumer of these settings."""
-    return Consumer(
-        broker_name(settings), open_source(settings), LogTable(open_lake(settings)), clock=machine_clock, failed=failed
-    )
+    # the homes' locks see to it that this name has one bearer
+    table = LogTable(open_lake(settings), writer=f"{socket.gethostname()}:{settings.home.absolute()}")
+    return Consumer(broker_name(settings), open_source(settings), table, clock=machine_clock, failed=failed)
 
 
 def run(settings: Settings, parts: tuple[Part, ...], stop: threading.Event) -> None:

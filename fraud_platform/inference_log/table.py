@@ -2,24 +2,26 @@
 
 What belongs here: columns, commits, reading, merging, retention. What does not: where records come from (`consumer`).
 
-A commit writes the parts of its number, then the record that names this number and the broker's offsets behind it. What
-a killed commit left is of a number that no record names: it is removed before the next commit. So the data and the
-offsets stand or fall together, on a folder and on an object store alike.
+A commit writes parts that nobody else can name, then the record of the broker's offsets behind them. A file is removed
+only once what it held lies in another, or is too old to keep. So whoever is killed, or writes beside another, loses
+nothing: what the offsets do not tell, the decisions' ids do, on a folder and on an object store alike.
 """
 
 import io
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fraud_platform.inference_log.record import DecisionRecord, decode_record
-from fraud_platform.lake import Lake
+from fraud_platform.lake import Lake, day_of
 from fraud_platform.schema import TIME
 
 TABLE = "inference_log"
@@ -122,57 +124,95 @@ class Committed:
     offsets: dict[str, Offsets]
     caught_up_at: int
     """UTC microseconds at which the consumer last saw nothing behind in the broker, all of it being committed."""
+    writer: str = ""
+    """Who writes now; empty where the last one ended in order."""
+
+
+class OtherWriterError(OSError):
+    """Somebody else writes the log now; what was read and not committed is theirs to read."""
 
 
 class LogTable:
     """The log's table in a lake. One writer at a time; readers and `merge` may run beside it."""
 
-    def __init__(self, lake: Lake) -> None:
+    def __init__(self, lake: Lake, writer: str = "") -> None:
+        """writer: who commits by this object; the record of the last commit names who may."""
         self._lake = lake
+        self.writer = writer
+        self._path = lake.document_path(f"{_COMMIT}.json")
 
     def committed(self) -> Committed:
         """What the last commit says; number 0 and no offsets before the first."""
         record = self._lake.read_record(_COMMIT)
         return Committed(0, {}, 0) if record is None else Committed(**record)
 
-    def recover(self) -> int:
-        """Remove what a killed commit left; returns how many parts that were. The writer does it before it writes.
+    def beat(self) -> tuple[str, str | None]:
+        """Who writes, and what changes with each of their commits and when they say that nothing is behind."""
+        seen = self._lake.seen(self._path)
+        return self.committed().writer, seen
 
-        Where the record of the last commit is lost, nothing tells what a killed commit left: every part is kept, and
-        the broker is read from its beginning, since a decision that the lake has is known by its id.
-        """
-        parts = [path for table in (TABLE, REJECTED) for path in self._lake.files(table, "part-*.parquet")]
-        if parts and self._lake.read_record(_COMMIT) is None:
-            self._write(Committed(max(map(_number, parts)), {}, 0))
-        last = self.committed().number
-        left = [path for path in parts if _number(path) > last]
-        self._lake.remove(left)
-        return len(left)
-
-    def commit(self, table: pa.Table, offsets: dict[str, Offsets], rejected: Sequence[bytes] = ()) -> None:
-        """Add rows and note the offsets behind them; both or none. rejected: what is no record, kept for people."""
+    def claim(self) -> None:
+        """Become the writer, whoever was it. Raises OtherWriterError when another does so at the same time."""
+        seen = self._lake.seen(self._path)
         last = self.committed()
+        if last.writer != self.writer:
+            self._write(replace(last, writer=self.writer), seen)
+
+    def release(self) -> None:
+        """Let the next writer begin at once. Raises OtherWriterError."""
+        last, seen = self._held()
+        self._write(replace(last, writer=""), seen)
+
+    def commit(self, table: pa.Table, offsets: dict[str, Offsets], rejected: Sequence[bytes] = ()) -> list[str]:
+        """Add rows, then note the offsets behind them; returns the parts' paths. Raises OtherWriterError.
+
+        rejected: what is no record, kept for people; after a kill, perhaps twice.
+        """
+        last, seen = self._held()
         number = last.number + 1
         days = table.column("received_at").cast(pa.date32())
-        for day in pc.unique(days).to_pylist():
-            part = table.filter(pc.equal(days, day))
-            self._lake.write_bytes(self._lake.part_path(TABLE, day, f"part-{number:012d}"), _parquet(part))
+        parts = [self._add(day, number, table.filter(pc.equal(days, day))) for day in pc.unique(days).to_pylist()]
         if rejected:
-            path = self._lake.part_path(REJECTED, date.max, f"part-{number:012d}")
+            path = self._lake.part_path(REJECTED, date.max, _part(number))
             self._lake.write_bytes(path, _parquet(pa.table({"payload": pa.array(rejected, pa.binary())})))
-        self._write(Committed(number, offsets, last.caught_up_at))
+        self._write(replace(last, number=number, offsets=offsets), seen)
+        return parts
+
+    def fold(self, day: date, parts: Sequence[str]) -> None:
+        """Make one part of several of a day, which then are gone; nothing where some of them were merged already."""
+        try:
+            whole = self._each_once(list(parts), SCHEMA.names)
+        except FileNotFoundError:
+            return
+        # behind them by its name: a listing that began before this and ends after it meets the one or the others
+        self._add(day, self.committed().number + 1, whole)
+        self._lake.remove(parts)
 
     def note_caught_up(self, now: int) -> None:
-        """Nothing is behind in the broker. now: UTC microseconds."""
-        self._write(replace(self.committed(), caught_up_at=now))
+        """Nothing is behind in the broker. now: UTC microseconds. Raises OtherWriterError."""
+        last, seen = self._held()
+        self._write(replace(last, caught_up_at=now), seen)
 
-    def _write(self, committed: Committed) -> None:
-        self._lake.write_record(_COMMIT, asdict(committed))
+    def _held(self) -> tuple[Committed, str | None]:
+        seen = self._lake.seen(self._path)
+        last = self.committed()
+        if last.writer != self.writer:
+            raise OtherWriterError(f"{last.writer or 'nobody'} writes the inference log, not {self.writer}")
+        return last, seen
+
+    def _write(self, committed: Committed, seen: str | None) -> None:
+        payload = msgspec.json.format(msgspec.json.encode(committed), indent=2)
+        if not self._lake.replace(self._path, payload, seen):
+            raise OtherWriterError(f"another than {self.writer} wrote {self._path} at the same time")
+
+    def _add(self, day: date, number: int, rows_of_day: pa.Table) -> str:
+        path = self._lake.part_path(TABLE, day, _part(number))
+        self._lake.write_bytes(path, _parquet(rows_of_day))
+        return path
 
     def days(self) -> list[date]:
         """Days that hold a decision, ascending."""
-        found = {path.split("/date=")[1].split("/")[0] for path in self._lake.files(TABLE, "*.parquet")}
-        return sorted(map(date.fromisoformat, found))
+        return sorted(set(map(day_of, self._lake.files(TABLE, "*.parquet"))))
 
     def read(self, day: date, columns: list[str] | None = None) -> pa.Table:
         """A day's decisions, each once, by received_at; without rows when there are none."""
@@ -221,19 +261,26 @@ class LogTable:
                 continue
 
     def merge(self, day: date) -> int:
-        """Make one file of a day's parts, by transaction_id; returns its rows. Killed and done again, all is well."""
-        paths = self._lake.files(TABLE, "*.parquet", day)
-        whole = self._each_once(paths, SCHEMA.names)
-        whole = whole.sort_by([(name, "ascending") for name in ("transaction_id", "received_at", "decision_id")])
+        """Make one file of a day's parts, by transaction_id; returns its rows.
+
+        Killed and done again, or done by two at once, all is well: who finds that the file has changed begins again.
+        """
         merged = self._lake.path(TABLE, day)
-        self._lake.write_bytes(merged, _parquet(whole))
-        self._lake.remove([path for path in paths if path != merged])
-        return int(whole.num_rows)
+        while True:
+            seen = self._lake.seen(merged)
+            paths = self._lake.files(TABLE, "*.parquet", day)
+            try:
+                whole = self._each_once(paths, SCHEMA.names)
+            except FileNotFoundError:
+                continue
+            whole = whole.sort_by([(name, "ascending") for name in ("transaction_id", "received_at", "decision_id")])
+            if self._lake.replace(merged, _parquet(whole), seen):
+                self._lake.remove([path for path in paths if path != merged])
+                return int(whole.num_rows)
 
     def unmerged(self, before: date) -> list[date]:
         """Days before another that lie in parts, ascending."""
-        found = {path.split("/date=")[1].split("/")[0] for path in self._lake.files(TABLE, "part-*.parquet")}
-        return sorted(day for day in map(date.fromisoformat, found) if day < before)
+        return sorted(day for day in set(map(day_of, self._lake.files(TABLE, "part-*.parquet"))) if day < before)
 
     def expired(self, today: date, keep_days: int) -> list[date]:
         """Days older than `keep_days` before `today`."""
@@ -275,5 +322,6 @@ def _parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _number(path: str) -> int:
-    return int(path.rsplit("part-", 1)[1].removesuffix(".parquet"))
+def _part(number: int) -> str:
+    """A name that no other writer can come to: two that write the same number write two files."""
+    return f"part-{number:012d}-{uuid.uuid4().hex}"

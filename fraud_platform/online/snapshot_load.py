@@ -9,7 +9,6 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -199,9 +198,7 @@ def append_load(lake: Lake, record: SnapshotRecord) -> None:
 
 def read_loads(lake: Lake, view: PackedView) -> list[tuple[int, date]]:
     """Every load of the real online store as (visible_from in UTC microseconds, snapshot day), ascending."""
-    fs, root = fsspec.core.url_to_fs(lake.root)
-    fs.invalidate_cache()
-    entries = [json.loads(fs.cat_file(path)) for path in fs.glob(f"{root.rstrip('/')}/online_loads/{view.name}/*.json")]
+    entries = [json.loads(entry) for entry in lake.documents(f"online_loads/{view.name}")]
     return sorted((int(entry["visible_from"]), date.fromisoformat(entry["snapshot"])) for entry in entries)
 
 

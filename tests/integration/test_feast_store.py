@@ -197,7 +197,7 @@ def test_a_materialization_that_wrote_nothing_puts_nothing_in_force(
     loaded: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_snapshots(loaded.lake, DAY + timedelta(days=1), 3)
-    source = open_lake(loaded.settings).uri("online_source") + "/user_vector.parquet"
+    source = loaded.settings.home.absolute() / "feast" / "online_source" / "user_vector.parquet"
     before = Path(source).read_bytes()
     monkeypatch.setattr(feast_store, "materialize", lambda *_: None)
     with pytest.raises(IncompleteLoadError, match=r"user-\dé of snapshot 2026-03-05"):

@@ -27,7 +27,7 @@ from fraud_platform.inference_log.search import decided_since, find_decision
 from fraud_platform.inference_log.shipper import Shipper, waiting_bytes
 from fraud_platform.inference_log.spool import SpoolWriter, segments
 from fraud_platform.inference_log.table import LogTable
-from fraud_platform.lake import Lake, open_lake
+from fraud_platform.lake import open_lake
 from fraud_platform.settings import Settings
 from tests.integration.kafka_kit import Kafka, RealKafka, kafka, wanted
 from tests.record_kit import DAY, MIDNIGHT, append, record, records
@@ -159,7 +159,7 @@ def test_a_consumer_that_dies_between_data_and_offsets_leaves_nothing_twice(
 
     dying = log.new_consumer()
     with monkeypatch.context() as patch:
-        patch.setattr(Lake, "write_record", die)
+        patch.setattr(LogTable, "_write", die)
         with pytest.raises(KilledError):
             log.consume(dying)
     assert log.lake_ids()  # the data was there

@@ -1,0 +1,384 @@
+"""The lake on S3: the same rows as in a folder, writers beside each other, and what is asked of the store."""
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+from fraud_platform.cli import app
+from fraud_platform.dataset import fix_dataset
+from fraud_platform.erasure import files
+from fraud_platform.features import tables
+from fraud_platform.features.in_force import spans
+from fraud_platform.features.snapshots import write_medians, write_merchant_features, write_user_features
+from fraud_platform.features.tiles import write_label_tiles, write_merchant_tiles, write_user_tiles
+from fraud_platform.features.training_set import write_training_set
+from fraud_platform.inference_log import consumer as consumer_module
+from fraud_platform.inference_log.broker import Message
+from fraud_platform.inference_log.consumer import Consumer
+from fraud_platform.inference_log.record import DecisionRecord, encode_record
+from fraud_platform.inference_log.redis_stream import RedisStream
+from fraud_platform.inference_log.table import TABLE, LogTable, OtherWriterError, rows
+from fraud_platform.ingest.steps import ingest_labels, ingest_rates, ingest_transactions
+from fraud_platform.lake import Lake, days_between, open_lake
+from fraud_platform.quality import evaluate
+from fraud_platform.settings import Settings
+from tests.integration.s3_kit import BUCKET, S3, s3_server
+from tests.integration.s3_writers import STREAM, commit_each, consume, machine_clock, merge
+from tests.record_kit import DAY, record, records
+
+MakeSettings = Callable[..., Settings]
+
+ROWS = pa.table({"id": ["a", "b"]})
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def root(s3: S3, tmp_path: Path) -> str:
+    """A prefix that nobody has used."""
+    return f"s3://{BUCKET}/{tmp_path.name}"
+
+
+@pytest.fixture
+def lake(root: str) -> Lake:
+    return Lake(root)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    return Lake(str(tmp_path / "lake")) if request.param == "folder" else request.getfixturevalue("lake")
+
+
+def committed(table: LogTable, *decisions: DecisionRecord) -> list[str]:
+    return table.commit(rows([(each, encode_record(each)) for each in decisions]), {})
+
+
+def held(lake: Lake, day: date = DAY) -> Counter[str]:
+    """How often each decision lies in the day's files."""
+    parts = [lake.read_file(path, ["decision_id"]) for path in lake.files(TABLE, "*.parquet", day)]
+    return Counter(identifier for part in parts for identifier in part["decision_id"].to_pylist())
+
+
+def test_a_bucket_that_is_not_there_is_said_and_not_made(s3: S3) -> None:
+    with pytest.raises(FileNotFoundError, match="bucket does not exist"):
+        Lake("s3://nobody/lake").write("payments", DAY, ROWS)
+
+
+def test_what_another_process_wrote_is_seen_at_once(root: str) -> None:
+    mine, theirs = Lake(root), Lake(root)
+    assert mine.days("payments") == []
+    theirs.write("payments", DAY, ROWS)
+    assert mine.exists("payments", DAY)
+    theirs.write("payments", DAY, ROWS.slice(1))
+    assert (mine.days("payments"), mine.read("payments", DAY).num_rows) == ([DAY], 1)
+
+
+def test_what_was_seen_is_replaced_and_nothing_else(either: Lake) -> None:
+    path = either.document_path("record.json")
+    assert not either.replace(path, b"1", "never there")
+    assert either.replace(path, b"1", None)
+    assert not either.replace(path, b"2", None)
+    seen = either.seen(path)
+    assert either.replace(path, b"two", seen)
+    assert not either.replace(path, b"three", seen)
+    assert either.document("record.json") == b"two"
+
+
+def test_of_writers_that_saw_the_same_one_wins(either: Lake) -> None:
+    path, start, won = either.document_path("counter.json"), threading.Barrier(4), Counter[int]()
+
+    def count(writer: int) -> None:
+        own = Lake(either.root)
+        start.wait()
+        for _ in range(10):
+            while True:
+                seen = own.seen(path)
+                value = int(own.document("counter.json") or b"0") if seen else 0
+                if own.replace(path, str(value + 1).encode(), seen):
+                    won[writer] += 1
+                    break
+
+    threads = [threading.Thread(target=count, args=(writer,)) for writer in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert either.document("counter.json") == b"40"
+    assert won == dict.fromkeys(range(4), 10)
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., Any]]:
+    """Starts a function in a process of its own; all are ended with the test."""
+    context, processes = multiprocessing.get_context("spawn"), []
+
+    def start(function: Callable[..., None], *arguments: object) -> Any:
+        processes.append(context.Process(target=function, args=arguments))
+        processes[-1].start()
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def wait_for(reached: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def send(stream: RedisStream, decisions: list[DecisionRecord]) -> None:
+    stream.send([Message(b"u", encode_record(each)) for each in decisions])
+
+
+def test_two_writers_and_two_mergers_that_know_nothing_of_each_other_lose_nothing_and_keep_nothing_twice(
+    root: str, lake: Lake, started: Callable[..., Any]
+) -> None:
+    mergers = [started(merge, root) for _ in range(2)]
+    writers = [started(commit_each, root, first, 40) for first in (0, 40)]
+    for process in writers:
+        process.join(90)
+        assert process.exitcode == 0
+    for process in mergers:
+        process.kill()
+        process.join()
+    table = LogTable(lake)
+    assert list(table.records(DAY)) == records(80)
+    assert table.committed().number == 80
+    assert table.merge(DAY) == 80
+    assert held(lake) == Counter(each.decision_id for each in records(80))
+
+
+def test_two_consumers_of_one_name_which_neither_stands_by_count_each_decision_once(
+    root: str, lake: Lake, redis_url: str, started: Callable[..., Any]
+) -> None:
+    consumers = [started(consume, root, redis_url, "same", 0) for _ in range(2)]
+    wait_for(lambda: len(lake.documents("started")) == 2)
+    stream, table, written = RedisStream(redis_url, STREAM), LogTable(lake), list[DecisionRecord]()
+
+    def ten_commits_have_met() -> bool:
+        written.extend(records(20, first=len(written)))
+        send(stream, written[-20:])
+        return table.committed().number >= 10
+
+    wait_for(ten_commits_have_met)
+    wait_for(lambda: stream.lag() == 0)
+    for process in consumers:
+        process.terminate()
+        process.join(20)
+        assert process.exitcode == 0
+    assert list(table.records(DAY)) == written
+    assert table.merge(DAY) == len(written)
+    assert held(lake) == Counter(each.decision_id for each in written)
+
+
+def test_a_merge_that_another_has_overtaken_begins_again(either: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, other = LogTable(either), LogTable(either)
+    committed(table, record("t-1", decision_id="1" * 32))
+    replace = Lake.replace
+
+    def overtaken(self: Lake, path: str, payload: bytes, seen: str | None) -> bool:
+        monkeypatch.setattr(Lake, "replace", replace)
+        committed(other, record("t-2", decision_id="2" * 32))
+        assert other.merge(DAY) == 2
+        return replace(self, path, payload, seen)
+
+    monkeypatch.setattr(Lake, "replace", overtaken)
+    assert table.merge(DAY) == 2
+    assert held(either) == {"1" * 32: 1, "2" * 32: 1}
+
+
+def test_a_commit_that_another_has_overtaken_takes_nothing_from_it(
+    either: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, other = LogTable(either), LogTable(either)
+    add = LogTable._add
+
+    def overtaken(self: LogTable, *arguments: Any) -> str:
+        monkeypatch.setattr(LogTable, "_add", add)
+        committed(other, record("t-2", decision_id="2" * 32))
+        return add(self, *arguments)
+
+    monkeypatch.setattr(LogTable, "_add", overtaken)
+    with pytest.raises(OtherWriterError, match="at the same time"):
+        committed(table, record("t-1", decision_id="1" * 32))
+    assert table.committed().number == 1
+    assert held(either) == {"1" * 32: 1, "2" * 32: 1}
+
+
+def test_a_second_consumer_stands_by_until_the_first_is_silent(
+    root: str, lake: Lake, redis_url: str, started: Callable[..., Any]
+) -> None:
+    stream, table = RedisStream(redis_url, STREAM), LogTable(lake)
+    first = started(consume, root, redis_url, "first", 2_000_000)
+    wait_for(lambda: table.committed().writer == "first")
+    started(consume, root, redis_url, "second", 2_000_000)
+    send(stream, records(50))
+    wait_for(lambda: stream.lag() == 0)
+    assert table.committed().writer == "first"
+    os.kill(first.pid, signal.SIGKILL)
+    send(stream, records(50, first=50))
+    wait_for(lambda: stream.lag() == 0)
+    assert table.committed().writer == "second"
+    # no decision lies twice even in the parts
+    assert held(lake) == Counter(each.decision_id for each in records(100))
+
+
+def test_who_was_replaced_commits_nothing_and_who_ended_in_order_is_not_waited_for(lake: Lake) -> None:
+    first, second = LogTable(lake, "first"), LogTable(lake, "second")
+    first.claim()
+    committed(first, record("t-1", decision_id="1" * 32))
+    second.claim()
+    for late in (lambda: committed(first, record("t-2", decision_id="2" * 32)), lambda: first.note_caught_up(1)):
+        with pytest.raises(OtherWriterError, match="second writes the inference log, not first"):
+            late()
+    second.release()
+    assert second.committed().writer == ""
+    assert held(lake) == {"1" * 32: 1}
+
+
+def test_a_file_that_was_merged_during_an_erasure_does_not_come_back(lake: Lake) -> None:
+    table = LogTable(lake)
+    (part,) = committed(table, record())
+    found = files.Found(paths=[(lake, part)])
+    seen = Lake.seen
+
+    def merged_after_it_was_seen(self: Lake, path: str) -> str | None:
+        version = seen(self, path)
+        if path == part:
+            LogTable(lake).merge(DAY)
+        return version
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Lake, "seen", merged_after_it_was_seen)
+        with pytest.raises(FileNotFoundError):
+            files.take_out(found, "u-1", "p-1")
+    assert [path.rsplit("/", 1)[1] for path in lake.files(TABLE, "*.parquet")] == ["data.parquet"]
+
+
+def test_the_first_run_of_two_fixes_the_history_for_both(either: Lake) -> None:
+    assert either.create_record("dataset", {"first": 1})
+    assert not either.create_record("dataset", {"first": 2})
+    assert either.read_record("dataset") == {"first": 1}
+
+
+def test_a_thousand_days_are_one_listing_and_a_scan_asks_for_no_file_twice(s3: S3, lake: Lake) -> None:
+    days = days_between(date(2024, 1, 1), date(2024, 1, 1) + timedelta(days=1_199))
+    lake.write("payments", days[0], ROWS)
+    content = lake.open("payments", days[0]).read()
+    s3.put({lake.path("payments", day).removeprefix(f"{BUCKET}/"): content for day in days})
+    with s3.counting() as asked:
+        assert lake.days("payments") == days
+    assert asked == {"LIST": 2}
+    import duckdb
+
+    connection = duckdb.connect()
+    lake.attach(connection)
+    with s3.counting() as asked:
+        paths = lake.scan_paths("payments", days[-30:])
+        query = f"SELECT count(*), count(DISTINCT date) FROM read_parquet({paths}, hive_partitioning = true)"
+        assert connection.execute(query).fetchone() == (60, 30)
+    assert asked["LIST"] == 2
+    assert asked["HEAD"] == 0
+    assert asked["GET"] <= 60
+    # what was written after the last scan is in the next
+    lake.write("payments", days[-1], ROWS.slice(1))
+    paths = lake.scan_paths("payments", days[-1:])
+    assert connection.execute(f"SELECT count(*) FROM read_parquet({paths})").fetchone() == (1,)
+
+
+def test_a_day_of_many_commits_is_a_few_files_and_is_listed_at_once(
+    s3: S3, lake: Lake, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "FOLD_PARTS", 10)
+    now = [0]
+    stream = RedisStream(redis_url, STREAM)
+    consumer = Consumer(
+        "redis", stream, LogTable(lake, "one"), clock=lambda: now[0], failed=lambda *_: None, commit_us=1
+    )
+    written = records(15)
+    for each in written:
+        send(stream, [each])
+        consumer.step(0.1)
+        now[0] += 2
+        consumer.step(0.001)
+    consumer.close()
+    assert len(lake.files(TABLE, "*", DAY)) == 6
+    table = LogTable(lake)
+    assert list(table.records(DAY)) == written
+    with s3.counting() as asked:
+        assert (table.days(), table.unmerged(DAY + timedelta(days=1))) == ([DAY], [DAY])
+    assert asked == {"LIST": 2}
+    assert table.merge(DAY) == len(written)
+    assert [path.rsplit("/", 1)[1] for path in lake.files(TABLE, "*.parquet")] == ["data.parquet"]
+    assert list(table.records(DAY)) == written
+
+
+def test_retention_deletes_by_its_command(root: str, lake: Lake, tmp_path: Path) -> None:
+    old = datetime.now(UTC) - timedelta(days=91)
+    for number, at in enumerate((old, datetime.now(UTC))):
+        committed(LogTable(lake), record(decision_id=f"{number:032x}", received_at=int(at.timestamp() * 1e6)))
+    environment = {"FRAUD_HOME": str(tmp_path / "home"), "FRAUD_LAKE_URL": root}
+    result = CliRunner().invoke(app, ["inference-log", "retain", "--yes"], env=environment)
+    assert result.exit_code == 0, result.output
+    assert LogTable(lake).days() == [datetime.now(UTC).date()]
+
+
+def test_a_history_on_s3_is_that_of_a_folder_byte_for_byte(
+    root: str, make_settings: MakeSettings, redis_url: str, tmp_path: Path
+) -> None:
+    now = datetime(2026, 3, 9, tzinfo=UTC)
+    small = {"users": 60, "merchants": 20, "transactions_per_day": 200, "history_start": date(2026, 3, 1)}
+    written = []
+    for number, url in enumerate((str(tmp_path / "folder"), root)):
+        settings = make_settings(home=tmp_path / f"home-{number}", lake_url=url, duckdb_threads=1, **small)
+        lake = open_lake(settings)
+        dataset, source = fix_dataset(settings, lake, now)
+        days = dataset.days(now)
+        ingest_rates(lake, source, days)
+        ingest_transactions(lake, source, days, settings.base_currency)
+        ingest_labels(lake, source, days)
+        write_user_tiles(settings, lake, days)
+        write_merchant_tiles(settings, lake, days)
+        write_label_tiles(settings, lake, days)
+        write_user_features(settings, lake, days)
+        write_merchant_features(settings, lake, days)
+        write_medians(lake, days)
+        in_force = spans(days, [], settings.online_ttl_days)
+        write_training_set(settings, lake, days, in_force, in_force)
+        stream = RedisStream(redis_url, f"{STREAM}-{number}")
+        consumer = Consumer(
+            "redis", stream, LogTable(lake, "one"), clock=machine_clock, failed=lambda *_: None, commit_us=0
+        )
+        send(stream, records(300))
+        consumer.step(1)
+        consumer.close()
+        assert LogTable(lake).merge(DAY) == 300
+        findings = evaluate(settings, lake, tables.TRAINING_SET, days[-2:], days[-1])
+        assert all(finding.passed for finding in findings if finding.severity == "error")
+        paths = lake.every_file(".parquet")
+        written.append({lake.name_of(path): lake.open_file(path).read() for path in paths})
+        assert json.loads(lake.document("dataset.json") or b"")["first_day"] == "2026-03-01"
+    folder, store = written
+    assert list(folder) == list(store)
+    assert len(folder) > 8 * 8
+    assert [name for name, content in folder.items() if store[name] != content] == []
