@@ -58,6 +58,8 @@ from fraud_platform.settings import Settings
 
 CODE = Path(__file__).parents[1]
 """The checkout, or the code of a Bento."""
+OPENING_SECONDS = 2.0
+"""How long a new worker waits for its first attempt at each store before it counts as ready without."""
 RATES_SECONDS = 600
 STANDING_SECONDS = 0.2
 VERSIONS_SECONDS = 5.0
@@ -208,6 +210,7 @@ class Runtime:
             self._keep_versions(),
         )
         self._tasks = [asyncio.get_running_loop().create_task(each) for each in work]
+        self._opening, self._opened_by = self._tasks[:2], time.monotonic() + OPENING_SECONDS
         gc.collect()
         gc.set_threshold(*GC_THRESHOLDS)
         leave_to_stay()
@@ -267,7 +270,8 @@ class Runtime:
         self._faults.report(stage, error)
 
     async def readiness(self) -> Answer:
-        """200: a worker that runs can decide, by its rules at the least; the body says what is not as it should be."""
+        """200: a worker that runs can decide, by its rules at the least; the body says what is not as it should be. 503
+        while it has not tried its stores yet, for it may be about to have what it seems to lack."""
         model = self.engine.model
         checks: dict[str, dict[str, object]] = {"model": {"ok": model is not None, "version": self._release or None}}
         for name, store, held in (("redis", self._store, "snapshots"), ("postgres", self._cold, "cold_snapshots")):
@@ -286,7 +290,9 @@ class Runtime:
             **{breaker.name: breaker.state for breaker in self._breakers},
         }
         degraded = [name for name, check in checks.items() if not check["ok"]]
-        return Answer(200, msgspec.json.encode({"ready": True, "degraded": degraded, "checks": checks}))
+        ready = all(opening.done() for opening in self._opening) or time.monotonic() > self._opened_by
+        body = msgspec.json.encode({"ready": ready, "degraded": degraded, "checks": checks})
+        return Answer(200 if ready else 503, body)
 
     async def _decided_on(self, caller: str, transaction_id: str) -> date | None:
         record = await self._explainer.find(transaction_id, caller, self._clock())

@@ -95,8 +95,10 @@ class ColdStore:
         return self._connection is not None
 
     async def open(self) -> None:
-        """Connect, and stay connected in the background; a server that is down is no error here."""
-        self._task = asyncio.create_task(self._serve())
+        """Connect and stay so in the background; returns after the first attempt, whether or not it succeeded."""
+        attempted = asyncio.Event()
+        self._task = asyncio.create_task(self._serve(attempted))
+        await attempted.wait()
 
     async def close(self) -> None:
         """End the connection; reads under way fail."""
@@ -163,17 +165,19 @@ class ColdStore:
         except TimeoutError:
             raise StoreError(f"no answer from PostgreSQL within {self._deadline:g} s") from None
 
-    async def _serve(self) -> None:
+    async def _serve(self, attempted: asyncio.Event) -> None:
         """Connect and answer, and again after every failure."""
         pause = _FIRST_PAUSE
         while True:
             try:
                 await self._connect()
+                attempted.set()
                 pause = _FIRST_PAUSE
                 await self._answer_until_lost()
             except (psycopg.Error, OSError, TimeoutError) as error:
                 # visible as `connected`: whoever reads meanwhile gets a StoreError and counts it
                 self._fail(str(error) or "PostgreSQL does not answer")
+                attempted.set()
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LAST_PAUSE)
 

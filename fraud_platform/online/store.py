@@ -114,7 +114,7 @@ class OnlineStore:
         return self._server.ready
 
     async def open(self) -> None:
-        """Connect, and stay connected in the background; a Redis that is down is no error here."""
+        """Connect and stay so in the background; returns after the first attempt, whether or not it succeeded."""
         await self._server.open()
 
     async def read(

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -578,6 +579,40 @@ asyncio.run(main())
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"status": [200, 200], "counted": 1, "modules": []}
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["refuses", "is silent"])
+def test_a_worker_is_ready_once_it_has_tried_its_stores_or_waited_two_seconds(
+    service: Service, redis_server: str, answers: bool
+) -> None:
+    program = """
+import asyncio, json, time
+from bento.runtime import Runtime
+from fraud_platform.settings import Settings
+
+async def main():
+    runtime, began, seen = Runtime(Settings()), time.monotonic(), []
+    while not seen or seen[-1]["status"] != 200:
+        answer = await runtime.readiness()
+        seen.append({"status": answer.status, **json.loads(answer.body)})
+        await asyncio.sleep(0.01)
+    print(json.dumps({"seconds": time.monotonic() - began, "first": seen[0], "last": seen[-1]}))
+    await runtime.close()
+
+asyncio.run(main())
+"""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = free_port() if answers else silent.getsockname()[1]
+        own = {"FRAUD_REDIS_URL": redis_server, "FRAUD_POSTGRES_URL": f"postgresql://127.0.0.1:{port}/nothing"}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "FRAUD_HOME": str(service.home), **own},
+                              capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert (seen["first"]["status"], seen["first"]["ready"], seen["last"]["ready"]) == (503, False, True)
+    assert seen["last"]["degraded"] == NO_COLD_STORE
+    # a connection that nobody answers is given up after three
+    assert seen["seconds"] < 1 if answers else 1 < seen["seconds"] < 3, seen
 
 
 def test_a_home_whose_gate_has_passed_no_model_is_decided_for_by_the_rules_until_one_is_released(
