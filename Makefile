@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards
+.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards bench-lake
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -89,6 +89,9 @@ soak: $(READY) ## run the faults under load for a quarter of an hour, at 500 req
 
 scenarios: $(READY) ## play every scenario through the real service, headless (20 minutes)
 	@FRAUD_TEST_SCENARIOS=all $(BIN)/pytest tests/e2e/test_scenarios.py $(ARGS)
+
+bench-lake: $(READY) ## count and time what the lake asks of S3, beside a folder (1 minute)
+	@$(BIN)/python -m benchmarks.lake $(ARGS)
 
 bench-loop: $(READY) ## run retrain sensor and canary on seeded streams: how often each is right (5 minutes)
 	@$(BIN)/python -m benchmarks.loop $(ARGS)

@@ -37,6 +37,7 @@ SERVING = (
     "pyyaml",
     "redis",
     "rich",
+    "s3fs",
     "scipy",
     "typer",
     "uvicorn",
@@ -95,9 +96,9 @@ def serving_pins(root: Path) -> list[Pin]:
 
 
 def platform_pins(root: Path) -> list[Pin]:
-    """What everything but development needs: Dagster, MLflow, training; sorted. Raises LockError."""
+    """What everything but development needs: Dagster, MLflow, training, a lake on S3; sorted. Raises LockError."""
     pins = read_lock(root / LOCK)
-    wanted = tuple(name for name, pin in pins.items() if _PROJECT in pin.via)
+    wanted = (*(name for name, pin in pins.items() if _PROJECT in pin.via), "s3fs")
     both = {pin.name: pin for pin in (*read_lock(root / KUBERNETES_LOCK).values(), *_with_cpu_xgboost(root, wanted))}
     return sorted(both.values(), key=lambda pin: pin.name)
 
