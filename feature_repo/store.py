@@ -26,7 +26,7 @@ from fraud_platform.lake import Lake, open_lake
 from fraud_platform.online.cold_writer import cold_table
 from fraud_platform.online.embedded_postgres import ensure_postgres
 from fraud_platform.online.embedded_redis import ensure_redis
-from fraud_platform.online.packed import PROJECT, VIEWS, PackedView
+from fraud_platform.online.packed import EVENT_TIMESTAMP, PROJECT, VIEWS, PackedView
 from fraud_platform.online.shards import is_cluster, seed_urls
 from fraud_platform.online.snapshot_load import SNAPSHOT_TABLES
 from fraud_platform.settings import Settings
@@ -51,6 +51,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "FRAUD_FEAST_REDIS_TYPE": "redis_cluster" if is_cluster(redis_url) else "redis",
         "FRAUD_FEAST_KEY_TTL_SECONDS": str(settings.online_ttl_days * DAY_SECONDS),
         "FRAUD_FEAST_ROWS_PER_SECOND": str(settings.online_load_rate),
+        "FRAUD_FEAST_OFFLINE_STORE": _offline_store(settings),
     }
 
 
@@ -66,8 +67,17 @@ def cold_environment(settings: Settings) -> dict[str, str]:
     named = {("database" if name == "dbname" else name).upper(): json.dumps(value) for name, value in values.items()}
     return {
         "FRAUD_HOME": str(settings.home.absolute()),
+        "FRAUD_FEAST_OFFLINE_STORE": _offline_store(settings),
         **{f"FRAUD_FEAST_POSTGRES_{name}": value for name, value in named.items()},
     }
+
+
+def _offline_store(settings: Settings) -> str:
+    """Feast's offline store of the settings' engine; JSON, which is YAML too."""
+    if settings.engine == "duckdb":
+        return json.dumps({"type": "duckdb"})
+    options = {"spark.master": settings.spark_master, "spark.sql.session.timeZone": "UTC"} | settings.spark_options
+    return json.dumps({"type": "spark", "spark_conf": options})
 
 
 def connection_string(url: str) -> str:
@@ -106,12 +116,26 @@ def open_store(settings: Settings, *, cold: bool = False) -> "FeatureStore":
 
 def definitions(settings: Settings) -> "Definitions":
     """The generated definitions with these settings' paths and ttl."""
+    from feast.data_source import DataSource
+
     from feature_repo.views import Sources, build
 
     lake = open_lake(settings)
 
+    def source(name: str, path: str) -> DataSource:
+        if settings.engine == "spark":
+            from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+
+            return SparkSource(name=name, path=path, file_format="parquet", timestamp_field=EVENT_TIMESTAMP)
+        from feast import FileSource
+
+        return FileSource(name=name, path=path, timestamp_field=EVENT_TIMESTAMP)
+
     def sources(view: PackedView) -> Sources:
-        return Sources(_source(settings, view), f"{lake.uri(SNAPSHOT_TABLES[view.entity])}/date=*/data.parquet")
+        snapshots = f"{lake.uri(SNAPSHOT_TABLES[view.entity])}/date=*/data.parquet"
+        return Sources(
+            source(f"{view.name}_source", _source(settings, view)), source(f"{view.entity}_snapshot_source", snapshots)
+        )
 
     return build(sources, settings.online_ttl_days)
 
@@ -173,7 +197,7 @@ def _fingerprint(settings: Settings) -> str:
     """Changes with anything that `apply` registers."""
     names = ("entities.py", "views.py", "store.py", "feature_store.yaml", "cold_store.yaml")
     code = [(REPO / name).read_text() for name in names]
-    parts = (CATALOGUE.features, settings.lake, settings.online_ttl_days, code)
+    parts = (CATALOGUE.features, settings.lake, settings.engine, settings.online_ttl_days, code)
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

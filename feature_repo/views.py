@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView
+from feast import Entity, FeatureService, FeatureView, Field, OnDemandFeatureView
+from feast.data_source import DataSource
 from feast.transformation.python_transformation import PythonTransformation
 from feast.types import Array, FeastType, Float32, Float64, Int64, String
 
 from feature_repo.entities import ENTITIES
 from fraud_platform.features.catalogue import CATALOGUE, Feature
-from fraud_platform.online.packed import EVENT_TIMESTAMP, VECTOR, VIEWS, Kind, PackedView
+from fraud_platform.online.packed import VECTOR, VIEWS, Kind, PackedView
 
 SERVICE = "fraud_detector"
 
@@ -63,10 +64,10 @@ class _Naming(PythonTransformation):
 
 @dataclass(frozen=True)
 class Sources:
-    """Where one entity's rows lie: the packed rows of the last load, and every snapshot of the lake."""
+    """One entity's rows as Feast finds them: the packed rows of the last load, and every snapshot of the lake."""
 
-    packed: str
-    snapshots: str
+    packed: DataSource
+    snapshots: DataSource
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _entity_views(view: PackedView, sources: Sources, ttl: timedelta) -> EntityV
     return EntityViews(packed, _named_view(view, packed), _snapshot_view(view, sources.snapshots, ttl))
 
 
-def _packed_view(view: PackedView, path: str, ttl: timedelta) -> FeatureView:
+def _packed_view(view: PackedView, source: DataSource, ttl: timedelta) -> FeatureView:
     described = {**_MEANINGS, VECTOR: f"The {view.entity}'s batch features in this order: {', '.join(view.names)}."}
     return FeatureView(
         name=view.name,
@@ -122,7 +123,7 @@ def _packed_view(view: PackedView, path: str, ttl: timedelta) -> FeatureView:
             *(Field(name=name, dtype=_TYPES[kind], description=described[name]) for name, kind in view.features),
         ],
         online=True,
-        source=FileSource(name=f"{view.name}_source", path=path, timestamp_field=EVENT_TIMESTAMP),
+        source=source,
         description=f"The {view.entity}'s batch features of the snapshot in force, packed into one array.",
         tags=_TAGS,
     )
@@ -149,14 +150,14 @@ def _named_view(view: PackedView, packed: FeatureView) -> OnDemandFeatureView:
     )
 
 
-def _snapshot_view(view: PackedView, path: str, ttl: timedelta) -> FeatureView:
+def _snapshot_view(view: PackedView, source: DataSource, ttl: timedelta) -> FeatureView:
     return FeatureView(
         name=f"{view.entity}_snapshot",
         entities=[ENTITIES[view.entity]],
         ttl=ttl,
         schema=[Field(name=view.join_key, dtype=String), *(_described(feature) for feature in view.vector)],
         online=False,
-        source=FileSource(name=f"{view.entity}_snapshot_source", path=path, timestamp_field=EVENT_TIMESTAMP),
+        source=source,
         description=f"The {view.entity}'s batch features at the end of each UTC day, for historical retrieval.",
         tags=_TAGS,
     )

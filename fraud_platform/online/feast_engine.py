@@ -49,7 +49,7 @@ class PackedComputeEngine(LocalComputeEngine):
         source = task.feature_view.batch_source
         if source is None:
             raise LookupError(f"{view.name} has no source to materialize from")
-        rows = self.offline_store.pull_latest_from_table_or_query(
+        job = self.offline_store.pull_latest_from_table_or_query(
             config=self.repo_config,
             data_source=source,
             join_key_columns=[view.join_key],
@@ -58,7 +58,9 @@ class PackedComputeEngine(LocalComputeEngine):
             created_timestamp_column=None,
             start_date=task.start_time,
             end_date=task.end_time,
-        ).to_arrow()
+        )
+        # Feast's own way from Spark to Arrow goes by pandas, where a row's array is an object of its own
+        rows = job.to_spark_df().toArrow() if hasattr(job, "to_spark_df") else job.to_arrow()
         bar = task.tqdm_builder(rows.num_rows) if task.tqdm_builder else None
 
         def advance(written: int) -> None:

@@ -3,17 +3,24 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import pandas as pd
+import pyarrow as pa
 import pytest
+import redis
+from feast_snapshots import snapshot, write_snapshots
 
+from feature_repo import store as feast_store
 from fraud_platform.features import tables, training_set
 from fraud_platform.features.catalogue import VELOCITY_WINDOWS
 from fraud_platform.features.in_force import spans
 from fraud_platform.ingest.steps import ingest_labels, ingest_rates, ingest_transactions
 from fraud_platform.lake import Lake, days_between
+from fraud_platform.online.packed import USER_VECTOR, VIEWS
+from fraud_platform.online.snapshot_load import load_snapshot_feast
 from fraud_platform.settings import Settings
 from fraud_platform.simulator.bank import SimulatedBank
 from tests.feature_oracle import DAY, HOUR, MINUTE, Row
@@ -23,6 +30,7 @@ pytestmark = pytest.mark.skipif(
     not shutil.which("java"), reason="needs the Debian packages of deploy/system-packages.txt: openjdk-17-jre-headless"
 )
 
+ENGINES: tuple[Literal["duckdb", "spark"], ...] = ("duckdb", "spark")
 DERIVED = (
     tables.USER_TILES,
     tables.MERCHANT_TILES,
@@ -122,3 +130,37 @@ def test_a_window_longer_by_a_microsecond_is_noticed(edges: Both, monkeypatch: p
     assert difference.startswith(tables.TRAINING_SET)
     assert "user_txn_count_1m" in difference
     assert "user_txn_count_24h" in difference
+
+
+def test_feast_materializes_and_answers_history_by_spark_as_by_duckdb(redis_server: str, tmp_path: Path) -> None:
+    days = days_between(date(2026, 3, 3), date(2026, 3, 4))
+    lake = Lake(str(tmp_path / "lake"))
+    for day in days:
+        write_snapshots(lake, day, 20)
+    users = snapshot(USER_VECTOR, days[0], 20)[USER_VECTOR.join_key].to_pylist()
+    asked = [datetime(2026, 3, 4, 3, tzinfo=UTC), datetime(2026, 3, 5, 3, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC)]
+    names = [f"user_snapshot:{name}" for name in USER_VECTOR.names]
+    held: dict[str, Any] = {}
+    history: dict[str, Any] = {}
+    # the same home: the settings may change their mind
+    for engine in ENGINES:
+        settings = settings_of(engine, lake).model_copy(update={"redis_url": redis_server})
+        with redis.Redis.from_url(redis_server) as client:
+            client.flushdb()
+            ticks = iter(range(1_000, 2_000))
+            for view in VIEWS:
+                load_snapshot_feast(settings, lake, view, days[-1], now=lambda ticks=ticks: next(ticks), force=True)
+            held[engine] = {key: client.hgetall(key) for key in client.scan_iter(_type="hash")}
+        store = feast_store.open_store(settings)
+        assert store.config.offline_store.type == engine
+        entities = pd.DataFrame([(user, at) for at in asked for user in users], columns=["user_id", "event_timestamp"])
+        found = store.get_historical_features(entity_df=entities, features=names).to_arrow()
+        # Feast's Spark store forgets the zone, which is UTC
+        instants = found["event_timestamp"].cast(pa.timestamp("us"))
+        found = found.set_column(found.column_names.index("event_timestamp"), "event_timestamp", instants)
+        order = [("user_id", "ascending"), ("event_timestamp", "ascending")]
+        history[engine] = found.select(["user_id", "event_timestamp", *USER_VECTOR.names]).sort_by(order)
+    assert len(held["spark"]) >= 40
+    assert held["spark"] == held["duckdb"]
+    assert history["spark"].num_rows == 60
+    assert history["spark"].to_pylist() == history["duckdb"].to_pylist()
