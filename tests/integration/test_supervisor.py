@@ -215,7 +215,7 @@ def test_ctrl_c_ends_every_process_and_the_second_run_says_that_it_runs_already(
 
 def test_ctrl_c_during_the_build_lets_the_build_end_cleanly(up: Up) -> None:
     process = up.start("slow")
-    until((up.home.root / "build-started").exists)
+    until((up.home.root / "build-started").exists, up.said)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0, up.said()
     assert (up.home.root / "build-interrupted").exists()
