@@ -31,7 +31,8 @@ def fill_lake(lake: Lake) -> None:
 
 def _drift(name: str) -> dict[str, object]:
     return {
-        "name": name, "release": "fraud-detector-1", "rows": 2_000, "decisions": 2_000, "psi": 0.3 if name == "amount" else 0.01,
+        "name": name, "release": "fraud-detector-1", "rows": 2_000, "decisions": 2_000,
+        "psi": 0.3 if name == "amount" else 0.01,
         "usual_psi": 0.05, "null_share": 0.0, "reference_null_share": 0.0, "counts": [1_000, 1_000, 0],
         "reference_counts": [500, 500, 0], "edges": [10.0],
     }  # fmt: skip
