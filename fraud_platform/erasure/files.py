@@ -89,10 +89,14 @@ def take_out(found: Found, user: str, pseudonym: str) -> None:
     """Rewrite every file that names the user; each is replaced whole."""
     for lake, path in found.paths:
         seen = lake.seen(path)
-        with lake.open_file(path) as file:
-            parquet = pq.ParquetFile(file)
-            group = parquet.metadata.row_group(0).num_rows if parquet.metadata.num_row_groups else None
-            rows = parquet.read()
+        try:
+            with lake.open_file(path) as file:
+                parquet = pq.ParquetFile(file)
+                group = parquet.metadata.row_group(0).num_rows if parquet.metadata.num_row_groups else None
+                rows = parquet.read()
+        except FileNotFoundError:
+            # merged meanwhile: the look afterwards finds the other file
+            continue
         theirs = mentions(rows, user)
         table = lake.table_of(path)
         kept = rows.filter(pa.array(~theirs)) if table in DELETED else anonymised(rows, theirs, user, pseudonym)
@@ -100,5 +104,5 @@ def take_out(found: Found, user: str, pseudonym: str) -> None:
             kept = kept.sort_by("user_id")
         sink = pa.BufferOutputStream()
         pq.write_table(kept, sink, compression="zstd", store_schema=True, row_group_size=group)
-        # what was written anew or merged meanwhile stays as it is: the look afterwards finds it
+        # so it does one that was written anew
         lake.replace(path, sink.getvalue().to_pybytes(), seen)

@@ -154,7 +154,7 @@ def test_two_writers_and_two_mergers_that_know_nothing_of_each_other_lose_nothin
     root: str, lake: Lake, started: Callable[..., Any]
 ) -> None:
     mergers = [started(merge, root) for _ in range(2)]
-    writers = [started(commit_each, root, first, 40) for first in (0, 40)]
+    writers = [started(commit_each, root, first, 25) for first in (0, 25)]
     for process in writers:
         process.join(90)
         assert process.exitcode == 0
@@ -162,10 +162,10 @@ def test_two_writers_and_two_mergers_that_know_nothing_of_each_other_lose_nothin
         process.kill()
         process.join()
     table = LogTable(lake)
-    assert list(table.records(DAY)) == records(80)
-    assert table.committed().number == 80
-    assert table.merge(DAY) == 80
-    assert held(lake) == Counter(each.decision_id for each in records(80))
+    assert list(table.records(DAY)) == records(50)
+    assert table.committed().number == 50
+    assert table.merge(DAY) == 50
+    assert held(lake) == Counter(each.decision_id for each in records(50))
 
 
 def test_two_consumers_of_one_name_which_neither_stands_by_count_each_decision_once(
@@ -270,8 +270,7 @@ def test_a_file_that_was_merged_during_an_erasure_does_not_come_back(lake: Lake)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Lake, "seen", merged_after_it_was_seen)
-        with pytest.raises(FileNotFoundError):
-            files.take_out(found, "u-1", "p-1")
+        files.take_out(found, "u-1", "p-1")
     assert [path.rsplit("/", 1)[1] for path in lake.files(TABLE, "*.parquet")] == ["data.parquet"]
 
 
