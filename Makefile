@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards bench-lake
+.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards bench-lake bench-engines
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -98,6 +98,9 @@ bench-loop: $(READY) ## run retrain sensor and canary on seeded streams: how oft
 
 drill: $(READY) ## on a copy of the home: lose one store after the other, get each back, compare what is decided
 	@$(BIN)/fraud-platform drill
+
+bench-engines: $(READY) ## time the same days through DuckDB and through Spark (Java 17; 5 minutes)
+	@$(BIN)/python -m benchmarks.engines $(ARGS)
 
 bench-footprint: $(READY) ## weigh bytes per user, attempt and row for `fraud-platform capacity` (1 minute)
 	@$(BIN)/python -m benchmarks.footprint $(ARGS)

@@ -37,7 +37,7 @@ class SparkEngine:
         if not paths:
             return self._named(self._session.createDataFrame([], dated))
         # a given schema spares a pass over the files, and makes null what a file does not have
-        reader = self._session.read.schema(dated).option("basePath", self._lake.uri(table))
+        reader = self._session.read.schema(dated).option("basePath", paths[0].rpartition("/date=")[0])
         return self._named(reader.parquet(*paths))
 
     def local(self, rows: pa.Table) -> ibis.Table:
