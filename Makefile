@@ -21,7 +21,7 @@ down: $(READY) ## stop everything that `make run` started, Redis included
 
 test: $(READY) ## run the whole test suite
 	@deploy/system-packages.sh
-	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) ## check style and types
 	@$(BIN)/ruff check .

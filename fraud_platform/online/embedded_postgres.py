@@ -29,6 +29,10 @@ def postgres_folder(settings: Settings) -> Path:
     return settings.home.absolute() / "postgres"
 
 
+_STARTS = 2
+"""A server that was killed may fail to recover at the first start (`startup process failure`) and do so at the next."""
+
+
 def postgres_address(settings: Settings) -> str | None:
     """URL of the cold store, whether or not it answers; None before the embedded server's first start."""
     return settings.postgres_url.get_secret_value() if settings.postgres_url else _embedded_url(settings)
@@ -104,14 +108,21 @@ def _start(settings: Settings) -> None:
     _clear_after_death(folder)
     # a process of its own, since the wheel keeps what it knows of a server for as long as a process lives
     command = [sys.executable, "-m", "fraud_platform.online.embedded_postgres", str(folder)]
-    try:
-        subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=START_SECONDS
-        )
-    except subprocess.CalledProcessError as error:
-        raise PostgresUnavailableError(f"the embedded PostgreSQL did not start: {error.stderr[-2000:]}") from error
-    except subprocess.TimeoutExpired as error:
-        raise PostgresUnavailableError(f"the embedded PostgreSQL did not start in {START_SECONDS:.0f} s") from error
+    for attempt in range(_STARTS):
+        try:
+            subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=START_SECONDS
+            )
+        except subprocess.CalledProcessError as error:
+            if attempt == _STARTS - 1:
+                raise PostgresUnavailableError(
+                    f"the embedded PostgreSQL did not start: {error.stderr[-2000:]}"
+                ) from error
+            _clear_after_death(folder)
+        except subprocess.TimeoutExpired as error:
+            raise PostgresUnavailableError(f"the embedded PostgreSQL did not start in {START_SECONDS:.0f} s") from error
+        else:
+            return
 
 
 def _clear_after_death(folder: Path) -> None:
