@@ -164,7 +164,9 @@ def _write(lake: Lake, day: date, vectors: NDArray[np.float32], reference: Refer
 
     flat = pa.array(vectors.reshape(-1))
     offsets = pa.array(np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32))
-    rows = pa.table({"vector": pa.ListArray.from_arrays(offsets, flat), "score": _score(vectors)})
+    made = ["fraud-detector/1"] * len(vectors)
+    columns = {"vector": pa.ListArray.from_arrays(offsets, flat), "score": _score(vectors), "model_version": made}
+    rows = pa.table(columns)
     lake.write(FEATURE_DRIFT, day, feature_drift(Served(_OLD, rows, 0), reference))
 
 
