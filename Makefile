@@ -93,7 +93,7 @@ scenarios: $(READY) ## play every scenario through the real service, headless (2
 bench-lake: $(READY) ## count and time what the lake asks of S3, beside a folder (1 minute)
 	@$(BIN)/python -m benchmarks.lake $(ARGS)
 
-bench-loop: $(READY) ## run retrain sensor and canary on seeded streams: how often each is right (5 minutes)
+bench-loop: $(READY) ## run retrain sensor and canary on seeded streams: how often each is right (3 minutes)
 	@$(BIN)/python -m benchmarks.loop $(ARGS)
 
 drill: $(READY) ## on a copy of the home: lose one store after the other, get each back, compare what is decided
