@@ -133,13 +133,15 @@ def test_a_decision_goes_on_with_its_callers_trace(service: httpx.Client, collec
 
 
 def test_the_next_request_of_a_connection_is_not_of_that_trace(service: httpx.Client, collector: Collector) -> None:
-    other = "1" * 32
-    headers = {"traceparent": f"00-{other}-{PARENT}-01"}
-    service.post("/v1/predict", json=payment(transaction_id="traced-2"), headers=headers)
-    service.post("/v1/predict", json=payment(transaction_id="untraced"))
+    other, last = "1" * 32, "3" * 32
+    for trace_id in (other, None, last):
+        headers = {"traceparent": f"00-{trace_id}-{PARENT}-01"} if trace_id else {}
+        service.post("/v1/predict", json=payment(transaction_id=f"of-{trace_id}"), headers=headers)
+    # spans are sent in order: with the last one's, those of the one between would be there
+    collector.of(last, 1 + len(STAGES))
     assert len(collector.of(other, 1 + len(STAGES))) == 1 + len(STAGES)
     # a share of 0: whoever brings no trace is in none
-    assert {span.trace_id.hex() for span in collector.spans} <= {other, TRACED}
+    assert {span.trace_id.hex() for span in collector.spans} <= {TRACED, other, last}
 
 
 def test_a_collector_that_is_gone_costs_no_decision(service: httpx.Client, collector: Collector) -> None:
