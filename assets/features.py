@@ -14,14 +14,10 @@ from assets.resources import Platform
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, LABEL_DELAY_DAYS, Source
 from fraud_platform.features.sequence import CLAMP_LOOKBACK_DAYS, WINDOW_LOOKBACK_DAYS
-from fraud_platform.features.snapshots import (
-    LONGEST_WINDOW,
-    write_medians,
-    write_merchant_features,
-    write_user_features,
-)
+from fraud_platform.features.snapshots import write_medians, write_merchant_features, write_user_features
 from fraud_platform.features.tiles import write_label_tiles, write_merchant_tiles, write_user_tiles
 from fraud_platform.features.training_set import write_training_set
+from fraud_platform.features.windows import LONGEST_WINDOW
 from fraud_platform.online.packed import MERCHANT_VECTOR, USER_VECTOR
 from fraud_platform.quality import every_transaction_has_a_row
 from fraud_platform.replay import spans_of

@@ -112,6 +112,13 @@ class Lake:
             return None
         return str(info.get("ETag", info))
 
+    def versions(self, table: str, days: Sequence[date]) -> dict[date, str]:
+        """The version of each partition of `days` that was written, as `seen` tells it; by one listing."""
+        fs, root = self._fs
+        found: dict[str, dict[str, Any]] = fs.find(f"{root}/{table}", detail=True)
+        held = {day: found[path] for day in days if (path := self.path(table, day)) in found}
+        return {day: str(info.get("ETag", info)) for day, info in held.items()}
+
     def replace(self, path: str, payload: bytes, seen: str | None) -> bool:
         """Replace one object if it still is what was `seen`; false, and nothing is written, when it is not.
 

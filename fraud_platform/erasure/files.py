@@ -16,7 +16,7 @@ from fraud_platform.erasure.rows import anonymised
 from fraud_platform.lake import Lake
 from fraud_platform.settings import Settings
 
-DELETED = ("quarantine", "inference_log_rejected", "online_source")
+DELETED = ("quarantine", "inference_log_rejected", "online_source", "user_windows")
 """Tables of which nothing is counted: rows that name the user are deleted."""
 SORTED_BY_USER = ("user_tiles", "user_features")
 """Tables in the order of user_id, which a new name changes."""

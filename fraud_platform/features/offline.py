@@ -59,8 +59,13 @@ def connect(settings: Settings, lake: Lake) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute(f"SET memory_limit = '{settings.duckdb_memory}'")
-    connection.execute(f"SET temp_directory = '{(settings.home / 'duckdb').absolute()}'")
+    spill = (settings.home / "duckdb").absolute()
+    # DuckDB makes the folder, but not the one that it lies in
+    settings.home.mkdir(parents=True, exist_ok=True)
+    connection.execute(f"SET temp_directory = '{spill}'")
     connection.execute("SET enable_progress_bar = false")
+    # as ibis writes what is done with each element of a list
+    connection.execute("SET lambda_syntax = 'ENABLE_SINGLE_ARROW'")
     if settings.duckdb_threads:
         connection.execute(f"SET threads = {settings.duckdb_threads}")
     lake.attach(connection)

@@ -14,6 +14,8 @@ TILES_VERSION = 1
 USER_TILES = f"user_tiles/v{TILES_VERSION}"
 MERCHANT_TILES = f"merchant_tiles/v{TILES_VERSION}"
 LABEL_TILES = f"label_tiles/v{TILES_VERSION}"
+USER_WINDOWS = f"user_windows/v{TILES_VERSION}"
+"""What the next day's user snapshot begins with; the last two days' alone."""
 
 USER_FEATURES = f"user_features/{CATALOGUE.hash}"
 MERCHANT_FEATURES = f"merchant_features/{CATALOGUE.hash}"
