@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.cold import cold_features
 from assets.features import feature_assets
-from assets.inference_log import inference_log, log_retention
+from assets.inference_log import inference_log
 from assets.job_runs import job_runs_sensor
 from assets.model import candidate_model, champion_model, registered_model
 from assets.monitoring import monitoring_assets
@@ -16,6 +16,7 @@ from assets.partitions import daily_partitions, decision_partitions
 from assets.raw import raw_assets
 from assets.release_jobs import RELEASE_JOBS
 from assets.resources import mlflow_resource, platform_resource
+from assets.retention import retention
 from assets.schedules import jobs, schedules
 from assets.sensors import sensors
 from fraud_platform.clock import present
@@ -44,9 +45,9 @@ def build_definitions(settings: Settings, now: datetime) -> dg.Definitions:
             inference_log(decision_days),
             *monitoring_assets(decision_days, settings.label_maturity_days),
         ],
-        jobs=[*all_jobs.values(), log_retention, *RELEASE_JOBS],
+        jobs=[*all_jobs.values(), retention, *RELEASE_JOBS],
         schedules=schedules(all_jobs),
-        sensors=[*sensors(all_jobs), job_runs_sensor([*all_jobs, log_retention.name])],
+        sensors=[*sensors(all_jobs), job_runs_sensor([*all_jobs, retention.name])],
         resources={"platform": platform_resource, "mlflow": mlflow_resource},
         # one process per run: a step in a process of its own pays every heavy import again
         executor=dg.in_process_executor,

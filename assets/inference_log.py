@@ -1,6 +1,6 @@
 """The decisions of the service in the lake: each day merged and held against its rules once it is over.
 
-What belongs here: names, order, the check that nothing is behind, and the job that forgets. What does not: shipping and
+What belongs here: names, order, the check that nothing is behind. What does not: shipping and
 consuming, which the log's own process does all day (`fraud_platform.inference_log.process`).
 """
 
@@ -54,17 +54,3 @@ def inference_log(partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
         write=_merge,
         extra_warnings={"delivered": _delivered},
     )
-
-
-@dg.op(name="forget_old_decisions", description="Delete decisions that are older than the retention.")
-def _forget(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
-    table = LogTable(platform.lake)
-    days = table.expired(platform.now.date(), platform.settings.log_retention_days)
-    table.delete(days)
-    context.log.info(f"deleted {len(days)} day(s) of decisions: {', '.join(map(str, days)) or 'none'}")
-
-
-@dg.job(name="log_retention", description="Keep the decisions of FRAUD_LOG_RETENTION_DAYS days, delete older ones.")
-def log_retention() -> None:
-    """`_forget` as a job."""
-    _forget()

@@ -8,9 +8,9 @@ from typing import Any
 
 import dagster as dg
 
-from assets.inference_log import log_retention
 from assets.partitions import key_range_tags
 from assets.resources import Platform
+from assets.retention import retention
 from fraud_platform.features import tables
 from fraud_platform.inference_log import table as inference_log
 from fraud_platform.lake import days_between
@@ -163,12 +163,12 @@ def schedules(resolved: dict[str, Any]) -> list[dg.ScheduleDefinition]:
             return dg.SkipReason("no day of the history has matured yet")
         return dg.RunRequest(run_key=f"outcomes-{day}", tags=key_range_tags([day]))
 
-    retention = dg.ScheduleDefinition(
+    nightly_retention = dg.ScheduleDefinition(
         name="daily_retention",
-        job=log_retention,
+        job=retention,
         cron_schedule="0 4 * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Decisions older than FRAUD_LOG_RETENTION_DAYS are deleted.",
+        description="Old decisions are deleted, old snapshots pruned.",
     )
-    return [nightly, weekly, cold, decisions, watching, outcomes, retention]
+    return [nightly, weekly, cold, decisions, watching, outcomes, nightly_retention]

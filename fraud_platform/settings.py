@@ -293,6 +293,9 @@ class Settings(BaseSettings):
         1_000, ge=1, description="Milliseconds of decisions that a machine may lose which dies; a process loses none."
     )
     log_retention_days: int = Field(90, ge=1, description="Days that decisions are kept in the lake.")
+    whole_snapshot_days: int = Field(
+        7, ge=1, description="Days after which a snapshot out of force keeps only the rows that payments asked for."
+    )
 
     @field_validator("notify")
     @classmethod

@@ -1,6 +1,6 @@
 """Commands for data: features, imports, the proof of parity.
 
-What belongs here: `features`, `ingest`, `replay`. What does not: models.
+What belongs here: `features`, `ingest`, `replay`, `prune`. What does not: models.
 """
 
 from datetime import datetime
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fraud_platform.cli.screen import console, markdown_table, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import console, markdown_table, now, print_table, refused, settings_of_environment
 
 app = typer.Typer()
 
@@ -54,6 +54,32 @@ def ingest(
     console().print(render(report))
     if not report.complete:
         raise refused("rows were read that are neither accepted nor quarantined")
+
+
+@app.command()
+def prune(
+    yes: Annotated[bool, typer.Option("--yes", help="Prune; without, only say what would be pruned.")] = False,
+) -> None:
+    """Reduce old snapshots of features to the rows that payments asked for; Dagster does so every night.
+
+    A snapshot is whole for FRAUD_WHOLE_SNAPSHOT_DAYS after it went out of force. Training set and replay find the rows
+    they need in what is kept; to load a pruned snapshot, materialize it again.
+    """
+    from fraud_platform.lake import open_lake
+    from fraud_platform.online.retention import left_behind, prune_all
+
+    current = settings_of_environment()
+    lake = open_lake(current)
+    snapshots = left_behind(current, lake, int(now().timestamp() * 1_000_000))
+    if not snapshots:
+        typer.echo(f"No whole snapshot is out of force for more than {current.whole_snapshot_days} days.")
+        return
+    if not yes:
+        typer.echo(f"Would prune {len(snapshots)} snapshot(s), {snapshots[0][1]} and later. Do it with: --yes")
+        return
+    done = list(prune_all(current, lake, snapshots))
+    before, after = (sum(one.bytes[i] for one in done) for i in (0, 1))
+    typer.echo(f"Pruned {len(done)} snapshot(s): {before / 1e6:,.1f} MB became {after / 1e6:,.1f} MB.")
 
 
 @app.command()

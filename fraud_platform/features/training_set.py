@@ -16,6 +16,7 @@ from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, LIVE_HISTORY, VELOCITY_WINDOWS, Source
 from fraud_platform.features.in_force import Span, spans_table
 from fraud_platform.features.offline import Engine, Written, chunks, microseconds, open_engine, write_days
+from fraud_platform.features.pruning import check_kept
 from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS, sequence
 from fraud_platform.features.snapshots import MERCHANT_SNAPSHOT, USER_SNAPSHOT, read_medians
 from fraud_platform.features.vector import Matrix, VectorColumns, build_vectors
@@ -199,10 +200,19 @@ def _needed(spans: Sequence[Span], chunk: list[date]) -> list[date]:
 def write_training_set(
     settings: Settings, lake: Lake, days: Sequence[date], user_spans: Sequence[Span], merchant_spans: Sequence[Span]
 ) -> list[Written]:
-    """Write the training set of `days`, which must be consecutive, with the snapshots in force by the spans."""
+    """Write the training set of `days`, which must be consecutive, with the snapshots in force by the spans.
+
+    Raises PrunedSnapshotError where an old snapshot was kept for other payments than these days have.
+    """
     written: list[Written] = []
     medians = _Medians(lake)
     for chunk in chunks(lake, tables.RAW_TRANSACTIONS, days, CHUNK_ROWS, "training_set"):
+        for table, entity, spans in (
+            (tables.USER_FEATURES, "user", user_spans),
+            (tables.MERCHANT_FEATURES, "merchant", merchant_spans),
+        ):
+            needed = set(_needed(spans, chunk))
+            check_kept(lake, table, f"{entity}_id", chunk, [span for span in spans if span.snapshot in needed])
         rows = _frame(open_engine(settings, lake), chunk, user_spans, merchant_spans)
         vectors = _vectors(rows, medians)
         # NaN is null in the lake, so that row counts and reports see what is missing

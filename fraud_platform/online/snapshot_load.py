@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.pruning import refuse_pruned
 from fraud_platform.lake import Lake
 from fraud_platform.online import layout
 from fraud_platform.online.packed import EVENT_TIMESTAMP, PROJECT, VECTOR, PackedView
@@ -95,7 +96,7 @@ def load_snapshot_feast(
     """Materialize the snapshot of `day` through Feast, put it in force and append it to the ledger of loads.
 
     Feast's source file of the view is replaced by this one day, so the work does not grow with the history. Raises
-    OlderSnapshotError unless `force`, MissingPartition, WriteError, IncompleteLoadError.
+    OlderSnapshotError unless `force`, MissingPartition, PrunedSnapshotError, WriteError, IncompleteLoadError.
     """
     from feature_repo.store import materialize, write_source
     from fraud_platform.online.embedded_redis import ensure_redis
@@ -105,6 +106,7 @@ def load_snapshot_feast(
         current = refuse_older(redis_client, view, day, b"", force=force)
         if current:
             append_load(lake, current)  # a load that was killed between record and ledger is completed here
+        refuse_pruned(lake, SNAPSHOT_TABLES[view.entity], day)
         rows = packed_snapshot(lake, view, day)
         medians = view_medians(lake, view, day)
         write_source(settings, view, rows)
@@ -118,7 +120,8 @@ def load_snapshot_feast(
 def load_cold(settings: Settings, lake: Lake, view: PackedView, day: date, *, now: Clock) -> SnapshotRecord:
     """Materialize the snapshot of `day` into the cold store through Feast and put it in force there.
 
-    It takes part in no comparison with history, so no ledger names it. Raises MissingPartition, psycopg.Error.
+    It takes part in no comparison with history, so no ledger names it. Raises MissingPartition, PrunedSnapshotError,
+    psycopg.Error.
     """
     import psycopg
 
@@ -127,6 +130,7 @@ def load_cold(settings: Settings, lake: Lake, view: PackedView, day: date, *, no
     from fraud_platform.online.embedded_postgres import ensure_postgres
 
     loaded_at = now()
+    refuse_pruned(lake, SNAPSHOT_TABLES[view.entity], day)
     rows = packed_snapshot(lake, view, day)
     write_source(settings, view, rows)
     materialize(settings, view, day, cold=True)

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from assets.inference_log import inference_log, log_retention
+from assets.inference_log import inference_log
 from assets.resources import Platform
+from assets.retention import retention
 from fraud_platform.inference_log.broker import BrokerError, Message, broker_name, open_producer, open_source
 from fraud_platform.inference_log.consumer import Consumer
 from fraud_platform.inference_log.process import drain, log_standing
@@ -344,7 +345,7 @@ def test_retention_deletes_by_its_setting(log: Log) -> None:
         append(log.spool, record(decision_id=f"{days:032x}", received_at=MIDNIGHT + days * 86_400_000_000))
     assert drain(log.settings, 30)
     platform = Platform(log.settings, datetime(2026, 11, 23, 4, tzinfo=UTC) + timedelta(days=91))
-    assert log_retention.execute_in_process(resources={"platform": platform}).success
+    assert retention.execute_in_process(resources={"platform": platform}).success
     assert log.table.days() == [DAY + timedelta(days=5)]
 
 
