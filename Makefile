@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards bench-lake bench-engines
+.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards bench-lake bench-engines bench-pipeline
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -101,6 +101,9 @@ drill: $(READY) ## on a copy of the home: lose one store after the other, get ea
 
 bench-engines: $(READY) ## time the same days through DuckDB and through Spark (Java 17; 5 minutes)
 	@$(BIN)/python -m benchmarks.engines $(ARGS)
+
+bench-pipeline: $(READY) ## time, weigh and grow a new day of 5 million users, beside pandas and Feast (1 hour the first time)
+	@$(BIN)/python -m benchmarks.pipeline $(ARGS)
 
 bench-footprint: $(READY) ## weigh bytes per user, attempt and row for `fraud-platform capacity` (1 minute)
 	@$(BIN)/python -m benchmarks.footprint $(ARGS)
