@@ -134,7 +134,7 @@ class Consumer:
     def _gained(self, partitions: set[str]) -> Offsets:
         offsets = self._table.positions.claim(self._name, partitions)
         self._done |= dict.fromkeys(partitions) | dict(offsets)
-        # who had them may have committed since
+        # who had them may have committed since, and what was dropped when they went is not known after all
         self._known.clear()
         return offsets
 
@@ -146,8 +146,6 @@ class Consumer:
         self._done = {p: offset for p, offset in self._done.items() if p not in partitions}
         self.lag = {p: behind for p, behind in self.lag.items() if p not in partitions}
         self._since = self._since if self._offsets else None
-        # what was dropped is not known: it may come back
-        self._known.clear()
 
     def _leave(self) -> None:
         self._joined = False

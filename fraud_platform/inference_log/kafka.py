@@ -116,7 +116,7 @@ class KafkaSource:
                 self._error = BrokerError("partitions went and came back")
                 return
             try:
-                offsets = gained(set(map(str, numbers)))
+                offsets = gained(set(map(str, numbers))) if numbers else {}
             except OSError as error:
                 # through librdkafka nothing can be raised: `read` does, and nothing is read of these until then
                 self._error = error
