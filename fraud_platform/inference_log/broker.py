@@ -78,6 +78,10 @@ class Source(Protocol):
         """Records behind these offsets, for every partition there is, whoever reads it. Raises BrokerError."""
         ...
 
+    def members(self) -> int | None:
+        """How many read; None where the broker does not say. Raises BrokerError."""
+        ...
+
     def committed(self, offsets: Offsets) -> None:
         """Told what the lake has: the broker may forget it, or show it to those who watch. Raises BrokerError."""
         ...

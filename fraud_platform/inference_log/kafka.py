@@ -83,9 +83,10 @@ class KafkaSource:
     def __init__(self, bootstrap: str, topic: str, options: Mapping[str, str]) -> None:
         """options: further librdkafka properties, as a cluster with SASL or TLS needs."""
         self._topic = topic
+        self._group = group_of(topic)
         self._configuration = {
             "bootstrap.servers": bootstrap,
-            "group.id": group_of(topic),
+            "group.id": self._group,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             # also where the lake's offset is gone: what is read twice is known by its decision_id
@@ -193,6 +194,17 @@ class KafkaSource:
         level = IsolationLevel.READ_COMMITTED
         found = self._admin.list_offsets(asked, isolation_level=level, request_timeout=_SECONDS)
         return {at.partition: future.result().offset for at, future in found.items()}
+
+    def members(self) -> int | None:
+        """Members of the group, those without a partition too. Raises BrokerError."""
+        (asked,) = self._admin.describe_consumer_groups([self._group], request_timeout=_SECONDS).values()
+        try:
+            return len(asked.result().members)
+        except KafkaException as error:
+            # of a broker that cannot tell, the lake's owners are all that is known
+            if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:
+                return None
+            raise BrokerError(str(error)) from error
 
     def committed(self, offsets: Offsets) -> None:
         """Show the group's offsets to those who watch lag in Kafka. Raises BrokerError."""

@@ -12,8 +12,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import date
 from typing import Literal
 
 from fraud_platform.clock import machine_clock
@@ -24,6 +22,7 @@ from fraud_platform.inference_log.metrics import LogMetrics
 from fraud_platform.inference_log.positions import OtherWriterError
 from fraud_platform.inference_log.shipper import AUDIT_US, Shipper, waiting_bytes
 from fraud_platform.inference_log.spool import spool_root
+from fraud_platform.inference_log.standing import log_standing
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import open_lake
 from fraud_platform.logs import set_up_logs
@@ -192,7 +191,7 @@ def drain(settings: Settings, seconds: float) -> bool:
                 if consumer is not None:
                     consumer.step(_READ_SECONDS)
                     consumer.commit()
-                if waiting_bytes(settings.home) == 0 and not any(_lag(settings).values()):
+                if waiting_bytes(settings.home) == 0 and log_standing(settings).lag == 0:
                     if shipper is not None:
                         # what the lake has now is cut
                         shipper.step()
@@ -217,37 +216,3 @@ def _ours(settings: Settings, part: Part) -> Iterator[bool]:
             yield True
     except AlreadyDoneError:
         yield False
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a home's decisions are."""
-
-    waiting_bytes: int
-    """Bytes of the spool that the broker does not have."""
-    broker: str
-    lags: dict[str, int]
-    """Records in the broker that the lake does not have, per partition."""
-    commits: int
-    days: list[date]
-    """Days of the lake that hold a decision, ascending."""
-
-    @property
-    def lag(self) -> int:
-        """Records in the broker that the lake does not have."""
-        return sum(self.lags.values())
-
-
-def log_standing(settings: Settings) -> Standing:
-    """Where this home's decisions are. Raises BrokerError."""
-    table = LogTable(open_lake(settings))
-    waiting = waiting_bytes(settings.home)
-    return Standing(waiting, broker_name(settings), _lag(settings), table.committed().number, table.days())
-
-
-def _lag(settings: Settings) -> dict[str, int]:
-    source = open_source(settings)
-    try:
-        return source.lag(LogTable(open_lake(settings)).committed().offsets(broker_name(settings)))
-    finally:
-        source.close()

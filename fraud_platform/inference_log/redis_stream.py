@@ -80,6 +80,9 @@ class RedisStream:
             raise BrokerError(str(error)) from error
         return int(held)
 
+    def members(self) -> None:
+        """A stream does not know its readers."""
+
     def committed(self, offsets: Offsets) -> None:
         """Trim the stream up to and with this identifier."""
         milliseconds, number = map(int, offsets[_PARTITION].split("-"))

@@ -15,18 +15,21 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 import redis
+from typer.testing import CliRunner
 
 from assets.inference_log import inference_log, log_retention
 from assets.resources import Platform
+from fraud_platform.cli import app
 from fraud_platform.inference_log.broker import BrokerError, Message, broker_name, open_producer, open_source
 from fraud_platform.inference_log.consumer import Consumer
 from fraud_platform.inference_log.positions import Positions
-from fraud_platform.inference_log.process import drain, log_standing
+from fraud_platform.inference_log.process import drain
 from fraud_platform.inference_log.record import encode_record
 from fraud_platform.inference_log.redis_stream import RedisStream
 from fraud_platform.inference_log.search import decided_since, find_decision
 from fraud_platform.inference_log.shipper import Shipper, waiting_bytes
 from fraud_platform.inference_log.spool import SpoolWriter, segments
+from fraud_platform.inference_log.standing import log_standing
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import open_lake
 from fraud_platform.settings import Settings
@@ -58,7 +61,7 @@ class Log:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.lake = open_lake(settings)
-        self.table = LogTable(self.lake)
+        self.table = LogTable(self.lake, "one")
         self.faults: list[str] = []
         self.now = 1_800_000_000_000_000
         self.spool = SpoolWriter(settings.home, "worker-1", segment_bytes=20_000)
@@ -199,6 +202,27 @@ def test_what_is_behind_is_known(log: Log) -> None:
     log.consume()
     standing = log_standing(log.settings)
     assert (standing.lag, standing.days) == (0, [DAY])
+
+
+def test_people_see_who_reads_what_and_whether_that_is_enough(log: Log) -> None:
+    append(log.spool, *records(30))
+    log.shipper.step()
+    names = ("home", "redis_url", "redis_stream", "kafka_bootstrap", "kafka_topic")
+    environment = {f"FRAUD_{name.upper()}": str(getattr(log.settings, name) or "") for name in names}
+
+    def status() -> str:
+        result = CliRunner().invoke(app, ["inference-log", "status", "--seconds", "0.1"], env=environment)
+        assert result.exit_code == 0, result.output
+        return " ".join(result.output.split())
+
+    assert f"{broker_name(log.settings)}, records that the lake does not have 30" in status()
+    if not log.settings.kafka_bootstrap:
+        return
+    assert status().endswith("nobody reads")
+    log.consume()
+    owner = log.table.positions.writer
+    assert f"0 0 +0 {owner}" in status()
+    assert status().endswith("1 consumers nothing: the consumers keep up")
 
 
 def test_a_segment_is_cut_only_when_the_lake_has_all_of_it(log: Log) -> None:
