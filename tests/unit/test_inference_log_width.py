@@ -11,7 +11,8 @@ def look(at_us: int, lag: int, end: int, members: int = 2, partitions: int = 10,
     """A lag and an end that each of the partitions has its share of."""
     names = [str(n) for n in range(partitions)]
     owners = {p: f"c{int(p) % max(members, 1)}" for p in names[unread:]} if members else {}
-    return Look(at_us, dict.fromkeys(names, lag // partitions), dict.fromkeys(names, end // partitions), owners, members)
+    lags, ends = (dict.fromkeys(names, total // max(partitions, 1)) for total in (lag, end))
+    return Look(at_us, lags, ends, owners, members)
 
 
 def told(first: tuple[int, int], second: tuple[int, int], **later: int) -> list[str]:
