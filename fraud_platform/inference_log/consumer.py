@@ -31,6 +31,10 @@ SILENT_US = 30_000_000
 FOLD_PARTS = 100
 """So many parts of a day become one, so that a day has no more than a few hundred files before it is merged."""
 
+KNOWN = 1_000_000
+"""So many decisions of a day are known at least, the last ones: what comes again comes soon. An older one that comes again
+lies in two parts until the day is merged, and is read once."""
+
 _READ = 2_000
 _KEPT_DAYS = 3
 
@@ -55,7 +59,7 @@ class Consumer:
         self._clock = clock
         self._failed = failed
         self._commit_us = commit_us
-        self._known: OrderedDict[date, set[str]] = OrderedDict()
+        self._known: OrderedDict[date, _Recent] = OrderedDict()
         self._joined = False
         self._done: dict[str, Any] = {}
         self._waiting: list[tuple[str, DecisionRecord, bytes]] = []
@@ -168,19 +172,17 @@ class Consumer:
                 self._failed("inference_log", error)
                 self._rejected.append((partition, payload))
                 continue
-            known = self._ids(record.day)
-            if record.decision_id in known:
+            if not self._ids(record.day).add(record.decision_id):
                 self.repeats += 1
                 continue
-            known.add(record.decision_id)
             self._waiting.append((partition, record, payload))
 
-    def _ids(self, day: date) -> set[str]:
-        """The decisions of a day that the lake has or that wait; a set of the last days that were asked for."""
+    def _ids(self, day: date) -> "_Recent":
+        """The last decisions of a day that the lake has or that wait; of the last days that were asked for."""
         known = self._known.get(day)
         if known is None:
             waiting = {record.decision_id for _, record, _ in self._waiting if record.day == day}
-            known = self._known[day] = self._table.decision_ids(day) | waiting
+            known = self._known[day] = _Recent(self._table.decision_ids(day, KNOWN) | waiting)
             while len(self._known) > _KEPT_DAYS:
                 self._known.popitem(last=False)
         else:
@@ -212,3 +214,19 @@ class Consumer:
                 self._table.positions.release(self._name)
         finally:
             self._source.close()
+
+
+class _Recent:
+    """Ids, of which the oldest are forgotten: those since the last half is full, and the half before them."""
+
+    def __init__(self, ids: set[str]) -> None:
+        self._before, self._since = ids, set[str]()
+
+    def add(self, identifier: str) -> bool:
+        """Whether it was not known."""
+        if identifier in self._since or identifier in self._before:
+            return False
+        if len(self._since) >= KNOWN:
+            self._before, self._since = self._since, set()
+        self._since.add(identifier)
+        return True

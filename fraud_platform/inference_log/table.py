@@ -175,10 +175,15 @@ class LogTable:
         for payload in self.read(day, ["record"]).column("record"):
             yield decode_record(payload.as_py())
 
-    def decision_ids(self, day: date) -> set[str]:
-        """Which decisions of a day are committed."""
-        parts = [self._lake.read_file(path, ["decision_id"]) for path in self._lake.files(TABLE, "*.parquet", day)]
-        return {identifier for part in parts for identifier in part.column("decision_id").to_pylist()}
+    def decision_ids(self, day: date, most: int | None = None) -> set[str]:
+        """Which decisions of a day are committed; the files of the last `most` of them are enough."""
+        found: set[str] = set()
+        # the parts' names ascend with their commits, behind the merged file's
+        for path in reversed(self._lake.files(TABLE, "*.parquet", day)):
+            if most is not None and len(found) >= most:
+                break
+            found.update(self._lake.read_file(path, ["decision_id"]).column("decision_id").to_pylist())
+        return found
 
     def find(self, transaction_id: str, caller: str, until: date, days: int) -> DecisionRecord | None:
         """The caller's latest decision on a transaction in the `days` UTC days that end with `until`, or None."""

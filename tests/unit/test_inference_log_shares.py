@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fraud_platform.inference_log import consumer as consumer_module
 from fraud_platform.inference_log.broker import Batch, BrokerError, Gained, Lost, Offsets
 from fraud_platform.inference_log.consumer import CAUGHT_UP_US, Consumer
 from fraud_platform.inference_log.positions import OtherWriterError
@@ -141,6 +142,8 @@ def test_what_waits_of_a_partition_that_is_taken_away_is_anothers_to_write(group
     group.step(one)
     assert (one.rows, group.offsets()) == (3, {"0": 3, "1": 4})
     assert source.shown == {"0": 3}
+    assert one.look() == 0
+    assert one.lag == {"0": 0}
     assert group.all_once()
 
 
@@ -217,6 +220,29 @@ def test_who_sleeps_between_its_rows_and_its_offsets_doubles_nothing_for_a_reade
         sleeper.step(0)
     assert group.offsets() == {"0": 4}
     assert list(group.table.records(DAY)) == records(4)
+
+
+def test_of_a_day_the_last_decisions_are_known_and_an_older_one_that_comes_again_is_read_once(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "KNOWN", 10)
+    one, _ = group.member("one", "0")
+    for _ in range(30):
+        group.send("0")
+        group.step(one)
+    sent = group.partitions["0"]
+    sent += [sent[25], sent[0]]
+    group.step(one)
+    assert one.repeats == 1
+    assert list(group.table.records(DAY)) == records(30)
+    # one that begins reads no more of the day than that
+    read: list[str] = []
+    read_file = Lake.read_file
+    monkeypatch.setattr(Lake, "read_file", lambda self, path, *rest: read.append(path) or read_file(self, path, *rest))
+    two, _ = group.member("two", "0")
+    group.partitions["0"] += [sent[25]]
+    group.step(two)
+    assert (two.repeats, len(read)) == (1, 10)
 
 
 def test_a_source_is_caught_up_when_every_partition_is_whoever_reads_it(group: Group) -> None:
