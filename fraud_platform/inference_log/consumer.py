@@ -32,8 +32,8 @@ FOLD_PARTS = 100
 """So many parts of a day become one, so that a day has no more than a few hundred files before it is merged."""
 
 KNOWN = 1_000_000
-"""So many decisions of a day are known at least, the last ones: what comes again comes soon. An older one that comes again
-lies in two parts until the day is merged, and is read once."""
+"""So many decisions of a day are known at least, the last ones: what comes again comes soon. An older one that does is
+in two parts until the day is merged, and is read once."""
 
 _READ = 2_000
 _KEPT_DAYS = 3
