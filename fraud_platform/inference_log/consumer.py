@@ -7,7 +7,7 @@ has some partitions, where the broker shares them out; else one reads, and anoth
 """
 
 import time
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from datetime import date
 from typing import Any
@@ -66,6 +66,8 @@ class Consumer:
         self._rejected: list[tuple[str, bytes]] = []
         self._offsets: dict[str, Any] = {}
         self._since: int | None = None
+        self._taken = Counter[str]()
+        self._owed: dict[str, tuple[int, int]] = {}
         self._beat: dict[str, Position] | None = None
         self._heard_at = 0
         self._said_at = 0
@@ -109,6 +111,8 @@ class Consumer:
         moved, self._offsets = self._offsets, {}
         self._done |= moved
         self._waiting, self._rejected, self._since = [], [], None
+        self._owed = {p: (at, left - self._taken[p]) for p, (at, left) in self._owed.items()}
+        self._taken.clear()
         self._source.committed(moved)
         self._fold(parts)
 
@@ -150,6 +154,9 @@ class Consumer:
         self._done = {p: offset for p, offset in self._done.items() if p not in partitions}
         self.lag = {p: behind for p, behind in self.lag.items() if p not in partitions}
         self._since = self._since if self._offsets else None
+        for partition in partitions:
+            self._taken.pop(partition, None)
+            self._owed.pop(partition, None)
 
     def _leave(self) -> None:
         self._joined = False
@@ -164,6 +171,7 @@ class Consumer:
             return
         self._offsets |= batch.offsets
         self._since = self._since or self._clock()
+        self._taken.update(partition for partition, _ in batch.records)
         for partition, payload in batch.records:
             try:
                 record = decode_record(payload)
@@ -190,10 +198,18 @@ class Consumer:
         return known
 
     def _say_caught_up(self, now: int) -> None:
+        """Tell of partitions with nothing behind, and of those where as much was committed since an earlier look as was
+        behind then: where decisions come without a pause, something always is."""
         every = self._look()
         reached = [partition for partition, behind in self.lag.items() if behind == 0]
+        settled = {p: at for p, (at, left) in self._owed.items() if left <= 0 and p not in reached}
+        for at in sorted(set(settled.values())):
+            these = [p for p in settled if settled[p] == at]
+            self._table.positions.note_caught_up(self._name, these, every, at)
         if reached:
             self._table.positions.note_caught_up(self._name, reached, every, now)
+        owed = {p: each for p, each in self._owed.items() if p not in settled}
+        self._owed = {p: owed.get(p, (now, behind)) for p, behind in self.lag.items() if behind}
 
     def look(self) -> int:
         """Ask for the lag of what this consumer has; the sum. Raises BrokerError."""

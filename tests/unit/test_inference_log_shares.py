@@ -55,8 +55,9 @@ class ListSource:
         self._told = []
         found: list[tuple[str, bytes]] = []
         for partition, at in self._next.items():
-            found += [(partition, payload) for payload in self._partitions[partition][at:]]
-            self._next[partition] = len(self._partitions[partition])
+            payloads = self._partitions[partition][at : at + limit]
+            found += [(partition, payload) for payload in payloads]
+            self._next[partition] += len(payloads)
         return Batch(found, {p: self._next[p] for p, _ in found})
 
     def lag(self, offsets: Offsets) -> dict[str, int]:
@@ -260,6 +261,32 @@ def test_a_source_is_caught_up_when_every_partition_is_whoever_reads_it(group: G
     two.step(0)
     assert 0 < group.table.committed().caught_up_at("kafka") < group.now
     assert (one.lag, two.lag) == ({"0": 0, "1": 0}, {"2": 0})
+
+
+def test_where_decisions_come_without_a_pause_it_is_caught_up_with_what_was_behind_once_all_of_that_is_committed(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "_READ", 3)
+    group.partitions = {"0": []}
+    one, _ = group.member("one", "0")
+
+    def caught_up_at() -> int:
+        return group.table.committed().caught_up_at("kafka")
+
+    looked_at = group.now
+    group.send("0", 5)
+    one.step(0)
+    one.commit()
+    assert one.look() == 2
+    group.send("0")
+    group.now += CAUGHT_UP_US
+    one.step(0)
+    assert (one.look(), caught_up_at()) == (3, 0)  # two of the five are read, not committed
+    one.commit()
+    group.send("0")
+    group.now += CAUGHT_UP_US
+    one.step(0)
+    assert (one.look(), caught_up_at()) == (1, looked_at)
 
 
 def test_after_a_failure_it_begins_where_the_lake_ends(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
