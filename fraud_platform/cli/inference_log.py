@@ -88,7 +88,7 @@ def _print_partitions(earlier: "Look", later: "Look") -> None:
         for partition, behind in later.lags.items()
     ]
     print_table(None, ["partition", "lag", "per second", "read by"], rows)
-    typer.echo(f"{later.members} consumers")
+    typer.echo(f"consumers: {later.members}")
     for line in advise(earlier, later):
         typer.echo(line)
 

@@ -62,7 +62,7 @@ def _behind(later: Look, behind: int, grown: float, arrived: float) -> str:
     # as many as take what arrives, at the pace of those there are
     count = min(partitions, math.ceil(arrived / each)) - members
     named = "a consumer" if count == 1 else f"{count} consumers"
-    return f"add {named}: {told}; {arrived:,.0f}/s arrive, {members} consumers take {each:,.0f}/s each"
+    return f"add {named}: {told}; {arrived:,.0f}/s arrive, a consumer takes {each:,.0f}/s"
 
 
 def _rates(earlier: Look, later: Look, before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, float]:

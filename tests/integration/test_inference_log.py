@@ -222,7 +222,7 @@ def test_people_see_who_reads_what_and_whether_that_is_enough(log: Log) -> None:
     log.consume()
     owner = log.table.positions.writer
     assert f"0 0 +0 {owner}" in status()
-    assert status().endswith("1 consumers nothing: the consumers keep up")
+    assert status().endswith("consumers: 1 nothing: the consumers keep up")
 
 
 def test_a_segment_is_cut_only_when_the_lake_has_all_of_it(log: Log) -> None:

@@ -32,16 +32,16 @@ def test_the_lag_of_each_partition_grows_or_falls_by_so_many_a_second() -> None:
         ((6_000, 100_000), (1_000, 110_000), 2, "nothing: the consumers keep up"),
         (
             (100_000, 500_000), (112_000, 552_000), 2,
-            "add a consumer: the lag grows by 1,200/s; 5,200/s arrive, 2 consumers take 2,000/s each",
+            "add a consumer: the lag grows by 1,200/s; 5,200/s arrive, a consumer takes 2,000/s",
         ),
         (
             (100_000, 500_000), (130_000, 550_000), 2,
-            "add 3 consumers: the lag grows by 3,000/s; 5,000/s arrive, 2 consumers take 1,000/s each",
+            "add 3 consumers: the lag grows by 3,000/s; 5,000/s arrive, a consumer takes 1,000/s",
         ),
         # never more than there are partitions
         (
             (500_000, 500_000), (1_000_000, 1_020_000), 2,
-            "add 8 consumers: the lag grows by 50,000/s; 52,000/s arrive, 2 consumers take 1,000/s each",
+            "add 8 consumers: the lag grows by 50,000/s; 52,000/s arrive, a consumer takes 1,000/s",
         ),
         (
             (100_000, 500_000), (112_000, 552_000), 10,
@@ -63,7 +63,7 @@ def test_what_to_do_is_said_with_its_figures(
 def test_a_partition_that_nobody_reads_yet_is_named_beside_the_rest() -> None:
     assert told((100_000, 500_000), (112_000, 552_000), members=2, unread=2) == [
         "look again in a minute: nobody reads 0, 1 yet",
-        "add a consumer: the lag grows by 1,200/s; 5,200/s arrive, 2 consumers take 2,000/s each",
+        "add a consumer: the lag grows by 1,200/s; 5,200/s arrive, a consumer takes 2,000/s",
     ]
 
 
