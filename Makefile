@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards bench-lake bench-engines bench-pipeline
+.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards bench-lake bench-engines bench-pipeline bench-kafka
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -67,7 +67,8 @@ bench-online: $(READY) ## weigh users in Redis, time filling it, and what servin
 	@$(BIN)/python -m benchmarks.online $(ARGS)
 
 test-kafka: $(READY) ## run the inference log's tests against a real Kafka, fetched with Maven (Java 17)
-	@FRAUD_TEST_KAFKA=real $(BIN)/pytest tests/integration/test_inference_log.py -k kafka $(ARGS)
+	@FRAUD_TEST_KAFKA=real $(BIN)/pytest tests/integration/test_inference_log.py \
+		tests/integration/test_kafka_width.py -k kafka $(ARGS)
 
 fetch-kafka: $(READY) ## fetch the Kafka of `make test-kafka` with Maven
 	@$(BIN)/python -c 'from tests.integration.kafka_kit import fetched; fetched()'
@@ -92,6 +93,9 @@ scenarios: $(READY) ## play every scenario through the real service, headless (2
 
 bench-lake: $(READY) ## count and time what the lake asks of S3, beside a folder (1 minute)
 	@$(BIN)/python -m benchmarks.lake $(ARGS)
+
+bench-kafka: $(READY) ## time decisions through a real Kafka into the lake, by 1, 2 and 4 consumers (Java 17; 4 minutes)
+	@$(BIN)/python -m benchmarks.kafka $(ARGS)
 
 bench-loop: $(READY) ## run retrain sensor and canary on seeded streams: how often each is right (3 minutes)
 	@$(BIN)/python -m benchmarks.loop $(ARGS)

@@ -11,7 +11,8 @@ import dagster as dg
 from assets.daily_table import daily_table
 from assets.resources import Platform
 from fraud_platform.inference_log.broker import BrokerError
-from fraud_platform.inference_log.process import drain, log_standing
+from fraud_platform.inference_log.process import drain
+from fraud_platform.inference_log.standing import log_standing
 from fraud_platform.inference_log.table import TABLE, LogTable
 from fraud_platform.quality import Finding
 

@@ -3,12 +3,16 @@
 What belongs here: the group's commands. What does not: the way itself (`fraud_platform.inference_log`).
 """
 
+import time
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fraud_platform.cli.screen import now, print_table, refused, settings_of_environment
+
+if TYPE_CHECKING:
+    from fraud_platform.inference_log.width import Look
 
 app = typer.Typer(
     help="The inference log: every decision, from the service's spool into the lake.", no_args_is_help=True
@@ -42,13 +46,25 @@ def log_run(
 
 
 @app.command("status")
-def log_status() -> None:
-    """Show where decisions are: bytes in the spool, records in the broker, rows in the lake."""
-    from fraud_platform.inference_log.broker import BrokerError
-    from fraud_platform.inference_log.process import log_standing
+def log_status(
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0, help="Between two looks at Kafka's partitions; 0 is one look.")
+    ] = 10.0,
+) -> None:
+    """Show where decisions are: bytes in the spool, records in the broker, rows in the lake.
 
+    Where Kafka is the broker, also who reads each partition, whether they keep up, and what to do if not.
+    """
+    from fraud_platform.inference_log.broker import BrokerError
+    from fraud_platform.inference_log.standing import log_standing
+
+    settings = settings_of_environment()
     try:
-        standing = log_standing(settings_of_environment())
+        standing = log_standing(settings)
+        earlier = standing.look
+        if earlier is not None and seconds:
+            time.sleep(seconds)
+            standing = log_standing(settings)
     except BrokerError as error:
         raise refused(f"the broker does not answer: {error}") from error
     days = f"{len(standing.days)}, {standing.days[0]} to {standing.days[-1]}" if standing.days else "none"
@@ -59,6 +75,22 @@ def log_status() -> None:
         ["lake, commits", str(standing.commits)],
     ]
     print_table(None, ["what", "value"], rows)
+    if earlier is not None and standing.look is not None and seconds:
+        _print_partitions(earlier, standing.look)
+
+
+def _print_partitions(earlier: "Look", later: "Look") -> None:
+    from fraud_platform.inference_log.width import advise, growth
+
+    grown = growth(earlier, later)
+    rows = [
+        [partition, f"{behind:,}", f"{grown[partition]:+,.0f}", later.owners.get(partition, "nobody")]
+        for partition, behind in later.lags.items()
+    ]
+    print_table(None, ["partition", "lag", "per second", "read by"], rows)
+    typer.echo(f"consumers: {later.members}")
+    for line in advise(earlier, later):
+        typer.echo(line)
 
 
 @app.command("retain")

@@ -3,14 +3,14 @@
 What belongs here: the interfaces, and which broker the settings name. What does not: a broker's client.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fraud_platform.settings import Settings
 
 Offsets = Mapping[str, Any]
-"""Per partition, from where on it has not been read; JSON."""
+"""Per partition, from where on it has not been read; JSON, in the broker's own terms."""
 
 
 class BrokerError(RuntimeError):
@@ -27,9 +27,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Batch:
-    """What was read, in order within each partition, and from where to read on."""
+    """What was read, in order within each partition, and from where to read on in those it is of."""
 
-    payloads: list[bytes]
+    records: list[tuple[str, bytes]]
+    """Partition and payload."""
     offsets: Offsets
 
 
@@ -43,19 +44,42 @@ class Producer(Protocol):
     def close(self) -> None: ...
 
 
+Gained = Callable[[set[str]], Offsets]
+"""Told which partitions are the reader's from now on; says from where each is read, the others from their beginning."""
+Lost = Callable[[set[str]], None]
+"""Told which partitions are the reader's no longer."""
+
+
 class Source(Protocol):
     """Gives records, from given offsets on. It keeps none itself: the lake does, with the data."""
 
-    def seek(self, offsets: Offsets) -> None:
-        """Read on from here; from the oldest record where a partition is not named, or no longer has its offset."""
+    shares: bool
+    """Whether it gives each partition to one of those that read; else they have to agree among themselves."""
+
+    def join(self, gained: Gained, lost: Lost) -> None:
+        """Become a reader. Both are called by this, `read` and `leave` alone. Raises BrokerError, and what they raise.
+
+        A partition is read from the oldest record where it is not named, or no longer has its offset.
+        """
+        ...
+
+    def leave(self) -> None:
+        """Be none; nothing where one is none."""
         ...
 
     def read(self, limit: int, seconds: float) -> Batch:
-        """At most `limit` records; an empty batch after `seconds` without any. Raises BrokerError."""
+        """At most `limit` records of what the reader has; an empty batch after `seconds` without any.
+
+        Raises BrokerError, and what `gained` and `lost` raise; what was read then counts as not read: leave, and join.
+        """
         ...
 
-    def lag(self) -> int:
-        """Records behind those that the lake is known to have. Raises BrokerError."""
+    def lag(self, offsets: Offsets) -> dict[str, int]:
+        """Records behind these offsets, for every partition there is, whoever reads it. Raises BrokerError."""
+        ...
+
+    def members(self) -> int | None:
+        """How many read; None where the broker does not say. Raises BrokerError."""
         ...
 
     def committed(self, offsets: Offsets) -> None:
@@ -66,7 +90,10 @@ class Source(Protocol):
 
 
 def broker_name(settings: Settings) -> str:
-    """Which broker the settings name, as offsets are kept under: another broker starts from its beginning."""
+    """Which broker the settings name, as offsets are kept under: another broker starts from its beginning.
+
+    Two brokers that fill one lake need two names.
+    """
     if settings.kafka_bootstrap:
         return f"kafka:{settings.kafka_topic}"
     return f"redis:{settings.redis_stream}"

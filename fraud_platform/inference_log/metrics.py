@@ -23,7 +23,13 @@ class LogMetrics:
         self._shipped = gauge("shipped_records", "Records that the broker took since the start.")
         self._cut = gauge("spool_segments_cut", "Segments given back since the start.")
         self._resent = gauge("spool_segments_resent", "Segments that the broker had lost, since the start.")
-        self._lag = gauge("lag_records", "Records in the broker that the lake does not have.")
+        self._lag = Gauge(
+            "fraud_log_lag_records",
+            "Records that the lake does not have, in a partition that this process reads.",
+            ["partition"],
+            registry=registry,
+        )
+        self._mine: set[str] = set()
         self._rows = gauge("lake_rows", "Decisions put into the lake since the start.")
         self._repeats = gauge("repeated_records", "Records that the lake had already, since the start.")
         self._failures = Counter("fraud_log_failures", "Errors, by part.", ["part"], registry=registry)
@@ -42,6 +48,11 @@ class LogMetrics:
 
     def consuming(self, consumer: Consumer) -> None:
         """Where the consumer stands."""
-        self._lag.set(consumer.lag)
+        for gone in self._mine - set(consumer.lag):
+            # of a partition that another reads now, the other tells
+            self._lag.remove(gone)
+        self._mine = set(consumer.lag)
+        for partition, behind in consumer.lag.items():
+            self._lag.labels(partition).set(behind)
         self._rows.set(consumer.rows)
         self._repeats.set(consumer.repeats)

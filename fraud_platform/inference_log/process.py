@@ -9,10 +9,9 @@ import logging
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import date
 from typing import Literal
 
 from fraud_platform.clock import machine_clock
@@ -20,8 +19,10 @@ from fraud_platform.decision.faults import FaultLog
 from fraud_platform.inference_log.broker import BrokerError, broker_name, open_producer, open_source
 from fraud_platform.inference_log.consumer import Consumer
 from fraud_platform.inference_log.metrics import LogMetrics
+from fraud_platform.inference_log.positions import OtherWriterError
 from fraud_platform.inference_log.shipper import AUDIT_US, Shipper, waiting_bytes
 from fraud_platform.inference_log.spool import spool_root
+from fraud_platform.inference_log.standing import log_standing
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import open_lake
 from fraud_platform.logs import set_up_logs
@@ -46,13 +47,17 @@ class AlreadyDoneError(RuntimeError):
 
 
 @contextmanager
-def holding(settings: Settings, part: Part) -> Iterator[None]:
-    """Be the only one of this home that does this part; the lock goes with its holder. Raises AlreadyDoneError."""
+def holding(settings: Settings, part: Part, *, alone: bool = True) -> Iterator[None]:
+    """Do a part, as the only one of this home or beside others; the lock goes with its holder. Raises AlreadyDoneError.
+
+    alone: no other does it. Of Kafka's consumers there may be several, which then still say so.
+    """
+    how = fcntl.LOCK_EX if alone or part != "consume" or not settings.kafka_bootstrap else fcntl.LOCK_SH
     folder = spool_root(settings.home)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{part}.lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, how | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AlreadyDoneError(f"another process of {settings.home} does this already: {part}") from None
         yield
@@ -64,6 +69,7 @@ def make_shipper(settings: Settings, failed: Callable[[str, BaseException], None
         settings.home,
         open_producer(settings),
         LogTable(open_lake(settings)),
+        broker_name(settings),
         clock=machine_clock,
         failed=failed,
         fsync_us=settings.spool_fsync_ms * 1_000,
@@ -73,9 +79,13 @@ def make_shipper(settings: Settings, failed: Callable[[str, BaseException], None
 
 def make_consumer(settings: Settings, failed: Callable[[str, BaseException], None]) -> Consumer:
     """The consumer of these settings."""
-    # the homes' locks see to it that this name has one bearer
-    table = LogTable(open_lake(settings), writer=f"{socket.gethostname()}:{settings.home.absolute()}")
-    return Consumer(broker_name(settings), open_source(settings), table, clock=machine_clock, failed=failed)
+    source = open_source(settings)
+    # the homes' locks see to it that this name has one bearer, who goes on at once where it was killed
+    writer = f"{socket.gethostname()}:{settings.home.absolute()}"
+    if source.shares:
+        writer += f":{uuid.uuid4().hex[:8]}"
+    table = LogTable(open_lake(settings), writer)
+    return Consumer(broker_name(settings), source, table, clock=machine_clock, failed=failed)
 
 
 def run(settings: Settings, parts: tuple[Part, ...], stop: threading.Event) -> None:
@@ -156,7 +166,7 @@ def _patiently(settings: Settings, part: Part, stop: threading.Event) -> Iterato
     until = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
-            with holding(settings, part):
+            with holding(settings, part, alone=False):
                 yield
             return
         except AlreadyDoneError:
@@ -181,13 +191,13 @@ def drain(settings: Settings, seconds: float) -> bool:
                 if consumer is not None:
                     consumer.step(_READ_SECONDS)
                     consumer.commit()
-                if waiting_bytes(settings.home) == 0 and _lag(settings) == 0:
+                if waiting_bytes(settings.home) == 0 and log_standing(settings).lag == 0:
                     if shipper is not None:
                         # what the lake has now is cut
                         shipper.step()
                     done = True
                     break
-            except BrokerError as error:
+            except (BrokerError, OtherWriterError) as error:
                 faults.report("drain", error)
             if time.monotonic() >= until:
                 done = False
@@ -206,33 +216,3 @@ def _ours(settings: Settings, part: Part) -> Iterator[bool]:
             yield True
     except AlreadyDoneError:
         yield False
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a home's decisions are."""
-
-    waiting_bytes: int
-    """Bytes of the spool that the broker does not have."""
-    broker: str
-    lag: int
-    """Records in the broker that the lake does not have."""
-    commits: int
-    days: list[date]
-    """Days of the lake that hold a decision, ascending."""
-
-
-def log_standing(settings: Settings) -> Standing:
-    """Where this home's decisions are. Raises BrokerError."""
-    table = LogTable(open_lake(settings))
-    waiting = waiting_bytes(settings.home)
-    return Standing(waiting, broker_name(settings), _lag(settings), table.committed().number, table.days())
-
-
-def _lag(settings: Settings) -> int:
-    source = open_source(settings)
-    try:
-        source.seek(LogTable(open_lake(settings)).committed().offsets.get(broker_name(settings), {}))
-        return source.lag()
-    finally:
-        source.close()

@@ -7,7 +7,7 @@ behind what the lake has, and takes no more than `most` records beyond it: the r
 from collections.abc import Sequence
 from typing import Any
 
-from fraud_platform.inference_log.broker import Batch, BrokerError, Message, Offsets
+from fraud_platform.inference_log.broker import Batch, BrokerError, Gained, Lost, Message, Offsets
 from fraud_platform.online.embedded_redis import redis_address
 from fraud_platform.online.shards import REDIS_ERRORS, connect_redis
 from fraud_platform.settings import Settings
@@ -18,10 +18,13 @@ MOST = 100_000
 _SECONDS = 5.0
 _BEGINNING = "0-0"
 _FIELD = b"record"
+_PARTITION = "0"
 
 
 class RedisStream:
     """Producer and source of one stream; its only partition is called "0"."""
+
+    shares = False
 
     def __init__(self, url: str, stream: str, most: int = MOST) -> None:
         self._redis = connect_redis(url, socket_timeout=_SECONDS, socket_connect_timeout=_SECONDS)
@@ -37,7 +40,7 @@ class RedisStream:
     def send(self, messages: Sequence[Message]) -> None:
         """Returns when the stream has all of them. Raises BrokerError."""
         try:
-            if self.lag() + len(messages) > self._most:
+            if self._held() + len(messages) > self._most:
                 raise BrokerError(f"the stream {self._stream} holds {self._most} records that the lake does not have")
             with self._redis.pipeline(transaction=False) as pipe:
                 for message in messages:
@@ -46,9 +49,12 @@ class RedisStream:
         except REDIS_ERRORS as error:
             raise BrokerError(str(error)) from error
 
-    def seek(self, offsets: Offsets) -> None:
-        """Read on behind this identifier."""
-        self._next = offsets.get("0", _BEGINNING)
+    def join(self, gained: Gained, lost: Lost) -> None:
+        """Read on behind the identifier that is told; nobody takes the stream away."""
+        self._next = gained({_PARTITION}).get(_PARTITION, _BEGINNING)
+
+    def leave(self) -> None:
+        """Nothing is held."""
 
     def read(self, limit: int, seconds: float) -> Batch:
         """The records behind the last that was read. Raises BrokerError."""
@@ -59,21 +65,27 @@ class RedisStream:
         entries = found[0][1] if found else []
         if entries:
             self._next = entries[-1][0].decode()
-        return Batch([fields[_FIELD] for _, fields in entries], {"0": self._next})
+        return Batch(
+            [(_PARTITION, fields[_FIELD]) for _, fields in entries], {_PARTITION: self._next} if entries else {}
+        )
 
-    def lag(self) -> int:
+    def lag(self, offsets: Offsets) -> dict[str, int]:
         """What the stream holds: everything that the lake has is trimmed."""
+        return {_PARTITION: self._held()}
+
+    def _held(self) -> int:
         try:
             held: Any = self._redis.xlen(self._stream)
         except REDIS_ERRORS as error:
             raise BrokerError(str(error)) from error
         return int(held)
 
+    def members(self) -> None:
+        """A stream does not know its readers."""
+
     def committed(self, offsets: Offsets) -> None:
         """Trim the stream up to and with this identifier."""
-        if offsets["0"] == _BEGINNING:
-            return
-        milliseconds, number = map(int, offsets["0"].split("-"))
+        milliseconds, number = map(int, offsets[_PARTITION].split("-"))
         try:
             self._redis.xtrim(self._stream, minid=f"{milliseconds}-{number + 1}", approximate=False)
         except REDIS_ERRORS as error:

@@ -34,7 +34,7 @@ LIMITS = {
         ('{{store="redis"}}) > {} * 86400 / 2', "online_ttl_days"),
         ('{{store="postgres"}}) > {} * 86400 / 2', "cold_ttl_days"),
     ],
-    "FraudLogLag": [("fraud_log_lag_records > {}", "log_lag_alert")],
+    "FraudLogLag": [("sum(fraud_log_lag_records) > {}", "log_lag_alert")],
     "FraudScoreDrift": [
         ("fraud_score_psi > {}", "score_psi_limit"),
         ("fraud_score_psi > {} * fraud_score_psi_usual", "drift_unusual"),

@@ -175,6 +175,14 @@ def test_they_grow_by_processor_and_the_service_by_latency(documents: list[Docum
     assert latency["pods"]["metric"]["name"].startswith("fraud_decision_seconds")
     (cpu,) = scalers["fraud-gateway"]["spec"]["metrics"]
     assert cpu["resource"]["target"]["averageUtilization"] == 70
+    cpu, lag = scalers["fraud-consume"]["spec"]["metrics"]
+    assert cpu["containerResource"]["container"] == "consume"
+    assert lag["pods"] == {
+        "metric": {"name": "fraud_log_lag_records"}, "target": {"type": "AverageValue", "averageValue": "20000"},
+    }  # fmt: skip
+    consume = of_kind(documents, "Deployment")["fraud-consume"]["spec"]
+    assert "replicas" not in consume
+    assert consume["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     for scaler in scalers.values():
         target = scaler["spec"]["scaleTargetRef"]
         assert target["name"] in of_kind(documents, target["kind"])
