@@ -1,0 +1,59 @@
+"""The queueing model beside what was measured, and what it says that other rates need.
+
+What belongs here: from measurements to the model's figures and predictions. What does not: its formulas
+(`fraud_platform.capacity.queueing`), measuring, showing.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+
+from fraud_platform.capacity.figures import Width
+from fraud_platform.capacity.prices import read_prices
+from fraud_platform.capacity.queueing import Alone, Work, fitted_variation, latency_p99, mean_wait, utilisation
+from fraud_platform.capacity.width import TYPICAL_RATES, wide
+
+Figures = dict[str, Any]
+
+
+def summary(found: Figures) -> Figures:
+    """Fields of `capacity.figures.Width`, the model beside each latency, and what typical rates need."""
+    of_one = found["one_core"][0]
+    alone_at, *loaded = found["latencies"]
+    alone = Alone(mean=alone_at["mean_ms"] / 1e3, p99=alone_at["p99_ms"] / 1e3)
+    middle = min(loaded, key=lambda each: abs(each["share"] - 0.5))
+    # calibrated at one load, to be held against the others
+    fitted = fitted_variation(middle["rate"], middle["cpu_us"] / 1e6, middle["mean_ms"] / 1e3 - alone.mean)
+    behind = [each for each in found["instances"] if each["where"] == "gateway"]
+    measured = Width(
+        work_us=of_one["cpu_us"],
+        work_variation=max(0.0, fitted),
+        alone_mean_ms=alone_at["mean_ms"],
+        alone_p99_ms=alone_at["p99_ms"],
+        redis_us=of_one["redis_us"],
+        gateway_us=behind[0]["cpu_us"] if behind else None,
+    )
+    rules = read_prices().rules
+    needs = [wide(rate, measured, headroom=rules.headroom, p99_ms=rules.p99_ms) for rate in TYPICAL_RATES]
+    return {
+        **msgspec.to_builtins(measured),
+        # as it fitted: below 0 payments wait less than in any M/G/1
+        "fitted_variation": fitted,
+        "calibrated_at": middle["share"],
+        "model": [_beside(each, alone, max(0.0, fitted)) for each in loaded],
+        "headroom": rules.headroom,
+        "budget_ms": rules.p99_ms,
+        "needs": [asdict(need) | {"cores": need.cores} for need in needs],
+    }
+
+
+def _beside(at: Figures, alone: Alone, fitted: float) -> Figures:
+    """What the model says of a measured load: M/D/1, which no parameter was fitted for, and M/G/1 as calibrated."""
+    said: Figures = {"share": at["share"], "rate": at["rate"]}
+    for name, variation in (("md1", 0.0), ("mg1", fitted)):
+        work = Work(seconds=at["cpu_us"] / 1e6, variation=variation)
+        said["busy"] = utilisation(at["rate"], work)
+        said[f"{name}_mean_ms"] = (alone.mean + mean_wait(at["rate"], work)) * 1e3
+        said[f"{name}_p99_ms"] = latency_p99(at["rate"], work, alone) * 1e3
+    return said
