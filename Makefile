@@ -54,8 +54,8 @@ clean: ## say what would be removed of local state and caches; CONFIRM=yes remov
 bench: $(READY) ## time a day of a million transactions through every offline stage
 	@$(BIN)/python -m benchmarks.million
 
-bench-train: $(READY) ## time training as data grows, on the vectors that `make run` built
-	@$(BIN)/python -m benchmarks.training
+bench-train: $(READY) ## time training as data grows, in memory and from disk, on the vectors that `make run` built
+	@$(BIN)/python -m benchmarks.training $(ARGS)
 
 bench-serving: $(READY) ## time decisions beside the reference pattern, Feast's SDK and an empty endpoint (15 minutes)
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
