@@ -26,7 +26,6 @@ from benchmarks.serving.world import World
 from benchmarks.width import model, report
 from benchmarks.width.surroundings import GATEWAY, Gateway, has_nginx, memory, neighbour
 
-WORKERS = (1, 2, 3)
 SECOND = "second instance"
 MODERATE = 0.5
 """Share of one worker's saturation at which processor time and a noisy neighbour's harm are measured."""
@@ -41,7 +40,8 @@ class Width:
     def __init__(self, bench: Bench, options: argparse.Namespace, cores: tuple[set[int], set[int]]) -> None:
         self._bench, self._options = bench, options
         self._own, self._all = cores
-        self._services = {count: bench.start(f"{count} workers", OURS, count) for count in WORKERS}
+        # the first has one worker: what the others are held against
+        self._services = {count: bench.start(f"{count} workers", OURS, count) for count in options.workers}
         self._second = bench.start(SECOND, OURS)
         self._bar = tqdm(unit="measurement", disable=None)
 
@@ -149,6 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.width", description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("var/bench"), help="where results and the home go")
     parser.add_argument("--users", type=int, default=50_000, help="users in Redis")
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 3], help="workers of a service beside one of one")
     parser.add_argument("--seconds", type=float, default=5, help="seconds at each fixed rate")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of latencies and neighbours; the median counts")
     parser.add_argument("--begin", type=float, default=1_000, help="payments per second that a search begins at")
@@ -158,8 +159,9 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.3, 0.5, 0.7, 0.85], help="of saturation")
     parser.add_argument("--quick", action="store_true", help="small figures, to see that it works: they mean little")
     options = parser.parse_args()
+    options.workers = sorted({1, *options.workers})
     if options.quick:
-        options.users, options.seconds, options.begin = 2_000, 1.5, 200
+        options.users, options.seconds, options.begin, options.workers = 2_000, 1.5, 200, [1, 2]
         options.step_seconds, options.steps, options.shares, options.rounds = 1, 0, [0.5], 1
     everything = sorted(os.sched_getaffinity(0))
     load_cores, all_cores = {everything[0]}, set(everything)
