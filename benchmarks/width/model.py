@@ -35,7 +35,12 @@ def summary(found: Figures) -> Figures:
         gateway_us=behind[0]["cpu_us"] if behind else None,
     )
     rules = read_prices().rules
-    needs = [wide(rate, measured, headroom=rules.headroom, p99_ms=rules.p99_ms) for rate in TYPICAL_RATES]
+    try:
+        needs = [wide(rate, measured, headroom=rules.headroom, p99_ms=rules.p99_ms) for rate in TYPICAL_RATES]
+        refused = None
+    except ValueError as error:
+        # a machine on which even a payment alone is late: what was measured is shown all the same
+        needs, refused = [], str(error)
     return {
         **msgspec.to_builtins(measured),
         # as it fitted: below 0 payments wait less than in any M/G/1
@@ -44,6 +49,7 @@ def summary(found: Figures) -> Figures:
         "model": [_beside(each, alone, max(0.0, fitted)) for each in loaded],
         "headroom": rules.headroom,
         "budget_ms": rules.p99_ms,
+        "refused": refused,
         "needs": [asdict(need) | {"cores": need.cores} for need in needs],
     }
 
@@ -56,4 +62,5 @@ def _beside(at: Figures, alone: Alone, fitted: float) -> Figures:
         said["busy"] = utilisation(at["rate"], work)
         said[f"{name}_mean_ms"] = (alone.mean + mean_wait(at["rate"], work)) * 1e3
         said[f"{name}_p99_ms"] = latency_p99(at["rate"], work, alone) * 1e3
+        said[f"{name}_p99_of_measured"] = said[f"{name}_p99_ms"] / at["p99_ms"]
     return said

@@ -19,7 +19,7 @@ def show(figures: Figures, console: Console) -> None:
         _growth(figures), _instances(figures), _memory(figures), _latencies(figures), _noise(figures), _needs(figures)
     ):  # fmt: skip
         if not rows:
-            console.print(f"{title}: not measured, for want of nginx\n")
+            console.print(f"{title}\n")
             continue
         table = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
         for index, name in enumerate(columns):
@@ -59,7 +59,7 @@ def _instances(figures: Figures) -> _Shown:
         for at in figures["instances"]
     ]  # fmt: skip
     columns = ("before them", "instances", "saturation/s", "service µs", "nginx µs", "median ms", "P99 ms")
-    return "Instances of one worker, everything on all cores", columns, rows
+    return f"Instances of one worker, everything on all cores{'' if rows else ': no nginx was found'}", columns, rows
 
 
 def _memory(figures: Figures) -> _Shown:
@@ -73,13 +73,13 @@ def _memory(figures: Figures) -> _Shown:
 
 def _latencies(figures: Figures) -> _Shown:
     alone = figures["latencies"][0]
-    rows = [[f"{alone['share']:.0%}", f"{alone['rate']:,.0f}", "", *_measured(alone), _late(alone), "", "", "", ""]]
+    rows = [[f"{alone['share']:.0%}", f"{alone['rate']:,.0f}", "", *_measured(alone), _late(alone), *[""] * 5]]
     for at, said in zip(figures["latencies"][1:], figures["model"], strict=True):
         predicted = [f"{said[name]:.2f}" for name in ("md1_mean_ms", "md1_p99_ms", "mg1_mean_ms", "mg1_p99_ms")]
         loaded = [f"{at['share']:.0%}", f"{at['rate']:,.0f}", f"{said['busy']:.0%}", *_measured(at), _late(at)]
-        rows.append([*loaded, *predicted])
+        rows.append([*loaded, *predicted, f"{said['mg1_p99_of_measured']:.0%}"])
     columns = ("of saturation", "rate/s", "busy", "mean", "median", "P99", "P99.9", "sent late P99",
-               "M/D/1 mean", "P99", "M/G/1 mean", "P99")  # fmt: skip
+               "M/D/1 mean", "P99", "M/G/1 mean", "P99", "of measured")  # fmt: skip
     fitted, at = figures["fitted_variation"], figures["calibrated_at"]
     title = f"One worker on a core of its own, ms; M/G/1 with c² = {fitted:.1f}, which fits the mean at {at:.0%}"
     return title, columns, rows
@@ -111,4 +111,4 @@ def _needs(figures: Figures) -> _Shown:
     ]  # fmt: skip
     columns = ("payments/s", "workers", "busy", "P99 ms", "gateway cores", "Redis shards", "cores")
     budget = f"P99 within {figures['budget_ms']:.0f} ms at {figures['headroom']:g} times the rate"
-    return f"What a rate needs by the model: {budget}", columns, rows
+    return f"What a rate needs by the model: {budget}{'' if rows else ': ' + figures['refused']}", columns, rows
