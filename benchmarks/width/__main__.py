@@ -100,8 +100,8 @@ class Width:
         return found
 
     def latencies(self, saturation: float) -> list[Figures]:
-        """One worker on its own core at shares of its saturation, the first of them what a payment alone takes."""
-        name, shares = self._services[1].name, [self._options.alone, *self._options.shares]
+        """One worker on its own core at shares of its saturation."""
+        name, shares = self._services[1].name, self._options.shares
         rates = [max(share * saturation, 10.0) for share in shares]
         found = self._rounds([partial(self._measure, name, rate) for rate in rates])
         return [{"share": share, **each} for share, each in zip(shares, found, strict=True)]
@@ -155,14 +155,16 @@ def main() -> None:
     parser.add_argument("--begin", type=float, default=1_000, help="payments per second that a search begins at")
     parser.add_argument("--step-seconds", type=float, default=2, help="seconds at each rate of a search")
     parser.add_argument("--steps", type=int, default=3, help="halvings of a search's last interval")
-    parser.add_argument("--alone", type=float, default=0.05, help="share of saturation at which payments rarely meet")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.3, 0.5, 0.7, 0.85], help="of saturation")
+    shares = [0.05, *model.CALIBRATED_AT, 0.7, 0.85]
+    parser.add_argument(
+        "--shares", type=float, nargs="+", default=shares, help="of saturation; two calibrate the model"
+    )
     parser.add_argument("--quick", action="store_true", help="small figures, to see that it works: they mean little")
     options = parser.parse_args()
     options.workers = sorted({1, *options.workers})
     if options.quick:
         options.users, options.seconds, options.begin, options.workers = 2_000, 1.5, 200, [1, 2]
-        options.step_seconds, options.steps, options.shares, options.rounds = 1, 0, [0.5], 1
+        options.step_seconds, options.steps, options.shares, options.rounds = 1, 0, [0.3, 0.5], 1
     everything = sorted(os.sched_getaffinity(0))
     load_cores, all_cores = {everything[0]}, set(everything)
     own = all_cores - load_cores or load_cores

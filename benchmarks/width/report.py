@@ -72,17 +72,15 @@ def _memory(figures: Figures) -> _Shown:
 
 
 def _latencies(figures: Figures) -> _Shown:
-    alone = figures["latencies"][0]
-    rows = [[f"{alone['share']:.0%}", f"{alone['rate']:,.0f}", "", *_measured(alone), _late(alone), *[""] * 5]]
-    for at, said in zip(figures["latencies"][1:], figures["model"], strict=True):
-        predicted = [f"{said[name]:.2f}" for name in ("md1_mean_ms", "md1_p99_ms", "mg1_mean_ms", "mg1_p99_ms")]
+    rows = []
+    for at, said in zip(figures["latencies"], figures["model"], strict=True):
         loaded = [f"{at['share']:.0%}", f"{at['rate']:,.0f}", f"{said['busy']:.0%}", *_measured(at), _late(at)]
-        rows.append([*loaded, *predicted, f"{said['mg1_p99_of_measured']:.0%}"])
+        rows.append([*loaded, f"{said['mean_ms']:.2f}", f"{said['p99_ms']:.2f}", f"{said['p99_of_measured']:.0%}"])
     columns = ("of saturation", "rate/s", "busy", "mean", "median", "P99", "P99.9", "sent late P99",
-               "M/D/1 mean", "P99", "M/G/1 mean", "P99", "of measured")  # fmt: skip
-    fitted, at = figures["fitted_variation"], figures["calibrated_at"]
-    title = f"One worker on a core of its own, ms; M/G/1 with c² = {fitted:.1f}, which fits the mean at {at:.0%}"
-    return title, columns, rows
+               "model's mean", "P99", "of measured")  # fmt: skip
+    low, high = (f"{share:.0%}" for share in figures["calibrated_at"])
+    fitted = f"M/G/1 with c² = {figures['fitted_variation']:.1f} as calibrated at {low} and {high}"
+    return f"One worker on a core of its own, ms; {fitted}", columns, rows
 
 
 def _measured(at: Figures) -> list[str]:

@@ -59,10 +59,10 @@ class Width(msgspec.Struct, frozen=True, kw_only=True):
     work_us: float
     """Processor time per decision at half of what a worker sustains."""
     work_variation: float
-    """Squared coefficient of variation of that time, as the waits at half of it show."""
+    """Squared coefficient of variation of that time, by which waits grow with the load as they were seen to."""
     alone_mean_ms: float
     alone_p99_ms: float
-    """Latency of a payment that meets hardly any other."""
+    """Latency of a payment that meets no other, by the same model."""
     redis_us: float
     """Redis' processor time per decision, the log's stream included."""
     gateway_us: float | None = None

@@ -102,7 +102,34 @@ def least_workers(rate: float, work: Work, alone: Alone, budget: float) -> int:
     return workers
 
 
-def fitted_variation(rate: float, seconds: float, wait: float) -> float:
-    """The variation with which M/G/1 has the mean wait that was measured; below 0: it waits less than any M/G/1."""
-    busy = rate * seconds
-    return 2 * wait * (1 - busy) / (busy * seconds) - 1
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One worker under a load."""
+
+    rate: float
+    seconds: float
+    """Mean processor time of a payment at that rate."""
+    mean: float
+    p99: float
+    """Latencies."""
+
+
+def calibrate(light: Measured, heavier: Measured) -> tuple[float, Alone]:
+    """The work's variation, and what a payment takes alone, with which M/G/1 has both means and the lighter load's P99.
+
+    Both are measured under load, since a machine that has nothing to do wakes up late. A variation below 0 means that
+    waits grow less than in any M/G/1; what a payment takes alone is then that of variation 0.
+    """
+    first, second = (_fixed_wait(at) for at in (light, heavier))
+    found = (heavier.mean - light.mean) / (second - first) - 1
+    work = Work(seconds=light.seconds, variation=max(0.0, found))
+    wait = mean_wait(light.rate, work)
+    alone = max(light.mean - wait, light.seconds)
+    beyond = max(0.0, wait_quantile(light.rate, work) - wait)
+    above = max(0.0, light.p99 - alone - wait)
+    return found, Alone(mean=alone, p99=alone + math.sqrt(max(0.0, above**2 - beyond**2)))
+
+
+def _fixed_wait(at: Measured) -> float:
+    """The mean wait of M/D/1, which any other's is (1 + variation) times."""
+    return mean_wait(at.rate, Work(seconds=at.seconds, variation=0.0))

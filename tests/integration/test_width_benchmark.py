@@ -29,9 +29,11 @@ def test_the_benchmark_measures_workers_instances_and_neighbours(tmp_path: Path)
     for each in figures["memory"]:
         assert each["rss"] == pytest.approx(each["private"] + each["shared"], rel=0.02)
         assert each["private"] < each["pss"] < each["rss"]
-    assert len(figures["latencies"]) == len(figures["model"]) + 1 == 2
+    assert [each["share"] for each in figures["model"]] == figures["calibrated_at"] == [0.3, 0.5]
     assert [each["instances"] for each in figures["instances"]] == ([1, 1, 2] if has_nginx() else [])
-    assert [need["rate"] for need in figures["needs"]] == [1_000, 10_000, 100_000]
+    # on a busy machine a payment alone may take longer than the budget
+    rates = [need["rate"] for need in figures["needs"]]
+    assert rates == ([] if figures["refused"] else [1_000, 10_000, 100_000])
     # what `fraud-platform capacity` goes by
     assert read_figures(tmp_path).width.work_us == figures["one_core"][0]["cpu_us"]
     assert "What a rate needs by the model" in done.stdout

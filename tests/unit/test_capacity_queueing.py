@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from fraud_platform.capacity.queueing import (
     Alone,
+    Measured,
     Work,
+    calibrate,
     erlang_c,
-    fitted_variation,
     latency_p99,
     least_workers,
     mean_wait,
@@ -117,8 +118,22 @@ def test_the_least_number_of_workers_is_enough_and_one_less_is_not() -> None:
         least_workers(1, EXPONENTIAL, alone, 0.003)
 
 
-def test_the_variation_that_fits_is_the_one_that_made_the_wait() -> None:
+def test_calibration_finds_what_made_the_latencies() -> None:
     for variation in (0.0, 0.4, 3.0):
-        wait = mean_wait(600, Work(seconds=0.001, variation=variation))
-        assert fitted_variation(600, 0.001, wait) == pytest.approx(variation)
-    assert fitted_variation(600, 0.001, 0.0) == -1
+        work, alone = Work(seconds=0.001, variation=variation), Alone(mean=0.002, p99=0.006)
+        light, heavier = (
+            Measured(
+                rate=rate, seconds=0.001, mean=alone.mean + mean_wait(rate, work), p99=latency_p99(rate, work, alone)
+            )
+            for rate in (300, 500)
+        )
+        found, by_itself = calibrate(light, heavier)
+        assert found == pytest.approx(variation)
+        assert (by_itself.mean, by_itself.p99) == pytest.approx((alone.mean, alone.p99))
+
+
+def test_waits_that_do_not_grow_are_told_as_such() -> None:
+    light, heavier = (Measured(rate=rate, seconds=0.001, mean=0.003, p99=0.004) for rate in (300, 500))
+    found, alone = calibrate(light, heavier)
+    assert found == -1
+    assert alone.mean == pytest.approx(0.003 - mean_wait(300, ALWAYS_THE_SAME))
