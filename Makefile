@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards bench-lake bench-engines bench-pipeline bench-kafka
+.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards bench-lake bench-engines bench-pipeline bench-kafka bench-width
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -54,11 +54,14 @@ clean: ## say what would be removed of local state and caches; CONFIRM=yes remov
 bench: $(READY) ## time a day of a million transactions through every offline stage
 	@$(BIN)/python -m benchmarks.million
 
-bench-train: $(READY) ## time training as data grows, on the vectors that `make run` built
-	@$(BIN)/python -m benchmarks.training
+bench-train: $(READY) ## time training as data grows, in memory and from disk, on the vectors that `make run` built
+	@$(BIN)/python -m benchmarks.training $(ARGS)
 
 bench-serving: $(READY) ## time decisions beside the reference pattern, Feast's SDK and an empty endpoint (15 minutes)
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
+bench-width: $(READY) ## measure workers, instances behind the gateway, a noisy neighbour, and the queueing model (6 minutes)
+	@$(BIN)/python -m benchmarks.width $(ARGS)
 
 bench-reads: $(READY) ## time the reads of a payment's features alone, from Redis and from PostgreSQL (2 minutes)
 	@$(BIN)/python -m benchmarks.reads $(ARGS)

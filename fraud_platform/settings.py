@@ -154,6 +154,10 @@ class Settings(BaseSettings):
         [],
         description="Days as JSON whose differences between served and recomputed values are explained, and may train.",
     )
+    training_memory: Literal["internal", "external"] = Field(
+        "internal",
+        description="external: vectors of the training days stay in the lake and are read batch by batch; slower.",
+    )
     training_threads: int | None = Field(None, ge=1, description="Threads of one training; unset: all cores.")
     threshold: float = Field(
         0.7, gt=0, lt=1, description="Of the first policy: a payment is blocked when its score is strictly greater."

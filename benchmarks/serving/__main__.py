@@ -1,20 +1,14 @@
 """`python -m benchmarks.serving`: how fast payments are decided, beside what a team would otherwise assemble.
 
-What belongs here: the order of measurements. What does not: servers (`candidates`), load, showing (`report`).
-Two cores: the servers under test on one, load and Redis on the other; one worker each. All run at once, and only the
-one that is measured has work.
+What belongs here: the order of measurements. What does not: measuring (`bench`), servers (`candidates`), showing
+(`report`). Two cores: the servers under test on one, load and Redis on the other; one worker each. All run at once, and
+only the one that is measured has work.
 """
 
 import argparse
-import json
 import os
-import platform
-import signal
-import socket
-import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,107 +16,9 @@ from rich.console import Console
 from tqdm import tqdm
 
 from benchmarks.serving import report
-from benchmarks.serving.candidates import NAMES, OURS, Candidate, start
-from benchmarks.serving.load import Order
-from benchmarks.serving.world import World, fill, release, start_redis
-
-CONNECTIONS = 64
-DEADLINE_MS = 100.0
-UNDEGRADED = 0.999
-SEED = 7
-
-
-class Bench:
-    """One run of the benchmark."""
-
-    def __init__(self, world: World, folder: Path, server_cores: set[int], load_cores: set[int]) -> None:
-        self.world, self.folder = world, folder
-        self._server_cores, self._load_cores = server_cores, load_cores
-        self._first = 0
-        self._children: list[subprocess.Popen[Any]] = []
-        self.candidates: dict[str, Candidate] = {}
-
-    def __enter__(self) -> "Bench":
-        self._children.append(start_redis(self.world))
-        os.sched_setaffinity(self._children[0].pid, self._load_cores)
-        fill(self.world)
-        release(self.world)
-        for name in NAMES:
-            self.candidates[name] = start(name, self.world, _free_port(), self._server_cores)
-        self._generator = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.serving.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, preexec_fn=lambda: os.sched_setaffinity(0, self._load_cores),
-        )  # fmt: skip
-        log = [sys.executable, "-m", "fraud_platform.cli", "inference-log", "run"]
-        environment = self.world.environment() | {"FRAUD_LOG_PORT": str(_free_port())}
-        # decisions go on into the lake while they are made, as they do in life
-        self._children.append(
-            subprocess.Popen(
-                log, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                preexec_fn=lambda: (os.sched_setaffinity(0, self._load_cores), os.nice(5)),
-            )
-        )  # fmt: skip
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for candidate in self.candidates.values():
-            candidate.stop()
-        # without orders it ends
-        self._generator.communicate(timeout=30)
-        for child in reversed(self._children):
-            child.send_signal(signal.SIGTERM)
-            child.wait(30)
-
-    def measure(self, name: str, rate: float, seconds: float) -> dict[str, Any]:
-        """One candidate at one rate."""
-        candidate, world = self.candidates[name], self.world
-        order = Order(
-            port=candidate.port, rate=rate, seconds=seconds, connections=CONNECTIONS, seed=SEED + self._first,
-            users=world.users, merchants=world.merchants, key=candidate.key, first=self._first,
-        )  # fmt: skip
-        self._first += int(rate * seconds)
-        before = candidate.cpu_seconds()
-        assert self._generator.stdin is not None
-        assert self._generator.stdout is not None
-        self._generator.stdin.write(json.dumps(asdict(order)) + "\n")
-        self._generator.stdin.flush()
-        result = json.loads(self._generator.stdout.readline())
-        used = candidate.cpu_seconds() - before
-        quantiles = {f"{quantile}_ms": value * 1e3 for quantile, value in result.pop("quantiles").items()}
-        good = result["answered"] - result["degraded"]
-        sustained = quantiles["p99_ms"] < DEADLINE_MS and good >= UNDEGRADED * result["sent"]
-        cpu = used / max(result["answered"], 1) * 1e6
-        return {**result, **quantiles, "rate": rate, "cpu_us": cpu, "sustained": sustained}
-
-    def saturation(self, name: str, begin: float, seconds: float, steps: int, bar: "tqdm[Any]") -> float:
-        """The highest rate that is sustained: doubling until it is not, then halving the interval."""
-
-        def sustained(rate: float) -> bool:
-            bar.set_postfix_str(f"{name} at {rate:,.0f}/s")
-            return bool(self.measure(name, rate, seconds)["sustained"])
-
-        low, high = 0.0, begin
-        while sustained(high):
-            low, high = high, high * 2
-        while low == 0.0 and high > 10:
-            high /= 2
-            if sustained(high):
-                low, high = high, high * 2
-        for _ in range(steps):
-            middle = (low + high) / 2
-            low, high = (middle, high) if sustained(middle) else (low, middle)
-        return low
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _machine() -> dict[str, Any]:
-    return {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), "system": platform.platform()}
+from benchmarks.serving.bench import Bench, free_port, machine
+from benchmarks.serving.candidates import NAMES, OURS
+from benchmarks.serving.world import World
 
 
 def main() -> None:
@@ -145,11 +41,13 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     server_cores, load_cores = ({cores[1]}, {cores[0]}) if len(cores) > 1 else ({cores[0]}, {cores[0]})
     folder: Path = options.folder.absolute()
-    world = World(folder / "home", _free_port(), options.users, max(options.users // 40, 10))
+    world = World(folder / "home", free_port(), options.users, max(options.users // 40, 10))
     console = Console(width=140 if not sys.stdout.isatty() else None)
     rates: dict[str, dict[str, Any]] = {name: {} for name in NAMES}
     found: dict[str, list[float]] = {name: [] for name in NAMES}
     with Bench(world, folder, server_cores, load_cores) as bench:
+        for name in NAMES:
+            bench.start(name)
         total = len(NAMES) * (len(options.rates) + options.runs)
         with tqdm(total=total, unit="measurement", disable=None) as bar:
             for rate in options.rates:
@@ -166,7 +64,7 @@ def main() -> None:
                         bench.saturation(name, max(begin, 20.0), options.step_seconds, options.steps, bar)
                     )
                     bar.update()
-    figures = report.summary(rates, found, stages, _machine())
+    figures = report.summary(rates, found, stages, machine())
     report.write(figures, folder)
     report.show(figures, console)
     console.print(f"{folder / 'serving.json'}   {folder / 'serving.png'}")

@@ -30,12 +30,23 @@ class Candidate:
     port: int
     key: str
     process: "subprocess.Popen[bytes]"
+    tls: bool = False
 
-    def cpu_seconds(self) -> float:
-        """Processor time of the server's processes so far."""
+    def processes(self) -> list[psutil.Process]:
+        """The one that was started, and what it started."""
         root = psutil.Process(self.process.pid)
-        times = [process.cpu_times() for process in [root, *root.children(recursive=True)]]
-        return sum(each.user + each.system for each in times)
+        return [root, *root.children(recursive=True)]
+
+    def cpu_seconds(self) -> list[float]:
+        """Processor time so far of each of the server's processes, in their order."""
+        times = [process.cpu_times() for process in self.processes()]
+        return [each.user + each.system for each in times]
+
+    def pin(self, cores: set[int]) -> None:
+        """Let the server's threads, and those they start, run on a set of cores alone."""
+        for process in self.processes():
+            for thread in process.threads():
+                os.sched_setaffinity(thread.id, cores)
 
     def stage_p99_ms(self) -> dict[str, float]:
         """P99 per stage of a decision since the start, by /metrics; between a bucket's bounds it is a straight line."""
@@ -77,9 +88,13 @@ def _quantile(counts: list[tuple[float, float]], share: float) -> float:
     return below
 
 
-def start(name: str, world: World, port: int, cores: set[int]) -> Candidate:
-    """Start a candidate on a set of cores and return when it answers."""
-    environment = world.environment()
+def start(
+    name: str, world: World, port: int, cores: set[int], *, kind: str | None = None, workers: int = 1
+) -> Candidate:
+    """Start a candidate on a set of cores and return when it answers. kind: one of NAMES, where its name is another;
+    workers: of this service."""
+    kind = kind or name
+    environment = world.environment() | {"FRAUD_SERVICE_WORKERS": str(workers)}
     binaries = Path(sys.executable).parent
     bento = {
         OURS: "bento.service:FraudDetector",
@@ -87,7 +102,7 @@ def start(name: str, world: World, port: int, cores: set[int]) -> Candidate:
         EMPTY: "benchmarks.serving.empty:Empty",
     }
     key = ""
-    if name == REFERENCE:
+    if kind == REFERENCE:
         command = [sys.executable, "-m", "uvicorn", "benchmarks.serving.reference:app", "--host", "127.0.0.1",
                    "--port", str(port), "--no-access-log", "--log-level", "warning"]  # fmt: skip
         environment |= {
@@ -97,21 +112,29 @@ def start(name: str, world: World, port: int, cores: set[int]) -> Candidate:
             "BENCH_LOG": str(world.home / "reference.log"),
         }
     else:
-        command = [str(binaries / "bentoml"), "serve", bento[name], "--host", "127.0.0.1", "--port", str(port)]
+        command = [str(binaries / "bentoml"), "serve", bento[kind], "--host", "127.0.0.1", "--port", str(port)]
         # BentoML keeps the metrics' files in its home, where a second server would empty them
         environment |= {"BENTOML_HOME": str(world.home / "bentoml" / str(port)), "BENTOML_DO_NOT_TRACK": "true"}
         Path(environment["BENTOML_HOME"]).mkdir(parents=True, exist_ok=True)
-    if name in (OURS, FEAST):
+    if kind in (OURS, FEAST):
         key = _key(world)
-    log = world.home / f"{name.replace(' ', '-')}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
+    process = run(name, command, environment, world, cores)
+    return answering(Candidate(name, port, key, process), world)
+
+
+def run(
+    name: str, command: list[str], environment: dict[str, str], world: World, cores: set[int]
+) -> "subprocess.Popen[bytes]":
+    """Start a server on a set of cores; what it says goes to `<home>/<name>.log`."""
+    with _log(name, world).open("wb") as output:
+        return subprocess.Popen(
             command, env=environment, stdout=output, stderr=output, stdin=subprocess.DEVNULL,
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )  # fmt: skip
-    made = Candidate(name, port, key, process)
-    _wait(made, log)
-    return made
+
+
+def _log(name: str, world: World) -> Path:
+    return world.home / f"{name.replace(' ', '-')}.log"
 
 
 def _key(world: World) -> str:
@@ -122,15 +145,18 @@ def _key(world: World) -> str:
     return made.stdout.strip()
 
 
-def _wait(candidate: Candidate, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    with httpx.Client(timeout=2, trust_env=False) as client:
+def answering(candidate: Candidate, world: World) -> Candidate:
+    """The candidate, once it is ready. Raises RuntimeError with its last words when it does not come to be."""
+    deadline, log = time.monotonic() + START_SECONDS, _log(candidate.name, world)
+    # a certificate of the benchmark's own gateway is nobody's
+    with httpx.Client(timeout=2, trust_env=False, verify=False) as client:
         while True:
             if candidate.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{candidate.name} did not start; its log: {log}\n{log.read_text()[-2000:]}")
             try:
-                if client.get(f"http://127.0.0.1:{candidate.port}/readyz").status_code == 200:
-                    return
+                url = f"{'https' if candidate.tls else 'http'}://127.0.0.1:{candidate.port}/readyz"
+                if client.get(url).status_code == 200:
+                    return candidate
             except httpx.HTTPError:
                 # not listening yet
                 pass

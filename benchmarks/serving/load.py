@@ -7,6 +7,7 @@ command it runs in a process of its own, reads one order (JSON) per line and ans
 
 import asyncio
 import json
+import ssl
 import sys
 from collections import deque
 from dataclasses import asdict, dataclass, field
@@ -38,6 +39,8 @@ class Order:
     """Number of the first transaction: no transaction_id may come twice."""
     keep: bool = False
     """Whether the result names what was served by what."""
+    tls: bool = False
+    """Whether the port speaks TLS, as the gateway's does; its certificate is not looked at."""
 
 
 @dataclass
@@ -56,6 +59,9 @@ class Result:
     lateness_p99: float = 0.0
     """How late the generator itself sent; included in the latencies."""
     quantiles: dict[str, float] = field(default_factory=dict)
+    mean: float = float("inf")
+    deviation: float = float("inf")
+    """Standard deviation of the latencies."""
     accepted: list[str] = field(default_factory=list)
     """transaction_ids that got a decision, where the order asks for them."""
     served: dict[str, int] = field(default_factory=dict)
@@ -105,6 +111,12 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
 
+def _tls() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
 class _Load:
     def __init__(self, order: Order) -> None:
         self._order = order
@@ -114,6 +126,7 @@ class _Load:
         self._open: list[_Connection] = []
         self._connecting: set[asyncio.Task[None]] = set()
         self._ended = False
+        self._tls = _tls() if order.tls else None
         self.free: list[_Connection] = []
 
     async def run(self) -> Result:
@@ -153,6 +166,8 @@ class _Load:
         latencies = np.array(self._latencies or [float("inf")])
         names = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9, "max": 100}
         result.quantiles = {name: float(np.percentile(latencies, q)) for name, q in names.items()}
+        if self._latencies:
+            result.mean, result.deviation = float(latencies.mean()), float(latencies.std())
         result.lateness_p99 = float(np.percentile(lateness, 99)) if lateness else 0.0
         return result
 
@@ -232,7 +247,9 @@ class _Load:
         while not self._ended:
             try:
                 loop = asyncio.get_running_loop()
-                _, made = await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._order.port)
+                _, made = await loop.create_connection(
+                    lambda: _Connection(self), "127.0.0.1", self._order.port, ssl=self._tls
+                )
             except OSError:
                 # requests that wait meanwhile time out, and count
                 await asyncio.sleep(0.05)

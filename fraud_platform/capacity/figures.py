@@ -1,7 +1,7 @@
-"""What was measured: processor time per decision, bytes per user, per attempt and per row.
+"""What was measured: processor time and waits per decision, bytes per user, per attempt and per row.
 
 What belongs here: reading the files that benchmarks write, and the shipped ones where there are none. What does not:
-measuring (`benchmarks.serving`, `benchmarks.footprint`).
+measuring (`benchmarks.serving`, `benchmarks.footprint`, `benchmarks.width`).
 """
 
 import json
@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import msgspec
 
 SHIPPED = Path(__file__).parent / "figures.json"
-SERVING, FOOTPRINT = "serving.json", "footprint.json"
-COMMANDS = {SERVING: "make bench-serving", FOOTPRINT: "make bench-footprint"}
+SERVING, FOOTPRINT, WIDTH = "serving.json", "footprint.json", "width.json"
+COMMANDS = {SERVING: "make bench-serving", FOOTPRINT: "make bench-footprint", WIDTH: "make bench-width"}
 
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -26,9 +26,8 @@ class FiguresError(ValueError):
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
     """From `serving.json`; further fields are ignored."""
 
-    cpu_us_per_request: float
     reference_cpu_us_per_request: float
-    """Of the reference pattern, in the same run."""
+    """Of the reference pattern."""
 
 
 class Footprint(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,12 +53,29 @@ class Footprint(msgspec.Struct, frozen=True, kw_only=True):
     """Parquet of one day's user_features, per user."""
 
 
+class Width(msgspec.Struct, frozen=True, kw_only=True):
+    """From `width.json`; further fields are ignored. Of one worker on a core of its own."""
+
+    work_us: float
+    """Processor time per decision at half of what a worker sustains."""
+    work_variation: float
+    """Squared coefficient of variation of that time, by which waits grow with the load as they were seen to."""
+    alone_mean_ms: float
+    alone_p99_ms: float
+    """Latency of a payment that meets no other, by the same model."""
+    redis_us: float
+    """Redis' processor time per decision, the log's stream included."""
+    gateway_us: float | None = None
+    """nginx' processor time per request; None where there was no nginx."""
+
+
 @dataclass(frozen=True)
 class Figures:
-    """Both, and where each is from."""
+    """All of them, and where each is from."""
 
     serving: Serving
     footprint: Footprint
+    width: Width
     sources: dict[str, str]
     """Per file, where its figures are from, for people."""
 
@@ -87,7 +103,8 @@ def read_figures(folder: Path) -> Figures:
 
     serving = _converted(*raw(SERVING), SERVING, Serving)
     footprint = _converted(*raw(FOOTPRINT), FOOTPRINT, Footprint)
-    return Figures(serving, footprint, sources)
+    width = _converted(*raw(WIDTH), WIDTH, Width)
+    return Figures(serving, footprint, width, sources)
 
 
 def _converted(found: Any, where: str, name: str, kind: type[T]) -> T:

@@ -13,6 +13,7 @@ from typing import Any
 
 from fraud_platform.capacity.figures import Figures
 from fraud_platform.capacity.prices import Prices
+from fraud_platform.capacity.width import Wide, wide
 
 GIB, GB = 2**30, 10**9
 MEASURED_FEATURES = 50
@@ -51,10 +52,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Need:
-    """What the load takes, before machines are counted."""
+    """What the load takes of memory and disk, before machines are counted."""
 
-    cores: float
-    """Of the service, headroom included."""
     redis_bytes: float
     postgres_bytes: float
     spool_bytes: float
@@ -67,6 +66,7 @@ class Plan:
 
     load: Load
     need: Need
+    wide: Wide
     service_instances: int
     redis_nodes: int
     lines: tuple[Line, ...]
@@ -92,7 +92,6 @@ def need(load: Load, figures: Figures, prices: Prices) -> Need:
     stream = min(load.daily, STREAM_RECORDS) * measured.spool_record_bytes
     snapshots = load.users * (measured.snapshot_user_bytes + further)
     return Need(
-        cores=load.peak_tps * headroom * figures.serving.cpu_us_per_request / 1e6,
         redis_bytes=rows + headroom * attempts + stream,
         postgres_bytes=load.users * (measured.postgres_user_bytes + further),
         spool_bytes=headroom * hourly * prices.rules.spool_hours * measured.spool_record_bytes,
@@ -102,23 +101,24 @@ def need(load: Load, figures: Figures, prices: Prices) -> Need:
 
 
 def plan(load: Load, figures: Figures, prices: Prices) -> Plan:
-    """What to buy for a load."""
-    taken, rules = need(load, figures, prices), prices.rules
-    services = max(rules.min_service_instances, math.ceil(taken.cores / prices.service.vcpus))
-    primaries = max(1, math.ceil(taken.redis_bytes / GIB / prices.redis.usable_gib))
-    nodes = primaries * (1 + rules.redis_replicas)
-    cpu = figures.serving.cpu_us_per_request
+    """What to buy for a load. Raises ValueError where no number of workers keeps P99 within the price table's."""
+    taken, rules, measured = need(load, figures, prices), prices.rules, figures.width
+    width = wide(load.peak_tps, measured, headroom=rules.headroom, p99_ms=rules.p99_ms)
+    services = max(rules.min_service_instances, width.machines(prices.service.vcpus))
+    holding = math.ceil(taken.redis_bytes / GIB / prices.redis.usable_gib)
+    nodes = max(holding, width.redis_shards) * (1 + rules.redis_replicas)
     lines = (
         Line(
             "decision service", f"{services} × {prices.service.name}",
-            f"{load.peak_tps:,.0f}/s × {rules.headroom:g} × {cpu:,.0f} µs = {taken.cores:.2f} cores; "
-            f"{prices.service.vcpus} a machine, at least {rules.min_service_instances}",
+            f"{width.workers} worker(s): P99 within {rules.p99_ms:g} ms at {load.peak_tps:,.0f}/s × {rules.headroom:g} "
+            f"of {measured.work_us:,.0f} µs; {prices.service.vcpus} a machine, at least {rules.min_service_instances}",
             prices.monthly(prices.service, services),
         ),
         Line(
             "Redis", f"{nodes} × {prices.redis.name}",
             f"{taken.redis_bytes / GIB:,.1f} GiB; {prices.redis.usable_gib:g} of a machine's "
-            f"{prices.redis.memory_gib:g} GiB can be used, {rules.redis_replicas} replica(s)",
+            f"{prices.redis.memory_gib:g} GiB can be used; its core's time wants {width.redis_shards}; "
+            f"{rules.redis_replicas} replica(s)",
             prices.monthly(prices.redis, nodes),
         ),
         Line(
@@ -149,4 +149,4 @@ def plan(load: Load, figures: Figures, prices: Prices) -> Plan:
     )  # fmt: skip
     month = sum(line.usd_per_month for line in lines)
     million = month / (load.daily * prices.days_per_month / 1e6)
-    return Plan(load, taken, services, nodes, lines, month, million)
+    return Plan(load, taken, width, services, nodes, lines, month, million)

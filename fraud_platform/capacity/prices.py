@@ -37,6 +37,8 @@ class Rules(_Part):
     """How much is bought beyond what is needed."""
 
     headroom: Annotated[float, Field(ge=1)]
+    p99_ms: _Positive = 20
+    """Of the service, at `headroom` times the peak."""
     min_service_instances: Annotated[int, Field(ge=1)]
     redis_replicas: _Count
     batch_instances: _Count

@@ -15,6 +15,7 @@ from fraud_platform.cli.screen import console, print_table, refused
 if TYPE_CHECKING:
     from fraud_platform.capacity.figures import Figures
     from fraud_platform.capacity.plan import Plan
+    from fraud_platform.capacity.prices import Rules
     from fraud_platform.capacity.reference import Reference
 
 app = typer.Typer()
@@ -55,7 +56,7 @@ def capacity(
         Path | None, typer.Option("--prices", exists=True, dir_okay=False, help="Price table (YAML); default: shipped.")
     ] = None,
     bench: Annotated[
-        Path, typer.Option("--bench", help="Folder of `make bench-serving` and `make bench-footprint`.")
+        Path, typer.Option("--bench", help="Folder of `make bench-serving`, `bench-width` and `bench-footprint`.")
     ] = Path("var/bench"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -83,9 +84,12 @@ def capacity(
     )
     if load.daily > load.peak_tps * 86_400:
         raise refused(f"--daily: {load.daily:,.0f} a day are more than --peak-tps {load.peak_tps:g} ever lets through")
-    ours, theirs = plan(load, figures, table), reference(figures, table)
+    try:
+        ours, theirs = plan(load, figures, table), reference(figures, table)
+    except ValueError as error:
+        raise refused(f"rules.p99_ms of the prices: {error}") from error
     if as_json:
-        used = {"serving": figures.serving, "footprint": figures.footprint}
+        used = {"serving": figures.serving, "footprint": figures.footprint, "width": figures.width}
         typer.echo(
             json.dumps(
                 {
@@ -99,7 +103,7 @@ def capacity(
             )
         )
         return
-    _show(ours, theirs, figures)
+    _show(ours, theirs, figures, table.rules)
 
 
 def _plain(value: object) -> object:
@@ -108,8 +112,10 @@ def _plain(value: object) -> object:
     return msgspec.to_builtins(value)
 
 
-def _show(ours: "Plan", theirs: "Reference", figures: "Figures") -> None:
+def _show(ours: "Plan", theirs: "Reference", figures: "Figures", rules: "Rules") -> None:
     import msgspec
+
+    from fraud_platform.capacity.width import TYPICAL_RATES, wide
 
     load = ours.load
     title = (
@@ -129,7 +135,19 @@ def _show(ours: "Plan", theirs: "Reference", figures: "Figures") -> None:
         f"(for {theirs.larger_tps:,}/s it says {theirs.larger_says_usd[0]:,} to {theirs.larger_says_usd[1]:,})"
     )
     print_table(title, ["what", "bought", "USD/month", "does it?", "meaning"], rows)
-    used = msgspec.to_builtins(figures.serving) | msgspec.to_builtins(figures.footprint)
+    wider = [wide(rate, figures.width, headroom=rules.headroom, p99_ms=rules.p99_ms) for rate in TYPICAL_RATES]
+    rows = [
+        [
+            f"{each.rate:,.0f}", str(each.workers), f"{each.busy:.0%}", f"{each.p99_ms:.1f}", str(each.redis_shards),
+            "not measured" if each.gateway_cores is None else str(each.gateway_cores), str(each.cores),
+        ]
+        for each in sorted({ours.wide, *wider}, key=lambda each: each.rate)
+    ]  # fmt: skip
+    title = f"Width: P99 within {rules.p99_ms:g} ms at {rules.headroom:g} times the rate, by the queueing model"
+    columns = ["payments/s", "workers, a core each", "busy at the peak", "P99 ms", "Redis shards", "gateway cores"]
+    print_table(title, [*columns, "cores in all"], rows)
+    parts = (figures.serving, figures.footprint, figures.width)
+    used = {name: value for part in parts for name, value in msgspec.to_builtins(part).items() if value is not None}
     print_table("Figures used", ["figure", "value"], [[name, f"{value:,.1f}"] for name, value in used.items()])
     for name, source in figures.sources.items():
         console().print(f"{name}: {source}", highlight=False)

@@ -38,8 +38,13 @@ def degrade(vectors: Matrix, level: str, medians: Mapping[str, Sequence[float | 
     return lost
 
 
-def degrade_some(vectors: Matrix, share: float, medians: Mapping[str, Sequence[float | None]], seed: int) -> Matrix:
-    """The vectors with `share` of the rows, drawn at random, half at VELOCITY_LOST and half at DEFAULTS_ONLY."""
+def degrade_some(
+    vectors: Matrix, share: float, medians: Mapping[str, Sequence[float | None]], seed: int | np.random.Generator
+) -> Matrix:
+    """The vectors with `share` of the rows, drawn at random, half at VELOCITY_LOST and half at DEFAULTS_ONLY.
+
+    seed: one generator over the parts of a matrix draws the rows that its seed alone draws of the whole.
+    """
     if not share:
         return vectors
     draws = np.random.default_rng(seed).random(len(vectors))

@@ -5,9 +5,10 @@ split itself (`split`), which label counts (`features.labels`).
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -49,10 +50,35 @@ class Examples:
     def __len__(self) -> int:
         return len(self.is_fraud)
 
+    def batches(self) -> Iterator[Matrix]:
+        """All vectors at once."""
+        yield self.vectors
+
     @property
     def frauds(self) -> int:
         """How many of the examples are fraud."""
         return int(self.is_fraud.sum())
+
+
+class Learnable(Protocol):
+    """What trees grow from, of n rows: `Examples`, or `stored.StoredExamples` where their vectors exceed memory."""
+
+    @property
+    def is_fraud(self) -> Bools:
+        """(n,)"""
+
+    @property
+    def weights(self) -> NDArray[np.float64] | None:
+        """(n,), as in Examples."""
+
+    @property
+    def frauds(self) -> int:
+        """How many are fraud."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self) -> Iterator[Matrix]:
+        """The vectors in the rows' order, (k, 50) each; every call begins at the first."""
 
 
 def joined(first: Examples, second: Examples) -> Examples:
@@ -105,15 +131,27 @@ def find_split(lake: Lake, settings: Settings, now: datetime) -> Split:
     return plan_split(ends[0][0], min(end for _, end in ends), settings)
 
 
-def load_training_data(lake: Lake, split: Split, accepted_skew_days: Sequence[date] = ()) -> TrainingData:
-    """Train and validation with the labels known at the training cut, holdout with those of the evaluation cut.
+def load_examples(lake: Lake, days: Sequence[date], resolved: pa.Table, cut: date, maturity_days: int) -> Examples:
+    """The examples of the partitions of `days` that exist. resolved: labels as of `cut`."""
+    return _load(lake, days, resolved, cut, maturity_days)[0]
+
+
+Load = Callable[[Lake, Sequence[date], pa.Table, date, int], Examples]
+"""`load_examples`, or what stands in for it where the examples exceed memory (`stored.load_sample`)."""
+
+
+def load_training_data(
+    lake: Lake, split: Split, accepted_skew_days: Sequence[date] = (), load: Load = load_examples
+) -> TrainingData:
+    """Train, by `load`, and validation with the labels known at the training cut, holdout with those of the evaluation
+    cut.
 
     Raises TrainingDataError when train or holdout hold no fraud or nothing but fraud, and for a day of which served and
     recomputed values differ, unless it is among `accepted_skew_days`.
     """
     refuse_skew(lake, split.days, accepted_skew_days)
     known = labels_before(lake, split.training_cut)
-    train = load_examples(lake, split.train, known, split.training_cut, split.maturity_days)
+    train = load(lake, split.train, known, split.training_cut, split.maturity_days)
     validation = load_examples(lake, split.validation, known, split.training_cut, split.maturity_days)
     holdout = load_holdout(lake, split)
     for name, examples, days in (("train", train, split.train), ("holdout", holdout, split.holdout)):
@@ -140,23 +178,42 @@ def load_holdout(lake: Lake, split: Split) -> Holdout:
     )
 
 
-def load_examples(lake: Lake, days: Sequence[date], resolved: pa.Table, cut: date, maturity_days: int) -> Examples:
-    """The examples of the partitions of `days` that exist. resolved: labels as of `cut`."""
-    return _load(lake, days, resolved, cut, maturity_days)[0]
-
-
 def _load(
     lake: Lake, days: Sequence[date], resolved: pa.Table, cut: date, maturity_days: int
 ) -> tuple[Examples, Bools]:
     """The examples, and which rows of the partitions they are."""
+    known = find_known(lake, days, resolved, cut, maturity_days)
+    vectors, ordinals = read_vectors(lake, days, known.rows)
+    given = known.weights if (known.weights != 1).any() else None
+    return Examples(vectors, known.is_fraud, ordinals, int((~known.rows).sum()), weights=given), known.rows
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the rows of some partitions, n of them, of which m have a label."""
+
+    rows: Bools
+    """(n,): which have one."""
+    is_fraud: Bools
+    """(m,)"""
+    weights: NDArray[np.float64]
+    """(m,)"""
+
+
+def find_known(lake: Lake, days: Sequence[date], resolved: pa.Table, cut: date, maturity_days: int) -> Known:
+    """Which rows of the partitions of `days` that exist are labelled, and how. resolved: labels as of `cut`."""
     keys = lake.read_days(tables.TRAINING_SET, days, _KEYS)
     if keys is None:
-        nothing = np.empty(0, np.bool_)
-        return Examples(np.empty((0, len(CATALOGUE.names)), np.float32), nothing, np.empty(0, np.int32), 0), nothing
+        return Known(np.empty(0, np.bool_), np.empty(0, np.bool_), np.empty(0))
     keys = with_decisions(lake, days, keys)
     is_fraud = label_transactions(keys, resolved, microseconds(cut), maturity_days).column("is_fraud")
     known = np.asarray(pc.is_valid(is_fraud).to_numpy(zero_copy_only=False), np.bool_)
     labels = np.asarray(pc.fill_null(is_fraud, False).to_numpy(zero_copy_only=False), np.bool_)
+    return Known(known, labels[known], keys["weight"].to_numpy()[known])
+
+
+def read_vectors(lake: Lake, days: Sequence[date], known: Bools) -> tuple[Matrix, NDArray[np.int32]]:
+    """Vectors and days, as in Examples, of those rows of the partitions of `days` that are `known`."""
     # one matrix filled day by day: neither pandas nor a second copy of everything
     vectors = np.empty((int(known.sum()), len(CATALOGUE.names)), np.float32)
     ordinals = np.empty(len(vectors), np.int32)
@@ -171,9 +228,7 @@ def _load(
             vectors[filled:end, index] = rows.column(name).to_numpy(zero_copy_only=False)[kept]
         ordinals[filled:end] = (day - EPOCH).days
         read, filled = read + rows.num_rows, end
-    weights = keys["weight"].to_numpy()[known]
-    given = weights if (weights != 1).any() else None
-    return Examples(vectors, labels[known], ordinals, int((~known).sum()), weights=given), known
+    return vectors, ordinals
 
 
 def newest_medians(lake: Lake, last_day: date) -> tuple[date, dict[str, list[float | None]]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from fraud_platform.lake import Lake
-from fraud_platform.model.data import Examples, labels_before, load_examples
+from fraud_platform.model.data import Examples, Load, labels_before, load_examples
 from fraud_platform.model.split import Split
 
 FOLDS = 2
@@ -56,14 +56,14 @@ def plan_folds(split: Split, count: int = FOLDS) -> list[Fold]:
     return folds
 
 
-def load_folds(lake: Lake, split: Split, count: int = FOLDS) -> list[FoldExamples]:
-    """The folds' examples; folds with fewer than MIN_FRAUDS on either side are left out."""
+def load_folds(lake: Lake, split: Split, count: int = FOLDS, load: Load = load_examples) -> list[FoldExamples]:
+    """The folds' examples; folds with fewer than MIN_FRAUDS on either side are left out. load: the training side."""
     matured = labels_before(lake, split.training_cut)
     loaded = []
     for fold in plan_folds(split, count):
         known = labels_before(lake, fold.cut)
         examples = FoldExamples(
-            load_examples(lake, fold.train, known, fold.cut, split.maturity_days),
+            load(lake, fold.train, known, fold.cut, split.maturity_days),
             load_examples(lake, fold.validation, matured, split.training_cut, split.maturity_days),
         )
         sides = (examples.train, examples.validation)

@@ -6,6 +6,7 @@ What belongs here: the order of work that an orchestrator calls. What does not: 
 import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,13 @@ from fraud_platform.model.candidate import Candidate, CandidateRecord, candidate
 from fraud_platform.model.costs import CostChoice, LossTable, choose_threshold, in_units
 from fraud_platform.model.data import (
     Holdout,
+    Learnable,
+    Load,
     data_versions,
     find_split,
     joined,
+    labels_before,
+    load_examples,
     load_holdout,
     load_training_data,
     newest_medians,
@@ -47,7 +52,9 @@ from fraud_platform.model.release import Reason
 from fraud_platform.model.search import OutOfFold, search
 from fraud_platform.model.served import refuse_skew
 from fraud_platform.model.slices import first_seen
-from fraud_platform.model.train import fixed_parameters, grow
+from fraud_platform.model.split import Split
+from fraud_platform.model.stored import load_sample, store
+from fraud_platform.model.train import EXTERNAL, fixed_parameters, grow
 from fraud_platform.settings import Settings
 
 _AMOUNT = CATALOGUE.names.index("amount")
@@ -81,11 +88,15 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
     folder = candidate_folder(settings.home, name)
     if folder.exists():
         return Candidate.load(folder)
-    data = load_training_data(lake, split, settings.accepted_skew_days)
+    external = settings.training_memory == EXTERNAL
+    load: Load = partial(load_sample, seed=settings.seed) if external else load_examples
+    data = load_training_data(lake, split, settings.accepted_skew_days, load)
     # before the holdout is touched: everything that is chosen is chosen on days before it
-    found, unseen = search(load_folds(lake, split), settings, medians, settings.home / "search" / f"{name}.journal")
-    learned_from = joined(data.train, data.validation)
+    folds = load_folds(lake, split, load=load)
+    found, unseen = search(folds, settings, medians, settings.home / "search" / f"{name}.journal")
+    loaded = joined(data.train, data.validation)
     # grown on validation days too: the newest labels look most like tomorrow
+    learned_from = _stored(lake, split) if external else loaded
     grown = grow(learned_from, found.parameters, settings, medians, rounds=found.rounds)
     model = bytes(grown.booster.save_raw("ubj"))
     calibration = (
@@ -101,7 +112,7 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
         medians=medians,
         calibration=calibration,
         # fitted on as many days as the candidate, or the gain would be partly the days'
-        fallback=fit_baseline(learned_from, settings.seed),
+        fallback=fit_baseline(loaded, settings.seed),
         threshold=settings.threshold,
         review_threshold=settings.review_threshold,
         model_sha256=hashlib.sha256(model).hexdigest(),
@@ -131,6 +142,12 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
         train_frauds=learned_from.frauds,
     )
     return write_candidate(folder, record, bundle, pictures)
+
+
+def _stored(lake: Lake, split: Split) -> Learnable:
+    """Train and validation as `load_training_data` has them, left in the lake."""
+    known, days = labels_before(lake, split.training_cut), [*split.train, *split.validation]
+    return store(lake, days, known, split.training_cut, split.maturity_days)
 
 
 def _choose(unseen: OutOfFold, calibration: Calibration, settings: Settings) -> CostChoice:

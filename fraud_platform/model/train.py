@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fraud_platform.features.catalogue import CATALOGUE
-from fraud_platform.features.degrade import degrade_some
-from fraud_platform.model.data import Examples
+from fraud_platform.model.data import Examples, Learnable
+from fraud_platform.model.matrix import training_matrix
 from fraud_platform.settings import Settings
 
 TRAINING_VERSION = 4
@@ -25,6 +25,9 @@ MAX_ROUNDS = 800
 PATIENCE_ROUNDS = 40
 ROUNDS_WITHOUT_VALIDATION = 150
 """Trees that are grown when there is no fold to stop by."""
+
+EXTERNAL = "external"
+"""The `training_memory` under which vectors stay in the lake."""
 
 _PROGRESS_ROUNDS = 10
 
@@ -59,7 +62,9 @@ class Grown:
 def fixed_parameters(settings: Settings) -> Parameters:
     """Everything beside the searched parameters that decides which model grows from given data."""
     rounds = {"max_rounds": MAX_ROUNDS, "patience_rounds": PATIENCE_ROUNDS}
-    return _FIXED | rounds | {"seed": settings.seed, "nulled_share": settings.nulled_share}
+    # a model that was chosen on samples is another one; the fingerprints of all others stay what they were
+    external = {"training_memory": EXTERNAL} if settings.training_memory == EXTERNAL else {}
+    return _FIXED | rounds | {"seed": settings.seed, "nulled_share": settings.nulled_share} | external
 
 
 def threads(settings: Settings) -> int:
@@ -68,7 +73,7 @@ def threads(settings: Settings) -> int:
 
 
 def grow(
-    examples: Examples,
+    examples: Learnable,
     parameters: Parameters,
     settings: Settings,
     medians: Medians,
@@ -85,22 +90,19 @@ def grow(
     """
     import xgboost
 
-    matrix = xgboost.QuantileDMatrix(
-        degrade_some(examples.vectors, settings.nulled_share, medians, settings.seed),
-        examples.is_fraud,
-        weight=_weights(examples, parameters[WEIGHT_EXPONENT], weights),
-        feature_names=list(CATALOGUE.names),
-        max_bin=_FIXED["max_bin"],
-        nthread=threads(settings),
-    )
+    weights = _weights(examples, parameters[WEIGHT_EXPONENT], weights)
+    common = {"max_bin": _FIXED["max_bin"], "nthread": threads(settings)}
     given = _FIXED | {name: value for name, value in parameters.items() if name != WEIGHT_EXPONENT}
     given |= {"seed": settings.seed, "nthread": threads(settings)}
-    with tqdm(total=rounds, desc=title, unit="round", disable=None, leave=False) as bar:
+    with (
+        training_matrix(examples, weights, settings, medians, common) as matrix,
+        tqdm(total=rounds, desc=title, unit="round", disable=None, leave=False) as bar,
+    ):
         callbacks, evals = [_progress(bar)], []
         if validation is not None:
             held_out = xgboost.QuantileDMatrix(
                 validation.vectors, validation.is_fraud, weight=validation.weights,
-                feature_names=list(CATALOGUE.names), max_bin=_FIXED["max_bin"], nthread=threads(settings), ref=matrix,
+                feature_names=list(CATALOGUE.names), ref=matrix, **common,
             )  # fmt: skip
             evals = [(held_out, "validation")]
             callbacks.append(xgboost.callback.EarlyStopping(rounds=PATIENCE_ROUNDS, metric_name="aucpr", maximize=True))
@@ -116,7 +118,7 @@ def margins(grown: Grown, examples: Examples) -> NDArray[np.float64]:
     return np.asarray(values, np.float64)
 
 
-def _weights(examples: Examples, exponent: float, weights: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+def _weights(examples: Learnable, exponent: float, weights: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
     if examples.weights is not None:
         weights = examples.weights if weights is None else examples.weights * weights
     if not exponent:

@@ -15,10 +15,19 @@ from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import Lake
-from fraud_platform.model.data import Examples, data_versions, find_split, joined, load_examples, load_training_data
+from fraud_platform.model.data import (
+    Examples,
+    data_versions,
+    find_split,
+    joined,
+    labels_before,
+    load_examples,
+    load_training_data,
+)
 from fraud_platform.model.search import _taken
 from fraud_platform.model.served import MAX_WEIGHT, refuse_skew
 from fraud_platform.model.split import TrainingDataError
+from fraud_platform.model.stored import store
 from fraud_platform.model.train import DEFAULTS, WEIGHT_EXPONENT, _weights
 from fraud_platform.monitoring.skew import SKEW, write_skew
 from fraud_platform.settings import Settings
@@ -54,8 +63,6 @@ def serve(lake: Lake, propensity: float = 0.25) -> None:
 
 
 def load(lake: Lake, cut: date = CUT) -> Examples:
-    from fraud_platform.model.data import labels_before
-
     return load_examples(lake, [DAY], labels_before(lake, cut), cut, MATURITY)
 
 
@@ -87,6 +94,10 @@ def test_what_was_let_through_weighs_for_those_that_were_not(lake: Lake, propens
     twice = joined(examples, replace(examples, weights=None))
     np.testing.assert_array_equal(twice.weights, [*expected, *np.ones(COUNT - 1)])
     np.testing.assert_array_equal(_taken(examples, np.array([3, 0])).weights, expected[[3, 0]])
+    left = store(lake, [DAY - timedelta(days=1), DAY], labels_before(lake, CUT), CUT, MATURITY)
+    np.testing.assert_array_equal(left.weights, expected)
+    assert left.unknown == examples.unknown
+    np.testing.assert_array_equal(left.sample(COUNT, seed=1).weights, expected)
     given = _weights(examples, DEFAULTS[WEIGHT_EXPONENT], np.full(len(examples), 2.0))
     np.testing.assert_array_equal(given, 2 * expected)
 
