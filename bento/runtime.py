@@ -186,6 +186,7 @@ class Runtime:
             capacity=settings.capacity,
             release_share=settings.release_share,
             release_seed=settings.seed,
+            region=settings.region,
         )
         self._decide_by(self.engine.policy)
         self._policy_desk = PolicyDesk(settings, clock)

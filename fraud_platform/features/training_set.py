@@ -38,6 +38,7 @@ _IDENTITY = [
     pa.field("country", pa.string()),
     pa.field("user_country", pa.string()),
     pa.field("channel", pa.string()),
+    pa.field("region", pa.string(), metadata={"description": "whose velocity and snapshots; empty: the first"}),
     pa.field("user_snapshot", pa.date32()),
     pa.field("merchant_snapshot", pa.date32()),
 ]
@@ -48,7 +49,7 @@ TRAINING_ROW = pa.schema(
 
 def velocity(transactions: ibis.Table) -> ibis.Table:
     """Counted transactions with both effective times, the 11 velocity features as int64 and `_live_last`, the user's
-    previous effective time where it is less than 48 hours back.
+    previous effective time where it is less than 48 hours back. Each region has windows of its own.
 
     transactions: RAW_TRANSACTIONS with `date`, from WINDOW_LOOKBACK_DAYS before the first day wanted.
     """
@@ -58,7 +59,7 @@ def velocity(transactions: ibis.Table) -> ibis.Table:
         entity = feature.name.split("_", 1)[0]
         # (t − w, t] over whole microseconds is [t − w + 1, t]
         window = ibis.range_window(
-            group_by=rows[f"{entity}_id"],
+            group_by=[rows[f"{entity}_id"], rows.region],
             order_by=rows[f"{entity}_effective_time"],
             preceding=VELOCITY_WINDOWS[feature.window] - 1,
             following=0,
@@ -66,20 +67,24 @@ def velocity(transactions: ibis.Table) -> ibis.Table:
         aggregate = rows.count() if "txn_count" in feature.name else rows.amount.sum()
         columns[feature.name] = aggregate.over(window).cast("int64")
     previous = rows.user_effective_time.lag(1).over(
-        ibis.window(group_by=rows.user_id, order_by=rows.user_effective_time)
+        ibis.window(group_by=[rows.user_id, rows.region], order_by=rows.user_effective_time)
     )
     live = previous > rows.user_effective_time - LIVE_HISTORY
     return rows.mutate(**columns, _live_last=ibis.ifelse(live, previous, None))
 
 
 def _point_in_time(rows: ibis.Table, features: ibis.Table, spans: ibis.Table, entity: Source) -> ibis.Table:
-    """Left join of the entity's snapshot in force at received_at, with `<entity>_snapshot`."""
+    """Left join of the entity's snapshot in force in the region at received_at, with `<entity>_snapshot`."""
     key, snapshot = f"{entity}_id", f"{entity}_snapshot"
     in_force = spans.rename(**{snapshot: "snapshot"})
     rows = rows.left_join(
         in_force,
-        [rows.received_us >= in_force.visible_from_us, rows.received_us < in_force.visible_until_us],
-    ).drop("visible_from_us", "visible_until_us")
+        [
+            rows.region == in_force.region,
+            rows.received_us >= in_force.visible_from_us,
+            rows.received_us < in_force.visible_until_us,
+        ],
+    ).drop("visible_from_us", "visible_until_us", "region_right")
     features = features.drop("snapshot_at")
     joined = rows.left_join(features, [rows[key] == features[key], rows[snapshot] == features.date])
     return joined.drop(f"{key}_right", "date_right")
@@ -170,10 +175,11 @@ def _vectors(rows: pa.Table, medians: _Medians) -> Matrix:
 
 
 def _frame(engine: Engine, chunk: list[date], user_spans: Sequence[Span], merchant_spans: Sequence[Span]) -> pa.Table:
+    user_spans, merchant_spans = _needed(user_spans, chunk), _needed(merchant_spans, chunk)
     read = days_between(chunk[0] - timedelta(days=WINDOW_LOOKBACK_DAYS), chunk[-1])
     transactions = engine.daily(tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
-    users = engine.daily(tables.USER_FEATURES, _needed(user_spans, chunk), USER_SNAPSHOT)
-    merchants = engine.daily(tables.MERCHANT_FEATURES, _needed(merchant_spans, chunk), MERCHANT_SNAPSHOT)
+    users = engine.daily(tables.USER_FEATURES, _snapshots(user_spans), USER_SNAPSHOT)
+    merchants = engine.daily(tables.MERCHANT_FEATURES, _snapshots(merchant_spans), MERCHANT_SNAPSHOT)
     rows = point_in_time(
         transactions,
         users,
@@ -190,10 +196,14 @@ def _frame(engine: Engine, chunk: list[date], user_spans: Sequence[Span], mercha
     return engine.run(wanted.select(*columns, *_INPUTS))
 
 
-def _needed(spans: Sequence[Span], chunk: list[date]) -> list[date]:
+def _needed(spans: Sequence[Span], chunk: list[date]) -> list[Span]:
     """Snapshots in force at some instant of the chunk's days."""
     start, end = (int(np.datetime64(day, "us").astype(np.int64)) for day in (chunk[0], chunk[-1] + timedelta(days=1)))
-    return sorted({s.snapshot for s in spans if s.visible_from_us < end and s.visible_until_us > start})
+    return [span for span in spans if span.visible_from_us < end and span.visible_until_us > start]
+
+
+def _snapshots(spans: Sequence[Span]) -> list[date]:
+    return sorted({span.snapshot for span in spans})
 
 
 def write_training_set(

@@ -21,10 +21,13 @@ from fraud_platform.online.packed import EVENT_TIMESTAMP, PROJECT, VECTOR, Packe
 from fraud_platform.online.shards import RedisClient, connect_redis, delete, scan
 from fraud_platform.online.snapshot_record import SnapshotRecord, encode_record, end_of_day, in_force, record_key
 from fraud_platform.online.writer import write_packed
+from fraud_platform.schema import FIRST_REGION
 from fraud_platform.settings import Settings
 
 Clock = Callable[[], int]
 """Gives the present as UTC microseconds since 1970."""
+
+_LOADS, _REGIONS = "online_loads", "regions"
 
 SNAPSHOT_TABLES = {"user": tables.USER_FEATURES, "merchant": tables.MERCHANT_FEATURES}
 
@@ -104,14 +107,15 @@ def load_snapshot_feast(
     with connect_redis(ensure_redis(settings)) as redis_client:
         current = refuse_older(redis_client, view, day, b"", force=force)
         if current:
-            append_load(lake, current)  # a load that was killed between record and ledger is completed here
+            # a load that was killed between record and ledger is completed here
+            append_load(lake, current, settings.region)
         rows = packed_snapshot(lake, view, day)
         medians = view_medians(lake, view, day)
         write_source(settings, view, rows)
         materialize(settings, view, day)
         _check_written(redis_client, view, rows, day)
         record = put_in_force(redis_client, view, day, medians, rows.num_rows, loaded_at, now, b"")
-    append_load(lake, record)
+    append_load(lake, record, settings.region)
     return record
 
 
@@ -182,9 +186,9 @@ def _record(
     )
 
 
-def append_load(lake: Lake, record: SnapshotRecord) -> None:
-    """Write a load to the ledger; the same load twice is one entry."""
-    name = f"online_loads/{record.view}/{record.loaded_at:020d}"
+def append_load(lake: Lake, record: SnapshotRecord, region: str = FIRST_REGION) -> None:
+    """Write a region's load to the ledger; the same load twice is one entry."""
+    name = f"{_loads(region)}/{record.view}/{record.loaded_at:020d}"
     entry: dict[str, Any] = {
         "snapshot": record.snapshot.isoformat(),
         "visible_from": record.visible_from,
@@ -196,10 +200,20 @@ def append_load(lake: Lake, record: SnapshotRecord) -> None:
         lake.write_record(name, entry)
 
 
-def read_loads(lake: Lake, view: PackedView) -> list[tuple[int, date]]:
-    """Every load of the real online store as (visible_from in UTC microseconds, snapshot day), ascending."""
-    entries = [json.loads(entry) for entry in lake.documents(f"online_loads/{view.name}")]
+def read_loads(lake: Lake, view: PackedView, region: str = FIRST_REGION) -> list[tuple[int, date]]:
+    """Every load of a region's online store as (visible_from in UTC microseconds, snapshot day), ascending."""
+    entries = [json.loads(entry) for entry in lake.documents(f"{_loads(region)}/{view.name}")]
     return sorted((int(entry["visible_from"]), date.fromisoformat(entry["snapshot"])) for entry in entries)
+
+
+def loading_regions(lake: Lake) -> list[str]:
+    """The regions that have loaded a snapshot, beside the first."""
+    found = (lake.name_of(path) for path in lake.files(_REGIONS, "*.json"))
+    return sorted({name.split("/")[1] for name in found})
+
+
+def _loads(region: str) -> str:
+    return f"{_REGIONS}/{region}/{_LOADS}" if region else _LOADS
 
 
 def _check_written(redis_client: RedisClient, view: PackedView, rows: pa.Table, day: date) -> None:
