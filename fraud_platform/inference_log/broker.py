@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from fraud_platform.settings import Settings
 
 Offsets = Mapping[str, Any]
-"""Per partition, from where on it has not been read; JSON."""
+"""Per partition, from where on it has not been read; JSON, in the broker's own terms."""
 
 
 class BrokerError(RuntimeError):
@@ -50,6 +50,10 @@ class Source(Protocol):
         """Read on from here; from the oldest record where a partition is not named, or no longer has its offset."""
         ...
 
+    def partitions(self) -> set[str]:
+        """All that the source has. Raises BrokerError."""
+        ...
+
     def read(self, limit: int, seconds: float) -> Batch:
         """At most `limit` records; an empty batch after `seconds` without any. Raises BrokerError."""
         ...
@@ -66,8 +70,10 @@ class Source(Protocol):
 
 
 def broker_name(settings: Settings) -> str:
-    """Which broker the settings name, as offsets are kept under: another broker starts from its beginning. Every region
-    has its own."""
+    """Which broker the settings name, as offsets are kept under: another broker starts from its beginning.
+
+    Two brokers that fill one lake need two names: those of two regions have.
+    """
     where = f"@{settings.region}" if settings.region else ""
     if settings.kafka_bootstrap:
         return f"kafka:{settings.kafka_topic}{where}"

@@ -3,7 +3,7 @@
 What belongs here: reading, telling repeats, when to commit. What does not: brokers, the lake's files (`table`).
 Repeats are usual: whoever is not sure that a record arrived sends it again. They are told by decision_id, against what
 the lake holds of that day. What was read and not committed is read again after a failure. Of several consumers of one
-lake one writes; the others stand by, and one of them goes on when it has been silent.
+source one writes; the others stand by, and one of them goes on when it has been silent.
 """
 
 import time
@@ -14,6 +14,7 @@ from datetime import date
 import msgspec
 
 from fraud_platform.inference_log.broker import BrokerError, Offsets, Source
+from fraud_platform.inference_log.positions import Position
 from fraud_platform.inference_log.record import DecisionRecord, decode_record
 from fraud_platform.inference_log.table import LogTable, rows
 from fraud_platform.lake import day_of
@@ -59,7 +60,7 @@ class Consumer:
         self._since: int | None = None
         self._offsets: Offsets = {}
         self._placed = False
-        self._beat: tuple[str, str | None] | None = None
+        self._beat: dict[str, Position] | None = None
         self._heard_at = 0
         self._said_at = 0
         self._parts: defaultdict[date, list[str]] = defaultdict(list)
@@ -93,8 +94,7 @@ class Consumer:
         """Put what was read into the lake, with the offsets behind it. Raises OSError, BrokerError."""
         if self._since is None:
             return
-        offsets = {**self._table.committed().offsets, self._name: dict(self._offsets)}
-        parts = self._table.commit(rows(self._waiting), offsets, self._rejected)
+        parts = self._table.commit(rows(self._waiting), {self._name: self._offsets}, self._rejected)
         self.rows += len(self._waiting)
         self._waiting, self._rejected, self._since = [], [], None
         self._source.committed(self._offsets)
@@ -114,13 +114,13 @@ class Consumer:
         """
         self._waiting, self._rejected, self._since = [], [], None
         self._known.clear()
-        beat = self._table.beat()
+        beat = self._table.committed().sources.get(self._name, {})
         if beat != self._beat:
             self._beat, self._heard_at = beat, self._clock()
-        if beat[0] not in ("", self._table.writer) and self._clock() - self._heard_at < SILENT_US:
+        others = {at.owner for at in beat.values()} - {"", self._table.positions.writer}
+        if others and self._clock() - self._heard_at < SILENT_US:
             return False
-        self._table.claim()
-        self._source.seek(self._table.committed().offsets.get(self._name, {}))
+        self._source.seek(self._table.positions.claim(self._name, self._source.partitions()))
         self._placed = True
         return True
 
@@ -159,7 +159,8 @@ class Consumer:
 
     def _say_caught_up(self, now: int) -> None:
         if now - self._said_at >= CAUGHT_UP_US and self.look() == 0:
-            self._table.note_caught_up(now)
+            every = self._source.partitions()
+            self._table.positions.note_caught_up(self._name, every, every, now)
             self._said_at = now
 
     def look(self) -> int:
@@ -172,6 +173,6 @@ class Consumer:
         try:
             if self._placed:
                 self.commit()
-                self._table.release()
+                self._table.positions.release(self._name)
         finally:
             self._source.close()

@@ -99,6 +99,14 @@ class KafkaSource:
         self._assigned = set()
         self._discovered_at = -_DISCOVERY_SECONDS
 
+    def partitions(self) -> set[str]:
+        """All of the topic. Raises BrokerError."""
+        try:
+            self._discover()
+        except KafkaException as error:
+            raise BrokerError(str(error)) from error
+        return set(map(str, self._assigned))
+
     def read(self, limit: int, seconds: float) -> Batch:
         """Records of any partition; new partitions are found within a minute. Raises BrokerError."""
         try:

@@ -64,6 +64,7 @@ def make_shipper(settings: Settings, failed: Callable[[str, BaseException], None
         settings.home,
         open_producer(settings),
         LogTable(open_lake(settings)),
+        broker_name(settings),
         clock=machine_clock,
         failed=failed,
         fsync_us=settings.spool_fsync_ms * 1_000,
@@ -232,7 +233,7 @@ def log_standing(settings: Settings) -> Standing:
 def _lag(settings: Settings) -> int:
     source = open_source(settings)
     try:
-        source.seek(LogTable(open_lake(settings)).committed().offsets.get(broker_name(settings), {}))
+        source.seek(LogTable(open_lake(settings)).committed().offsets(broker_name(settings)))
         return source.lag()
     finally:
         source.close()

@@ -50,6 +50,10 @@ class RedisStream:
         """Read on behind this identifier."""
         self._next = offsets.get("0", _BEGINNING)
 
+    def partitions(self) -> set[str]:
+        """The one."""
+        return {"0"}
+
     def read(self, limit: int, seconds: float) -> Batch:
         """The records behind the last that was read. Raises BrokerError."""
         try:

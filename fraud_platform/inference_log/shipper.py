@@ -41,6 +41,7 @@ class Shipper:
         home: Path,
         producer: Producer,
         table: LogTable,
+        source: str,
         *,
         clock: Callable[[], int],
         failed: Callable[[str, BaseException], None],
@@ -48,11 +49,15 @@ class Shipper:
         audit_us: int = AUDIT_US,
         clocks_apart_us: int = CLOCKS_APART_US,
     ) -> None:
-        """clock: UTC microseconds. failed(stage, error): told of what needs a person, and does not stop the work."""
+        """source: what the lake calls the broker. clock: UTC microseconds.
+
+        failed(stage, error): told of what needs a person, and does not stop the work.
+        """
         self._home = home
         self._root = spool_root(home)
         self._producer = producer
         self._table = table
+        self._source = source
         self._clock = clock
         self._failed = failed
         self._fsync_us = fsync_us
@@ -135,7 +140,7 @@ class Shipper:
             if self._position(path) < frames.position:
                 continue
             # asked before the lake is read: what was committed by then is in what is read
-            caught_up_at = self._table.committed().caught_up_at
+            caught_up_at = self._table.committed().caught_up_at(self._source)
             day = date.fromisoformat(path.parent.name.removeprefix("date="))
             if day not in in_lake:
                 in_lake[day] = self._table.decision_ids(day)

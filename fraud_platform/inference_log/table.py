@@ -1,37 +1,34 @@
 """The inference log in the lake: one folder per UTC day of received_at, written in parts, merged when the day is over.
 
-What belongs here: columns, commits, reading, merging, retention. What does not: where records come from (`consumer`).
+What belongs here: columns, commits, reading, merging, retention. What does not: where records come from (`consumer`),
+the record of how far the log has them (`positions`).
 
-A commit writes parts that nobody else can name, then the record of the broker's offsets behind them. A file is removed
+A commit writes parts that nobody else can name, then moves the offsets behind them. A file is removed
 only once what it held lies in another, or is too old to keep. So whoever is killed, or writes beside another, loses
 nothing: what the offsets do not tell, the decisions' ids do, on a folder and on an object store alike.
 """
 
 import io
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fraud_platform.inference_log.broker import Offsets
+from fraud_platform.inference_log.positions import Committed, Positions
 from fraud_platform.inference_log.record import DecisionRecord, decode_record
 from fraud_platform.lake import Lake, day_of
 from fraud_platform.schema import TIME
 
 TABLE = "inference_log"
 REJECTED = "inference_log_rejected"
-_COMMIT = f"{TABLE}/committed"
 
 _ROW_GROUP = 10_000
-
-Offsets = dict[str, Any]
-"""Where the broker is read on from, in the broker's own terms."""
 
 
 def _field(name: str, dtype: pa.DataType, meaning: str, *, nullable: bool = False) -> pa.Field:
@@ -117,66 +114,33 @@ _OF_REQUEST = (
 )
 
 
-@dataclass(frozen=True)
-class Committed:
-    """The last commit: its number and the broker's offsets behind it, per source."""
-
-    number: int
-    offsets: dict[str, Offsets]
-    caught_up_at: int
-    """UTC microseconds at which the consumer last saw nothing behind in the broker, all of it being committed."""
-    writer: str = ""
-    """Who writes now; empty where the last one ended in order."""
-
-
-class OtherWriterError(OSError):
-    """Somebody else writes the log now; what was read and not committed is theirs to read."""
-
-
 class LogTable:
-    """The log's table in a lake. One writer at a time; readers and `merge` may run beside it."""
+    """The log's table in a lake. Each partition has one writer at a time; readers and `merge` may run beside them."""
 
     def __init__(self, lake: Lake, writer: str = "") -> None:
-        """writer: who commits by this object; the record of the last commit names who may."""
+        """writer: who commits by this object."""
         self._lake = lake
-        self.writer = writer
-        self._path = lake.document_path(f"{_COMMIT}.json")
+        self.positions = Positions(lake, f"{TABLE}/committed", writer)
 
     def committed(self) -> Committed:
-        """What the last commit says; number 0 and no offsets before the first."""
-        record = self._lake.read_record(_COMMIT)
-        return Committed(0, {}, 0) if record is None else Committed(**record)
+        """What the last commit says."""
+        return self.positions.read()
 
-    def beat(self) -> tuple[str, str | None]:
-        """Who writes, and what changes with each of their commits and when they say that nothing is behind."""
-        seen = self._lake.seen(self._path)
-        return self.committed().writer, seen
+    def commit(self, table: pa.Table, offsets: Mapping[str, Offsets], rejected: Sequence[bytes] = ()) -> list[str]:
+        """Add rows, then note the offsets behind them, per source; returns the parts' paths.
 
-    def claim(self) -> None:
-        """Become the writer, whoever was it. Raises OtherWriterError when another does so at the same time."""
-        seen = self._lake.seen(self._path)
-        last = self.committed()
-        if last.writer != self.writer:
-            self._write(replace(last, writer=self.writer), seen)
-
-    def release(self) -> None:
-        """Let the next writer begin at once. Raises OtherWriterError."""
-        last, seen = self._held()
-        self._write(replace(last, writer=""), seen)
-
-    def commit(self, table: pa.Table, offsets: dict[str, Offsets], rejected: Sequence[bytes] = ()) -> list[str]:
-        """Add rows, then note the offsets behind them; returns the parts' paths. Raises OtherWriterError.
-
-        rejected: what is no record, kept for people; after a kill, perhaps twice.
+        Raises OtherWriterError, and moves no offset, where one of these partitions is not, or is no longer, where this
+        writer left it; others may be moved by others meanwhile. rejected: what is no record, kept for people; after a
+        kill, perhaps twice.
         """
-        last, seen = self._held()
-        number = last.number + 1
+        move = self.positions.begin(offsets)
+        number = move.after + 1
         days = table.column("received_at").cast(pa.date32())
         parts = [self._add(day, number, table.filter(pc.equal(days, day))) for day in pc.unique(days).to_pylist()]
         if rejected:
             path = self._lake.part_path(REJECTED, date.max, _part(number))
             self._lake.write_bytes(path, _parquet(pa.table({"payload": pa.array(rejected, pa.binary())})))
-        self._write(replace(last, number=number, offsets=offsets), seen)
+        self.positions.finish(move)
         return parts
 
     def fold(self, day: date, parts: Sequence[str]) -> None:
@@ -188,23 +152,6 @@ class LogTable:
         # behind them by its name: a listing that began before this and ends after it meets the one or the others
         self._add(day, self.committed().number + 1, whole)
         self._lake.remove(parts)
-
-    def note_caught_up(self, now: int) -> None:
-        """Nothing is behind in the broker. now: UTC microseconds. Raises OtherWriterError."""
-        last, seen = self._held()
-        self._write(replace(last, caught_up_at=now), seen)
-
-    def _held(self) -> tuple[Committed, str | None]:
-        seen = self._lake.seen(self._path)
-        last = self.committed()
-        if last.writer != self.writer:
-            raise OtherWriterError(f"{last.writer or 'nobody'} writes the inference log, not {self.writer}")
-        return last, seen
-
-    def _write(self, committed: Committed, seen: str | None) -> None:
-        payload = msgspec.json.format(msgspec.json.encode(committed), indent=2)
-        if not self._lake.replace(self._path, payload, seen):
-            raise OtherWriterError(f"another than {self.writer} wrote {self._path} at the same time")
 
     def _add(self, day: date, number: int, rows_of_day: pa.Table) -> str:
         path = self._lake.part_path(TABLE, day, _part(number))

@@ -12,7 +12,7 @@ from fraud_platform.inference_log import consumer as consumer_module
 from fraud_platform.inference_log.consumer import Consumer
 from fraud_platform.inference_log.record import encode_record
 from fraud_platform.inference_log.redis_stream import RedisStream
-from fraud_platform.inference_log.table import LogTable, OtherWriterError, rows
+from fraud_platform.inference_log.table import LogTable, rows
 from fraud_platform.lake import Lake
 from tests.record_kit import DAY, records
 
@@ -44,18 +44,13 @@ def consume(root: str, redis_url: str, writer: str, silent_us: int) -> None:
 
 
 def commit_each(root: str, first: int, count: int) -> None:
-    """Commit decisions of its own one by one, each until it is taken."""
+    """Commit decisions of its own one by one, and the offsets of a source of its own."""
     table = LogTable(Lake(root))
     _say_started(root)
     while len(Lake(root).documents("started")) < 4:
         time.sleep(0.01)
     for each in records(count, first=first):
-        while True:
-            try:
-                table.commit(rows([(each, encode_record(each))]), {})
-                break
-            except OtherWriterError:
-                continue
+        table.commit(rows([(each, encode_record(each))]), {f"source-{first}": {"0": each.decision_id}})
 
 
 def merge(root: str) -> None:

@@ -20,6 +20,7 @@ from assets.inference_log import inference_log, log_retention
 from assets.resources import Platform
 from fraud_platform.inference_log.broker import BrokerError, Message, broker_name, open_producer, open_source
 from fraud_platform.inference_log.consumer import Consumer
+from fraud_platform.inference_log.positions import Positions
 from fraud_platform.inference_log.process import drain, log_standing
 from fraud_platform.inference_log.record import encode_record
 from fraud_platform.inference_log.redis_stream import RedisStream
@@ -69,8 +70,9 @@ class Log:
 
     def new_shipper(self) -> Shipper:
         return Shipper(
-            self.settings.home, open_producer(self.settings), self.table, clock=lambda: self.now, failed=self.failed
-        )
+            self.settings.home, open_producer(self.settings), self.table, broker_name(self.settings),
+            clock=lambda: self.now, failed=self.failed,
+        )  # fmt: skip
 
     def new_consumer(self, table: LogTable | None = None) -> Consumer:
         return Consumer(
@@ -159,7 +161,7 @@ def test_a_consumer_that_dies_between_data_and_offsets_leaves_nothing_twice(
 
     dying = log.new_consumer()
     with monkeypatch.context() as patch:
-        patch.setattr(LogTable, "_write", die)
+        patch.setattr(Positions, "finish", die)
         with pytest.raises(KilledError):
             log.consume(dying)
     assert log.lake_ids()  # the data was there

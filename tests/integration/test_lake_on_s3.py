@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ from fraud_platform.features.training_set import write_training_set
 from fraud_platform.inference_log import consumer as consumer_module
 from fraud_platform.inference_log.broker import Message
 from fraud_platform.inference_log.consumer import Consumer
+from fraud_platform.inference_log.positions import Move, OtherWriterError, Position, Positions
 from fraud_platform.inference_log.record import DecisionRecord, encode_record
 from fraud_platform.inference_log.redis_stream import RedisStream
-from fraud_platform.inference_log.table import TABLE, LogTable, OtherWriterError, rows
+from fraud_platform.inference_log.table import TABLE, LogTable, rows
 from fraud_platform.ingest.steps import ingest_labels, ingest_rates, ingest_transactions
 from fraud_platform.lake import Lake, days_between, open_lake
 from fraud_platform.quality import evaluate
@@ -65,8 +66,15 @@ def either(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     return Lake(str(tmp_path / "lake")) if request.param == "folder" else request.getfixturevalue("lake")
 
 
-def committed(table: LogTable, *decisions: DecisionRecord) -> list[str]:
-    return table.commit(rows([(each, encode_record(each)) for each in decisions]), {})
+def committed(
+    table: LogTable, *decisions: DecisionRecord, offsets: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[str]:
+    return table.commit(rows([(each, encode_record(each)) for each in decisions]), offsets or {})
+
+
+def owner(table: LogTable) -> str:
+    """Who writes the stream; empty where nobody does."""
+    return "".join(at.owner for at in table.committed().sources.get("redis", {}).values())
 
 
 def held(lake: Lake, day: date = DAY) -> Counter[str]:
@@ -164,6 +172,8 @@ def test_two_writers_and_two_mergers_that_know_nothing_of_each_other_lose_nothin
     table = LogTable(lake)
     assert list(table.records(DAY)) == records(50)
     assert table.committed().number == 50
+    ends = {f"source-{first}": records(1, first=first + 24)[0].decision_id for first in (0, 25)}
+    assert {name: table.committed().offsets(name)["0"] for name in ends} == ends
     assert table.merge(DAY) == 50
     assert held(lake) == Counter(each.decision_id for each in records(50))
 
@@ -207,22 +217,94 @@ def test_a_merge_that_another_has_overtaken_begins_again(either: Lake, monkeypat
     assert held(either) == {"1" * 32: 1, "2" * 32: 1}
 
 
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Has something happen once, after the next commit has written its rows and before it moves its offsets."""
+
+    def happens(what: Callable[[], object]) -> None:
+        finish = Positions.finish
+
+        def overtaken(self: Positions, move: Move) -> None:
+            monkeypatch.setattr(Positions, "finish", finish)
+            what()
+            finish(self, move)
+
+        monkeypatch.setattr(Positions, "finish", overtaken)
+
+    return happens
+
+
 def test_a_commit_that_another_has_overtaken_takes_nothing_from_it(
-    either: Lake, monkeypatch: pytest.MonkeyPatch
+    either: Lake, meanwhile: Callable[[Callable[[], object]], None]
 ) -> None:
-    table, other = LogTable(either), LogTable(either)
-    add = LogTable._add
+    mine, theirs = LogTable(either, "mine"), LogTable(either, "theirs")
+    assert mine.positions.claim("kafka", ["0", "1"]) == {}
+    assert theirs.positions.claim("kafka", ["2"]) == {}
+    assert theirs.positions.claim("other", ["0"]) == {}
+    committed(mine, record("t-1", decision_id="1" * 32), offsets={"kafka": {"0": 10}})
+    meanwhile(lambda: committed(theirs, record("t-2", decision_id="2" * 32), offsets={"kafka": {"2": 7}}))
+    committed(mine, record("t-3", decision_id="3" * 32), offsets={"kafka": {"1": 5}})
+    meanwhile(lambda: theirs.positions.note_caught_up("other", ["0"], ["0"], 9))
+    committed(mine, record("t-4", decision_id="4" * 32), offsets={"kafka": {"0": 11}})
+    last = mine.committed()
+    assert (last.number, last.offsets("kafka")) == (4, {"0": 11, "1": 5, "2": 7})
+    assert last.sources["other"] == {"0": Position(None, "theirs", 9)}
+    assert held(either) == {str(n) * 32: 1 for n in range(1, 5)}
 
-    def overtaken(self: LogTable, *arguments: Any) -> str:
-        monkeypatch.setattr(LogTable, "_add", add)
-        committed(other, record("t-2", decision_id="2" * 32))
-        return add(self, *arguments)
 
-    monkeypatch.setattr(LogTable, "_add", overtaken)
-    with pytest.raises(OtherWriterError, match="at the same time"):
-        committed(table, record("t-1", decision_id="1" * 32))
-    assert table.committed().number == 1
-    assert held(either) == {"1" * 32: 1, "2" * 32: 1}
+def test_a_commit_whose_partition_another_has_moved_meanwhile_moves_nothing(
+    either: Lake, meanwhile: Callable[[Callable[[], object]], None]
+) -> None:
+    mine, theirs = LogTable(either, "mine"), LogTable(either, "theirs")
+    mine.positions.claim("kafka", ["0", "1"])
+    committed(mine, record("t-1", decision_id="1" * 32), offsets={"kafka": {"0": 10, "1": 10}})
+
+    def taken() -> None:
+        assert theirs.positions.claim("kafka", ["1"]) == {"1": 10}
+
+    meanwhile(taken)
+    with pytest.raises(OtherWriterError, match="theirs writes kafka, 1, not mine"):
+        committed(mine, record("t-2", decision_id="2" * 32), offsets={"kafka": {"0": 20, "1": 20}})
+    assert mine.committed().offsets("kafka") == {"0": 10, "1": 10}
+    # read again by the one who has it now, and once by readers
+    committed(theirs, record("t-2", decision_id="2" * 32), offsets={"kafka": {"1": 20}})
+    committed(mine, record("t-3", decision_id="3" * 32), offsets={"kafka": {"0": 20}})
+    assert mine.committed().offsets("kafka") == {"0": 20, "1": 20}
+    assert [each.request.transaction_id for each in mine.records(DAY)] == ["t-1", "t-2", "t-3"]
+
+
+def test_two_of_one_name_do_not_move_what_the_other_moved(either: Lake) -> None:
+    one, two = LogTable(either, "same"), LogTable(either, "same")
+    one.positions.claim("kafka", ["0"])
+    two.positions.claim("kafka", ["0"])
+    committed(one, record("t-1", decision_id="1" * 32), offsets={"kafka": {"0": 10}})
+    with pytest.raises(OtherWriterError, match="moved kafka, 0, from None"):
+        committed(two, record("t-2", decision_id="2" * 32), offsets={"kafka": {"0": 5}})
+
+
+def test_a_source_is_caught_up_when_all_of_its_partitions_are(either: Lake) -> None:
+    one, two = LogTable(either, "one"), LogTable(either, "two")
+    assert one.committed().caught_up_at("kafka") == 0
+    one.positions.claim("kafka", ["0"])
+    one.positions.note_caught_up("kafka", ["0"], ["0", "1"], 100)
+    assert one.committed().caught_up_at("kafka") == 0  # nobody has read the other
+    two.positions.claim("kafka", ["1"])
+    two.positions.note_caught_up("kafka", ["1"], ["0", "1"], 90)
+    one.positions.note_caught_up("kafka", ["0"], ["0", "1"], 200)
+    assert (one.committed().caught_up_at("kafka"), one.committed().caught_up_at("other")) == (90, 0)
+
+
+def test_the_record_of_a_log_that_one_consumer_wrote_is_read(either: Lake) -> None:
+    old = {"number": 3, "offsets": {"kafka:t": {"0": 5, "1": 7}}, "caught_up_at": 9, "writer": "host:/home"}
+    either.write_record("inference_log/committed", old)
+    table = LogTable(either, "new")
+    assert table.committed().sources == {
+        "kafka:t": {"0": Position(5, "host:/home", 9), "1": Position(7, "host:/home", 9)}
+    }
+    assert table.positions.claim("kafka:t", ["0", "1", "2"]) == {"0": 5, "1": 7}
+    committed(table, record(), offsets={"kafka:t": {"1": 8}})
+    last = table.committed()
+    assert (last.number, last.offsets("kafka:t"), last.caught_up_at("kafka:t")) == (4, {"0": 5, "1": 8}, 0)
 
 
 def test_a_second_consumer_stands_by_until_the_first_is_silent(
@@ -230,30 +312,55 @@ def test_a_second_consumer_stands_by_until_the_first_is_silent(
 ) -> None:
     stream, table = RedisStream(redis_url, STREAM), LogTable(lake)
     first = started(consume, root, redis_url, "first", 2_000_000)
-    wait_for(lambda: table.committed().writer == "first")
+    wait_for(lambda: owner(table) == "first")
     started(consume, root, redis_url, "second", 2_000_000)
     send(stream, records(50))
     wait_for(lambda: stream.lag() == 0)
-    assert table.committed().writer == "first"
+    assert owner(table) == "first"
     os.kill(first.pid, signal.SIGKILL)
     send(stream, records(50, first=50))
     wait_for(lambda: stream.lag() == 0)
-    assert table.committed().writer == "second"
+    assert owner(table) == "second"
     # no decision lies twice even in the parts
     assert held(lake) == Counter(each.decision_id for each in records(100))
 
 
 def test_who_was_replaced_commits_nothing_and_who_ended_in_order_is_not_waited_for(lake: Lake) -> None:
     first, second = LogTable(lake, "first"), LogTable(lake, "second")
-    first.claim()
-    committed(first, record("t-1", decision_id="1" * 32))
-    second.claim()
-    for late in (lambda: committed(first, record("t-2", decision_id="2" * 32)), lambda: first.note_caught_up(1)):
-        with pytest.raises(OtherWriterError, match="second writes the inference log, not first"):
-            late()
-    second.release()
-    assert second.committed().writer == ""
+    first.positions.claim("redis", ["0"])
+    committed(first, record("t-1", decision_id="1" * 32), offsets={"redis": {"0": "1-0"}})
+    second.positions.claim("redis", ["0"])
+    late = (
+        lambda: committed(first, record("t-2", decision_id="2" * 32), offsets={"redis": {"0": "2-0"}}),
+        lambda: first.positions.note_caught_up("redis", ["0"], ["0"], 1),
+    )
+    for each in late:
+        with pytest.raises(OtherWriterError, match="second writes redis, 0, not first"):
+            each()
+    first.positions.release("redis")
+    assert owner(second) == "second"
+    second.positions.release("redis")
+    assert owner(second) == ""
     assert held(lake) == {"1" * 32: 1}
+
+
+def test_consumers_of_two_brokers_write_one_lake_at_once(lake: Lake, redis_url: str) -> None:
+    now, brokers = [0], {name: RedisStream(redis_url, f"{STREAM}-{name}") for name in ("north", "south")}
+    consumers = [
+        Consumer(name, stream, LogTable(lake, name), clock=lambda: now[0], failed=lambda *_: None, commit_us=1)
+        for name, stream in brokers.items()
+    ]
+    for turn in range(3):
+        for number, stream in enumerate(brokers.values()):
+            send(stream, records(5, first=100 * number + 5 * turn))
+        for consumer in consumers:
+            consumer.step(0.1)
+            now[0] += 2
+            consumer.step(0.001)
+    assert list(LogTable(lake).records(DAY)) == [*records(15), *records(15, first=100)]
+    assert LogTable(lake).committed().number == 6
+    for consumer in consumers:
+        consumer.close()
 
 
 def test_a_file_that_was_merged_during_an_erasure_does_not_come_back(lake: Lake) -> None:

@@ -96,7 +96,7 @@ def test_a_log_that_lost_its_commit_record_keeps_every_decision(settings: Settin
         table.commit(rows([(one, encode_record(one))]), {"broker": {"0": str(number)}})
     before = table.read(DAY)
     Path(settings.lake, TABLE, "committed.json").unlink()
-    assert (table.committed().number, table.committed().offsets) == (0, {})  # the broker is read anew
+    assert (table.committed().number, table.committed().sources) == (0, {})  # the broker is read anew
     two = record("t-9", decision_id="9" * 32)
     table.commit(rows([(two, encode_record(two))]), {})
     # the same number again is no file of the same name
