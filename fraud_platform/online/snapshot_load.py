@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -93,12 +94,19 @@ def load_snapshot_direct(
 
 
 def load_snapshot_feast(
-    settings: Settings, lake: Lake, view: PackedView, day: date, *, now: Clock, force: bool = False
+    settings: Settings,
+    lake: Lake,
+    view: PackedView,
+    day: date,
+    *,
+    now: Clock,
+    force: bool = False,
+    follows: int | None = None,
 ) -> SnapshotRecord:
     """Materialize the snapshot of `day` through Feast, put it in force and append it to the ledger of loads.
 
-    Feast's source file of the view is replaced by this one day, so the work does not grow with the history. Raises
-    OlderSnapshotError unless `force`, MissingPartition, WriteError, IncompleteLoadError.
+    Feast's source file of the view is replaced by this one day, so the work does not grow with the history. follows:
+    of the record, where this region follows the first. Raises OlderSnapshotError unless `force`, MissingPartition, WriteError, IncompleteLoadError.
     """
     from feature_repo.store import materialize, write_source
     from fraud_platform.online.embedded_redis import ensure_redis
@@ -114,7 +122,7 @@ def load_snapshot_feast(
         write_source(settings, view, rows)
         materialize(settings, view, day)
         _check_written(redis_client, view, rows, day)
-        record = put_in_force(redis_client, view, day, medians, rows.num_rows, loaded_at, now, b"")
+        record = put_in_force(redis_client, view, day, medians, rows.num_rows, loaded_at, now, b"", follows)
     append_load(lake, record, settings.region)
     return record
 
@@ -164,9 +172,10 @@ def put_in_force(
     loaded_at: int,
     now: Clock,
     key_prefix: bytes,
+    follows: int | None = None,
 ) -> SnapshotRecord:
     """Write the view's record: from this instant on the snapshot of `day` is in force."""
-    record = _record(view, day, medians, rows, loaded_at, now())
+    record = msgspec.structs.replace(_record(view, day, medians, rows, loaded_at, now()), follows=follows)
     redis_client.set(record_key(view, key_prefix), encode_record(record))
     return record
 
@@ -204,6 +213,22 @@ def read_loads(lake: Lake, view: PackedView, region: str = FIRST_REGION) -> list
     """Every load of a region's online store as (visible_from in UTC microseconds, snapshot day), ascending."""
     entries = [json.loads(entry) for entry in lake.documents(f"{_loads(region)}/{view.name}")]
     return sorted((int(entry["visible_from"]), date.fromisoformat(entry["snapshot"])) for entry in entries)
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the ledger of loads."""
+
+    snapshot: date
+    visible_from: int
+    loaded_at: int
+    catalogue_hash: str
+
+
+def last_load(lake: Lake, view: PackedView, region: str = FIRST_REGION) -> Load | None:
+    """The load that was begun last in a region; None before the first."""
+    names = lake.files(f"{_loads(region)}/{view.name}", "*.json")
+    payload = lake.document(lake.name_of(names[-1])) if names else None
+    return None if payload is None else msgspec.json.decode(payload, type=Load)
 
 
 def loading_regions(lake: Lake) -> list[str]:

@@ -1,0 +1,171 @@
+"""A region follows the first: who decides, and the snapshot that is in force, pulled from the lake.
+
+What belongs here: what is taken over, and what is refused. What does not: how a change is made (`model.release`,
+`decision.policy_change`), a load is done (`online.snapshot_load`), how often (`fraud_platform.cli.region`).
+
+Whatever cannot be had leaves in force what is: the lake may be away, a file damaged or half there. Each part is taken
+by itself, so that a damaged model does not hold back a kill switch, and the next step tries what is missing again.
+"""
+
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fraud_platform.decision.policy_change import take_policy
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.tables import RAW_TRANSACTIONS
+from fraud_platform.inference_log.search import decided_since
+from fraud_platform.inference_log.table import LogTable
+from fraud_platform.lake import Lake
+from fraud_platform.model.bundle import Bundle, BundleError, install, releases
+from fraud_platform.model.following import Followed, read_followed, write_followed
+from fraud_platform.model.release import Reason, take_over
+from fraud_platform.online.embedded_redis import ensure_redis
+from fraud_platform.online.epochs import velocity_epoch
+from fraud_platform.online.packed import VIEWS, PackedView
+from fraud_platform.online.shards import connect_redis
+from fraud_platform.online.snapshot_load import last_load, load_snapshot_feast
+from fraud_platform.online.snapshot_record import in_force
+from fraud_platform.online.warm import warm_velocity
+from fraud_platform.regions.publication import DECIDING, FILES, Publication, file_name, hashes, read_publication, sha256
+from fraud_platform.settings import Settings
+
+WHO = "region follow"
+"""In the ledger."""
+
+
+class ArtefactError(RuntimeError):
+    """A file in the lake is not what the first region said, or not there; what is in force here stays."""
+
+
+class Follower:
+    """Follows the first region for one home. Call its parts again and again, from one thread."""
+
+    def __init__(self, settings: Settings, lake: Lake, clock: Callable[[], int], said: Callable[[str], None]) -> None:
+        """clock: UTC microseconds. said: told of each thing that was taken over. Raises ValueError without a region."""
+        if not settings.region:
+            raise ValueError("the first region follows nobody: set FRAUD_REGION")
+        self._settings = settings
+        self._lake = lake
+        self._clock = clock
+        self._said = said
+        if read_followed(settings.home) is None:
+            write_followed(settings.home, Followed(region=settings.region, looked_at=self._now()))
+
+    def step(self, failed: Callable[[str, BaseException], None], *, store: bool = True) -> None:
+        """Take over whatever has changed. store: look at Redis, too. failed(part, error): told of what was not."""
+        problems: list[str] = []
+
+        def attempt(part: str, work: Callable[[], None]) -> None:
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - what is in force stays so; it is told, and tried again
+                problems.append(f"{part}: {error}")
+                failed(part, error)
+
+        found: list[Publication | None] = []
+        attempt("lake", lambda: found.append(read_publication(self._lake)))
+        publication = found[0] if found else None
+        if publication is not None:
+            attempt("policy", lambda: self._take_policy(publication))
+            attempt("release", lambda: self._take_routing(publication))
+        if store and found:
+            for view in VIEWS:
+                attempt("snapshot", lambda view=view: self._take_snapshot(view))  # type: ignore[misc]
+            attempt("velocity", self._warm)
+        self._note(publication, problems)
+
+    def _note(self, publication: Publication | None, problems: list[str]) -> None:
+        before = read_followed(self._settings.home)
+        number = publication.number if publication else before.number if before else 0
+        # while the lake is away the time of the last look stands still, and an alert may go by that
+        at = self._now() if publication or before is None else before.looked_at
+        problem = "; ".join(problems) or None
+        write_followed(
+            self._settings.home,
+            Followed(region=self._settings.region, number=number, looked_at=at, problem=problem),
+        )
+
+    def _take_policy(self, publication: Publication) -> None:
+        if publication.policy is None:
+            return
+        taken = take_policy(self._settings, publication.policy, WHO, _why(publication), self._now())
+        if taken:
+            self._said(f"policy {publication.policy.version} is in force")
+
+    def _take_routing(self, publication: Publication) -> None:
+        routing = publication.routing
+        if routing is None:
+            return
+        for name in (routing.release, routing.challenger):
+            if name:
+                self._have(name, publication.releases.get(name, {}))
+        if take_over(self._settings.home, routing, Reason(who=WHO, why=_why(publication)), self._now()):
+            beside = f", {routing.challenger} beside it ({routing.stage})" if routing.challenger else ""
+            self._said(f"{routing.release} is in force{beside}")
+
+    def _have(self, name: str, expected: dict[str, str]) -> None:
+        """See to it that this home has a release, bit for bit. Raises ArtefactError, BundleError, OSError."""
+        folder = releases(self._settings.home) / name
+        if not folder.is_dir():
+            self._copy(name, expected)
+        Bundle.load(folder)
+        # the card is for people, and one that is there is left alone
+        wanted, found = ({name: each.get(name) for name in DECIDING} for each in (expected, hashes(folder)))
+        if wanted != found:
+            raise BundleError(f"{folder} is another release than the first region's {name}; move it away")
+
+    def _copy(self, name: str, expected: dict[str, str]) -> None:
+        with tempfile.TemporaryDirectory(prefix=".release-", dir=self._settings.home) as temporary:
+            for file, expected_hash in expected.items():
+                payload = self._lake.document(file_name(name, file))
+                if payload is None or file not in FILES:
+                    raise ArtefactError(f"{file_name(name, file)} is not in the lake")
+                if sha256(payload) != expected_hash:
+                    raise ArtefactError(
+                        f"{file_name(name, file)} in the lake has SHA-256 {sha256(payload)}, the first region says "
+                        f"{expected_hash}: it is not installed. `fraud-platform region publish --once` there writes it "
+                        "again"
+                    )
+                (Path(temporary) / file).write_bytes(payload)
+            if Bundle.load(Path(temporary)).name != name:
+                raise ArtefactError(f"releases/{name} in the lake holds another release")
+            install(self._settings.home, Path(temporary))
+        self._said(f"{name} is here, its files as the first region has them")
+
+    def _take_snapshot(self, view: PackedView) -> None:
+        """Load what the first region has in force: it was checked there, and a load again renews its age here too."""
+        wanted = last_load(self._lake, view)
+        if wanted is None:
+            return
+        if wanted.catalogue_hash != CATALOGUE.hash:
+            raise BundleError(f"{view.name}: the first region computes catalogue {wanted.catalogue_hash}, not this one")
+        with connect_redis(ensure_redis(self._settings)) as redis_client:
+            current = in_force(redis_client, view)
+        if current is not None and (current.snapshot, current.follows) == (wanted.snapshot, wanted.loaded_at):
+            return
+        record = load_snapshot_feast(
+            self._settings, self._lake, view, wanted.snapshot, now=self._clock, force=True, follows=wanted.loaded_at
+        )
+        self._said(f"{view.name}: {record.rows:,} rows of snapshot {record.snapshot} are in force")
+
+    def _warm(self) -> None:
+        """Velocity of this region's own attempts, where Redis holds none."""
+        settings, lake = self._settings, self._lake
+        with connect_redis(ensure_redis(settings)) as redis_client:
+            if velocity_epoch(redis_client) is not None:
+                return
+            days = lake.days(RAW_TRANSACTIONS)
+            if not days:
+                return
+            lost = decided_since(settings.home, LogTable(lake), days[-1], settings.region)
+            epoch = warm_velocity(settings, lake, redis_client, days[-1], complete=not lost, now_us=self._clock())
+        self._said(f"velocity is complete since {datetime.fromtimestamp(epoch.complete_since / 1e6, UTC):%F %T} UTC")
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock() / 1e6, UTC)
+
+
+def _why(publication: Publication) -> str:
+    return f"publication {publication.number} of the first region"
