@@ -17,6 +17,7 @@ from fraud_platform.decision.policy_record import (
     Entry,
     Kind,
     Limit,
+    PolicyError,
     PolicyRecord,
     Probability,
     Value,
@@ -137,7 +138,7 @@ def change_policy(settings: Settings, change: PolicyChange, who: str, now: datet
                 f"the policy is at version {before.version}, not {change.expected_version}: look at it and ask again"
             )
         followed = read_followed(settings.home) is not None
-        after = _switched(settings, before, change) if followed else _changed(before, change, now)
+        after = _switched(settings, before, change, now) if followed else _changed(before, change, now)
         if _differing(before, after):
             if after.version == before.version:
                 after = msgspec.structs.replace(after, version=_next_version(settings, before.version), since=now)
@@ -157,7 +158,8 @@ def take_policy(settings: Settings, record: PolicyRecord, who: str, why: str, no
         if before == record:
             return False
         if before is not None and _is_own_switch(before):
-            keep(settings.home, record)
+            if record.version not in kept_versions(settings.home):
+                keep(settings.home, record)
             return False
         _put(settings, before, record, who, why, now)
         return True
@@ -167,18 +169,17 @@ def _is_own_switch(record: PolicyRecord) -> bool:
     return record.version > OWN_VERSIONS and record.kill_switch != "off"
 
 
-def _switched(settings: Settings, before: PolicyRecord, change: PolicyChange) -> PolicyRecord:
+def _switched(settings: Settings, before: PolicyRecord, change: PolicyChange, now: datetime) -> PolicyRecord:
     """The kill switch as this region turns it by itself; off is back to the first region's newest policy."""
     asked = {name for name in change.__struct_fields__ if getattr(change, name) not in (None, ())}
     if asked - {*_NO_CHANGE, "kill_switch"}:
-        refuse_following(settings.home, "changes the policy; the kill switch alone can be turned here")
+        refuse_following(settings.home, "changes the policy, all but the kill switch")
     if change.kill_switch != "off":
-        return _changed(before, change, before.since)
+        return _changed(before, change, now)
     if _is_own_switch(before):
         followed = [version for version in kept_versions(settings.home) if version <= OWN_VERSIONS]
-        return (read_policy(settings.home, followed[-1]) if followed else None) or _changed(
-            before, change, before.since
-        )
+        newest = read_policy(settings.home, followed[-1]) if followed else None
+        return newest or _changed(before, change, now)
     if before.kill_switch != "off":
         refuse_following(settings.home, "has turned the kill switch on")
     return before

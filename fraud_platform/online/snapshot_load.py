@@ -105,8 +105,9 @@ def load_snapshot_feast(
 ) -> SnapshotRecord:
     """Materialize the snapshot of `day` through Feast, put it in force and append it to the ledger of loads.
 
-    Feast's source file of the view is replaced by this one day, so the work does not grow with the history. follows:
-    of the record, where this region follows the first. Raises OlderSnapshotError unless `force`, MissingPartition, WriteError, IncompleteLoadError.
+    Feast's source file of the view is replaced by this one day, so the work does not grow with the history. follows: of
+    the record, where this region follows the first. Raises OlderSnapshotError unless `force`, MissingPartition,
+    WriteError, IncompleteLoadError.
     """
     from feature_repo.store import materialize, write_source
     from fraud_platform.online.embedded_redis import ensure_redis

@@ -53,35 +53,35 @@ class Follower:
         if read_followed(settings.home) is None:
             write_followed(settings.home, Followed(region=settings.region, looked_at=self._now()))
 
-    def step(self, failed: Callable[[str, BaseException], None], *, store: bool = True) -> None:
-        """Take over whatever has changed. store: look at Redis, too. failed(part, error): told of what was not."""
-        problems: list[str] = []
+    def step(self, *, store: bool = True) -> list[Exception]:
+        """Take over whatever has changed; returns why what could not be is not. store: look at Redis, too."""
+        problems: list[Exception] = []
 
-        def attempt(part: str, work: Callable[[], None]) -> None:
+        def attempt(work: Callable[[], None]) -> None:
             try:
                 work()
             except Exception as error:  # noqa: BLE001 - what is in force stays so; it is told, and tried again
-                problems.append(f"{part}: {error}")
-                failed(part, error)
+                problems.append(error)
 
         found: list[Publication | None] = []
-        attempt("lake", lambda: found.append(read_publication(self._lake)))
+        attempt(lambda: found.append(read_publication(self._lake)))
         publication = found[0] if found else None
         if publication is not None:
-            attempt("policy", lambda: self._take_policy(publication))
-            attempt("release", lambda: self._take_routing(publication))
+            attempt(lambda: self._take_policy(publication))
+            attempt(lambda: self._take_routing(publication))
         if store and found:
             for view in VIEWS:
-                attempt("snapshot", lambda view=view: self._take_snapshot(view))  # type: ignore[misc]
-            attempt("velocity", self._warm)
+                attempt(lambda view=view: self._take_snapshot(view))  # type: ignore[misc]
+            attempt(self._warm)
         self._note(publication, problems)
+        return problems
 
-    def _note(self, publication: Publication | None, problems: list[str]) -> None:
+    def _note(self, publication: Publication | None, problems: list[Exception]) -> None:
         before = read_followed(self._settings.home)
         number = publication.number if publication else before.number if before else 0
         # while the lake is away the time of the last look stands still, and an alert may go by that
         at = self._now() if publication or before is None else before.looked_at
-        problem = "; ".join(problems) or None
+        problem = "; ".join(map(str, problems)) or None
         write_followed(
             self._settings.home,
             Followed(region=self._settings.region, number=number, looked_at=at, problem=problem),
