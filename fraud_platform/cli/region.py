@@ -17,7 +17,7 @@ app = typer.Typer(help="More regions: the first says who decides, the others fol
 
 LOOK_SECONDS = 1.0
 """How often who decides is looked at."""
-STORE_LOOKS = 15
+STORE_LOOKS = 10
 """Every so many looks, the snapshot in force and velocity too."""
 
 ONCE = Annotated[bool, typer.Option("--once", help="Look once and end; the code is 1 when something failed.")]

@@ -9,7 +9,8 @@ by itself, so that a damaged model does not hold back a kill switch, and the nex
 
 import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from fraud_platform.decision.policy_change import take_policy
@@ -33,6 +34,8 @@ from fraud_platform.settings import Settings
 
 WHO = "region follow"
 """In the ledger."""
+NOTE_AGAIN = timedelta(seconds=10)
+"""How often it is noted that nothing is new."""
 
 
 class ArtefactError(RuntimeError):
@@ -50,18 +53,19 @@ class Follower:
         self._lake = lake
         self._clock = clock
         self._said = said
-        if read_followed(settings.home) is None:
-            write_followed(settings.home, Followed(region=settings.region, looked_at=self._now()))
+        self._of_store: list[Exception] = []
+        self._noted = read_followed(settings.home) or Followed(region=settings.region, looked_at=self._now())
+        write_followed(settings.home, self._noted)
 
     def step(self, *, store: bool = True) -> list[Exception]:
         """Take over whatever has changed; returns why what could not be is not. store: look at Redis, too."""
         problems: list[Exception] = []
 
-        def attempt(work: Callable[[], None]) -> None:
+        def attempt(work: Callable[[], None], failed: list[Exception] = problems) -> None:
             try:
                 work()
             except Exception as error:  # noqa: BLE001 - what is in force stays so; it is told, and tried again
-                problems.append(error)
+                failed.append(error)
 
         found: list[Publication | None] = []
         attempt(lambda: found.append(read_publication(self._lake)))
@@ -70,22 +74,27 @@ class Follower:
             attempt(lambda: self._take_policy(publication))
             attempt(lambda: self._take_routing(publication))
         if store and found:
+            self._of_store = []
             for view in VIEWS:
-                attempt(lambda view=view: self._take_snapshot(view))  # type: ignore[misc]
-            attempt(self._warm)
+                attempt(partial(self._take_snapshot, view), self._of_store)
+            attempt(self._warm, self._of_store)
+        problems += self._of_store
         self._note(publication, problems)
         return problems
 
     def _note(self, publication: Publication | None, problems: list[Exception]) -> None:
-        before = read_followed(self._settings.home)
-        number = publication.number if publication else before.number if before else 0
-        # while the lake is away the time of the last look stands still, and an alert may go by that
-        at = self._now() if publication or before is None else before.looked_at
-        problem = "; ".join(map(str, problems)) or None
-        write_followed(
-            self._settings.home,
-            Followed(region=self._settings.region, number=number, looked_at=at, problem=problem),
+        before, now = self._noted, self._now()
+        after = Followed(
+            region=before.region,
+            number=publication.number if publication else before.number,
+            # while the lake is away it stands still, and whoever watches goes by that
+            looked_at=now if publication else before.looked_at,
+            problem="; ".join(map(str, problems)) or None,
         )
+        said = (after.number, after.problem) != (before.number, before.problem)
+        if said or after.looked_at - before.looked_at >= NOTE_AGAIN:
+            write_followed(self._settings.home, after)
+            self._noted = after
 
     def _take_policy(self, publication: Publication) -> None:
         if publication.policy is None:
