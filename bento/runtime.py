@@ -141,7 +141,10 @@ class Runtime:
         self._labels = FeedbackWriter(settings.home, name)
         lake = open_lake(settings)
         self._rates = LakeRates(lake, settings.base_currency)
-        self._rates.refresh()
+        try:
+            self._rates.refresh()
+        except Exception as error:  # noqa: BLE001 - cut off from the lake, payments in the base currency are decided
+            self._faults.report("rates", error)
         breaker = partial(
             CircuitBreaker,
             clock=time.monotonic,

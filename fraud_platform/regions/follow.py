@@ -1,4 +1,5 @@
-"""A region follows the first: who decides, and the snapshot that is in force, pulled from the lake.
+"""A region follows the first: who decides, and the snapshot that is in force, pulled from the lake. The labels that
+callers send to it go the other way.
 
 What belongs here: what is taken over, and what is refused. What does not: how a change is made (`model.release`,
 `decision.policy_change`), a load is done (`online.snapshot_load`), how often (`fraud_platform.cli.region`).
@@ -18,6 +19,7 @@ from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.tables import RAW_TRANSACTIONS
 from fraud_platform.inference_log.search import decided_since
 from fraud_platform.inference_log.table import LogTable
+from fraud_platform.ingest.feedback import LabelSender
 from fraud_platform.lake import Lake
 from fraud_platform.model.bundle import Bundle, BundleError, install, releases
 from fraud_platform.model.following import Followed, read_followed, write_followed
@@ -53,12 +55,13 @@ class Follower:
         self._lake = lake
         self._clock = clock
         self._said = said
+        self._labels = LabelSender(settings.home, lake, settings.region)
         self._of_store: list[Exception] = []
         self._noted = read_followed(settings.home) or Followed(region=settings.region, looked_at=self._now())
         write_followed(settings.home, self._noted)
 
     def step(self, *, store: bool = True) -> list[Exception]:
-        """Take over whatever has changed; returns why what could not be is not. store: look at Redis, too."""
+        """Take over whatever has changed; returns why what could not is not. store: look at Redis and labels, too."""
         problems: list[Exception] = []
 
         def attempt(work: Callable[[], None], failed: list[Exception] = problems) -> None:
@@ -78,6 +81,7 @@ class Follower:
             for view in VIEWS:
                 attempt(partial(self._take_snapshot, view), self._of_store)
             attempt(self._warm, self._of_store)
+            attempt(self._send_labels, self._of_store)
         problems += self._of_store
         self._note(publication, problems)
         return problems
@@ -171,6 +175,10 @@ class Follower:
             lost = decided_since(settings.home, LogTable(lake), days[-1], settings.region)
             epoch = warm_velocity(settings, lake, redis_client, days[-1], complete=not lost, now_us=self._clock())
         self._said(f"velocity is complete since {datetime.fromtimestamp(epoch.complete_since / 1e6, UTC):%F %T} UTC")
+
+    def _send_labels(self) -> None:
+        if self._labels.step():
+            self._said("labels that arrived here are in the lake")
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock() / 1e6, UTC)
