@@ -54,7 +54,7 @@ from fraud_platform.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 FIRST_DAY, DAY = date(2026, 3, 1), date(2026, 3, 7)
-SECONDS = 60
+SECONDS = 120
 
 
 def at(day: date, hours: float) -> int:

@@ -15,6 +15,7 @@ from fraud_platform.model.following import FollowingError, read_followed
 from fraud_platform.model.ledger import read_ledger
 from fraud_platform.model.release import Reason, return_to, roll_back
 from fraud_platform.model.routing import Routing, read_routing, write_routing
+from fraud_platform.monitoring.machine_metrics import following
 from fraud_platform.regions.follow import Follower
 from fraud_platform.regions.publication import file_name, hashes, read_publication
 from fraud_platform.regions.publish import Publisher
@@ -190,6 +191,18 @@ def test_the_record_in_the_lake_names_every_file(regions: Regions) -> None:
     assert said is not None
     assert said.releases == {"fraud-detector-1": hashes(releases(regions.first.home) / "fraud-detector-1")}
     assert set(said.releases["fraud-detector-1"]) == {"model.ubj", "bundle.json"}
+
+
+def test_a_region_shows_how_far_it_has_followed(regions: Regions) -> None:
+    regions.change(regions.first, threshold=0.65)
+    assert regions.follow() == []
+    shown = {sample.name: sample.value for family in following(regions.west) for sample in family.samples}
+    assert shown == {
+        "fraud_region_publication": 1,
+        "fraud_region_looked_timestamp_seconds": NOW.timestamp(),
+        "fraud_region_problem": 0,
+    }
+    assert list(following(regions.first)) == []
 
 
 def test_offsets_of_the_first_region_keep_their_name(regions: Regions) -> None:
