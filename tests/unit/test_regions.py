@@ -90,20 +90,23 @@ def test_a_challenger_comes_with_the_champion_and_a_roll_back_copies_nothing(reg
     assert [line["challenger"] for line in lines] == ["fraud-detector-2", None]
 
 
+@pytest.mark.parametrize("file", ["model.ubj", "bundle.json"])
 @pytest.mark.parametrize("damage", ["altered", "cut", "missing"])
-def test_a_damaged_file_is_refused_and_what_is_in_force_stays(regions: Regions, damage: str) -> None:
+def test_a_damaged_file_is_refused_and_what_is_in_force_stays(regions: Regions, damage: str, file: str) -> None:
     publish_small_model(regions.first.home, version=1, seed=1)
     assert regions.follow() == []
     publish_small_model(regions.first.home, version=2, seed=2)
     regions.publisher.step(NOW)
-    path = Path(regions.lake.root) / file_name("fraud-detector-2", "model.ubj")
+    path = Path(regions.lake.root) / file_name("fraud-detector-2", file)
     payload = path.read_bytes()
     if damage == "missing":
         path.unlink()
+    elif damage == "cut":
+        path.write_bytes(payload[: len(payload) // 2])
     else:
-        path.write_bytes(payload[: len(payload) // 2] if damage == "cut" else bytes([payload[0] ^ 1]) + payload[1:])
+        path.write_bytes(payload.replace(b'"threshold": 0.6', b'"threshold": 0.9') + b" ")
     (problem,) = map(str, regions.follower.step(store=False))
-    assert "not in the lake" in problem if damage == "missing" else "SHA-256" in problem
+    assert "not in the lake" in problem if damage == "missing" else "the first region says" in problem
     followed = read_followed(regions.west.home)
     assert followed is not None
     assert followed.problem == problem
