@@ -44,6 +44,7 @@ from fraud_platform.ingest.feedback import FeedbackWriter
 from fraud_platform.lake import open_lake
 from fraud_platform.logs import set_up_logs
 from fraud_platform.model.bundle import BundleError, NoReleaseError, current_release, releases
+from fraud_platform.model.following import check_region
 from fraud_platform.model.routing import Routing, read_routing
 from fraud_platform.online.cold import ColdStore
 from fraud_platform.online.embedded_postgres import postgres_address
@@ -81,8 +82,9 @@ def preflight(settings: Settings) -> None:
 
     A home that was built and whose gate has passed no model is decided for by the rules.
 
-    Raises NoReleaseError, BundleError, RedisUnavailableError; each says what to do.
+    Raises NoReleaseError, BundleError, FollowingError, RedisUnavailableError; each says what to do.
     """
+    check_region(settings.home, settings.region)
     packed = packed_release(CODE)
     if packed is not None:
         start_from(settings.home, packed, decides=settings.packed_release_decides, now=datetime.now(UTC))

@@ -55,12 +55,16 @@ def region_follow(once: ONCE = False) -> None:
     """Take over who decides and the snapshot in force from the first region, until Ctrl-C."""
     from fraud_platform.clock import clock_of
     from fraud_platform.lake import open_lake
+    from fraud_platform.model.following import FollowingError
     from fraud_platform.regions.follow import Follower
+    from fraud_platform.run.current import was_built
 
     current = settings_of_environment()
+    if was_built(current):
+        raise refused(f"{current.home} is the first region's, where things are built: set FRAUD_HOME to another folder")
     try:
         follower = Follower(current, open_lake(current), clock_of(current), _say)
-    except ValueError as error:
+    except FollowingError as error:
         raise refused(str(error)) from error
 
     def look(number: int) -> list[Exception]:

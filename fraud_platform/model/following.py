@@ -46,6 +46,16 @@ def write_followed(home: Path, followed: Followed) -> None:
     replace_file(_note(home), msgspec.json.format(msgspec.json.encode(followed), indent=2))
 
 
+def check_region(home: Path, region: str) -> None:
+    """Raise FollowingError where the settings name another region than the one that this home follows as: its payments
+    would be counted among another's."""
+    followed = read_followed(home)
+    if followed is not None and followed.region != region:
+        raise FollowingError(
+            f"{home} is the home of the region {followed.region}, FRAUD_REGION names {region or 'none'}: set it so"
+        )
+
+
 def refuse_following(home: Path, what: str) -> None:
     """Raise FollowingError in a home that follows. what: the end of the sentence "the first region …"."""
     if _note(home).exists():

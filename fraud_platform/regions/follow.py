@@ -8,6 +8,7 @@ Whatever cannot be had leaves in force what is: the lake may be away, a file dam
 by itself, so that a damaged model does not hold back a kill switch, and the next step tries what is missing again.
 """
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from fraud_platform.inference_log.table import LogTable
 from fraud_platform.ingest.feedback import LabelSender
 from fraud_platform.lake import Lake
 from fraud_platform.model.bundle import Bundle, BundleError, install, releases
-from fraud_platform.model.following import Followed, read_followed, write_followed
+from fraud_platform.model.following import Followed, FollowingError, check_region, read_followed, write_followed
 from fraud_platform.model.release import Reason, take_over
 from fraud_platform.online.embedded_redis import ensure_redis
 from fraud_platform.online.epochs import velocity_epoch
@@ -38,6 +39,8 @@ WHO = "region follow"
 """In the ledger."""
 NOTE_AGAIN = timedelta(seconds=10)
 """How often it is noted that nothing is new."""
+_COPY = ".release-"
+"""How a folder begins in which a release is verified before it is one."""
 
 
 class ArtefactError(RuntimeError):
@@ -48,15 +51,22 @@ class Follower:
     """Follows the first region for one home. Call its parts again and again, from one thread."""
 
     def __init__(self, settings: Settings, lake: Lake, clock: Callable[[], int], said: Callable[[str], None]) -> None:
-        """clock: UTC microseconds. said: told of each thing that was taken over. Raises ValueError without a region."""
+        """clock: UTC microseconds. said: told of each thing that was taken over.
+
+        Raises FollowingError where the settings name no region, or another one than this home's.
+        """
         if not settings.region:
-            raise ValueError("the first region follows nobody: set FRAUD_REGION")
+            raise FollowingError("the first region follows nobody: set FRAUD_REGION")
+        check_region(settings.home, settings.region)
         self._settings = settings
         self._lake = lake
         self._clock = clock
         self._said = said
         self._labels = LabelSender(settings.home, lake, settings.region)
+        for left_behind in settings.home.glob(f"{_COPY}*"):
+            shutil.rmtree(left_behind)
         self._of_store: list[Exception] = []
+        self._verified: dict[str, dict[str, str]] = {}
         self._noted = read_followed(settings.home) or Followed(region=settings.region, looked_at=self._now())
         write_followed(settings.home, self._noted)
 
@@ -121,6 +131,8 @@ class Follower:
     def _have(self, name: str, expected: dict[str, str]) -> None:
         """See to it that this home has a release, bit for bit. Raises ArtefactError, BundleError, OSError."""
         folder = releases(self._settings.home) / name
+        if self._verified.get(name) == expected and folder.is_dir():
+            return
         if not folder.is_dir():
             self._copy(name, expected)
         Bundle.load(folder)
@@ -128,9 +140,10 @@ class Follower:
         wanted, found = ({name: each.get(name) for name in DECIDING} for each in (expected, hashes(folder)))
         if wanted != found:
             raise BundleError(f"{folder} is another release than the first region's {name}; move it away")
+        self._verified[name] = expected
 
     def _copy(self, name: str, expected: dict[str, str]) -> None:
-        with tempfile.TemporaryDirectory(prefix=".release-", dir=self._settings.home) as temporary:
+        with tempfile.TemporaryDirectory(prefix=_COPY, dir=self._settings.home) as temporary:
             for file, expected_hash in expected.items():
                 payload = self._lake.document(file_name(name, file))
                 if payload is None or file not in FILES:

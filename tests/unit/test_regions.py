@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bento.runtime import preflight
 from fraud_platform.decision.policy_change import OWN_VERSIONS, change_policy, parse_change
 from fraud_platform.decision.policy_record import PolicyRecord, read_policy
 from fraud_platform.inference_log.broker import broker_name
@@ -168,8 +169,11 @@ def test_a_region_that_follows_changes_its_kill_switch_alone(regions: Regions) -
         return_to(regions.west.home, "fraud-detector-1", REASON, NOW)
     with pytest.raises(FollowingError, match="the first region"):
         Publisher(regions.west, regions.lake)
-    with pytest.raises(ValueError, match="FRAUD_REGION"):
+    with pytest.raises(FollowingError, match="follows nobody"):
         Follower(regions.first, regions.lake, lambda: 0, regions.said.append)
+    for region in ("", "east"):
+        with pytest.raises(FollowingError, match="the home of the region west"):
+            preflight(regions.west.model_copy(update={"region": region}))
 
     own = regions.change(regions.west, kill_switch="rules_only")
     assert (own.version, own.threshold, own.kill_switch) == (OWN_VERSIONS + 1, 0.65, "rules_only")
