@@ -166,8 +166,7 @@ def ready(http: httpx.Client) -> bool:
         return False
 
 
-def load(region: Region | Settings, lake: Lake, day: date) -> None:
-    settings = region if isinstance(region, Settings) else region.settings
+def load(settings: Settings, lake: Lake, day: date) -> None:
     for view in VIEWS:
         load_snapshot_feast(settings, lake, view, day, now=clock_of(settings))
 
@@ -177,41 +176,37 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A week of a small bank; the first region has loaded the snapshot before the last one, and the second follows."""
     root = tmp_path_factory.mktemp("regions")
     clock, link = root / "clock", root / "lake"
-    bank = {"history_start": FIRST_DAY, "users": 40, "merchants": 12, "transactions_per_day": 200}
-    ports = [{"redis_port": free_port(), "service_port": free_port()} for _ in range(2)]
-    first = Settings(
-        home=root / "first", clock_file=clock, postgres_url="postgresql://127.0.0.1:1/x", **bank, **ports[0]
-    )  # type: ignore[arg-type]
-    west = Settings(
-        home=root / "west",
-        clock_file=clock,
-        postgres_url="postgresql://127.0.0.1:1/x",
-        region="west",
-        lake_url=str(link),
-        **ports[1],
-    )  # type: ignore[arg-type]
-    for settings in (first, west):
-        settings.home.mkdir()
     move_clock(clock, at(DAY, 10))
+
+    def settings_of(name: str, **fields: Any) -> Settings:
+        own = {"redis_port": free_port(), "service_port": free_port(), "postgres_url": "postgresql://127.0.0.1:1/x"}
+        settings = Settings(home=root / name, clock_file=clock, **{**own, **fields})
+        settings.home.mkdir()
+        return settings
+
+    first = settings_of("first", history_start=FIRST_DAY, users=40, merchants=12, transactions_per_day=200)
+    west = settings_of("west", region="west", lake_url=str(link))
     lake = open_lake(first)
-    build_history(first, lake, present(first))
+    Path(lake.root).mkdir()
     link.symlink_to(lake.root)
     publish_small_model(first.home, version=1, seed=1)
     with ExitStack() as stack:
+        regions = []
         for settings in (first, west):
             ensure_redis(settings)
             stack.callback(stop_redis, settings)
+            http = httpx.Client(base_url=f"http://127.0.0.1:{settings.service_port}", timeout=10)
+            regions.append(Region(settings, stack.enter_context(http)))
+        launch(stack, first, "publish.log", "fraud_platform.cli", "region", "publish")
+        launch(stack, west, "follow.log", "fraud_platform.cli", "region", "follow")
+        for region in regions:
+            wait((releases(region.settings.home) / "current.json").exists, "the second region has no release")
+            launch(stack, region.settings, "service.log", "bentoml", "serve", "bento.service:FraudDetector")
+        # while they start
+        build_history(first, lake, present(first))
         load(first, lake, DAY - timedelta(days=2))
         with connect_redis(ensure_redis(first)) as client:
             warm_velocity(first, lake, client, DAY - timedelta(days=1), now_us=at(DAY, 10))
-        regions = []
-        launch(stack, first, "publish.log", "fraud_platform.cli", "region", "publish")
-        launch(stack, west, "follow.log", "fraud_platform.cli", "region", "follow")
-        wait(lambda: (releases(west.home) / "current.json").exists(), "the second region has no release")
-        for settings in (first, west):
-            http = httpx.Client(base_url=f"http://127.0.0.1:{settings.service_port}", timeout=10)
-            launch(stack, settings, "service.log", "bentoml", "serve", "bento.service:FraudDetector")
-            regions.append(Region(settings, stack.enter_context(http)))
         for region in regions:
             wait(lambda region=region: ready(region.http), "a service is not ready")
         raw = lake.read(tables.RAW_TRANSACTIONS, DAY - timedelta(days=1)).to_pylist()[0]
@@ -280,7 +275,7 @@ def test_a_region_cut_off_decides_on_what_it_has_and_refuses_what_is_damaged(wor
     first, west = world.first.settings, world.west.settings
     world.move(12)
     world.cut()
-    load(world.first, world.lake, DAY - timedelta(days=1))
+    load(first, world.lake, DAY - timedelta(days=1))
     publish_small_model(first.home, version=3, seed=3)
     wait(lambda: world.first.serves == "fraud-detector-3", "the promotion")
     # the one file that no other file's hash vouches for
