@@ -32,7 +32,16 @@ from fraud_platform.online.shards import connect_redis
 from fraud_platform.online.snapshot_load import last_load, load_snapshot_feast
 from fraud_platform.online.snapshot_record import in_force
 from fraud_platform.online.warm import warm_velocity
-from fraud_platform.regions.publication import DECIDING, FILES, Publication, file_name, hashes, read_publication, sha256
+from fraud_platform.regions.publication import (
+    DECIDING,
+    FILES,
+    RECORD,
+    Publication,
+    file_name,
+    hashes,
+    read_publication,
+    sha256,
+)
 from fraud_platform.settings import Settings
 
 WHO = "region follow"
@@ -80,13 +89,13 @@ class Follower:
             except Exception as error:  # noqa: BLE001 - what is in force stays so; it is told, and tried again
                 failed.append(error)
 
-        found: list[Publication | None] = []
-        attempt(lambda: found.append(read_publication(self._lake)))
+        found: list[Publication] = []
+        attempt(lambda: found.append(self._publication()))
         publication = found[0] if found else None
         if publication is not None:
             attempt(lambda: self._take_policy(publication))
             attempt(lambda: self._take_routing(publication))
-        if store and found:
+        if store and publication is not None:
             self._of_store = []
             for view in VIEWS:
                 attempt(partial(self._take_snapshot, view), self._of_store)
@@ -109,6 +118,15 @@ class Follower:
         if said or after.looked_at - before.looked_at >= NOTE_AGAIN:
             write_followed(self._settings.home, after)
             self._noted = after
+
+    def _publication(self) -> Publication:
+        publication = read_publication(self._lake)
+        if publication is None:
+            raise ArtefactError(
+                f"{RECORD} is not in {self._settings.lake}: that is another lake than the first region's, or nothing was "
+                "published there yet, which `fraud-platform region publish` does"
+            )
+        return publication
 
     def _take_policy(self, publication: Publication) -> None:
         if publication.policy is None:

@@ -55,6 +55,7 @@ def regions(tmp_path: Path) -> Regions:
 
 
 def test_who_decides_is_taken_over_bit_for_bit_and_said_once(regions: Regions) -> None:
+    assert "nothing was published" in str(regions.follower.step()[0])
     assert regions.follow() == []
     with pytest.raises(NoReleaseError):
         read_routing(regions.west.home)
