@@ -123,8 +123,8 @@ class Follower:
         publication = read_publication(self._lake)
         if publication is None:
             raise ArtefactError(
-                f"{RECORD} is not in {self._settings.lake}: that is not the first region's lake, or nothing was published "
-                "there yet, which `fraud-platform region publish` does"
+                f"{RECORD} is not in {self._settings.lake}: it is not the first region's lake, or nothing was "
+                "published there yet, which `fraud-platform region publish` does"
             )
         return publication
 
