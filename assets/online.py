@@ -64,7 +64,7 @@ def online_velocity(
     settings, lake = platform.settings, platform.lake
     day = platform.dataset.last_complete_day(platform.now)
     # attempts decided since `day` are not in the lake: without Redis, which counted them, their windows are unknown
-    lost = decided_since(settings.home, LogTable(lake), day)
+    lost = decided_since(settings.home, LogTable(lake), day, settings.region)
     with connect_redis(ensure_redis(settings)) as redis_client:
         epoch = warm_velocity(settings, lake, redis_client, day, complete=not lost, now_us=clock_of(settings)())
     context.log.info(f"velocity epoch {epoch.epoch} is complete since {epoch.complete_since}")

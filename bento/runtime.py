@@ -44,6 +44,7 @@ from fraud_platform.ingest.feedback import FeedbackWriter
 from fraud_platform.lake import open_lake
 from fraud_platform.logs import set_up_logs
 from fraud_platform.model.bundle import BundleError, NoReleaseError, current_release, releases
+from fraud_platform.model.following import check_region
 from fraud_platform.model.routing import Routing, read_routing
 from fraud_platform.online.cold import ColdStore
 from fraud_platform.online.embedded_postgres import postgres_address
@@ -81,8 +82,9 @@ def preflight(settings: Settings) -> None:
 
     A home that was built and whose gate has passed no model is decided for by the rules.
 
-    Raises NoReleaseError, BundleError, RedisUnavailableError; each says what to do.
+    Raises NoReleaseError, BundleError, FollowingError, RedisUnavailableError; each says what to do.
     """
+    check_region(settings.home, settings.region)
     packed = packed_release(CODE)
     if packed is not None:
         start_from(settings.home, packed, decides=settings.packed_release_decides, now=datetime.now(UTC))
@@ -141,7 +143,10 @@ class Runtime:
         self._labels = FeedbackWriter(settings.home, name)
         lake = open_lake(settings)
         self._rates = LakeRates(lake, settings.base_currency)
-        self._rates.refresh()
+        try:
+            self._rates.refresh()
+        except Exception as error:  # noqa: BLE001 - cut off from the lake, payments in the base currency are decided
+            self._faults.report("rates", error)
         breaker = partial(
             CircuitBreaker,
             clock=time.monotonic,
@@ -186,6 +191,7 @@ class Runtime:
             capacity=settings.capacity,
             release_share=settings.release_share,
             release_seed=settings.seed,
+            region=settings.region,
         )
         self._decide_by(self.engine.policy)
         self._policy_desk = PolicyDesk(settings, clock)

@@ -24,6 +24,7 @@ from fraud_platform.decision.access import DEFAULT_CALLER
 from fraud_platform.decision.answer import Answer, ExplainAnswer, PredictAnswer
 from fraud_platform.decision.request import PaymentRequest
 from fraud_platform.model.bundle import BundleError, NoReleaseError
+from fraud_platform.model.following import FollowingError
 from fraud_platform.online.embedded_redis import RedisUnavailableError
 from fraud_platform.settings import Settings
 
@@ -62,7 +63,7 @@ class FraudDetector:
         """Fail once, with the reason, rather than in every worker again and again."""
         try:
             preflight(Settings())
-        except (NoReleaseError, BundleError, RedisUnavailableError) as error:
+        except (NoReleaseError, BundleError, FollowingError, RedisUnavailableError) as error:
             raise BentoMLException(str(error)) from error
 
     @bentoml.on_shutdown

@@ -1,16 +1,14 @@
 """Replay: a day of raw transactions through the online code path, held against the training set bit for bit.
 
-What belongs here: driving the online store in processing order under a key space of its own, comparing, reporting. What
-does not: any feature's arithmetic; whatever differs here differs in production.
+What belongs here: driving the online store in processing order under a key space of its own, comparing. What does not:
+what is reported (`replay_report`), any feature's arithmetic; whatever differs here differs in production.
 """
 
 import asyncio
 import uuid
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import date, timedelta
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,73 +24,38 @@ from fraud_platform.features.in_force import Span, spans
 from fraud_platform.features.offline import conformed
 from fraud_platform.features.sequence import counted_order
 from fraud_platform.features.snapshots import read_medians
+from fraud_platform.features.training_set import TRAINING_ROW
 from fraud_platform.features.vector import build_vector
 from fraud_platform.lake import Lake
 from fraud_platform.online import velocity
 from fraud_platform.online.packed import MERCHANT_VECTOR, USER_VECTOR, PackedView
 from fraud_platform.online.shards import RedisClient, connect_redis, delete, scan
-from fraud_platform.online.snapshot_load import load_snapshot_direct, read_loads
+from fraud_platform.online.snapshot_load import load_snapshot_direct, loading_regions, read_loads
 from fraud_platform.online.store import OnlineStore
 from fraud_platform.online.warm import warm_velocity
+from fraud_platform.replay_report import SHOWN_DIFFERENCES, Difference, ReplayReport
 from fraud_platform.schema import Transaction
 from fraud_platform.settings import Settings
 
-if TYPE_CHECKING:
-    from rich.console import Group
-
-SHOWN_DIFFERENCES = 20
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One value that serving would not have computed."""
-
-    transaction_id: str
-    feature: str
-    online: float
-    offline: float
-
-
-@dataclass
-class ReplayReport:
-    """What a replay saw. `rows` counts transactions compared; duplicates pass through the store but have no row."""
-
-    day: date
-    rows: int = 0
-    duplicates: int = 0
-    conflicts: int = 0
-    """Rows that reuse another payment's transaction_id within 24 hours: serving answers 409 and counts nothing."""
-    unmatched: int = 0
-    """Transactions on one side alone: also a difference."""
-    differing: Counter[str] = field(default_factory=Counter)
-    examples: list[Difference] = field(default_factory=list)
-    non_null: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(CATALOGUE.names), np.int64))
-    non_default: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(CATALOGUE.names), np.int64))
-
-    @property
-    def values(self) -> int:
-        """Values compared."""
-        return self.rows * len(CATALOGUE.names)
-
-    @property
-    def differences(self) -> int:
-        """Values that differ, plus 50 for every transaction found on one side alone."""
-        return sum(self.differing.values()) + self.unmatched * len(CATALOGUE.names)
-
 
 def spans_of(settings: Settings, lake: Lake, view: PackedView) -> list[Span]:
-    """When each snapshot of a view was in force, by the lake's tables and the ledger of loads."""
+    """When each snapshot of a view was in force in each region, by the lake's tables and the ledgers of loads."""
     table = tables.USER_FEATURES if view is USER_VECTOR else tables.MERCHANT_FEATURES
-    return spans(lake.days(table), read_loads(lake, view), settings.online_ttl_days)
+    ttl = settings.online_ttl_days
+    found = spans(lake.days(table), read_loads(lake, view), ttl)
+    for region in loading_regions(lake):
+        found += spans([], read_loads(lake, view, region), ttl, region)
+    return found
 
 
 def replay_day(settings: Settings, lake: Lake, day: date, redis_url: str) -> ReplayReport:
-    """Replay `day` against its training-set partition. Raises MissingPartition when the day was not built.
+    """Replay what the settings' region saw of `day` against its rows of the training set. Raises MissingPartition when
+    the day was not built.
 
     Keys are written under a prefix of their own and deleted afterwards; the live store is not touched.
     """
     prefix = f"replay:{day.isoformat()}:{uuid.uuid4().hex[:8]}:".encode()
-    offline = lake.read(tables.TRAINING_SET, day)
+    offline = _of_region(conformed(lake.read(tables.TRAINING_SET, day), TRAINING_ROW), settings.region)
     with connect_redis(redis_url) as redis_client:
         try:
             return asyncio.run(_replay(settings, lake, day, redis_client, redis_url, prefix, offline))
@@ -117,14 +80,17 @@ async def _replay(
     warm_velocity(settings, lake, redis_client, day - timedelta(days=1), now_us=start, key_prefix=prefix)
     loads = _Loads(settings, lake, redis_client, prefix, start)
     store = OnlineStore(redis_url, ttl_days=settings.online_ttl_days, prefix=prefix, clock=lambda: now[0])
-    raw = counted_order(conformed(lake.read(tables.RAW_TRANSACTIONS, day), schema.RAW_TRANSACTIONS))
+    raw = conformed(lake.read(tables.RAW_TRANSACTIONS, day), schema.RAW_TRANSACTIONS)
+    raw = counted_order(_of_region(raw, settings.region))
     rates = Rates.from_table(lake.read(tables.FX_RATES, day), settings.base_currency)
-    identities = _Identities(lake, day)
+    identities, duplicates = _Identities(lake, day, settings.region), iter(raw["is_duplicate"].to_pylist())
     await store.open()
     try:
         for payment in tqdm(_payments(raw, rates), f"replay {day}", total=raw.num_rows, unit="txn", disable=None):
-            if identities.conflict(payment):
-                report.conflicts += 1
+            verdict = identities.verdict(payment, is_duplicate=next(duplicates))
+            if verdict != "ours":
+                report.conflicts += verdict == "conflict"
+                report.elsewhere += verdict == "elsewhere"
                 continue
             now[0] = payment.received_at
             loads.until(payment.received_at)
@@ -167,26 +133,34 @@ def _payments(raw: pa.Table, rates: Rates) -> Iterator[Transaction]:
             )
 
 
-class _Identities:
-    """Who a transaction_id belongs to for 24 hours; the decision service refuses another payment under it."""
+def _of_region(rows: pa.Table, region: str) -> pa.Table:
+    return rows.filter(pc.equal(pc.fill_null(rows["region"], schema.FIRST_REGION), region))
 
-    def __init__(self, lake: Lake, day: date) -> None:
+
+class _Identities:
+    """Who a transaction_id belongs to for 24 hours; the region's decision service refuses another payment under it."""
+
+    def __init__(self, lake: Lake, day: date, region: str) -> None:
         self._owner: dict[str, tuple[int, str, str]] = {}
         before = day - timedelta(days=1)
         if lake.exists(tables.RAW_TRANSACTIONS, before):
-            rows = lake.read(tables.RAW_TRANSACTIONS, before)
+            rows = conformed(lake.read(tables.RAW_TRANSACTIONS, before), schema.RAW_TRANSACTIONS)
+            rows = _of_region(rows, region)
             counted = rows.filter(pc.invert(rows.column("is_duplicate")))
             columns = [counted.column(name).to_pylist() for name in ("transaction_id", "user_id", "merchant_id")]
             received = counted.column("received_at").cast(pa.int64()).to_pylist()
             self._owner = {i: (at, u, m) for i, u, m, at in zip(*columns, received, strict=True)}
 
-    def conflict(self, payment: Transaction) -> bool:
-        """Whether the id is another payment's; an id that is free becomes this payment's."""
+    def verdict(self, payment: Transaction, *, is_duplicate: bool) -> Literal["ours", "conflict", "elsewhere"]:
+        """Whether the id is another payment's, or a duplicate of what this region never saw; an id that is free becomes
+        this payment's."""
         owner = self._owner.get(payment.transaction_id)
         if owner is not None and payment.received_at - owner[0] < velocity.IDENTITY_LIFE:
-            return owner[1:] != (payment.user_id, payment.merchant_id)
+            return "ours" if owner[1:] == (payment.user_id, payment.merchant_id) else "conflict"
+        if is_duplicate:
+            return "elsewhere"
         self._owner[payment.transaction_id] = (payment.received_at, payment.user_id, payment.merchant_id)
-        return False
+        return "ours"
 
 
 class _Loads:
@@ -198,7 +172,8 @@ class _Loads:
         pending: list[tuple[int, PackedView, date]] = []
         for view in (USER_VECTOR, MERCHANT_VECTOR):
             # of the snapshots visible before the day only the last can be seen
-            known = [(s.visible_from_us, view, s.snapshot) for s in spans_of(settings, lake, view)]
+            own = [span for span in spans_of(settings, lake, view) if span.region == settings.region]
+            known = [(s.visible_from_us, view, s.snapshot) for s in own]
             before = [load for load in known if load[0] <= start]
             pending += before[-1:] + [load for load in known if start < load[0] < start + DAY]
         self._pending = sorted(pending, key=lambda load: (load[0], load[1].name), reverse=True)
@@ -261,35 +236,3 @@ class _Expected:
     def left(self) -> int:
         """Transactions of the training set that the replay never saw."""
         return len(self._row) - len(self._seen)
-
-
-def render(report: ReplayReport) -> "Group":
-    """The report as people read it: rows and values, then per feature what was there and what differed."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("feature", "source"):
-        table.add_column(name, no_wrap=True)
-    for name in ("non-null", "non-default", "differences"):
-        table.add_column(name, justify="right")
-    rows = max(report.rows, 1)
-    for position, feature in enumerate(CATALOGUE.features):
-        differing = report.differing[feature.name]
-        table.add_row(
-            feature.name,
-            feature.source,
-            f"{report.non_null[position] / rows:.1%}",
-            f"{report.non_default[position] / rows:.1%}",
-            Text(str(differing), style="red" if differing else ""),
-        )
-    aside = f"{report.duplicates} duplicates, {report.conflicts} conflicts, {report.unmatched} on one side alone"
-    verdict = (
-        f"{report.day}: {report.rows:,} rows, {report.values:,} values, {report.differences:,} differences ({aside})"
-    )
-    examples = [
-        Text(f"{e.transaction_id} {e.feature}: online {e.online!r}, offline {e.offline!r}") for e in report.examples
-    ]
-    return Group(table, *examples, Text(verdict, style="red" if report.differences else "green"))

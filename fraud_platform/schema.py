@@ -9,6 +9,9 @@ import pyarrow as pa
 
 TIME = pa.timestamp("us", tz="UTC")
 
+FIRST_REGION = ""
+"""The region that has no name: the only one where there are no others."""
+
 
 def _field(name: str, dtype: pa.DataType, meaning: str, *, nullable: bool = False) -> pa.Field:
     return pa.field(name, dtype, nullable=nullable, metadata={"description": meaning})
@@ -60,6 +63,7 @@ RAW_TRANSACTIONS = pa.schema(
         _field(
             "merchant_effective_time", pa.int64(), "the same at the merchant; null: by processing order", nullable=True
         ),
+        _field("region", pa.string(), "region whose velocity counted it; null: the first", nullable=True),
     ]
 )
 """One checked transaction, in processing order (received_at, transaction_id) within its day."""

@@ -23,6 +23,11 @@ class Settings(BaseSettings):
         None, description="File that moves the platform's clock, which scenarios make; never set it for real payments."
     )
     lake_url: str | None = Field(None, description="Root of the lake, any fsspec address; default <home>/lake.")
+    region: str = Field(
+        "",
+        pattern="^[a-z0-9-]{0,32}$",
+        description="Region of this home; empty: the first, which trains and says who decides in all of them.",
+    )
 
     # where the history comes from
     mapping: Path | None = Field(None, description="Mapping file of an imported history; unset: the simulated bank.")

@@ -13,6 +13,8 @@ SECOND = 1_000_000
 MINUTE, HOUR, DAY = 60 * SECOND, 3600 * SECOND, 86_400 * SECOND
 WINDOWS = {"1m": MINUTE, "10m": 10 * MINUTE, "1h": HOUR, "24h": DAY}
 NOTHING = None
+LOADED_AT = {"": 2 * HOUR, "west": 5 * HOUR}
+"""Time of the day at which each region loads the snapshot of the day before."""
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Row:
     home: str | None = None
     channel: str | None = None
     device: str | None = None
+    region: str = ""
     duplicate: bool = False
     event: int = 0
     effective: dict[str, int] = field(default_factory=dict)
@@ -57,7 +60,7 @@ def in_processing_order(rows: list[Row]) -> list[Row]:
     """Fill in duplicate, event and effective times, one row after the other."""
     rows = sorted(rows, key=lambda row: (row.received, row.id))
     counted_at: dict[str, int] = {}
-    last: dict[tuple[str, str], int] = {}
+    last: dict[tuple[str, str, str], int] = {}
     for row in rows:
         row.duplicate = row.id in counted_at and row.received - counted_at[row.id] < DAY
         too_early = row.timestamp > row.received + 5 * MINUTE
@@ -67,10 +70,11 @@ def in_processing_order(rows: list[Row]) -> list[Row]:
             continue
         counted_at[row.id] = row.received
         for entity, name in (("user", row.user), ("merchant", row.merchant)):
+            where = (row.region, entity, name)
             time = row.event
-            if (entity, name) in last and time <= last[entity, name]:
-                time = last[entity, name] + 1
-            row.effective[entity] = last[entity, name] = time
+            if where in last and time <= last[where]:
+                time = last[where] + 1
+            row.effective[entity] = last[where] = time
     return rows
 
 
@@ -149,7 +153,7 @@ class Oracle:
 
     def vector(self, row: Row) -> dict[str, float]:
         """Everything that serving would have known when `row` was received."""
-        day = row.day - 1 if row.received % DAY >= 2 * HOUR else row.day - 2
+        day = row.day - 1 if row.received % DAY >= LOADED_AT[row.region] else row.day - 2
         values = self.cold_start("user", row.user, day) | self.cold_start("merchant", row.merchant, day)
         values |= self.velocity(row)
         return values | self.request(row, day, values)
@@ -173,7 +177,7 @@ class Oracle:
         values = {}
         for entity, windows in (("user", ("1m", "10m", "1h", "24h")), ("merchant", ("10m", "1h", "24h"))):
             now = row.effective[entity]
-            own = self.of(entity, getattr(row, entity))
+            own = [r for r in self.of(entity, getattr(row, entity)) if r.region == row.region]
             for name in windows:
                 inside = [r for r in own if now - WINDOWS[name] < r.effective[entity] <= now]
                 values[f"{entity}_txn_count_{name}"] = f32(len(inside))
@@ -186,7 +190,8 @@ class Oracle:
         countries = {r.country for r in seen} - {None}
         devices = {r.device for r in seen} - {None}
         now = row.effective["user"]
-        live = [t for r in self.of("user", row.user) if now - 48 * HOUR < (t := r.effective["user"]) < now]
+        own = [r.effective["user"] for r in self.of("user", row.user) if r.region == row.region]
+        live = [t for t in own if now - 48 * HOUR < t < now]
         last = max(live + [r.effective["user"] for r in seen], default=None)
         mismatch = None if row.country is None or row.home is None else row.country != row.home
         return {
@@ -201,7 +206,7 @@ class Oracle:
             "country_mismatch": f32(mismatch),
             "country_is_new": f32(row.country not in countries if countries and row.country else None),
             "device_is_new": f32(row.device not in devices if devices and row.device else None),
-            "seconds_since_last": f32(None if last is None else (now - last) / 1e6),
+            "seconds_since_last": f32(None if last is None else max(now - last, 0) / 1e6),
         }
 
 

@@ -19,7 +19,7 @@ from fraud_platform.features.training_set import write_training_set
 from fraud_platform.ingest.standardize import standardize
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.settings import Settings
-from tests.feature_oracle import DAY, HOUR, MINUTE, LabelRow, Row
+from tests.feature_oracle import DAY, HOUR, LOADED_AT, MINUTE, LabelRow, Row
 
 TODAY = date(2026, 3, 29)
 """A Sunday on which European clocks change, which UTC must not notice."""
@@ -64,7 +64,14 @@ def derive(settings: Settings, lake: Lake, days: list[date]) -> None:
     write_merchant_features(settings, lake, recent)
     write_medians(lake, recent)
     in_force = spans(recent, [], settings.online_ttl_days)
+    loads = [(micros(day + timedelta(days=1)) + LOADED_AT["west"], day) for day in recent]
+    in_force += spans([], loads, settings.online_ttl_days, "west")
     write_training_set(settings, lake, days[-1:], in_force, in_force)
+
+
+def micros(day: date) -> int:
+    """The first microsecond of a day, since 1970."""
+    return (day - date(1970, 1, 1)).days * DAY
 
 
 def times(values: list[int]) -> pa.Array:
@@ -88,7 +95,8 @@ def export(rows: list[Row]) -> pa.Table:
         "latitude": [None] * len(rows),
         "longitude": [None] * len(rows),
     }
-    return pa.table(columns, schema=schema.EXPORT)
+    plain = pa.table(columns, schema=schema.EXPORT)
+    return plain.append_column("region", pa.array([row.region or None for row in rows], pa.string()))
 
 
 def label_table(labels: list[LabelRow]) -> pa.Table:
@@ -126,6 +134,7 @@ def crowded_world() -> tuple[list[Row], list[LabelRow]]:
                 home="DE",
                 channel=random.choice(["online", "pos"]),
                 device=random.choice([None, "a", "b", "c"]),
+                region=str(random.choice(["", "", "west"])),
             )
         )
     rows = [row for row in rows if row.received < MIDNIGHT + DAY]

@@ -58,6 +58,7 @@ def write_training_day(lake: Lake, day: date, made: NDArray[np.float32], **colum
         "merchant_effective_time": [start + n * 1_000_000 for n in range(count)],
         "amount_minor": [1_000] * count,
         "country": ["DE"] * count,
+        "region": [""] * count,
         "user_country": ["DE"] * count,
         "channel": ["online"] * count,
         "user_snapshot": [day - timedelta(days=1)] * count,

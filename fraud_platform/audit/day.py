@@ -5,6 +5,7 @@ What belongs here: which records, counting. What does not: one record's checks (
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from heapq import nsmallest
@@ -27,6 +28,8 @@ class DayReplay:
     """What came of a day's decisions."""
 
     day: date
+    elsewhere: int = 0
+    """Decisions of other regions, which are made again where their policy is kept."""
     decisions: int = 0
     facts: int = 0
     """Facts held: scores, decisions, reasons, values."""
@@ -61,18 +64,26 @@ class DayReplay:
 
 
 def replay_decisions(settings: Settings, lake: Lake, day: date, sample: int | None = None) -> DayReplay:
-    """Make the decisions of a UTC day again, those of the lake and of the spool; `sample` takes so many of them.
+    """Make a region's decisions of a UTC day again, those of the lake and of the spool; `sample` takes so many of them.
 
     A sample is drawn by the hash of decision_id: the same one each time, and spread over the day.
     """
-    records = decisions_of(settings.home, LogTable(lake), day)
+    replay, report = DecisionReplay(settings), DayReplay(day)
+    records = _of_region(decisions_of(settings.home, LogTable(lake), day), settings.region, report)
     if sample is not None:
         records = iter(nsmallest(sample, records, key=_draw))
     offline = offline_vectors(lake, day)
-    replay, report = DecisionReplay(settings), DayReplay(day)
     for record in tqdm(records, desc=f"decisions of {day}", unit="decision", disable=None):
         report.add(replay.replay(record, offline))
     return report
+
+
+def _of_region(records: Iterator[DecisionRecord], region: str, report: DayReplay) -> Iterator[DecisionRecord]:
+    for record in records:
+        if record.region == region:
+            yield record
+        else:
+            report.elsewhere += 1
 
 
 def _draw(record: DecisionRecord) -> bytes:

@@ -129,6 +129,8 @@ def _held(replayed: Replayed) -> list[str]:
 
 def _counts(report: DayReplay) -> "Table":
     table = _table("decisions", "")
+    if report.elsewhere:
+        table.add_row("of other regions, not made again here", f"{report.elsewhere:,}")
     for rung, count in report.served_by.most_common():
         table.add_row(f"scored by {rung}", f"{count:,}")
     for cause, count in report.training_set.most_common():

@@ -19,6 +19,7 @@ from fraud_platform.cli import (
     platform,
     policy,
     recovery,
+    region,
     release,
     scenario,
 )
@@ -34,6 +35,7 @@ for commands in (
 ):  # fmt: skip
     app.add_typer(commands)
 app.add_typer(release.app, name="release")
+app.add_typer(region.app, name="region")
 app.add_typer(policy.app, name="policy")
 app.add_typer(keys.app, name="keys")
 app.add_typer(inference_log.app, name="inference-log")

@@ -5,11 +5,14 @@ What belongs here: `features`, `ingest`, `replay`, `prune`. What does not: model
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fraud_platform.cli.screen import console, markdown_table, now, print_table, refused, settings_of_environment
+
+if TYPE_CHECKING:
+    from fraud_platform.settings import Settings
 
 app = typer.Typer()
 
@@ -98,6 +101,9 @@ def replay(
     ] = None,
     vector: Annotated[bool, typer.Option("--vector", help="Show the decision's 50 values.")] = False,
     sample: Annotated[int | None, typer.Option("--sample", min=1, help="Only so many of the day's decisions.")] = None,
+    region: Annotated[
+        str | None, typer.Option("--region", help="What that region saw, empty for the first; default: this home's.")
+    ] = None,
 ) -> None:
     """Prove the past: --date holds the online path against the training set, the others make decisions again.
 
@@ -111,22 +117,31 @@ def replay(
         raise refused("--caller and --vector go with --decision")
     if decided_on is None and sample is not None:
         raise refused("--sample goes with --decided-on")
+    if decision is not None and region is not None:
+        raise refused("--region goes with --date and --decided-on")
     same = True
     if date is not None:
-        same = _replay_transactions(date)
+        same = _replay_transactions(date, region)
     if decision is not None:
         same = _replay_decision(decision, caller, vector)
     if decided_on is not None:
-        same = _replay_decisions(decided_on, sample)
+        same = _replay_decisions(decided_on, sample, region)
     raise typer.Exit(int(not same))
 
 
-def _replay_transactions(day: datetime) -> bool:
+def _settings_of(region: str | None) -> "Settings":
+    """This home's settings, as that region's."""
+    current = settings_of_environment()
+    return current if region is None else current.model_copy(update={"region": region})
+
+
+def _replay_transactions(day: datetime, region: str | None) -> bool:
     from fraud_platform.lake import MissingPartition, open_lake
     from fraud_platform.online.embedded_redis import RedisUnavailableError, ensure_redis
-    from fraud_platform.replay import render, replay_day
+    from fraud_platform.replay import replay_day
+    from fraud_platform.replay_report import render
 
-    current = settings_of_environment()
+    current = _settings_of(region)
     try:
         report = replay_day(current, open_lake(current), day.date(), ensure_redis(current))
     except (MissingPartition, RedisUnavailableError) as error:
@@ -155,12 +170,12 @@ def _replay_decision(identifier: str, caller: str | None, vector: bool) -> bool:
     return replayed.stands
 
 
-def _replay_decisions(day: datetime, sample: int | None) -> bool:
+def _replay_decisions(day: datetime, sample: int | None, region: str | None) -> bool:
     from fraud_platform.audit.day import replay_decisions
     from fraud_platform.audit.screen import render_day
     from fraud_platform.lake import open_lake
 
-    current = settings_of_environment()
+    current = _settings_of(region)
     report = replay_decisions(current, open_lake(current), day.date(), sample)
     if not report.decisions:
         raise refused(f"the log holds no decision of {day.date()}")

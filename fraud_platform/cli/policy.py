@@ -169,6 +169,7 @@ def _change(why: str, expected_version: int | None, **fields: Any) -> None:
     from fraud_platform.decision.policy_change import PolicyConflictError, change_policy, parse_change
     from fraud_platform.decision.policy_record import PolicyError, policy_in_force
     from fraud_platform.decision.request import InvalidRequest
+    from fraud_platform.model.following import FollowingError
 
     asked = {"why": why, "expected_version": expected_version, **fields}
     current = settings_of_environment()
@@ -176,7 +177,7 @@ def _change(why: str, expected_version: int | None, **fields: Any) -> None:
         change = parse_change(msgspec.json.encode({name: value for name, value in asked.items() if value is not None}))
         before = policy_in_force(current, now()).version
         record = change_policy(current, change, f"{getpass.getuser()} by hand", now())
-    except (InvalidRequest, PolicyConflictError, PolicyError) as error:
+    except (InvalidRequest, PolicyConflictError, PolicyError, FollowingError) as error:
         raise refused(str(error)) from error
     same = record.version == before
     console().print(f"policy {record.version} {'says so already' if same else 'is in force within a second'}")

@@ -76,6 +76,7 @@ def _say_what_differs(current: "Settings", champion: str | None) -> None:
 def release_rollback(why: WHY) -> None:
     """Take the challenger out; without one, return to the champion before. In force within seconds."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
+    from fraud_platform.model.following import FollowingError
     from fraud_platform.model.release import ReleaseError, champion_before, return_to, roll_back
     from fraud_platform.model.routing import read_routing
 
@@ -89,7 +90,7 @@ def release_rollback(why: WHY) -> None:
             before = champion_before(home)
             return_to(home, before, _reason(why), now())
             console().print(f"{before} decides again.")
-    except (BundleError, NoReleaseError, ReleaseError) as error:
+    except (BundleError, FollowingError, NoReleaseError, ReleaseError) as error:
         raise refused(str(error)) from error
 
 
@@ -97,6 +98,7 @@ def release_rollback(why: WHY) -> None:
 def release_promote(why: WHY) -> None:
     """Make the challenger the champion now, whatever is not shown yet."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
+    from fraud_platform.model.following import FollowingError
     from fraud_platform.model.registry import promote
     from fraud_platform.model.routing import read_routing
 
@@ -107,7 +109,7 @@ def release_promote(why: WHY) -> None:
             raise refused("there is no challenger to promote")
         version = int(challenger.rpartition("-")[2])
         promote(current, version, who=_reason(why).who, why=why, now=now())
-    except (BundleError, NoReleaseError) as error:
+    except (BundleError, FollowingError, NoReleaseError) as error:
         raise refused(str(error)) from error
     console().print(f"{challenger} decides.")
 
@@ -132,11 +134,12 @@ def release_challenge(
 ) -> None:
     """Put a registered version into shadow beside the champion, in the place of any other challenger."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
+    from fraud_platform.model.following import FollowingError
     from fraud_platform.model.registry import challenge
     from fraud_platform.model.release import ReleaseError
 
     try:
         routing = challenge(settings_of_environment(), version, _reason(why), now(), again=True)
-    except (BundleError, NoReleaseError, ReleaseError) as error:
+    except (BundleError, FollowingError, NoReleaseError, ReleaseError) as error:
         raise refused(str(error)) from error
     console().print(f"{routing.challenger} is in shadow.")

@@ -40,7 +40,7 @@ from fraud_platform.inference_log.record import (
 )
 from fraud_platform.online.decision_key import CLAIM, claim
 from fraud_platform.online.wire import StoreError
-from fraud_platform.schema import Transaction
+from fraud_platform.schema import FIRST_REGION, Transaction
 
 _WINNER_POLLS = 10
 _WINNER_POLL_SECONDS = 0.005
@@ -80,6 +80,7 @@ class DecisionEngine:
         capacity: int,
         release_share: float = 0.0,
         release_seed: int = 0,
+        region: str = FIRST_REGION,
     ) -> None:
         self.model = model
         self.challenger: Challenger | None = None
@@ -99,6 +100,7 @@ class DecisionEngine:
         self._capacity = capacity
         self._release_share = release_share
         self._release_seed = release_seed
+        self._region = region
         self._under_way = 0
         # unique as a UUID is, and made by counting on from one
         self._ids = count(int.from_bytes(os.urandom(15)) << 8)
@@ -310,6 +312,7 @@ class DecisionEngine:
             other_score=None if scored is None else scored.other_score,
             scored_by=None if scored is None else rung,
             propensity=propensity,
+            region=self._region,
         )
 
     def _write(self, record: DecisionRecord, payload: bytes) -> None:
@@ -335,7 +338,7 @@ class DecisionEngine:
         transaction = to_transaction(report.payment, self._clock(), self._rates())
         content = report.payment.content_hash()
         online = await self._features.read(transaction, caller=caller, write=True, claim=claim(content))
-        record = reported_record(report, caller, transaction, online, self.policy)
+        record = reported_record(report, caller, transaction, online, self.policy, self._region)
         payload = encode_record(record)
         # unlike a decision, a report can be sent again: it is taken only when it is written down
         self._recorder.append(record.day, payload)

@@ -17,6 +17,7 @@ from fraud_platform.decision.policy_record import (
     Entry,
     Kind,
     Limit,
+    PolicyError,
     PolicyRecord,
     Probability,
     Value,
@@ -30,12 +31,18 @@ from fraud_platform.decision.policy_record import (
 )
 from fraud_platform.decision.request import InvalidRequest, decode_json
 from fraud_platform.model.bundle import exclusive
+from fraud_platform.model.following import read_followed, refuse_following
 from fraud_platform.model.ledger import Change, append_change
 from fraud_platform.settings import Settings
 
 _MANY = Meta(max_length=1_000)
 _NO_CHANGE = ("why", "expected_version")
 _SCALARS = ("threshold", "review_threshold", "rule_high_amount", "rule_cross_country_amount", "kill_switch")
+
+
+OWN_VERSIONS = 1_000_000
+"""Versions that a region beside the first makes itself are above this: below are the first region's, the same there and
+here."""
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,7 +128,8 @@ def change_policy(settings: Settings, change: PolicyChange, who: str, now: datet
     """Make a change; returns what is in force then, which is the version before where nothing differs.
 
     Concurrent changes are made one after the other. Killed at any moment, the old version or the new one is in force.
-    now: with a time zone. Raises InvalidRequest naming the field, PolicyConflictError, PolicyError, OSError.
+    now: with a time zone. Raises InvalidRequest naming the field, PolicyConflictError, PolicyError, OSError, and in a
+    region that follows the first FollowingError for anything but the kill switch.
     """
     with exclusive(folder(settings.home) / ".lock"):
         before = read_policy(settings.home) or _begun(settings, now)
@@ -129,16 +137,58 @@ def change_policy(settings: Settings, change: PolicyChange, who: str, now: datet
             raise PolicyConflictError(
                 f"the policy is at version {before.version}, not {change.expected_version}: look at it and ask again"
             )
-        after = _changed(before, change, now)
+        followed = read_followed(settings.home) is not None
+        after = _switched(settings, before, change, now) if followed else _changed(before, change, now)
         if _differing(before, after):
-            after = msgspec.structs.replace(after, version=_next_version(settings, before.version), since=now)
+            if after.version == before.version:
+                after = msgspec.structs.replace(after, version=_next_version(settings, before.version), since=now)
             _put(settings, before, after, who, change.why, now)
         return after
 
 
+def take_policy(settings: Settings, record: PolicyRecord, who: str, why: str, now: datetime) -> bool:
+    """Put the first region's policy into force; False where it is already, or where this region has turned its own
+    kill switch on: then it is kept, and comes into force when that is turned off."""
+    with exclusive(folder(settings.home) / ".lock"):
+        try:
+            before = read_policy(settings.home)
+        except PolicyError:
+            # the very thing that mends it
+            before = None
+        if before == record:
+            return False
+        if before is not None and _is_own_switch(before):
+            if record.version not in kept_versions(settings.home):
+                keep(settings.home, record)
+            return False
+        _put(settings, before, record, who, why, now)
+        return True
+
+
+def _is_own_switch(record: PolicyRecord) -> bool:
+    return record.version > OWN_VERSIONS and record.kill_switch != "off"
+
+
+def _switched(settings: Settings, before: PolicyRecord, change: PolicyChange, now: datetime) -> PolicyRecord:
+    """The kill switch as this region turns it by itself; off is back to the first region's newest policy."""
+    asked = {name for name in change.__struct_fields__ if getattr(change, name) not in (None, ())}
+    if asked - {*_NO_CHANGE, "kill_switch"}:
+        refuse_following(settings.home, "changes the policy, all but the kill switch")
+    if change.kill_switch != "off":
+        return _changed(before, change, now)
+    if _is_own_switch(before):
+        followed = [version for version in kept_versions(settings.home) if version <= OWN_VERSIONS]
+        newest = read_policy(settings.home, followed[-1]) if followed else None
+        return newest or _changed(before, change, now)
+    if before.kill_switch != "off":
+        refuse_following(settings.home, "has turned the kill switch on")
+    return before
+
+
 def _next_version(settings: Settings, standing: int = 0) -> int:
     """A number never used: that of a version which was kept and, its process killed, never in force is left out."""
-    return 1 + max(standing, *kept_versions(settings.home), 0)
+    follows = settings.region or read_followed(settings.home) is not None
+    return 1 + max(standing, *kept_versions(settings.home), OWN_VERSIONS if follows else 0)
 
 
 def _put(

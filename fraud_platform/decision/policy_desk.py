@@ -16,7 +16,8 @@ from fraud_platform.decision.answer import Answer
 from fraud_platform.decision.policy import KillSwitch
 from fraud_platform.decision.policy_change import PolicyConflictError, change_policy, parse_change
 from fraud_platform.decision.policy_record import PolicyRecord
-from fraud_platform.decision.problem import policy_conflict
+from fraud_platform.decision.problem import followed_policy, policy_conflict
+from fraud_platform.model.following import FollowingError
 from fraud_platform.settings import Settings
 
 
@@ -50,6 +51,8 @@ class PolicyDesk:
             record = await asyncio.to_thread(change_policy, self._settings, change, caller, now)
         except PolicyConflictError as error:
             raise policy_conflict(str(error)) from error
+        except FollowingError as error:
+            raise followed_policy(str(error)) from error
         return Answer(200, msgspec.json.encode(_answer(record)))
 
 

@@ -97,6 +97,11 @@ def policy_conflict(detail: str) -> Problem:
     return Problem(409, "policy-conflict", "The policy has changed meanwhile", detail, "expected_version")
 
 
+def followed_policy(detail: str) -> Problem:
+    """The policy is the first region's to change."""
+    return Problem(409, "followed-policy", "The policy is changed in the first region", detail)
+
+
 def too_large(limit: int) -> Problem:
     """The body is over the limit, in bytes."""
     return Problem(413, "body-too-large", "The body is too large", f"at most {limit} bytes are read")

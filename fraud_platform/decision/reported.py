@@ -103,7 +103,7 @@ def _checked(request: ReportRequest | GatewayReportRequest, base_currency: str) 
 
 
 def reported_record(
-    report: Report, caller: str, transaction: Transaction, online: OnlineRead, policy: Policy
+    report: Report, caller: str, transaction: Transaction, online: OnlineRead, policy: Policy, region: str
 ) -> DecisionRecord:
     """The record of a reported decision, received when the report was.
 
@@ -138,6 +138,7 @@ def reported_record(
         decision=report.decision,
         reason=report.reason,
         latency_us=0,
+        region=region,
     )
 
 

@@ -16,6 +16,7 @@ from fraud_platform.decision.policy_change import Delisting, PolicyChange, chang
 from fraud_platform.decision.policy_record import Entry, PolicyRecord, folder, read_policy
 from fraud_platform.erasure.home import SHORTEST, word
 from fraud_platform.model.bundle import exclusive, replace_file
+from fraud_platform.model.following import read_followed
 from fraud_platform.model.ledger import alter_ledger, read_ledger
 from fraud_platform.settings import Settings
 
@@ -42,6 +43,8 @@ def take_off(settings: Settings, user: str, pseudonym: str, who: str, now: datet
             if after != before:
                 replace_file(path, msgspec.json.format(msgspec.json.encode(after), indent=2))
     alter_ledger(settings.home, lambda line: _renamed(line, user, pseudonym))
+    if read_followed(settings.home) is not None:
+        return  # what is in force comes from the first region, where the user is taken off it
     record = read_policy(settings.home)
     if record is not None and (listed := _listed(record, pseudonym)):
         block, allow = (

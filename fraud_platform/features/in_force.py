@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, time, timedelta
 import pyarrow as pa
 
 from fraud_platform.features.catalogue import DAY
+from fraud_platform.schema import FIRST_REGION
 
 NIGHTLY_LOAD = time(2, 0)
 """UTC time of the day after a snapshot's day at which history takes the snapshot as loaded."""
@@ -19,11 +20,12 @@ FOREVER_US = 2**62
 
 @dataclass(frozen=True)
 class Span:
-    """A snapshot was in force for received_at in [visible_from_us, visible_until_us), UTC microseconds."""
+    """A snapshot was in force in a region for received_at in [visible_from_us, visible_until_us), UTC microseconds."""
 
     snapshot: date
     visible_from_us: int
     visible_until_us: int
+    region: str = FIRST_REGION
 
 
 def nightly_visible_from(snapshot: date) -> int:
@@ -32,12 +34,16 @@ def nightly_visible_from(snapshot: date) -> int:
     return int(instant.timestamp()) * 1_000_000
 
 
-def spans(snapshots: Sequence[date], loads: Sequence[tuple[int, date]], ttl_days: int) -> list[Span]:
-    """When each snapshot was in force, ascending; past its time to live a snapshot that nothing followed is missing.
+def spans(
+    snapshots: Sequence[date], loads: Sequence[tuple[int, date]], ttl_days: int, region: str = FIRST_REGION
+) -> list[Span]:
+    """When each snapshot was in force in a region, ascending; past its time to live a snapshot that nothing followed is
+    missing.
 
-    snapshots: days that were computed. loads: (visible_from in µs, snapshot) of the online store. History is what came
-    before the first recorded load: there a snapshot counts as loaded the night after its day. From then on only
-    recorded loads count, for a snapshot that was never loaded was never seen by a payment.
+    snapshots: days that were computed. loads: (visible_from in µs, snapshot) of the region's online store. History is
+    what came before the first recorded load: there a snapshot counts as loaded the night after its day. From then on
+    only recorded loads count, for a snapshot that was never loaded was never seen by a payment. History is the first
+    region's: of any other, `snapshots` are left empty.
     """
     recorded = sorted(loads)
     first = recorded[0][0] if recorded else FOREVER_US
@@ -45,15 +51,18 @@ def spans(snapshots: Sequence[date], loads: Sequence[tuple[int, date]], ttl_days
     timeline = [entry for entry in history if entry[0] < first] + recorded
     ends = [visible_from for visible_from, _ in timeline[1:]] + [FOREVER_US]
     life = ttl_days * DAY
-    return [Span(day, start, min(end, start + life + 1)) for (start, day), end in zip(timeline, ends, strict=True)]
+    return [
+        Span(day, start, min(end, start + life + 1), region) for (start, day), end in zip(timeline, ends, strict=True)
+    ]
 
 
 def spans_table(rows: Sequence[Span]) -> pa.Table:
-    """`spans` as Arrow: snapshot date32, visible_from_us and visible_until_us int64."""
+    """`spans` as Arrow: snapshot date32, visible_from_us and visible_until_us int64, region string."""
     return pa.table(
         {
             "snapshot": pa.array([span.snapshot for span in rows], pa.date32()),
             "visible_from_us": pa.array([span.visible_from_us for span in rows], pa.int64()),
             "visible_until_us": pa.array([span.visible_until_us for span in rows], pa.int64()),
+            "region": pa.array([span.region for span in rows], pa.string()),
         }
     )

@@ -90,6 +90,8 @@ def request_values(
 ) -> tuple[float, ...]:
     """The request block of one vector in `_ORDER`, float64; units as in RequestColumns. day, hour: in microseconds."""
     days = event_time // day
+    # the last attempt may lie ahead where another region saw it
+    since_last = (user_effective_time - last_effective_time) / 1e6
     return (
         amount,
         _divide(amount, user_amount_avg_30d),
@@ -103,7 +105,7 @@ def request_values(
         country_mismatch,
         1.0 - country_known,
         1.0 - device_known,
-        (user_effective_time - last_effective_time) / 1e6,
+        0.0 if since_last < 0.0 else since_last,
     )
 
 

@@ -17,7 +17,7 @@ from fraud_platform.features.catalogue import CATALOGUE, LIVE_HISTORY, VELOCITY_
 from fraud_platform.features.in_force import Span, spans_table
 from fraud_platform.features.offline import Engine, Written, chunks, microseconds, open_engine, write_days
 from fraud_platform.features.pruning import check_kept
-from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS, sequence
+from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS, WINDOW_REACH, sequence
 from fraud_platform.features.snapshots import MERCHANT_SNAPSHOT, USER_SNAPSHOT, read_medians
 from fraud_platform.features.vector import Matrix, VectorColumns, build_vectors
 from fraud_platform.lake import Lake, days_between
@@ -39,6 +39,7 @@ _IDENTITY = [
     pa.field("country", pa.string()),
     pa.field("user_country", pa.string()),
     pa.field("channel", pa.string()),
+    pa.field("region", pa.string(), metadata={"description": "whose velocity and snapshots; empty: the first"}),
     pa.field("user_snapshot", pa.date32()),
     pa.field("merchant_snapshot", pa.date32()),
 ]
@@ -47,40 +48,49 @@ TRAINING_ROW = pa.schema(
 )
 
 
-def velocity(transactions: ibis.Table) -> ibis.Table:
+def velocity(transactions: ibis.Table, first_day: date) -> ibis.Table:
     """Counted transactions with both effective times, the 11 velocity features as int64 and `_live_last`, the user's
-    previous effective time where it is less than 48 hours back.
+    previous effective time where it is less than 48 hours back. Each region has windows of its own.
 
-    transactions: RAW_TRANSACTIONS with `date`, from WINDOW_LOOKBACK_DAYS before the first day wanted.
+    transactions: RAW_TRANSACTIONS with `date`, from WINDOW_LOOKBACK_DAYS before `first_day` on. Rows of the days before
+    it are among the result, of the last two whole.
     """
     rows = sequence(sequence(transactions, "user"), "merchant")
+    previous = rows.user_effective_time.lag(1).over(
+        ibis.window(group_by=[rows.user_id, rows.region], order_by=rows.user_effective_time)
+    )
+    live = previous > rows.user_effective_time - LIVE_HISTORY
+    rows = rows.mutate(_live_last=ibis.ifelse(live, previous, None))
+    # what no window of the days wanted can reach would only be sorted
+    midnight = int(np.datetime64(first_day, "us").astype(np.int64))
+    rows = rows.filter(microseconds(rows.received_at) >= midnight - WINDOW_REACH)
     columns = {}
     for feature in CATALOGUE.of("velocity"):
         entity = feature.name.split("_", 1)[0]
         # (t − w, t] over whole microseconds is [t − w + 1, t]
         window = ibis.range_window(
-            group_by=rows[f"{entity}_id"],
+            group_by=[rows[f"{entity}_id"], rows.region],
             order_by=rows[f"{entity}_effective_time"],
             preceding=VELOCITY_WINDOWS[feature.window] - 1,
             following=0,
         )
         aggregate = rows.count() if "txn_count" in feature.name else rows.amount.sum()
         columns[feature.name] = aggregate.over(window).cast("int64")
-    previous = rows.user_effective_time.lag(1).over(
-        ibis.window(group_by=rows.user_id, order_by=rows.user_effective_time)
-    )
-    live = previous > rows.user_effective_time - LIVE_HISTORY
-    return rows.mutate(**columns, _live_last=ibis.ifelse(live, previous, None))
+    return rows.mutate(**columns)
 
 
 def _point_in_time(rows: ibis.Table, features: ibis.Table, spans: ibis.Table, entity: Source) -> ibis.Table:
-    """Left join of the entity's snapshot in force at received_at, with `<entity>_snapshot`."""
+    """Left join of the entity's snapshot in force in the region at received_at, with `<entity>_snapshot`."""
     key, snapshot = f"{entity}_id", f"{entity}_snapshot"
     in_force = spans.rename(**{snapshot: "snapshot"})
     rows = rows.left_join(
         in_force,
-        [rows.received_us >= in_force.visible_from_us, rows.received_us < in_force.visible_until_us],
-    ).drop("visible_from_us", "visible_until_us")
+        [
+            rows.region == in_force.region,
+            rows.received_us >= in_force.visible_from_us,
+            rows.received_us < in_force.visible_until_us,
+        ],
+    ).drop("visible_from_us", "visible_until_us", "region_right")
     features = features.drop("snapshot_at")
     joined = rows.left_join(features, [rows[key] == features[key], rows[snapshot] == features.date])
     return joined.drop(f"{key}_right", "date_right")
@@ -101,9 +111,14 @@ def point_in_time(
     merchants: ibis.Table,
     user_spans: ibis.Table,
     merchant_spans: ibis.Table,
+    first_day: date,
 ) -> ibis.Table:
-    """Every input of `vector.build_vectors` as columns, one row per counted transaction."""
-    rows = velocity(transactions)
+    """Every input of `vector.build_vectors` as columns, one row per counted transaction from `first_day` on.
+
+    transactions: as `velocity` takes them.
+    """
+    rows = velocity(transactions, first_day)
+    rows = rows.filter(rows.date >= ibis.literal(first_day))
     rows = rows.mutate(received_us=microseconds(rows.received_at))
     rows = _point_in_time(rows, users, user_spans, "user")
     rows = _point_in_time(rows, merchants, merchant_spans, "merchant")
@@ -171,30 +186,35 @@ def _vectors(rows: pa.Table, medians: _Medians) -> Matrix:
 
 
 def _frame(engine: Engine, chunk: list[date], user_spans: Sequence[Span], merchant_spans: Sequence[Span]) -> pa.Table:
+    user_spans, merchant_spans = _needed(user_spans, chunk), _needed(merchant_spans, chunk)
     read = days_between(chunk[0] - timedelta(days=WINDOW_LOOKBACK_DAYS), chunk[-1])
     transactions = engine.daily(tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
-    users = engine.daily(tables.USER_FEATURES, _needed(user_spans, chunk), USER_SNAPSHOT)
-    merchants = engine.daily(tables.MERCHANT_FEATURES, _needed(merchant_spans, chunk), MERCHANT_SNAPSHOT)
+    users = engine.daily(tables.USER_FEATURES, _snapshots(user_spans), USER_SNAPSHOT)
+    merchants = engine.daily(tables.MERCHANT_FEATURES, _snapshots(merchant_spans), MERCHANT_SNAPSHOT)
     rows = point_in_time(
         transactions,
         users,
         merchants,
         engine.local(spans_table(user_spans)),
         engine.local(spans_table(merchant_spans)),
+        chunk[0],
     )
     # the training set speaks of base currency alone
     rows = rows.drop("amount_minor").rename(amount_minor="amount")
     columns = [field.name for field in _IDENTITY] + [
         feature.name for feature in CATALOGUE.features if feature.source != "request"
     ]
-    wanted = rows.filter(rows.date >= ibis.literal(chunk[0])).order_by(["received_at", "transaction_id"])
-    return engine.run(wanted.select(*columns, *_INPUTS))
+    return engine.run(rows.order_by(["received_at", "transaction_id"]).select(*columns, *_INPUTS))
 
 
-def _needed(spans: Sequence[Span], chunk: list[date]) -> list[date]:
+def _needed(spans: Sequence[Span], chunk: list[date]) -> list[Span]:
     """Snapshots in force at some instant of the chunk's days."""
     start, end = (int(np.datetime64(day, "us").astype(np.int64)) for day in (chunk[0], chunk[-1] + timedelta(days=1)))
-    return sorted({s.snapshot for s in spans if s.visible_from_us < end and s.visible_until_us > start})
+    return [span for span in spans if span.visible_from_us < end and span.visible_until_us > start]
+
+
+def _snapshots(spans: Sequence[Span]) -> list[date]:
+    return sorted({span.snapshot for span in spans})
 
 
 def write_training_set(
@@ -211,8 +231,7 @@ def write_training_set(
             (tables.USER_FEATURES, "user", user_spans),
             (tables.MERCHANT_FEATURES, "merchant", merchant_spans),
         ):
-            needed = set(_needed(spans, chunk))
-            check_kept(lake, table, f"{entity}_id", chunk, [span for span in spans if span.snapshot in needed])
+            check_kept(lake, table, f"{entity}_id", chunk, _needed(spans, chunk))
         rows = _frame(open_engine(settings, lake), chunk, user_spans, merchant_spans)
         vectors = _vectors(rows, medians)
         # NaN is null in the lake, so that row counts and reports see what is missing

@@ -92,11 +92,12 @@ class Source(Protocol):
 def broker_name(settings: Settings) -> str:
     """Which broker the settings name, as offsets are kept under: another broker starts from its beginning.
 
-    Two brokers that fill one lake need two names.
+    Two brokers that fill one lake need two names: those of two regions have.
     """
+    where = f"@{settings.region}" if settings.region else ""
     if settings.kafka_bootstrap:
-        return f"kafka:{settings.kafka_topic}"
-    return f"redis:{settings.redis_stream}"
+        return f"kafka:{settings.kafka_topic}{where}"
+    return f"redis:{settings.redis_stream}{where}"
 
 
 def open_producer(settings: Settings) -> Producer:

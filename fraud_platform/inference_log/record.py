@@ -74,6 +74,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     propensity: float | None = None
     """Probability by which a payment above the threshold was let through to be measured, whether it was or not; None
     where nothing was drawn."""
+    region: str = ""
+    """Where it was decided, and whose velocity counted it; empty: in the first region."""
 
     @property
     def day(self) -> date:

@@ -10,6 +10,7 @@ from pathlib import Path
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.spool import find_named, find_spooled, read_spool, spooled_since
 from fraud_platform.inference_log.table import LogTable
+from fraud_platform.schema import FIRST_REGION
 
 
 def find_decision(
@@ -60,6 +61,10 @@ def _moment(record: DecisionRecord) -> str:
     return f"{datetime.fromtimestamp(record.received_at // 1_000_000, UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def decided_since(home: Path, table: LogTable, day: date) -> bool:
-    """Whether this home has decided a payment after the UTC day `day`."""
-    return spooled_since(home, day) or any(held > day for held in table.days())
+def decided_since(home: Path, table: LogTable, day: date, region: str = FIRST_REGION) -> bool:
+    """Whether this home, or another of its region, has decided a payment after the UTC day `day`."""
+    return spooled_since(home, day) or any(
+        region in {each or FIRST_REGION for each in table.read(held, ["region"])["region"].unique().to_pylist()}
+        for held in table.days()
+        if held > day
+    )

@@ -44,6 +44,7 @@ def _row(record: DecisionRecord) -> dict[str, object]:
         "decided_amount": record.amount,
         "user_effective_time": record.user_effective_time if counted else None,
         "merchant_effective_time": record.merchant_effective_time if counted else None,
+        "region": record.region or None,
     }
 
 

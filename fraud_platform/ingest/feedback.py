@@ -3,11 +3,13 @@
 What belongs here: the files, and how a day of them joins a source's labels. What does not: what a caller may send
 (`decision.feedback`). Each worker has one file per UTC day of arrival, `<home>/feedback/arrived=…/<worker>.jsonl`, a
 label a line. The files are never changed or deleted: a day's partition can be written again and holds each label once.
+Other regions send theirs to `<lake>/regions/<region>/feedback`, without the comments.
 """
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -16,9 +18,11 @@ import msgspec
 import pyarrow as pa
 
 from fraud_platform.ingest.source import Source
+from fraud_platform.lake import Lake
 from fraud_platform.schema import LABELS
 
 _OPEN_DAYS = 2
+_REGIONS = "regions"
 
 
 class FeedbackLabel(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,16 +109,55 @@ def read_feedback(home: Path, day: date) -> list[FeedbackLabel]:
 
     A killed writer may leave half a line at the end of its file; nobody was told that it was kept, and it is left out.
     """
-    labels = []
-    for path in sorted(feedback_folder(home, day).glob("*.jsonl")):
-        for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                labels.append(_decode(line))
-            except msgspec.MsgspecError as error:
-                raise DamagedFeedbackError(f"{path}, line {number}: {error}; repair or remove the line") from error
+    paths = sorted(feedback_folder(home, day).glob("*.jsonl"))
+    return _by_arrival(label for path in paths for label in _labels(str(path), path.read_bytes()))
+
+
+def _by_arrival(labels: Iterable[FeedbackLabel]) -> list[FeedbackLabel]:
     return sorted(labels, key=lambda label: label.arrived_at)
+
+
+def _labels(path: str, payload: bytes) -> Iterator[FeedbackLabel]:
+    for number, line in enumerate(payload.splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            yield _decode(line)
+        except msgspec.MsgspecError as error:
+            raise DamagedFeedbackError(f"{path}, line {number}: {error}; repair or remove the line") from error
+
+
+class LabelSender:
+    """Sends a region's labels to the lake, where the first region takes them up. Call `step` again and again."""
+
+    def __init__(self, home: Path, lake: Lake, region: str) -> None:
+        self._folder = home / "feedback"
+        self._lake = lake
+        self._name = f"{_REGIONS}/{region}/feedback"
+        self._sent: dict[Path, int] = {}
+
+    def step(self) -> int:
+        """Send each file that has grown, whole; returns how many those were. Raises OSError, DamagedFeedbackError."""
+        grown = 0
+        for path in sorted(self._folder.glob("arrived=*/*.jsonl")):
+            payload = path.read_bytes()
+            if self._sent.get(path) == len(payload):
+                continue
+            # a comment is for the people here, and is erased here
+            kept = (msgspec.structs.replace(label, comment=None) for label in _labels(str(path), payload))
+            name = f"{self._name}/{path.relative_to(self._folder).as_posix()}"
+            self._lake.write_document(name, b"".join(_encode(label) + b"\n" for label in kept))
+            self._sent[path] = len(payload)
+            grown += 1
+        return grown
+
+
+def _of_other_regions(lake: Lake) -> dict[date, list[str]]:
+    """Paths of their files by the day of arrival."""
+    found: dict[date, list[str]] = defaultdict(list)
+    for path in lake.files(_REGIONS, "*.jsonl"):
+        found[date.fromisoformat(path.rsplit("/arrived=", 1)[1].split("/")[0])].append(path)
+    return found
 
 
 def feedback_table(labels: Sequence[FeedbackLabel]) -> pa.Table:
@@ -136,6 +179,7 @@ class WithFeedback:
 
     source: Source
     home: Path
+    lake: Lake
 
     @property
     def name(self) -> str:
@@ -156,8 +200,12 @@ class WithFeedback:
 
     def labels(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
         """Per day the LABELS rows that arrived then, the source's first."""
+        elsewhere = _of_other_regions(self.lake)
         for day, labels in self.source.labels(days):
-            sent = feedback_table(read_feedback(self.home, day))
+            told = read_feedback(self.home, day)
+            for path in elsewhere.get(day, ()):
+                told += _labels(path, self.lake.document(self.lake.name_of(path)) or b"")
+            sent = feedback_table(_by_arrival(told))
             yield day, pa.concat_tables([labels.select(LABELS.names).cast(LABELS), sent])
 
     def rates(self, day: date) -> pa.Table:

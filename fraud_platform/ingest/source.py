@@ -51,7 +51,8 @@ class Source(Protocol):
 
 def open_source(settings: Settings, first_day: date) -> Source:
     """The source that the settings name, the mapping file's history or else the simulated bank, with the payments that
-    the service decided, with the labels that callers sent back to this home, and without the users that were erased.
+    the service decided, with the labels that callers sent back to this home or to another region, and without the users
+    that were erased.
 
     `first_day` is where the simulated bank's history starts; a mapped history starts where its data does. Raises
     MappingError when the mapping file or what it points at does not fit.
@@ -62,8 +63,9 @@ def open_source(settings: Settings, first_day: date) -> Source:
     from fraud_platform.ingest.feedback import WithFeedback
     from fraud_platform.lake import open_lake
 
-    decided = WithDecisions(_history(settings, first_day), LogTable(open_lake(settings)))
-    return WithoutErased(WithFeedback(decided, settings.home), settings.home)
+    lake = open_lake(settings)
+    decided = WithDecisions(_history(settings, first_day), LogTable(lake))
+    return WithoutErased(WithFeedback(decided, settings.home, lake), settings.home)
 
 
 def _history(settings: Settings, first_day: date) -> Source:

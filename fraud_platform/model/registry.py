@@ -30,6 +30,7 @@ from fraud_platform.model.bundle import (
 from fraud_platform.model.candidate import PLOTS_FOLDER, Candidate
 from fraud_platform.model.card import card_markdown
 from fraud_platform.model.card_shelf import show_card
+from fraud_platform.model.following import refuse_following
 from fraud_platform.model.gate import Verdict
 from fraud_platform.model.ledger import Change, append_change
 from fraud_platform.model.release import Reason
@@ -162,8 +163,9 @@ def promote(settings: Settings, version: int, *, who: str, why: str, now: dateti
     """Put a registered version into force: alias `champion`, release, ledger. Returns the release's folder.
 
     Killed in between, `resume_promotion` or the same call again completes it. Raises BundleError when the version does
-    not fit the catalogue in force.
+    not fit the catalogue in force, FollowingError in another region than the first.
     """
+    refuse_following(settings.home, "says which release decides")
     root = releases(settings.home)
     root.mkdir(parents=True, exist_ok=True)
     with exclusive(root / ".promotion.lock"):

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from fraud_platform.model.bundle import Bundle, exclusive, install, releases
+from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, exclusive, install, releases
+from fraud_platform.model.following import refuse_following
 from fraud_platform.model.ledger import Change, append_change, read_ledger
 from fraud_platform.model.routing import Routing, Stage, read_routing, write_routing
 
@@ -80,6 +81,19 @@ def return_to(home: Path, release: str, reason: Reason, now: datetime) -> Routin
         return changed
 
 
+def take_over(home: Path, routing: Routing, reason: Reason, now: datetime) -> bool:
+    """Put into force what another region has in force, whose releases this home has; False where it is already."""
+    with exclusive(releases(home) / ".promotion.lock"):
+        try:
+            before = read_routing(home)
+        except (NoReleaseError, BundleError):
+            before = Routing(release="")
+        if before == routing:
+            return False
+        _change(home, before, routing, reason, now)
+        return True
+
+
 def champion_before(home: Path) -> str:
     """The release that was in force before the one that is. Raises ReleaseError when there was none."""
     for entry in reversed(read_ledger(home)):
@@ -114,6 +128,7 @@ def _staged(routing: Routing, stage: Stage, weight: float, now: datetime) -> Rou
 
 @contextmanager
 def _changing(home: Path) -> Iterator[Routing]:
+    refuse_following(home, "says which release decides")
     with exclusive(releases(home) / ".promotion.lock"):
         yield read_routing(home)
 

@@ -32,6 +32,7 @@ class Exporter(Collector):
             "jobs": partial(table_metrics.job_runs, lake),
             "redis": partial(machine_metrics.redis_memory, settings),
             "processes": partial(machine_metrics.processes, settings),
+            "region": partial(machine_metrics.following, settings),
         }
         self._failed = failed
         self._said: dict[str, list[Metric]] = {}

@@ -11,7 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from fraud_platform.monitoring.table_metrics import gauge
+from fraud_platform.model.following import read_followed
+from fraud_platform.monitoring.table_metrics import gauge, single
 from fraud_platform.online.embedded_postgres import postgres_pid
 from fraud_platform.online.embedded_redis import redis_address, redis_pid
 from fraud_platform.online.shards import connect_redis, masters
@@ -49,6 +50,17 @@ def processes(settings: Settings) -> Iterator[GaugeMetricFamily | CounterMetricF
         memory[name] = resident
     yield cpu
     yield gauge("process_resident_bytes", "Memory in use; what processes share is counted in each.", "process", memory)
+
+
+def following(settings: Settings) -> Iterator[GaugeMetricFamily]:
+    """How far a region has followed the first; nothing in the first."""
+    followed = read_followed(settings.home)
+    if followed is None:
+        return
+    looked = followed.looked_at.timestamp()
+    yield single("region_publication", "Publication of the first region that was looked at last.", followed.number)
+    yield single("region_looked_timestamp_seconds", "When the lake was last asked for it and answered.", looked)
+    yield single("region_problem", "1: something of it could not be taken over.", float(followed.problem is not None))
 
 
 def _roots(settings: Settings) -> dict[str, psutil.Process]:

@@ -18,17 +18,20 @@ import pyarrow as pa
 
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import LIVE_HISTORY
+from fraud_platform.features.offline import conformed
 from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS
+from fraud_platform.features.training_set import TRAINING_ROW
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.online.warm import warmed_until
+from fraud_platform.schema import FIRST_REGION
 
 Row = dict[str, Any]
 
 _ENTITIES = ("user", "merchant")
 _NAMED = ["transaction_id", "received_at", *(f"{entity}_id" for entity in _ENTITIES)]
 _TIMES = [f"{entity}_effective_time" for entity in _ENTITIES]
-ATTEMPT = [*_NAMED, *_TIMES, "epoch"]
+ATTEMPT = [*_NAMED, *_TIMES, "region", "epoch"]
 """Columns of the inference log that say which attempt a decision was."""
 
 Key = tuple[str, int]
@@ -37,9 +40,9 @@ Key = tuple[str, int]
 
 @dataclass
 class OneSided:
-    """Effective times of such attempts per entity, ascending."""
+    """Effective times of such attempts per region and entity, ascending."""
 
-    times: dict[tuple[str, str], list[int]] = field(default_factory=lambda: defaultdict(list))
+    times: dict[tuple[str, str, str], list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def touches(self, record: DecisionRecord) -> bool:
         """Whether one lies in what the decision's velocity looks back on, the longest window and the last attempt."""
@@ -47,17 +50,18 @@ class OneSided:
             ("user", record.request.user_id, record.user_effective_time),
             ("merchant", record.request.merchant_id, record.merchant_effective_time),
         )
-        return any(self._within(entity, name, at) for entity, name, at in told)
+        return any(self._within((record.region, entity, name), at) for entity, name, at in told)
 
-    def _within(self, entity: str, name: str, at: int) -> bool:
-        times = self.times.get((entity, name), [])
+    def _within(self, where: tuple[str, str, str], at: int) -> bool:
+        times = self.times.get(where, [])
         position = bisect_right(times, at)
         return position > 0 and times[position - 1] > at - LIVE_HISTORY
 
     def add(self, row: Row) -> None:
         """Take one in. row: of the training set or of the log."""
         for entity in _ENTITIES:
-            self.times[entity, row[f"{entity}_id"]].append(row[f"{entity}_effective_time"])
+            where = (row["region"] or FIRST_REGION, entity, row[f"{entity}_id"])
+            self.times[where].append(row[f"{entity}_effective_time"])
 
 
 def find_one_sided(lake: Lake, day: date, epoch: str, attempts: Sequence[Row]) -> OneSided:
@@ -94,5 +98,10 @@ def _key(row: Row) -> Key:
 
 def _training_rows(lake: Lake, day: date) -> list[Row]:
     days = days_between(day - timedelta(days=WINDOW_LOOKBACK_DAYS), day)
-    rows = lake.read_days(tables.TRAINING_SET, days, [*_NAMED, *_TIMES, "transaction_date"])
-    return [] if rows is None else plain(rows)
+    wanted = pa.schema([TRAINING_ROW.field(name) for name in [*_NAMED, *_TIMES, "transaction_date", "region"]])
+    return [
+        row
+        for each in days
+        if lake.exists(tables.TRAINING_SET, each)
+        for row in plain(conformed(lake.read(tables.TRAINING_SET, each), wanted).select(wanted.names))
+    ]

@@ -48,7 +48,7 @@ def gauge(name: str, meaning: str, label: str, values: Mapping[str, float]) -> G
     return family
 
 
-def _single(name: str, meaning: str, value: float | None) -> GaugeMetricFamily:
+def single(name: str, meaning: str, value: float | None) -> GaugeMetricFamily:
     """One family without labels; nothing in it for None."""
     family = GaugeMetricFamily(f"fraud_{name}", meaning)
     if value is not None:
@@ -78,8 +78,8 @@ def drift(lake: Lake) -> Iterator[GaugeMetricFamily]:
     ):
         values = {feature: row[column] for feature, row in known.items()}
         yield gauge(f"feature_{name}", f"{meaning}, by feature.", "feature", values)
-        yield _single(f"score_{name}", f"{meaning}, of the score.", score.get(column))
-    yield _single("drift_rows", "Decisions of the newest day that were compared.", rows[0]["rows"] if rows else None)
+        yield single(f"score_{name}", f"{meaning}, of the score.", score.get(column))
+    yield single("drift_rows", "Decisions of the newest day that were compared.", rows[0]["rows"] if rows else None)
 
 
 def performance(lake: Lake) -> Iterator[GaugeMetricFamily]:
@@ -88,13 +88,13 @@ def performance(lake: Lake) -> Iterator[GaugeMetricFamily]:
     rows = lake.read(PERFORMANCE, days[-1]) if days else PERFORMANCE_SCHEMA.empty_table()
     today, before = outcomes(rows), baseline(lake, days[-1]) if days else []
     if today is not None:
-        yield _single("labelled_decisions", "Decisions of the newest matured day.", today.labelled)
-        yield _single("fraud_rate", "Share of frauds among them.", today.fraud_rate)
-        yield _single("catch_rate", "Share of frauds that were blocked.", today.catch_rate)
-        yield _single("false_positive_rate", "Share of good payments that were blocked.", today.false_positive_rate)
+        yield single("labelled_decisions", "Decisions of the newest matured day.", today.labelled)
+        yield single("fraud_rate", "Share of frauds among them.", today.fraud_rate)
+        yield single("catch_rate", "Share of frauds that were blocked.", today.catch_rate)
+        yield single("false_positive_rate", "Share of good payments that were blocked.", today.false_positive_rate)
     if before:
         usual = usual_false_positive_rate(before)
-        yield _single("false_positive_rate_baseline", "The same over the seven days before.", usual)
+        yield single("false_positive_rate_baseline", "The same over the seven days before.", usual)
     plain = rows.to_pylist()
     money = {name: sum(row[f"{name}_minor"] for row in plain) for name in _MONEY if plain}
     yield gauge("money_minor", "Money of that day, minor units of the base currency.", "outcome", money)

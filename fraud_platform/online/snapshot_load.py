@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,10 +23,13 @@ from fraud_platform.online.packed import EVENT_TIMESTAMP, PROJECT, VECTOR, Packe
 from fraud_platform.online.shards import RedisClient, connect_redis, delete, scan
 from fraud_platform.online.snapshot_record import SnapshotRecord, encode_record, end_of_day, in_force, record_key
 from fraud_platform.online.writer import write_packed
+from fraud_platform.schema import FIRST_REGION
 from fraud_platform.settings import Settings
 
 Clock = Callable[[], int]
 """Gives the present as UTC microseconds since 1970."""
+
+_LOADS, _REGIONS = "online_loads", "regions"
 
 SNAPSHOT_TABLES = {"user": tables.USER_FEATURES, "merchant": tables.MERCHANT_FEATURES}
 
@@ -91,12 +95,20 @@ def load_snapshot_direct(
 
 
 def load_snapshot_feast(
-    settings: Settings, lake: Lake, view: PackedView, day: date, *, now: Clock, force: bool = False
+    settings: Settings,
+    lake: Lake,
+    view: PackedView,
+    day: date,
+    *,
+    now: Clock,
+    force: bool = False,
+    follows: int | None = None,
 ) -> SnapshotRecord:
     """Materialize the snapshot of `day` through Feast, put it in force and append it to the ledger of loads.
 
-    Feast's source file of the view is replaced by this one day, so the work does not grow with the history. Raises
-    OlderSnapshotError unless `force`, MissingPartition, PrunedSnapshotError, WriteError, IncompleteLoadError.
+    Feast's source file of the view is replaced by this one day, so the work does not grow with the history. follows: of
+    the record, where this region follows the first. Raises OlderSnapshotError unless `force`, MissingPartition,
+    PrunedSnapshotError, WriteError, IncompleteLoadError.
     """
     from feature_repo.store import materialize, write_source
     from fraud_platform.online.embedded_redis import ensure_redis
@@ -105,15 +117,16 @@ def load_snapshot_feast(
     with connect_redis(ensure_redis(settings)) as redis_client:
         current = refuse_older(redis_client, view, day, b"", force=force)
         if current:
-            append_load(lake, current)  # a load that was killed between record and ledger is completed here
+            # a load that was killed between record and ledger is completed here
+            append_load(lake, current, settings.region)
         refuse_pruned(lake, SNAPSHOT_TABLES[view.entity], day)
         rows = packed_snapshot(lake, view, day)
         medians = view_medians(lake, view, day)
         write_source(settings, view, rows)
         materialize(settings, view, day)
         _check_written(redis_client, view, rows, day)
-        record = put_in_force(redis_client, view, day, medians, rows.num_rows, loaded_at, now, b"")
-    append_load(lake, record)
+        record = put_in_force(redis_client, view, day, medians, rows.num_rows, loaded_at, now, b"", follows)
+    append_load(lake, record, settings.region)
     return record
 
 
@@ -164,9 +177,10 @@ def put_in_force(
     loaded_at: int,
     now: Clock,
     key_prefix: bytes,
+    follows: int | None = None,
 ) -> SnapshotRecord:
     """Write the view's record: from this instant on the snapshot of `day` is in force."""
-    record = _record(view, day, medians, rows, loaded_at, now())
+    record = msgspec.structs.replace(_record(view, day, medians, rows, loaded_at, now()), follows=follows)
     redis_client.set(record_key(view, key_prefix), encode_record(record))
     return record
 
@@ -186,9 +200,9 @@ def _record(
     )
 
 
-def append_load(lake: Lake, record: SnapshotRecord) -> None:
-    """Write a load to the ledger; the same load twice is one entry."""
-    name = f"online_loads/{record.view}/{record.loaded_at:020d}"
+def append_load(lake: Lake, record: SnapshotRecord, region: str = FIRST_REGION) -> None:
+    """Write a region's load to the ledger; the same load twice is one entry."""
+    name = f"{_loads(region)}/{record.view}/{record.loaded_at:020d}"
     entry: dict[str, Any] = {
         "snapshot": record.snapshot.isoformat(),
         "visible_from": record.visible_from,
@@ -200,10 +214,36 @@ def append_load(lake: Lake, record: SnapshotRecord) -> None:
         lake.write_record(name, entry)
 
 
-def read_loads(lake: Lake, view: PackedView) -> list[tuple[int, date]]:
-    """Every load of the real online store as (visible_from in UTC microseconds, snapshot day), ascending."""
-    entries = [json.loads(entry) for entry in lake.documents(f"online_loads/{view.name}")]
+def read_loads(lake: Lake, view: PackedView, region: str = FIRST_REGION) -> list[tuple[int, date]]:
+    """Every load of a region's online store as (visible_from in UTC microseconds, snapshot day), ascending."""
+    entries = [json.loads(entry) for entry in lake.documents(f"{_loads(region)}/{view.name}")]
     return sorted((int(entry["visible_from"]), date.fromisoformat(entry["snapshot"])) for entry in entries)
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the ledger of loads."""
+
+    snapshot: date
+    visible_from: int
+    loaded_at: int
+    catalogue_hash: str
+
+
+def last_load(lake: Lake, view: PackedView, region: str = FIRST_REGION) -> Load | None:
+    """The load that was begun last in a region; None before the first."""
+    names = lake.files(f"{_loads(region)}/{view.name}", "*.json")
+    payload = lake.document(lake.name_of(names[-1])) if names else None
+    return None if payload is None else msgspec.json.decode(payload, type=Load)
+
+
+def loading_regions(lake: Lake) -> list[str]:
+    """The regions that have loaded a snapshot, beside the first."""
+    found = (lake.name_of(path) for path in lake.files(_REGIONS, "*.json"))
+    return sorted({name.split("/")[1] for name in found})
+
+
+def _loads(region: str) -> str:
+    return f"{_REGIONS}/{region}/{_LOADS}" if region else _LOADS
 
 
 def _check_written(redis_client: RedisClient, view: PackedView, rows: pa.Table, day: date) -> None:

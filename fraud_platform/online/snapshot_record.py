@@ -32,6 +32,8 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     medians: list[float | None]
     """Population medians of the packed features, float32 values in the vector's order; None where there is none."""
     rows: int
+    follows: int | None = None
+    """`loaded_at` of the first region's load that this one follows; None in the first region."""
 
 
 _encoder = msgspec.json.Encoder()

@@ -42,7 +42,7 @@ def warm_velocity(
     now_us: int,
     key_prefix: bytes = b"",
 ) -> velocity.Epoch:
-    """Put the attempts of the lake's last days up to `last_day` before whatever the store has counted since.
+    """Put this region's attempts of the lake's last days up to `last_day` before whatever the store has counted since.
 
     `complete`: the lake holds every attempt up to now, as it does before the first payment is served; otherwise windows
     that reach behind now stay null, since attempts after `last_day` were lost. An existing epoch is kept and nothing is
@@ -71,12 +71,13 @@ def warmed_until(lake: Lake, epoch: str) -> date | None:
 
 
 def attempts(settings: Settings, lake: Lake, last_day: date) -> pa.Table:
-    """Counted attempts received in the KEPT_DAYS up to `last_day`, in processing order: transaction_id, user_id,
-    merchant_id, amount, received_us and both effective times (int64)."""
+    """This region's counted attempts received in the KEPT_DAYS up to `last_day`, in processing order: transaction_id,
+    user_id, merchant_id, amount, received_us and both effective times (int64)."""
     first = last_day - timedelta(days=KEPT_DAYS - 1)
     engine = open_engine(settings, lake)
     read = days_between(first - timedelta(days=CLAMP_LOOKBACK_DAYS), last_day)
     rows = engine.daily(tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
+    rows = rows.filter(ibis.coalesce(rows.region, schema.FIRST_REGION) == settings.region)
     rows = sequence(sequence(rows, "user"), "merchant").filter(lambda t: t.date >= ibis.literal(first))
     ordered = rows.order_by(["received_at", "transaction_id"])
     return engine.run(

@@ -170,7 +170,7 @@ class _World:
             time.sleep(0.2)
 
     def _load_redis(self) -> None:
-        lost = decided_since(self.settings.home, LogTable(self.lake), self.day)
+        lost = decided_since(self.settings.home, LogTable(self.lake), self.day, self.settings.region)
         with connect_redis(ensure_redis(self.settings)) as client:
             for view in VIEWS:
                 load_snapshot_feast(self.settings, self.lake, view, self.day, now=_now)

@@ -32,8 +32,15 @@ DEMONSTRATED_RELEASE_SHARE = 0.05
 def up(settings: Settings, console: Console, clock: Callable[[], datetime], exit_when_ready: bool = False) -> int:
     """Bring the platform up and keep it until Ctrl-C or SIGTERM; with `exit_when_ready`, until it decided the samples.
 
-    Returns the exit code: 0 also when it is already running or was asked to end, 1 when it could not start.
+    Returns the exit code: 0 also when it is already running or was asked to end, 1 when it could not start, as in any
+    region but the first.
     """
+    if settings.region:
+        console.print(
+            f"The region {settings.region} builds nothing and trains nothing: `fraud-platform region follow` gets what "
+            "it decides by, `make serve` decides, and `fraud-platform inference-log run` carries decisions away."
+        )
+        return 1
     settings = of_demonstration(settings)
     home = open_home(settings)
     try:

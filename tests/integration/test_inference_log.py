@@ -32,9 +32,10 @@ from fraud_platform.inference_log.shipper import Shipper, waiting_bytes
 from fraud_platform.inference_log.spool import SpoolWriter, segments
 from fraud_platform.inference_log.standing import log_standing
 from fraud_platform.inference_log.table import LogTable
-from fraud_platform.lake import open_lake
+from fraud_platform.lake import Lake, open_lake
 from fraud_platform.settings import Settings
 from tests.integration.kafka_kit import Kafka, RealKafka, kafka, wanted
+from tests.monitoring_kit import log_decisions
 from tests.record_kit import DAY, MIDNIGHT, append, record, records
 
 MakeSettings = Callable[..., Settings]
@@ -346,6 +347,15 @@ def test_a_decision_is_found_wherever_it_is_and_the_latest_counts(log: Log) -> N
     assert decided_since(home, table, DAY - timedelta(days=1))
     assert decided_since(home, table, DAY)
     assert not decided_since(home, table, later.day)
+
+
+def test_what_another_region_decided_is_no_loss_here(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    log_decisions(lake, records(3, region="west"))
+    table, before = LogTable(lake), DAY - timedelta(days=1)
+    assert not decided_since(tmp_path, table, before)
+    assert decided_since(tmp_path, table, before, "west")
+    assert not decided_since(tmp_path, table, before, "east")
 
 
 def test_old_days_are_deleted_and_the_rest_stays(log: Log) -> None:

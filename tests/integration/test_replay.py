@@ -16,11 +16,13 @@ from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.in_force import Span, nightly_visible_from
 from fraud_platform.lake import Lake
 from fraud_platform.online import velocity
-from fraud_platform.online.packed import PackedView
+from fraud_platform.online.packed import VIEWS, PackedView
+from fraud_platform.online.snapshot_load import append_load
+from fraud_platform.online.snapshot_record import SnapshotRecord, end_of_day
 from fraud_platform.replay import replay_day
 from fraud_platform.settings import Settings
-from tests.feature_oracle import DAY, HOUR, MINUTE, Row
-from tests.feature_worlds import MIDNIGHT, TODAY, write_world
+from tests.feature_oracle import DAY, HOUR, LOADED_AT, MINUTE, Row
+from tests.feature_worlds import MIDNIGHT, TODAY, micros, write_world
 
 
 def planted_day() -> list[Row]:
@@ -89,6 +91,63 @@ def test_the_online_path_gives_the_training_sets_values(built: tuple[Settings, L
     assert {name for name, value in share.items() if value == 0} == {
         f"merchant_fraud_rate_{window}d" for window in (7, 30, 90)
     }
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Lake]:
+    """The planted world with every other payment in a second region, and payments retried there."""
+    rows = planted_day()
+    for number, row in enumerate(rows):
+        row.region = ("", "west")[number % 2] if row.id not in ("over-midnight", "twin") else ""
+    noon = MIDNIGHT + 12 * HOUR
+    retried = [row for row in rows if row.region == "" and noon - 8 * HOUR < row.received < noon][:3]
+    rows += [replace(row, received=row.received + 40 * MINUTE, region="west") for row in retried]
+    # the first region's clock was ahead when the user's last payment before the snapshot came
+    rows.append(Row("ahead-at-night", "traveller", "m0", 5, MIDNIGHT - 1 + 5 * MINUTE, MIDNIGHT - 1, "DE", "DE"))
+    rows.append(
+        Row(
+            "late-in-the-west",
+            "traveller",
+            "m0",
+            5,
+            MIDNIGHT - 2 * HOUR,
+            MIDNIGHT + 6 * HOUR,
+            "DE",
+            "DE",
+            region="west",
+        )
+    )
+    home = tmp_path_factory.mktemp("both")
+    settings = Settings(home=home)
+    lake = Lake(settings.lake)
+    write_world(settings, lake, rows, [])
+    for view in VIEWS:
+        for day in (TODAY - timedelta(days=2), TODAY - timedelta(days=1)):
+            at = micros(day + timedelta(days=1)) + LOADED_AT["west"]
+            append_load(lake, load(view.name, day, at), "west")
+    return settings, lake
+
+
+def load(view: str, day: date, at: int) -> SnapshotRecord:
+    return SnapshotRecord(
+        view=view, snapshot=day, snapshot_at=end_of_day(day), visible_from=at, loaded_at=at,
+        catalogue_hash=CATALOGUE.hash, medians=[], rows=0,
+    )  # fmt: skip
+
+
+def test_each_region_gives_the_training_set_s_values_of_its_payments(
+    both: tuple[Settings, Lake], redis_url: str
+) -> None:
+    settings, lake = both
+    reports = [replay_day(settings.model_copy(update={"region": name}), lake, TODAY, redis_url) for name in LOADED_AT]
+
+    for report in reports:
+        assert report.differences == 0, (report.differing, report.examples)
+        assert report.rows > 20
+    assert sum(report.rows for report in reports) == lake.read(tables.TRAINING_SET, TODAY).num_rows
+    assert [report.elsewhere for report in reports] == [0, 3], "decided twice, counted once, and said so"
+    rows = {row["transaction_id"]: row for row in lake.read(tables.TRAINING_SET, TODAY).to_pylist()}
+    assert rows["late-in-the-west"]["seconds_since_last"] == 0, "no payment lies before the one before it"
 
 
 def test_replay_leaves_nothing_behind(built: tuple[Settings, Lake], redis_url: str) -> None:

@@ -20,6 +20,7 @@ from fraud_platform.features.labels import resolve_labels
 from fraud_platform.ingest.feedback import (
     DamagedFeedbackError,
     FeedbackWriter,
+    LabelSender,
     WithFeedback,
     feedback_folder,
     read_feedback,
@@ -92,7 +93,7 @@ class Bank:
 def resolved(home: Path, days: Sequence[date] = (TODAY,)) -> dict[str, tuple[str, bool | None]]:
     """What is known of each payment after the days were ingested, a second time as well."""
     lake = Lake(str(home / "lake"))
-    source = WithFeedback(Bank(), home)
+    source = WithFeedback(Bank(), home, lake)
     counts = ingest_labels(lake, source, days)
     assert ingest_labels(lake, source, days) == counts
     labels = lake.read_days(tables.FRAUD_LABELS, days)
@@ -113,6 +114,20 @@ def test_a_label_sent_is_a_label_learned_from(desk: Desk, tmp_path: Path) -> Non
         ("t-1", "chargeback", 1),
         ("t-0", "investigator", 1),
     ]
+
+
+def test_labels_sent_to_another_region_are_taken_up_without_their_comments(tmp_path: Path) -> None:
+    home, lake = tmp_path / "first", Lake(str(tmp_path / "first" / "lake"))
+    west = Desk(tmp_path / "west")
+    west.send(state="suspected", source="chargeback", comment="a name")
+    sender = LabelSender(tmp_path / "west", lake, "west")
+    assert (sender.step(), sender.step()) == (1, 0)
+    assert resolved(home)["t-1"] == ("suspected", None)
+    west.send(state="confirmed", source="chargeback", revision=2)
+    assert (sender.step(), LabelSender(tmp_path / "west", lake, "west").step()) == (1, 1)
+    assert resolved(home)["t-1"] == ("confirmed", True)
+    (path,) = lake.files("regions/west", "*.jsonl")
+    assert b"a name" not in (lake.document(lake.name_of(path)) or b"")
 
 
 def test_the_settings_source_brings_feedback_along(desk: Desk, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def body(**changes: Any) -> bytes:
 def test_the_record_says_what_the_client_did() -> None:
     report = parse_report(body(), "EUR")
     transaction = to_transaction(report.payment, RECEIVED, Rates("EUR", {}))
-    record = reported_record(report, "shop", transaction, Counted(), Policy(0.7, 0.4, 3))  # type: ignore[arg-type]
+    record = reported_record(report, "shop", transaction, Counted(), Policy(0.7, 0.4, 3), "")  # type: ignore[arg-type]
     assert decode_record(encode_record(record)) == record
     assert (record.decision_id, record.caller) == (REPORT["decision_id"], "shop")
     assert (record.decision, record.reason, record.score) == ("flag_for_review", "high_amount_fallback", None)

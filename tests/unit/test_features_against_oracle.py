@@ -61,6 +61,7 @@ def worlds(draw: st.DrawFn) -> tuple[list[Row], list[LabelRow]]:
                 home=draw(st.sampled_from([None, "DE"])),
                 channel=draw(st.sampled_from([None, "online", "pos"])),
                 device=draw(st.sampled_from([None, "phone", "laptop"])),
+                region=draw(st.sampled_from(["", "", "west"])),
             )
         )
     labels = []
