@@ -49,7 +49,7 @@ def spans(
     first = recorded[0][0] if recorded else FOREVER_US
     history = [(nightly_visible_from(day), day) for day in sorted(snapshots)]
     timeline = [entry for entry in history if entry[0] < first] + recorded
-    ends = [visible_from for visible_from, _ in timeline[1:]] + [FOREVER_US]
+    ends = [visible_from for visible_from, _ in timeline[1:]] + [FOREVER_US] * bool(timeline)
     life = ttl_days * DAY
     return [
         Span(day, start, min(end, start + life + 1), region) for (start, day), end in zip(timeline, ends, strict=True)

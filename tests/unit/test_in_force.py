@@ -48,3 +48,7 @@ def test_going_back_to_an_older_snapshot_counts_from_its_load() -> None:
     rows = spans(march(1, 2), loads, TTL_DAYS)
     assert snapshot_at(rows, at(3, 4)) == date(2026, 3, 2)
     assert snapshot_at(rows, at(3, 6)) == date(2026, 3, 1)
+
+
+def test_before_the_first_snapshot_none_was_in_force() -> None:
+    assert spans([], [], TTL_DAYS) == []
