@@ -33,6 +33,19 @@ class _State(msgspec.Struct):
     """Bytes of each segment that the broker has, by the segment's path under the spool's root."""
 
 
+class _Closed:
+    """What a segment that nobody writes any more holds."""
+
+    def __init__(self, path: Path) -> None:
+        frames = Frames(path)
+        records = [decode_record(payload) for payload in frames]
+        self.path = path
+        self.day = date.fromisoformat(path.parent.name.removeprefix("date="))
+        self.decisions = {record.decision_id for record in records}
+        self.times = {record.received_at for record in records}
+        self.end, self.damaged = frames.position, frames.damaged
+
+
 class Shipper:
     """Ships one home's spool. Call `step` again and again, from one thread."""
 
@@ -131,21 +144,19 @@ class Shipper:
 
     def _audit(self, found: list[Path]) -> None:
         """Cut what is closed and wholly in the lake; send again what the lake can no longer get otherwise."""
+        closed = [_Closed(path) for path in found if not is_open(path)]
+        sent = [segment for segment in closed if self._position(segment.path) >= segment.end]
+        # asked before the lake is read: what was committed by then is in what is read
+        caught_up_at = self._table.committed().caught_up_at(self._source) if sent else 0
         in_lake: dict[date, set[str]] = {}
-        for path in found:
-            if is_open(path):
-                continue
-            frames = Frames(path)
-            wanted = {decode_record(payload).decision_id for payload in frames}
-            if self._position(path) < frames.position:
-                continue
-            # asked before the lake is read: what was committed by then is in what is read
-            caught_up_at = self._table.committed().caught_up_at(self._source)
-            day = date.fromisoformat(path.parent.name.removeprefix("date="))
-            if day not in in_lake:
-                in_lake[day] = self._table.decision_ids(day)
-            if wanted <= in_lake[day]:
-                self._give_back(path, damaged=frames.damaged)
+        for day in {segment.day for segment in sent}:
+            times = [at for segment in sent if segment.day == day for at in segment.times]
+            if times:
+                in_lake[day] = self._table.decision_ids_of(day, min(times), max(times))
+        for segment in sent:
+            path = segment.path
+            if segment.decisions <= in_lake.get(segment.day, set()):
+                self._give_back(path, damaged=segment.damaged)
             elif caught_up_at > self._shipped_at.setdefault(path, self._clock()) + self._clocks_apart_us:
                 # the consumer has since been at the broker's end, and did not meet them
                 self._state.positions.pop(self._name(path), None)

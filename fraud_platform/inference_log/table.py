@@ -186,6 +186,18 @@ class LogTable:
             found.update(self._lake.read_file(path, ["decision_id"]).column("decision_id").to_pylist())
         return found
 
+    def decision_ids_of(self, day: date, first: int, last: int) -> set[str]:
+        """Which decisions of a day, received from `first` to `last`, UTC microseconds, are committed.
+
+        A file's row groups know their times, so the rest of the day is not read.
+        """
+        received = pc.field("received_at")
+        within = (received >= pa.scalar(first, TIME)) & (received <= pa.scalar(last, TIME))
+        parts = [
+            self._lake.read_file(path, ["decision_id"], within) for path in self._lake.files(TABLE, "*.parquet", day)
+        ]
+        return {identifier for part in parts for identifier in part.column("decision_id").to_pylist()}
+
     def find(self, transaction_id: str, caller: str, until: date, days: int) -> DecisionRecord | None:
         """The caller's latest decision on a transaction in the `days` UTC days that end with `until`, or None."""
         wanted = (pc.field("transaction_id") == transaction_id) & (pc.field("caller") == caller)
