@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
+import pyarrow as pa
+
 from benchmarks.pipeline.history import NEW_DAY, Size
 from fraud_platform.features import tables
 from fraud_platform.features.in_force import nightly_visible_from, spans
@@ -20,9 +22,11 @@ from fraud_platform.features.pruning import prune
 from fraud_platform.features.snapshots import write_medians, write_merchant_features, write_user_features
 from fraud_platform.features.tiles import write_label_tiles, write_merchant_tiles, write_user_tiles
 from fraud_platform.features.training_set import write_training_set
+from fraud_platform.ingest.source import Source
 from fraud_platform.ingest.steps import ingest_labels, ingest_rates, ingest_transactions
 from fraud_platform.lake import Lake
 from fraud_platform.settings import Settings
+from fraud_platform.simulator.bank import SimulatedBank
 
 YESTERDAY, DAY_BEFORE = NEW_DAY - timedelta(days=1), NEW_DAY - timedelta(days=2)
 
@@ -42,52 +46,84 @@ class Measured:
     """Written to all of them."""
 
 
+class Exported:
+    """One day of a bank as its exports would lie there: made beforehand, so that making it is not ingesting it."""
+
+    name = "exported"
+
+    def __init__(self, bank: SimulatedBank, day: date) -> None:
+        self._first_day = bank.first_day()
+        self._transactions, self._labels = list(bank.transactions([day])), list(bank.labels([day]))
+        self._rates = bank.rates(day)
+
+    def first_day(self) -> date:
+        """The bank's."""
+        return self._first_day
+
+    def last_day(self) -> date | None:
+        """None, as of the bank."""
+        return None
+
+    def transactions(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
+        """The day's."""
+        return iter(self._transactions)
+
+    def labels(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
+        """The day's."""
+        return iter(self._labels)
+
+    def rates(self, day: date) -> pa.Table:
+        """The day's."""
+        return self._rates
+
+
 @dataclass(frozen=True)
 class Stage:
     """What is done for a day, and which tables it writes."""
 
     name: str
-    work: Callable[[Settings, Lake, Size, date], None]
+    work: Callable[[Settings, Lake, date, Source | None], None]
     writes: Sequence[str]
 
 
-def _ingest(settings: Settings, lake: Lake, size: Size, day: date) -> None:
-    bank = size.bank()
-    ingest_rates(lake, bank, [day])
-    ingest_transactions(lake, bank, [day], settings.base_currency)
-    ingest_labels(lake, bank, [day])
+def _ingest(settings: Settings, lake: Lake, day: date, source: Source | None) -> None:
+    if source is None:
+        raise ValueError("there is nothing to ingest")
+    ingest_rates(lake, source, [day])
+    ingest_transactions(lake, source, [day], settings.base_currency)
+    ingest_labels(lake, source, [day])
 
 
-def _tiles(settings: Settings, lake: Lake, size: Size, day: date) -> None:
+def _tiles(settings: Settings, lake: Lake, day: date, source: Source | None) -> None:
     for write in (write_user_tiles, write_merchant_tiles, write_label_tiles):
         write(settings, lake, [day])
 
 
-def _users(settings: Settings, lake: Lake, size: Size, day: date) -> None:
+def _users(settings: Settings, lake: Lake, day: date, source: Source | None) -> None:
     write_user_features(settings, lake, [day])
 
 
-def _merchants(settings: Settings, lake: Lake, size: Size, day: date) -> None:
+def _merchants(settings: Settings, lake: Lake, day: date, source: Source | None) -> None:
     write_merchant_features(settings, lake, [day])
 
 
-def _medians(settings: Settings, lake: Lake, size: Size, day: date) -> None:
+def _medians(settings: Settings, lake: Lake, day: date, source: Source | None) -> None:
     write_medians(lake, [day])
 
 
-def _training_set(settings: Settings, lake: Lake, size: Size, day: date) -> None:
+def _training_set(settings: Settings, lake: Lake, day: date, source: Source | None) -> None:
     in_force = spans([DAY_BEFORE, YESTERDAY], [], settings.online_ttl_days)
     write_training_set(settings, lake, [day], in_force, in_force)
 
 
-def _prune(settings: Settings, lake: Lake, size: Size, day: date) -> None:
+def _prune(settings: Settings, lake: Lake, day: date, source: Source | None) -> None:
     in_force = spans([DAY_BEFORE, YESTERDAY], [], settings.online_ttl_days)
     for table, key in ((tables.USER_FEATURES, "user_id"), (tables.MERCHANT_FEATURES, "merchant_id")):
         # in force until the night of the new day, whose transactions are there
         prune(lake, table, key, DAY_BEFORE, in_force)
 
 
-def _online(settings: Settings, lake: Lake, size: Size, day: date) -> None:
+def _online(settings: Settings, lake: Lake, day: date, source: Source | None) -> None:
     from fraud_platform.online.packed import VIEWS
     from fraud_platform.online.snapshot_load import load_snapshot_feast
 
@@ -122,9 +158,10 @@ def measure(stage: Stage, settings: Settings, size: Size, day: date) -> Measured
 
 
 def _inside(stage: Stage, settings: Settings, size: Size, day: date) -> tuple[float, float, int]:
+    source = Exported(size.bank(), day) if stage == INGEST else None
     with _quiet():
         wall, cpu = time.perf_counter(), time.process_time()
-        stage.work(settings, Lake(settings.lake), size, day)
+        stage.work(settings, Lake(settings.lake), day, source)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return wall, cpu, peak()
 

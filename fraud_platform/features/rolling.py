@@ -4,11 +4,12 @@ What belongs here: the state that a night leaves for the next, and when it may b
 is (`windows`), what is written as a snapshot (`snapshots`).
 
 A window is a sum of tiles, and 90 days of tiles are read for each of its sums; a night that follows another reads
-four. Everything is an integer or a set, so both ways give the same bits. A state stands on the versions of the tiles
+five. Everything is an integer or a set, so both ways give the same bits. A state stands on the versions of the tiles
 that it sums: where one of them was written again, the night reads them all.
 """
 
 from datetime import date, timedelta
+from typing import Any
 
 import ibis
 import pyarrow as pa
@@ -70,10 +71,10 @@ def roll(engine: Engine, lake: Lake, day: date) -> ibis.Table:
         rolled = next_state(state, engine.daily(tables.USER_TILES, read, USER_TILE), day)
     else:
         rolled = first_state(engine.daily(tables.USER_TILES, _window(day), USER_TILE), day)
-    versions = _versions(lake, day)
+    rests_on = _basis(lake, day)
     rows = engine.run(rolled.select(*USER_WINDOW.names).order_by("user_id")).cast(USER_WINDOW)
     lake.write(tables.USER_WINDOWS, day, rows.combine_chunks())
-    lake.write_record(_rests_on(day), versions)
+    lake.write_record(_rests_on(day), rests_on)
     _forget(lake, day)
     return features(engine.daily(tables.USER_WINDOWS, [day], USER_WINDOW), day)
 
@@ -86,13 +87,15 @@ def _rests_on(day: date) -> str:
     return f"{tables.USER_WINDOWS}/date={day.isoformat()}/rests_on"
 
 
-def _versions(lake: Lake, day: date) -> dict[str, str]:
-    return {d.isoformat(): version for d, version in lake.versions(tables.USER_TILES, _window(day)).items()}
+def _basis(lake: Lake, day: date) -> dict[str, Any]:
+    """What a state of `day` is made of: which sums, of which tiles."""
+    versions = lake.versions(tables.USER_TILES, _window(day))
+    return {"sums": f"{TOTALS} {USER_SETS}", "tiles": {each.isoformat(): known for each, known in versions.items()}}
 
 
 def _stands(lake: Lake, day: date) -> bool:
-    """Whether the state of a day is there and sums the tiles that are there now."""
-    return lake.exists(tables.USER_WINDOWS, day) and lake.read_record(_rests_on(day)) == _versions(lake, day)
+    """Whether the state of a day is there, and is what would be made of the tiles that are there now."""
+    return lake.exists(tables.USER_WINDOWS, day) and lake.read_record(_rests_on(day)) == _basis(lake, day)
 
 
 def _forget(lake: Lake, day: date) -> None:

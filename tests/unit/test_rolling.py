@@ -108,6 +108,20 @@ def test_tiles_that_were_written_again_are_summed_again(
     assert over_all_tiles(settings, lake, [day]) == {day: rolled}
 
 
+def test_a_state_of_other_sums_is_not_gone_on_with(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = lake_with_tiles(tmp_path, DAYS[-40:])
+    monkeypatch.setattr(snapshots, "CHUNK_ROWS", 0)
+    with monkeypatch.context() as before:
+        before.setitem(rolling.TOTALS, "online", ("night_count", 30))
+        write_user_features(settings, lake, [DAYS[-2]])
+    write_user_features(settings, lake, [DAYS[-1]])
+    rolled = snapshot_bytes(lake, DAYS[-1])
+    monkeypatch.setattr(snapshots, "CHUNK_ROWS", 10**9)
+    assert over_all_tiles(settings, lake, [DAYS[-1]]) == {DAYS[-1]: rolled}
+
+
 def test_a_day_without_tiles_moves_the_windows_all_the_same(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
