@@ -38,6 +38,9 @@ TOTALS = {
 }
 """Each total: the tiles' column that it sums, and over how many days."""
 
+PART_ROWS = 30_000_000
+"""Tiles that one query sums on a first night; more users come in parts, which bounds its memory."""
+
 _LEAVING = (1, 7, 30, LONGEST_WINDOW)
 """Ages in days at which a tile leaves a window."""
 
@@ -68,12 +71,14 @@ def roll(engine: Engine, lake: Lake, day: date) -> ibis.Table:
     if _stands(lake, before):
         state = engine.daily(tables.USER_WINDOWS, [before], USER_WINDOW)
         read = [day, *(day - timedelta(days=age) for age in _LEAVING)]
-        rolled = next_state(state, engine.daily(tables.USER_TILES, read, USER_TILE), day)
+        parts = [next_state(state, engine.daily(tables.USER_TILES, read, USER_TILE), day)]
     else:
-        rolled = first_state(engine.daily(tables.USER_TILES, _window(day), USER_TILE), day)
+        tiles = engine.daily(tables.USER_TILES, _window(day), USER_TILE)
+        count = 1 + sum(lake.size(tables.USER_TILES, each)[0] for each in _held(lake, day)) // PART_ROWS
+        parts = [first_state(tiles.filter(tiles.user_id.hash().abs() % count == part), day) for part in range(count)]
     rests_on = _basis(lake, day)
-    rows = engine.run(rolled.select(*USER_WINDOW.names).order_by("user_id")).cast(USER_WINDOW)
-    lake.write(tables.USER_WINDOWS, day, rows.combine_chunks())
+    rows = pa.concat_tables([engine.run(part.select(*USER_WINDOW.names)).cast(USER_WINDOW) for part in parts])
+    lake.write(tables.USER_WINDOWS, day, rows.sort_by("user_id").combine_chunks())
     lake.write_record(_rests_on(day), rests_on)
     _forget(lake, day)
     return features(engine.daily(tables.USER_WINDOWS, [day], USER_WINDOW), day)
@@ -81,6 +86,10 @@ def roll(engine: Engine, lake: Lake, day: date) -> ibis.Table:
 
 def _window(day: date) -> list[date]:
     return days_between(day - timedelta(days=LONGEST_WINDOW - 1), day)
+
+
+def _held(lake: Lake, day: date) -> list[date]:
+    return list(lake.versions(tables.USER_TILES, _window(day)))
 
 
 def _rests_on(day: date) -> str:

@@ -46,6 +46,9 @@ def _members(tiles: ibis.Table, days: ibis.Table, key: str, column: str, window:
     A member stands for the snapshots from a day it was seen to the day before it is seen again, at most `window` of
     them. These spans do not overlap, so nothing has to be made distinct once per snapshot.
     """
+    # what is older counts on none of the days; a set's window may be a third of the longest
+    first = days.snapshot.min().as_scalar()
+    tiles = tiles.filter(first.delta(tiles.date, unit="day") < window)
     seen = tiles.select(key, "date", member=tiles[column].unnest())
     following = seen.date.lead(1).over(ibis.window(group_by=[seen[key], seen.member], order_by=seen.date))
     again = following.delta(seen.date, unit="day").coalesce(window)

@@ -70,6 +70,21 @@ def over_all_tiles(settings: Settings, lake: Lake, days: list[date]) -> dict[dat
     return {day: snapshot_bytes(lake, day) for day in days}
 
 
+def test_a_first_night_in_parts_is_the_whole(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = lake_with_tiles(tmp_path, DAYS)
+    expected = over_all_tiles(settings, lake, DAYS[-1:])
+    monkeypatch.setattr(snapshots, "CHUNK_ROWS", 0)
+    states = []
+    for rows in (10**9, 60):
+        monkeypatch.setattr(rolling, "PART_ROWS", rows)
+        write_user_features(settings, lake, DAYS[-1:])
+        assert snapshot_bytes(lake, DAYS[-1]) == expected[DAYS[-1]]
+        states.append(lake.read(tables.USER_WINDOWS, DAYS[-1]))
+    assert states[0]["user_id"].to_pylist() == states[1]["user_id"].to_pylist() != []
+
+
 @pytest.mark.parametrize("days", [DAYS[:9], DAYS[-6:]], ids=["from the first day", "from the middle of history"])
 def test_every_rolled_day_is_that_of_all_tiles(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: list[date]
