@@ -156,7 +156,8 @@ def main() -> None:
     parser.add_argument("--users", type=int, nargs="+", default=[200_000, 1_000_000, 5_000_000], help="ascending")
     parser.add_argument("--days", type=int, nargs="+", default=[10, 30, 90], help="lengths of history, ascending")
     options = parser.parse_args()
-    console, folder = Console(), options.folder.absolute() / "pipeline"
+    # as wide as its tables, whatever the terminal says
+    console, folder = Console(width=112), options.folder.absolute() / "pipeline"
     # the largest bank has the longest history; the others need its shortest
     largest, longest, shortest = options.users[-1], options.days[-1], options.days[0]
     work = folder / "work"

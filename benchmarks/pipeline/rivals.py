@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.pipeline.history import NEW_DAY
-from benchmarks.pipeline.stages import DAY_BEFORE, YESTERDAY, peak
+from benchmarks.pipeline.stages import DAY_BEFORE, YESTERDAY, peak, quiet
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, VELOCITY_WINDOWS
 from fraud_platform.features.in_force import spans
@@ -57,7 +57,8 @@ def compare(lake: Lake, folder: Path, days: int, redis_url: str) -> list[Beside]
 
 def _timed(work: Callable[[Settings, Lake, int], tuple[str, str, int, float]], settings: Settings, root: str,
            days: int) -> Beside:  # fmt: skip
-    what, by, rows, seconds = work(settings, Lake(root), days)
+    with quiet():
+        what, by, rows, seconds = work(settings, Lake(root), days)
     return Beside(what, by, rows, seconds, peak())
 
 

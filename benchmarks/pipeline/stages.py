@@ -159,7 +159,7 @@ def measure(stage: Stage, settings: Settings, size: Size, day: date) -> Measured
 
 def _inside(stage: Stage, settings: Settings, size: Size, day: date) -> tuple[float, float, int]:
     source = Exported(size.bank(), day) if stage == INGEST else None
-    with _quiet():
+    with quiet():
         wall, cpu = time.perf_counter(), time.process_time()
         stage.work(settings, Lake(settings.lake), day, source)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -172,7 +172,8 @@ def peak() -> int:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bars of single days, which say nothing here."""
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
-        yield
+def quiet() -> Iterator[None]:
+    """Without the progress of single days, and what Feast says of it, which say nothing here."""
+    with Path(os.devnull).open("w") as nowhere:
+        with contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
+            yield
