@@ -38,6 +38,7 @@ from fraud_platform.lake import Lake
 from fraud_platform.settings import Settings
 
 GB = 1e9
+PARTS = ("day", "growth", "beside")
 TARGET_DAY_SECONDS, TARGET_SET_SECONDS, TARGET_BYTES = 120, 10, 8 * GB
 
 
@@ -155,50 +156,59 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="transactions a day")
     parser.add_argument("--users", type=int, nargs="+", default=[200_000, 1_000_000, 5_000_000], help="ascending")
     parser.add_argument("--days", type=int, nargs="+", default=[10, 30, 90], help="lengths of history, ascending")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured (all)")
     options = parser.parse_args()
     # as wide as its tables, whatever the terminal says
     console, folder = Console(width=112), options.folder.absolute() / "pipeline"
     # the largest bank has the longest history; the others need its shortest
     largest, longest, shortest = options.users[-1], options.days[-1], options.days[0]
-    work = folder / "work"
-    by_days: dict[int, tuple[list[Measured], Measured]] = {}
-    by_users: dict[int, tuple[list[Measured], Measured]] = {}
+    results, work = options.folder / "pipeline.json", folder / "work"
     full = Size(largest, options.rows, longest)
-    history = build(folder, full)
-    for days in options.days:
-        lake = shortened(history, work / f"{days}-days", days)
-        size = Size(largest, options.rows, days)
-        if days == longest:
-            with redis_server(work) as redis_url:
-                by_days[days] = new_day(lake, work / f"{days}-days", size, redis_url)
-        else:
-            by_days[days] = new_day(lake, work / f"{days}-days", size, None)
-            shutil.rmtree(work / f"{days}-days")
-    _show_day(console, full, *by_days[longest])
-    settings = Settings(home=work / f"{longest}-days", lake_url=lake.root, _env_file=None)  # type: ignore[call-arg]
-    pruned = snapshots_of_a_quarter(lake, settings, full)
-    _show_targets(console, by_days[longest][0], pruned)
-    _show_growth(console, "history", "days", by_days)
-    by_users[largest] = by_days[shortest]
-    for users in options.users[:-1]:
-        size = Size(users, options.rows, shortest)
-        smaller = shortened(build(folder, size), work / f"{users}-users", shortest)
-        by_users[users] = new_day(smaller, work / f"{users}-users", size, None)
-        shutil.rmtree(work / f"{users}-users")
-    _show_growth(console, "users", "users", by_users)
-    with redis_server(work) as redis_url:
-        beside = compare(lake, work / "sample", longest, redis_url)
-    _show_beside(console, beside)
+    home, history = work / f"{longest}-days", build(folder, full)
+    if "day" in options.parts:
+        lake = shortened(history, home, longest)
+        with redis_server(work) as redis_url:
+            measured, first = new_day(lake, home, full, redis_url)
+        _show_day(console, full, measured, first)
+        settings = Settings(home=home, lake_url=lake.root, _env_file=None)  # type: ignore[call-arg]
+        pruned = snapshots_of_a_quarter(lake, settings, full)
+        _show_targets(console, measured, pruned)
+        _keep(results, {"day": _plain(measured), "first_night": asdict(first), "snapshots": pruned})
+    if "growth" in options.parts:
+        by_days = {days: _measured(history, work, Size(largest, options.rows, days)) for days in options.days}
+        _show_growth(console, "history", "days", by_days)
+        by_users = {
+            users: _measured(build(folder, size), work, size)
+            for users in options.users[:-1]
+            for size in [Size(users, options.rows, shortest)]
+        } | {largest: by_days[shortest]}
+        _show_growth(console, "users", "users", by_users)
+        grown = {"by_days": by_days, "by_users": by_users}
+        _keep(results, {by: {n: _plain([*g[0], g[1]]) for n, g in found.items()} for by, found in grown.items()})
+    if "beside" in options.parts:
+        with redis_server(work) as redis_url:
+            beside = compare(history, full.bank(), work / "sample", longest, redis_url)
+        _show_beside(console, beside)
+        _keep(results, {"beside": _plain(beside)})
     shutil.rmtree(work)
-    figures = {
-        "day": [asdict(one) for one in by_days[longest][0]],
-        "first_night": asdict(by_days[longest][1]),
-        "by_days": {days: [asdict(one) for one in grown[0]] for days, grown in by_days.items()},
-        "by_users": {users: [asdict(one) for one in grown[0]] for users, grown in by_users.items()},
-        "snapshots": pruned,
-        "beside": [asdict(one) for one in beside],
-    }
-    (options.folder / "pipeline.json").write_text(json.dumps(figures, indent=2, sort_keys=True))
+
+
+def _measured(history: Lake, work: Path, size: Size) -> tuple[list[Measured], Measured]:
+    """The new day after a history cut to this length; what it wrote is removed."""
+    home = work / f"{size.users}-users-{size.days}-days"
+    found = new_day(shortened(history, home, size.days), home, size, None)
+    shutil.rmtree(home)
+    return found
+
+
+def _plain(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in rows]
+
+
+def _keep(results: Path, figures: dict[str, Any]) -> None:
+    """Put a part's figures beside those of the other parts."""
+    known = json.loads(results.read_text()) if results.exists() else {}
+    results.write_text(json.dumps({**known, **figures}, indent=2, sort_keys=True))
 
 
 if __name__ == "__main__":

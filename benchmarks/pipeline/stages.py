@@ -174,6 +174,9 @@ def peak() -> int:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without the progress of single days, and what Feast says of it, which say nothing here."""
-    with Path(os.devnull).open("w") as nowhere:
-        with contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
-            yield
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stderr(nowhere),
+        contextlib.redirect_stdout(nowhere),
+    ):
+        yield
