@@ -19,6 +19,8 @@ GIB, GB = 2**30, 10**9
 MEASURED_FEATURES = 50
 FLOAT_BYTES = 4
 SET_HOURS, IDENTITY_HOURS, DECISION_HOURS = 73, 25, 24
+WHOLE_SNAPSHOTS = 9
+"""The week's that are not pruned yet (`whole_snapshot_days`), the one in force and the newest."""
 STREAM_RECORDS = 100_000
 """The most that the embedded stream holds beside the lake; the rest waits in the spool."""
 REFERENCE_DAILY_PER_TPS = 10_000
@@ -90,13 +92,15 @@ def need(load: Load, figures: Figures, prices: Prices) -> Need:
     )
     rows = load.users * (measured.redis_user_bytes + further) + load.merchants * measured.redis_merchant_bytes
     stream = min(load.daily, STREAM_RECORDS) * measured.spool_record_bytes
-    snapshots = load.users * (measured.snapshot_user_bytes + further)
+    whole = min(load.retention_days, WHOLE_SNAPSHOTS)
+    # an old snapshot keeps who paid on its day, at most one user per decision
+    snapshot_rows = whole * load.users + (load.retention_days - whole) * min(load.users, load.daily)
     return Need(
         redis_bytes=rows + headroom * attempts + stream,
         postgres_bytes=load.users * (measured.postgres_user_bytes + further),
         spool_bytes=headroom * hourly * prices.rules.spool_hours * measured.spool_record_bytes,
-        lake_bytes=load.retention_days
-        * (load.daily * (measured.log_record_bytes + measured.transaction_bytes) + snapshots),
+        lake_bytes=load.retention_days * load.daily * (measured.log_record_bytes + measured.transaction_bytes)
+        + snapshot_rows * (measured.snapshot_user_bytes + further),
     )
 
 
@@ -138,7 +142,7 @@ def plan(load: Load, figures: Figures, prices: Prices) -> Plan:
         ),
         Line(
             "lake (S3)", f"{taken.lake_bytes / GB:,.1f} GB",
-            f"{load.retention_days} days of log, transactions, training set and user snapshots",
+            f"{load.retention_days} days of log, transactions, training set, user snapshots ({WHOLE_SNAPSHOTS} whole)",
             taken.lake_bytes / GB * prices.s3_usd_per_gb_month,
         ),
         Line(

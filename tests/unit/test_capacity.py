@@ -50,8 +50,8 @@ def test_need_is_what_a_sheet_of_paper_says(prices: Prices) -> None:
     assert found.postgres_bytes == pytest.approx(100e9)
     # a day of decisions, twice
     assert found.spool_bytes == pytest.approx(2.4e9)
-    # ten days of 2.4 million × 500 and of 100 million × 100
-    assert found.lake_bytes == pytest.approx(10 * (1.2e9 + 10e9))
+    # ten days of 2.4 million × 500; of users × 100, nine of all and one of who paid
+    assert found.lake_bytes == pytest.approx(10 * 1.2e9 + (9 * 100e6 + 2.4e6) * 100)
 
 
 def test_a_plan_buys_whole_machines_and_adds_them_up(prices: Prices) -> None:
@@ -64,7 +64,7 @@ def test_a_plan_buys_whole_machines_and_adds_them_up(prices: Prices) -> None:
         "PostgreSQL": 0.072 * 730,
         "PostgreSQL's disk": 100 * 0.115,
         "spool's disk": 2.4 * 0.08,
-        "lake (S3)": 112 * 0.023,
+        "lake (S3)": 102.24 * 0.023,
         "Dagster, MLflow, nightly run": 0.096 * 730,
     }
     assert {line.what: line.usd_per_month for line in found.lines} == pytest.approx(by_hand)
