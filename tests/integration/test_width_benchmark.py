@@ -1,6 +1,7 @@
 """`make bench-width` runs, and what it writes is whole and agrees with itself; a short run's figures mean little."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,10 @@ from fraud_platform.capacity.figures import read_figures
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.skipif(
+    os.environ.get("FRAUD_TEST_BENCHMARKS") != "yes",
+    reason="a benchmark takes minutes, however short: `make test-benchmarks` runs it",
+)
 @pytest.mark.timeout(280)
 def test_the_benchmark_measures_workers_instances_and_neighbours(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.width", "--quick", "--folder", str(tmp_path)]
