@@ -101,7 +101,7 @@ scenarios: $(READY) ## play every scenario through the real service, headless (2
 bench-lake: $(READY) ## count and time what the lake asks of S3, beside a folder (1 minute)
 	@$(BIN)/python -m benchmarks.lake $(ARGS)
 
-bench-kafka: $(READY) ## time decisions through a real Kafka into the lake, by 1, 2 and 4 consumers (Java 17; 4 minutes)
+bench-kafka: $(READY) ## time decisions through a real Kafka into the lake, by 1, 2 and 4 consumers (Java 17; 2 minutes)
 	@$(BIN)/python -m benchmarks.kafka $(ARGS)
 
 bench-loop: $(READY) ## run retrain sensor and canary on seeded streams: how often each is right (3 minutes)
