@@ -10,6 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+LATE_MS = 2.0
+"""Later than this the load has no business to be."""
+
 Figures = dict[str, Any]
 
 
@@ -27,6 +30,12 @@ def show(figures: Figures, console: Console) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
+    late = max(at["lateness_p99"] for at in figures["latencies"]) * 1e3
+    if late > LATE_MS:
+        text = (
+            f"The load itself was late, by {late:.0f} ms at P99: the machine had other work, and latencies mean little"
+        )
+        console.print(text, style="red")
 
 
 _Shown = tuple[str, Sequence[str], list[list[str]]]
