@@ -68,6 +68,8 @@ _TYPES = ibis.Schema.from_pyarrow(USER_WINDOW)
 def roll(engine: Engine, lake: Lake, day: date) -> ibis.Table:
     """The user features of `day`, with `snapshot`, as `windows.user_features` gives them; leaves the state of `day`."""
     before = day - timedelta(days=1)
+    # noted first: a tile that is written again from here on makes this state one that does not stand
+    rests_on = _basis(lake, day)
     if _stands(lake, before):
         state = engine.daily(tables.USER_WINDOWS, [before], USER_WINDOW)
         read = [day, *(day - timedelta(days=age) for age in _LEAVING)]
@@ -76,7 +78,6 @@ def roll(engine: Engine, lake: Lake, day: date) -> ibis.Table:
         tiles = engine.daily(tables.USER_TILES, _window(day), USER_TILE)
         count = 1 + sum(lake.size(tables.USER_TILES, each)[0] for each in _held(lake, day)) // PART_ROWS
         parts = [first_state(tiles.filter(tiles.user_id.hash().abs() % count == part), day) for part in range(count)]
-    rests_on = _basis(lake, day)
     rows = pa.concat_tables([engine.run(part.select(*USER_WINDOW.names)).cast(USER_WINDOW) for part in parts])
     lake.write(tables.USER_WINDOWS, day, rows.sort_by("user_id").combine_chunks())
     lake.write_record(_rests_on(day), rests_on)
