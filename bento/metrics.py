@@ -95,6 +95,14 @@ class PrometheusMeter:
         self._weight = Gauge(
             "fraud_challenger_weight", "Share of users that the challenger decides for.", multiprocess_mode="livemax"
         )
+        self._superseded = Counts(
+            Counter("fraud_decisions_superseded", "Decisions that were told, and that another one stands in place of.")
+        )
+        self._unsettled = Gauge(
+            "fraud_decisions_unsettled",
+            "Decisions that were told and that the store does not have yet.",
+            multiprocess_mode="livesum",
+        )
         self._policy = Gauge(
             "fraud_policy_version", "Policy in force; of all workers the oldest.", multiprocess_mode="livemin"
         )
@@ -157,20 +165,25 @@ class PrometheusMeter:
         """Count a record that was given up."""
         self._dropped.inc()
 
+    def superseded(self) -> None:
+        """Count a decision that was told and does not stand."""
+        self._superseded.inc()
+
     def flush(self) -> None:
         """Show what was counted since the last time."""
         for tally in (
             self._decisions, self._features, self._failures, self._overruns, self._answers, self._dropped, self._stages,
-            self._latency, self._http, self._scores,
+            self._latency, self._http, self._scores, self._superseded,
         ):  # fmt: skip
             tally.flush()
 
-    def standing(self, breakers: Iterable[CircuitBreaker], under_way: int, waiting: int) -> None:
+    def standing(self, breakers: Iterable[CircuitBreaker], under_way: int, waiting: int, unsettled: int) -> None:
         """Show how the worker stands at this moment."""
         for breaker in breakers:
             self._breakers.labels(breaker.name).set(_STATES[breaker.state])
         self._under_way.set(under_way)
         self._waiting.set(waiting)
+        self._unsettled.set(unsettled)
 
     def weighs(self, weight: float) -> None:
         """Show the challenger's weight."""

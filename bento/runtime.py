@@ -31,14 +31,18 @@ from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.feedback import FeedbackDesk
 from fraud_platform.decision.identity import Decisions
+from fraud_platform.decision.making import DecisionMaker
 from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.policy_desk import PolicyDesk
 from fraud_platform.decision.policy_follow import PolicyFollower
+from fraud_platform.decision.policy_then import PolicyBook
 from fraud_platform.decision.problem import unauthorized
 from fraud_platform.decision.rates import LakeRates
+from fraud_platform.decision.report_desk import ReportDesk
 from fraud_platform.decision.serving_model import ServingModel, kept_releases, load_model, load_newest
+from fraud_platform.inference_log.record import DecisionRecord, encode_record
 from fraud_platform.inference_log.recorder import PatientRecorder
-from fraud_platform.inference_log.spool import SpoolWriter
+from fraud_platform.inference_log.spool import SpoolWriter, left_unsettled
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.ingest.feedback import FeedbackWriter
 from fraud_platform.lake import open_lake
@@ -156,7 +160,13 @@ class Runtime:
         self._breakers = [breaker("redis"), breaker("postgres"), breaker("champion")]
         of_redis, of_postgres, of_champion = self._breakers
         features = Ladder(self._store, of_redis, self._faults.report, cold=(self._cold, of_postgres))
-        decisions = Decisions(self._store)
+        self._decisions = decisions = Decisions(
+            self._store, clock, self._supersede, lambda: self._faults.report("settle", RuntimeError("too many wait"))
+        )
+        self._store.reconnected = decisions.settle_recent_again
+        maker = DecisionMaker(
+            clock, settings.base_currency, settings.release_share, settings.seed, region=settings.region
+        )
         self._explainer = Explainer(
             features=features,
             decisions=decisions,
@@ -170,6 +180,7 @@ class Runtime:
         self.engine = DecisionEngine(
             features=features,
             decisions=decisions,
+            maker=maker,
             model=model,
             model_breaker=of_champion,
             policy=self._policies.begin(),
@@ -189,9 +200,17 @@ class Runtime:
                 log_ms=settings.log_ms,
             ),
             capacity=settings.capacity,
-            release_share=settings.release_share,
-            release_seed=settings.seed,
-            region=settings.region,
+        )
+        self._reports = ReportDesk(
+            features=features,
+            decisions=decisions,
+            maker=maker,
+            policy=lambda: self.engine.policy,
+            past=PolicyBook(settings.home),
+            rates=self._rates,
+            recorder=self._recorder,
+            clock=clock,
+            base_currency=settings.base_currency,
         )
         self._decide_by(self.engine.policy)
         self._policy_desk = PolicyDesk(settings, clock)
@@ -213,6 +232,7 @@ class Runtime:
             self._keep_model_fresh(),
             self._policies.run(),
             self._keep_standing(),
+            self._keep_settling(),
             self._keep_versions(),
         )
         self._tasks = [asyncio.get_running_loop().create_task(each) for each in work]
@@ -246,12 +266,12 @@ class Runtime:
         return await self.engine.explain(body, caller)
 
     async def report(self, body: bytes, caller: str) -> Answer:
-        """`DecisionEngine.report`."""
-        return await self.engine.report(body, caller)
+        """`ReportDesk.take`."""
+        return await self.engine.answered("report", self._reports.take(body, caller))
 
     async def report_for(self, body: bytes, _: str) -> Answer:
-        """`DecisionEngine.report_for`."""
-        return await self.engine.report_for(body)
+        """`ReportDesk.take_for`."""
+        return await self.engine.answered("report", self._reports.take_for(body))
 
     async def feedback(self, body: bytes, caller: str) -> Answer:
         """`FeedbackDesk.take`."""
@@ -320,12 +340,37 @@ class Runtime:
         """Write what waits in memory once the disk takes it again, also while no payment comes; show how we stand."""
         while True:
             await asyncio.sleep(STANDING_SECONDS)
-            self._meter.standing(self._breakers, self.engine.under_way, self._recorder.waiting)
+            self._meter.standing(
+                self._breakers, self.engine.under_way, self._recorder.waiting, self._decisions.unsettled
+            )
             self._meter.flush()
             try:
                 self._recorder.retry(SPOOL_RECORDS)
             except OSError as error:
                 self._faults.report("record", error)
+
+    async def _keep_settling(self) -> None:
+        """Settle what was told while the store was away: this worker's, and what dead ones left behind."""
+        try:
+            for record, payload in await asyncio.to_thread(left_unsettled, self._home, self._clock()):
+                self._decisions.take_up(record, payload)
+        except (OSError, msgspec.MsgspecError) as error:
+            self._faults.report("settle", error)
+        while True:
+            try:
+                await self._decisions.run()
+            except Exception as error:  # noqa: BLE001 - counted, logged, tried again: what was told has to meet the store
+                self._faults.report("settle", error)
+                await asyncio.sleep(STANDING_SECONDS)
+
+    def _supersede(self, record: DecisionRecord) -> None:
+        """Keep the mark of a decision that was told and does not stand."""
+        self._meter.superseded()
+        try:
+            self._recorder.append(record.day, encode_record(record))
+        except OSError as error:
+            # in memory until the disk takes it, as any record
+            self._faults.report("record", error)
 
     async def _keep_versions(self) -> None:
         """Show which models and snapshots payments are decided by; a store that is away keeps its last snapshot."""
@@ -411,6 +456,7 @@ class Runtime:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         workers.leave(self._home, os.getpid())
         await asyncio.to_thread(self._explainer.close)
+        await asyncio.to_thread(self._reports.close)
         await self._store.close()
         await self._cold.close()
         self._labels.close()

@@ -7,7 +7,13 @@ import msgspec
 import numpy as np
 
 from fraud_platform.decision.request import Payment
-from fraud_platform.inference_log.record import DecisionRecord, ServedBy, encode_record, vector_bytes
+from fraud_platform.inference_log.record import (
+    SCHEMA_VERSION,
+    DecisionRecord,
+    ServedBy,
+    encode_record,
+    vector_bytes,
+)
 from fraud_platform.inference_log.spool import SpoolWriter
 
 DAY = date(2026, 11, 23)
@@ -26,7 +32,7 @@ def record(transaction_id: str = "t-1", **changes: Any) -> DecisionRecord:
         timestamp=MIDNIGHT,
     )
     plain = DecisionRecord(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         decision_id="0" * 32,
         caller="default",
         request_hash=payment.content_hash(),

@@ -9,13 +9,12 @@ from typing import get_args
 
 from fraud_platform.decision.arms import CHALLENGER
 from fraud_platform.decision.measurement import RELEASED, released
-from fraud_platform.decision.policy import DecisionName, Policy, Reason, decide
+from fraud_platform.decision.policy import RULES, DecisionName, Policy, Reason, decide
 from fraud_platform.decision.problem import Problem
 from fraud_platform.decision.rules import FallbackRules, RuleReason
 from fraud_platform.decision.serving_model import (
     CHAMPION,
     LOGISTIC_REGRESSION,
-    RULES,
     NoScoreError,
     ServingModel,
     load_model,

@@ -13,15 +13,14 @@ import numpy as np
 
 from fraud_platform.audit.again import DecidingModels, NotKeptError, decide_again, score_again
 from fraud_platform.currency import exponent
-from fraud_platform.decision.policy import DECIDED_BY, Policy
+from fraud_platform.decision.policy import DECIDED_BY, RULES, Policy
 from fraud_platform.decision.policy_record import read_policy
 from fraud_platform.decision.reported import CLIENT_MODEL
 from fraud_platform.decision.rules import FallbackRules
-from fraud_platform.decision.serving_model import RULES
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.request import RequestColumns, request_features
 from fraud_platform.features.vector import Matrix
-from fraud_platform.inference_log.record import DecisionRecord
+from fraud_platform.inference_log.record import DecisionRecord, hash_of_request
 from fraud_platform.monitoring.one_sided import Key
 from fraud_platform.monitoring.skew import OfflineRow, cause_of
 from fraud_platform.processing import event_time
@@ -115,7 +114,7 @@ class DecisionReplay:
 
     def _request(self, record: DecisionRecord) -> Iterator[Check]:
         request = record.request
-        yield _check("request", "request_hash", record.request_hash, request.content_hash())
+        yield _check("request", "request_hash", record.request_hash, hash_of_request(request, record.schema_version))
         happened, skew = event_time(request.timestamp, record.received_at)
         yield _check("request", "event_time", record.event_time, happened)
         yield _check("request", "clock_skew", record.clock_skew, skew)

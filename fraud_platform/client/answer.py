@@ -66,6 +66,16 @@ def text_of(payment: Mapping[str, Any], field: str) -> str:
     return value
 
 
+def identity_of(payment: Mapping[str, Any]) -> tuple[object, ...]:
+    """What makes two payments under one transaction_id the same, as for the service. Raises ValueError."""
+    return (
+        payment.get("user_id"),
+        payment.get("merchant_id"),
+        amount_of(payment).normalize(),
+        payment.get("currency"),
+    )
+
+
 def amount_of(payment: Mapping[str, Any]) -> Decimal:
     """A payment's amount in units of its currency. Raises ValueError."""
     value = payment.get("amount")

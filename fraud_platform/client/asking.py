@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -24,10 +25,12 @@ from fraud_platform.client.answer import (
     amount_of,
     decode_decision,
     encode,
+    identity_of,
     problem_of,
     text_of,
 )
 from fraud_platform.decision.breaker import Breaker, CircuitBreaker
+from fraud_platform.decision.problem import is_kept
 from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.outbox import Delivered, Outbox, line
 
@@ -44,6 +47,9 @@ _REFUSED = frozenset((400, 409, 413, 415, 422))
 
 _PASSING = frozenset((408, 429, 502, 503, 504))
 """Worth asking again: the service or what stands before it is overloaded or restarting."""
+
+REMEMBERED = 10_000
+"""Decisions that a client knows by itself, about 10 MB: what it answers by while no service does."""
 
 _REPORT_SECONDS = 2.0
 _REPORT_EVERY = 1.0
@@ -84,6 +90,7 @@ class AsyncFraudClient:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
             trust_env=False,
         )
+        self._told: OrderedDict[str, tuple[tuple[object, ...], Decision]] = OrderedDict()
         self._reporting: asyncio.Task[None] | None = None
         self._report_at = 0.0
 
@@ -117,6 +124,7 @@ class AsyncFraudClient:
             self._breaker.failed()
             raise
         self._breaker.succeeded()
+        self._remember(payment, decision)
         self._report_beside()
         return decision
 
@@ -145,6 +153,10 @@ class AsyncFraudClient:
 
     async def _by_rules(self, payment: Mapping[str, Any], cause: str) -> Decision:
         transaction_id = text_of(payment, "transaction_id")
+        told = self._told.get(transaction_id)
+        if told is not None and told[0] == identity_of(payment):
+            # what it was told, by the service or by the rules: there is one decision, and nothing new to report
+            return msgspec.structs.replace(told[1], by_client=cause)
         amount = amount_of(payment) * self._rates.get(payment.get("currency") or "", 1)
         decision, reason = self._rules.decide_amount(amount, payment.get("country"), payment.get("user_country"))
         if self._outbox is not None:
@@ -165,7 +177,7 @@ class AsyncFraudClient:
             except OSError as error:
                 # the payment is decided all the same; the platform will not learn of it
                 logger.error("a decision by the rules could not be kept for the report: %s", error)
-        return Decision(
+        decided = Decision(
             transaction_id=transaction_id,
             decision=decision,
             reason=reason,
@@ -174,6 +186,13 @@ class AsyncFraudClient:
             degraded=True,
             by_client=cause,
         )
+        self._remember(payment, decided)
+        return decided
+
+    def _remember(self, payment: Mapping[str, Any], decision: Decision) -> None:
+        self._told[decision.transaction_id] = identity_of(payment), decision
+        if len(self._told) > REMEMBERED:
+            self._told.popitem(last=False)
 
     def _report_beside(self) -> None:
         """Begin to report what waits, now that the service answers."""
@@ -199,7 +218,7 @@ class AsyncFraudClient:
     async def _report_one(self, kept: bytes) -> bool:
         async with asyncio.timeout(_REPORT_SECONDS):
             response = await self._http.post("/v1/report", content=kept)
-        if response.is_success:
+        if response.is_success or is_kept(response.content):
             return True
         if response.status_code in _REFUSED:
             logger.error("a decision by the rules was not taken: %s", _detail(response))

@@ -4,6 +4,7 @@ What belongs here: the contract's outgoing side. What does not: errors (`problem
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 import msgspec
@@ -12,7 +13,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from fraud_platform.decision.policy import DecisionName
-from fraud_platform.decision.problem import CONTENT_TYPE, Problem
+from fraud_platform.decision.problem import CONTENT_TYPE, EarlierDecision, Problem
 from fraud_platform.decision.reasons import Effect, Reasons, effect
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.inference_log.record import DecisionRecord, ServedBy
@@ -20,6 +21,7 @@ from fraud_platform.inference_log.record import DecisionRecord, ServedBy
 SHOWN_DECIMALS = 6
 TOP = 5
 JSON = b"application/json"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,19 @@ class ExplainAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _encode = msgspec.json.Encoder().encode
+
+
+def earlier_decision(record: DecisionRecord) -> EarlierDecision:
+    """A decision that stands, as a problem shows it."""
+    return EarlierDecision(
+        decision_id=record.decision_id,
+        decided_at=_EPOCH + timedelta(microseconds=record.received_at),
+        decision=record.decision,
+        reason=record.reason,
+        score=None if record.score is None else round(record.score, SHOWN_DECIMALS),
+        model_version=record.model_version,
+        policy_version=record.policy_version,
+    )
 
 
 def predict_body(record: DecisionRecord) -> bytes:

@@ -31,8 +31,8 @@ class OnlineRead(OnlineValues, Protocol):
         ...
 
     @property
-    def standing(self) -> bytes:
-        """What was found as the payment's decision: nothing, a claim, or a record."""
+    def standing(self) -> bytes | None:
+        """What was found as the payment's decision: nothing, a claim, or a record; None where nobody could be asked."""
         ...
 
     @property
@@ -46,6 +46,10 @@ class OnlineReader(Protocol):
         """Features of a payment, which velocity counts; `write` False counts and writes nothing."""
         ...
 
+    async def count(self, payment: Transaction, *, caller: str, claim: bytes) -> OnlineRead:
+        """Count a payment, claim it and see what stands; no features are read."""
+        ...
+
     def without_stores(self, payment: Transaction, *, caller: str, claim: bytes) -> OnlineRead:
         """What is known of a payment when nobody is waited for; velocity counts it all the same."""
         ...
@@ -55,8 +59,10 @@ class DecisionStore(Protocol):
     """Where decisions stand; `online.store.OnlineStore` has it. What is awaited raises StoreError."""
 
     async def find(self, caller: str, transaction_id: str) -> bytes | None: ...
-    async def settle(self, caller: str, transaction_id: str, record: bytes) -> bytes: ...
-    def post(self, caller: str, transaction_id: str, record: bytes) -> None: ...
+    async def settle(self, caller: str, transaction_id: str, record: bytes, *, replacing: bytes = b"") -> bytes:
+        """Make a record the decision where none stands, or where that one stands which it replaces; returns the one
+        that stands then, the very object `record` where it is that."""
+        ...
 
 
 class Recorder(Protocol):

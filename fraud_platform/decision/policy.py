@@ -14,6 +14,9 @@ from fraud_platform.decision.rules import RULE_SENTENCES, FallbackRules
 DecisionName = Literal["allow", "block", "flag_for_review"]
 Reason = Literal["score_above_threshold", "score_in_review_band", "score_below_threshold"]
 PolicyReason = Literal["block_list", "allow_list", "kill_switch_allow_all"]
+STRICTNESS: dict[DecisionName, int] = {"allow": 0, "flag_for_review": 1, "block": 2}
+"""Of two decisions on one payment the one with the higher figure is the stricter."""
+
 KillSwitch = Literal["off", "rules_only", "allow_all"]
 
 FOREVER = 2**63 - 1
@@ -26,13 +29,27 @@ POLICY_SENTENCES: dict[str, str] = {
 }
 """Each reason of a policy's own for people."""
 
+RULES = "rules"
+"""What decided where no model could be asked."""
+
 DECIDED_BY: dict[str, str] = {
     "block_list": "list",
     "allow_list": "list",
     "kill_switch_allow_all": "kill_switch",
-    **dict.fromkeys(RULE_SENTENCES, "rules"),
+    **dict.fromkeys(RULE_SENTENCES, RULES),
 }
 """What decided, as `served_by.model` says it, by reason; with any other reason the model did."""
+
+
+DECISION_OF: dict[str, DecisionName] = {
+    "block_list": "block",
+    "allow_list": "allow",
+    "kill_switch_allow_all": "allow",
+    "high_amount_fallback": "flag_for_review",
+    "cross_country_fallback": "flag_for_review",
+    "service_unavailable_fallback": "allow",
+}
+"""What a reason decides that needs no score."""
 
 
 class ListedFields(Protocol):

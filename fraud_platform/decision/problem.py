@@ -3,6 +3,8 @@
 What belongs here: status, type and title per kind of error. What does not: HTTP transport.
 """
 
+from datetime import datetime
+
 import msgspec
 
 CONTENT_TYPE = b"application/problem+json"
@@ -12,24 +14,48 @@ _URN = "urn:fraud-platform:problem:"
 class Problem(Exception):  # noqa: N818 - named as RFC 9457 names it
     """An error that is answered as a problem document."""
 
-    def __init__(self, status: int, kind: str, title: str, detail: str, field: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        title: str,
+        detail: str,
+        field: str | None = None,
+        earlier: "EarlierDecision | None" = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
-        self.document = ProblemDocument(_URN + kind, title, status, detail, field or msgspec.UNSET)
+        self.document = ProblemDocument(
+            _URN + kind, title, status, detail, field or msgspec.UNSET, earlier or msgspec.UNSET
+        )
 
     def body(self) -> bytes:
         """The problem document, JSON."""
         return msgspec.json.encode(self.document)
 
 
+class EarlierDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """The decision that stands under the transaction_id; fields as `/v1/predict` answers them."""
+
+    decision_id: str
+    decided_at: datetime
+    decision: str
+    reason: str
+    score: float | None
+    model_version: str
+    policy_version: int
+
+
 class ProblemDocument(msgspec.Struct, frozen=True):
-    """An error, as RFC 9457 defines it; `field` names the field of the request that is wrong."""
+    """An error, as RFC 9457 defines it; `field` names the field of the request that is wrong, `earlier` the decision
+    that stands in its way."""
 
     type: str
     title: str
     status: int
     detail: str
     field: str | msgspec.UnsetType = msgspec.UNSET
+    earlier: EarlierDecision | msgspec.UnsetType = msgspec.UNSET
 
 
 def malformed(detail: str) -> Problem:
@@ -87,9 +113,52 @@ def timed_out(detail: str) -> Problem:
     return Problem(408, "request-timeout", "The body did not arrive in time", detail)
 
 
-def conflict(detail: str) -> Problem:
-    """The transaction_id was decided with another body."""
-    return Problem(409, "transaction-conflict", "The transaction_id is taken", detail, "transaction_id")
+def conflict(detail: str, field: str, earlier: EarlierDecision | None) -> Problem:
+    """The transaction_id was decided for another payment, which differs in a field; earlier: None while it is being
+    decided."""
+    return Problem(409, "transaction-conflict", "The transaction_id is taken", detail, field, earlier)
+
+
+ALREADY_DECIDED = "already-decided"
+CONTRADICTS_POLICY = "contradicts-policy"
+_KEPT = frozenset(_URN + kind for kind in (ALREADY_DECIDED, CONTRADICTS_POLICY))
+
+
+def is_kept(body: bytes) -> bool:
+    """Whether the answer to a report is a problem that says that the log keeps it, though another decision stands:
+    there is no use in sending it again."""
+    try:
+        return msgspec.json.decode(body, type=_Type).type in _KEPT
+    except msgspec.MsgspecError:
+        return False
+
+
+class _Type(msgspec.Struct):
+    type: str = ""
+
+
+def already_decided(earlier: EarlierDecision) -> Problem:
+    """A report on a payment that has a decision; what the report says was told is kept, and does not stand."""
+    return Problem(
+        409,
+        ALREADY_DECIDED,
+        "The payment has a decision",
+        "the log keeps the report as superseded by this decision",
+        "payment.transaction_id",
+        earlier,
+    )
+
+
+def contradicts_policy(earlier: EarlierDecision) -> Problem:
+    """A report that is more lenient than the policy that was in force; the policy's decision stands."""
+    return Problem(
+        409,
+        CONTRADICTS_POLICY,
+        "The policy in force then is stricter",
+        "the log keeps the report as superseded by the policy's decision",
+        "decision",
+        earlier,
+    )
 
 
 def policy_conflict(detail: str) -> Problem:

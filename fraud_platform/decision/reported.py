@@ -5,7 +5,7 @@ What belongs here: reading a report, and the record that it becomes. What does n
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 import msgspec
@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import Meta
 
 from fraud_platform.decision.parts import OnlineRead
-from fraud_platform.decision.policy import DECIDED_BY, DecisionName, Policy, PolicyReason
+from fraud_platform.decision.policy import DECIDED_BY, DECISION_OF, DecisionName, Policy, PolicyReason
 from fraud_platform.decision.request import (
     InvalidRequest,
     MalformedBody,
@@ -29,6 +29,7 @@ from fraud_platform.schema import Transaction
 CLIENT_MODEL = "client/0"
 """Version in records of decisions that no service made."""
 
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _NOT_READ = vector_bytes(np.full(len(CATALOGUE.names), np.nan, np.float32))
 
 
@@ -76,6 +77,11 @@ class Report:
     cause: str
     payment: Payment
 
+    @property
+    def decided_at_us(self) -> int:
+        """UTC microseconds."""
+        return (self.decided_at - _EPOCH) // _MICROSECOND
+
 
 _decode = msgspec.json.Decoder(ReportRequest).decode
 _decode_gateways = msgspec.json.Decoder(GatewayReportRequest).decode
@@ -99,6 +105,8 @@ def _checked(request: ReportRequest | GatewayReportRequest, base_currency: str) 
         raise
     except InvalidRequest as error:
         raise InvalidRequest(f"payment.{error.field}" if error.field else "payment", error.detail) from None
+    if request.decision != DECISION_OF[request.reason]:
+        raise InvalidRequest("reason", f"is no reason for {request.decision}")
     return Report(request.decision_id, request.decided_at, request.decision, request.reason, request.cause, payment)
 
 

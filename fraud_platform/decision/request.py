@@ -59,9 +59,36 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     longitude: float | None = None
 
     def content_hash(self) -> str:
-        """32 hex digits; equal for two bodies that say the same, whatever their spacing, order or number format."""
-        content = msgspec.msgpack.encode(self)
-        return hashlib.blake2b(content, digest_size=16).hexdigest()
+        """32 hex digits over IDENTITY alone: equal for two bodies that ask for the same payment, whatever else they
+        say, so that a retry may bear a later timestamp and a new field never makes a retry another payment."""
+        return _digest(self.user_id, self.merchant_id, self.amount_minor, self.currency)
+
+    def former_content_hash(self) -> str:
+        """As records of schema version 1 bear it: over every field that a payment had then."""
+        return _digest(*(getattr(self, name) for name in _FORMER_FIELDS))
+
+    def differing_field(self, other: "Payment") -> str | None:
+        """The field of the request by which another payment under the same transaction_id is not this one; None: it
+        is."""
+        return next((field for name, field in IDENTITY.items() if getattr(self, name) != getattr(other, name)), None)
+
+
+IDENTITY: Final = {
+    "user_id": "user_id",
+    "merchant_id": "merchant_id",
+    "amount_minor": "amount",
+    "currency": "currency",
+}
+"""What makes two bodies under one (caller, transaction_id) the same payment: the struct's field and the request's."""
+
+_FORMER_FIELDS: Final = (
+    *("transaction_id", "user_id", "merchant_id", "amount_minor", "currency", "country", "timestamp"),
+    *("merchant_category", "channel", "device_id", "user_country", "latitude", "longitude"),
+)
+
+
+def _digest(*values: object) -> str:
+    return hashlib.blake2b(msgspec.msgpack.encode(values), digest_size=16).hexdigest()
 
 
 class Rates(Protocol):

@@ -23,7 +23,7 @@ from fraud_platform.model.explanation import Explanation
 from fraud_platform.model.forest import Forest, ForestError
 from fraud_platform.model.linear import LinearModel
 
-CHAMPION, LOGISTIC_REGRESSION, RULES = "champion", "logistic_regression", "rules"
+CHAMPION, LOGISTIC_REGRESSION = "champion", "logistic_regression"
 
 _KEPT = 4
 

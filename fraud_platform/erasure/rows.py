@@ -17,7 +17,13 @@ import pyarrow.compute as pc
 
 from fraud_platform.erasure.mentions import OTHERS, Bools, says
 from fraud_platform.features.catalogue import CATALOGUE
-from fraud_platform.inference_log.record import DecisionRecord, decode_record, encode_record, vector_bytes
+from fraud_platform.inference_log.record import (
+    DecisionRecord,
+    decode_record,
+    encode_record,
+    hash_of_request,
+    vector_bytes,
+)
 
 DEVICE_IS_NEW = "device_is_new"
 EMPTIED = ("device_id", "device_key", "devices", "known_devices", "latitude", "longitude", DEVICE_IS_NEW)
@@ -95,7 +101,7 @@ def anonymised_record(payload: bytes, pseudonym: str) -> bytes:
             # a hash of the old body would confirm a guess of who paid
             record,
             request=request,
-            request_hash=request.content_hash(),
+            request_hash=hash_of_request(request, record.schema_version),
             vector=vector_bytes(vector),
         )
     )

@@ -9,6 +9,7 @@ import http.client
 import logging
 from collections.abc import Sequence
 
+from fraud_platform.decision.problem import is_kept
 from fraud_platform.outbox import Outbox
 
 logger = logging.getLogger("fraud_platform.gateway")
@@ -75,7 +76,7 @@ def _send(connection: http.client.HTTPConnection, kept: bytes, key: str | None) 
     connection.request("POST", ROUTE, kept, headers)
     response = connection.getresponse()
     said = response.read()
-    if response.status == http.client.OK:
+    if response.status == http.client.OK or is_kept(said):
         return True
     if response.status in _REFUSED:
         logger.error("a decision by the rules was not taken: %s", said.decode(errors="replace"))

@@ -11,9 +11,12 @@ import hashlib
 import logging
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,9 +26,26 @@ import uvicorn
 
 from fraud_platform.decision.access import Access, open_access
 from fraud_platform.decision.policy import DECIDED_BY, Policy, decide
-from fraud_platform.decision.problem import CONTENT_TYPE, Problem, invalid, malformed, not_found, too_large, unavailable
+from fraud_platform.decision.problem import (
+    CONTENT_TYPE,
+    EarlierDecision,
+    Problem,
+    conflict,
+    invalid,
+    malformed,
+    not_found,
+    too_large,
+    unavailable,
+)
 from fraud_platform.decision.rules import FallbackRules
-from fraud_platform.decision.wire import InvalidRequest, MalformedBody, decode_json, number, read_payment
+from fraud_platform.decision.wire import (
+    InvalidRequest,
+    MalformedBody,
+    PaymentRequest,
+    decode_json,
+    number,
+    read_payment,
+)
 from fraud_platform.gateway.policy_file import NOT_KEPT, PolicyFile
 from fraud_platform.gateway.reporting import CAUSE, report_for_ever
 from fraud_platform.outbox import Outbox, line
@@ -35,6 +55,9 @@ logger = logging.getLogger("fraud_platform.gateway")
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+REMEMBERED = 20_000
+"""Payments whose answers are known for when they come again, about 20 MB."""
 
 HOST = "127.0.0.1"
 MAX_BODY = 512 * 1024
@@ -52,6 +75,31 @@ class _Batch(msgspec.Struct):
 _decode_batch = msgspec.json.Decoder(_Batch).decode
 
 
+_IDENTITY = ("user_id", "merchant_id", "amount", "currency")
+
+
+def _identity(payment: PaymentRequest, amount: Decimal) -> tuple[str, str, Decimal, str]:
+    """What makes two bodies the same payment, as for the service; an absent currency is one of its own."""
+    return payment.user_id, payment.merchant_id, amount.normalize(), payment.currency or ""
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A payment that was decided here."""
+
+    identity: tuple[str, str, Decimal, str]
+    answer: bytes
+    earlier: EarlierDecision
+
+    def again(self, payment: PaymentRequest, amount: Decimal) -> bytes:
+        """The same answer. Raises Problem for another payment under the id."""
+        both = zip(_IDENTITY, self.identity, _identity(payment, amount), strict=True)
+        field = next((name for name, ours, theirs in both if ours != theirs), None)
+        if field is not None:
+            raise conflict("it was decided for a payment that differs in this field", field, self.earlier)
+        return self.answer
+
+
 class RulesServer:
     """The ASGI application. policy: the one in force; a payment here meets all of it but the thresholds. now: UTC."""
 
@@ -62,6 +110,7 @@ class RulesServer:
         self._access = access
         self._outbox = outbox
         self._now = now
+        self._told: OrderedDict[tuple[str, str], _Told] = OrderedDict()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -89,8 +138,8 @@ class RulesServer:
     def decide(self, body: bytes, caller: str) -> bytes:
         """The answer to a payment, kept for the report before it is returned. Raises Problem.
 
-        A payment that comes again, byte for byte, gets the same answer and is one decision: its decision_id is made of
-        caller and body.
+        A payment that comes again gets the answer that it got, as long as it is among the last REMEMBERED, and is one
+        decision. What a service has decided is not known here: its decision stands once it takes the report.
         """
         try:
             payment = read_payment(body)
@@ -101,16 +150,21 @@ class RulesServer:
             raise malformed(error.detail) from None
         except InvalidRequest as error:
             raise invalid(error.field, error.detail) from None
+        told = self._told.get((caller, payment.transaction_id))
+        if told is not None:
+            return told.again(payment, amount)
         policy, now = self._policy(), self._now()
         decimals = max(0, -int(amount.as_tuple().exponent))
         moment = int(now.timestamp() * 1_000_000)
         decision, reason = decide(policy, None, payment, int(amount.scaleb(decimals)), decimals, moment)
+        of_payment = (caller, payment.transaction_id, *_identity(payment, amount), decision, reason)
+        decision_id = hashlib.blake2b("\0".join(map(str, of_payment)).encode(), digest_size=16).hexdigest()
         kept = line(
             msgspec.Raw(msgspec.json.format(body, indent=-1)),
             decision,
             reason,
             CAUSE,
-            decision_id=hashlib.blake2b(caller.encode() + b"\0" + body, digest_size=16).hexdigest(),
+            decision_id=decision_id,
             decided_at=now,
             caller=caller,
         )
@@ -119,7 +173,7 @@ class RulesServer:
         except OSError as error:
             # the payment is decided all the same; the platform will not learn of it
             logger.error("a decision by the rules could not be kept for the report: %s", error)
-        return msgspec.json.encode(
+        answer = msgspec.json.encode(
             {
                 "transaction_id": payment.transaction_id,
                 "score": None,
@@ -132,6 +186,19 @@ class RulesServer:
                 "degraded": True,
             }
         )
+        earlier = EarlierDecision(
+            decision_id=decision_id,
+            decided_at=now,
+            decision=decision,
+            reason=reason,
+            score=None,
+            model_version=MODEL_VERSION,
+            policy_version=policy.version,
+        )
+        self._told[caller, payment.transaction_id] = _Told(_identity(payment, amount), answer, earlier)
+        if len(self._told) > REMEMBERED:
+            self._told.popitem(last=False)
+        return answer
 
     def decide_batch(self, body: bytes, caller: str) -> bytes:
         """`decide` for each payment of a batch; what is wrong with one is its own answer. Raises Problem."""

@@ -1,9 +1,9 @@
 """The consumer: from the broker into the lake, each decision once.
 
 What belongs here: reading, telling repeats, when to commit. What does not: brokers, the lake's files (`table`).
-Repeats are usual: whoever is not sure that a record arrived sends it again. They are told by decision_id, against what
-the lake holds of that day. What was read and not committed is read again after a failure. Of several consumers each
-has some partitions, where the broker shares them out; else one reads, and another once that one is silent.
+Repeats are usual: whoever is not sure that a record arrived sends it again. They are told by decision_id and mark,
+against what the lake holds of that day. What was read and not committed is read again after a failure. Of several
+consumers each has some partitions, where the broker shares them out; else one reads, another once that one is silent.
 """
 
 import time
@@ -180,17 +180,17 @@ class Consumer:
                 self._failed("inference_log", error)
                 self._rejected.append((partition, payload))
                 continue
-            if not self._ids(record.day).add(record.decision_id):
+            if not self._keys(record.day).add(record.log_key):
                 self.repeats += 1
                 continue
             self._waiting.append((partition, record, payload))
 
-    def _ids(self, day: date) -> "_Recent":
+    def _keys(self, day: date) -> "_Recent":
         """The last decisions of a day that the lake has or that wait; of the last days that were asked for."""
         known = self._known.get(day)
         if known is None:
-            waiting = {record.decision_id for _, record, _ in self._waiting if record.day == day}
-            known = self._known[day] = _Recent(self._table.decision_ids(day, KNOWN) | waiting)
+            waiting = {record.log_key for _, record, _ in self._waiting if record.day == day}
+            known = self._known[day] = _Recent(self._table.log_keys(day, KNOWN) | waiting)
             while len(self._known) > _KEPT_DAYS:
                 self._known.popitem(last=False)
         else:

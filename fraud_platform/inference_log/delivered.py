@@ -24,7 +24,7 @@ def undelivered(home: Path, table: LogTable, days: Sequence[date]) -> dict[date,
     spooled = {date.fromisoformat(path.parent.name.removeprefix("date=")) for path in segments(home)}
     found = {}
     for day in sorted(spooled & set(days)):
-        waiting = {record.decision_id for record in read_spool(home, day)} - table.decision_ids(day)
+        waiting = {record.log_key for record in read_spool(home, day)} - table.log_keys(day)
         if waiting:
             found[day] = len(waiting)
     return found

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from fraud_platform.decision.policy import DecisionName
 from fraud_platform.decision.request import Payment
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of version 1 the request's hash alone differs: `hash_of_request`."""
+
+
+MARKED = "!"
+"""Behind the decision_id of a superseded decision in `DecisionRecord.log_key`."""
 
 
 class ServedBy(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +38,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     """Unique per decision; a record may be kept twice, so readers count a decision_id once."""
     caller: str
     request_hash: str
-    """`Payment.content_hash` of the body."""
+    """`Payment.content_hash` of the body; in version 1 `Payment.former_content_hash`."""
     request: Payment
     received_at: int
     amount: int
@@ -76,6 +81,16 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     where nothing was drawn."""
     region: str = ""
     """Where it was decided, and whose velocity counted it; empty: in the first region."""
+    unsettled: bool = False
+    """Told before the store of decisions had taken it, which could not be asked."""
+    superseded_by: str | None = None
+    """The decision_id of the decision that stands in place of this one, which a caller was told; None: it stands."""
+
+    @property
+    def log_key(self) -> str:
+        """What the log knows this record by: a decision that was marked as superseded is kept a second time, with the
+        mark, and counts as one that is read."""
+        return self.decision_id if self.superseded_by is None else f"{self.decision_id}{MARKED}"
 
     @property
     def day(self) -> date:
@@ -97,6 +112,11 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     def values(self) -> NDArray[np.float32]:
         """The vector, float32 of shape (50,); null is NaN."""
         return np.frombuffer(self.vector, "<f4").astype(np.float32)
+
+
+def hash_of_request(request: Payment, schema_version: int) -> str:
+    """`DecisionRecord.request_hash` of a request, in a record of a schema version."""
+    return request.former_content_hash() if schema_version == 1 else request.content_hash()
 
 
 def vector_bytes(vector: NDArray[np.float32]) -> bytes:

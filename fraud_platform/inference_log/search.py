@@ -7,23 +7,25 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+from fraud_platform.decision.standing import standing_of
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.spool import find_named, find_spooled, read_spool, spooled_since
 from fraud_platform.inference_log.table import LogTable
+from fraud_platform.processing import DUPLICATE_WINDOW_US
 from fraud_platform.schema import FIRST_REGION
 
 
 def find_decision(
     home: Path, table: LogTable, transaction_id: str, caller: str, until: date, days: int
 ) -> DecisionRecord | None:
-    """The caller's latest decision on a transaction in the `days` UTC days that end with `until`, or None.
+    """The caller's latest decision on a transaction in the `days` UTC days that end with `until`, or None; of several
+    within 24 hours the one that stands.
 
     Reads files for up to seconds, so not for the event loop.
     """
-    spooled = find_spooled(home, transaction_id, caller, until, days)
-    kept = table.find(transaction_id, caller, until, days)
-    found = [record for record in (spooled, kept) if record is not None]
-    return max(found, key=lambda record: record.received_at, default=None)
+    found = find_spooled(home, transaction_id, caller, until, days) + table.find(transaction_id, caller, until, days)
+    last = max((record.received_at for record in found), default=0)
+    return standing_of(record for record in found if last - record.received_at < DUPLICATE_WINDOW_US)
 
 
 class UnknownDecisionError(LookupError):
@@ -36,7 +38,12 @@ def the_decision(home: Path, table: LogTable, identifier: str, caller: str | Non
     Raises UnknownDecisionError. Reads all days, so not for the event loop.
     """
     either = [*table.named(identifier), *find_named(home, identifier)]
-    found = {record.decision_id: record for record in either if caller in (None, record.caller)}
+    mine = [record for record in either if caller in (None, record.caller)]
+    # what was superseded is found by its decision_id alone
+    superseded = {record.decision_id: record for record in mine if record.superseded_by is not None}
+    if identifier in superseded:
+        return superseded[identifier]
+    found = {record.decision_id: record for record in mine if record.decision_id not in superseded}
     if len(found) == 1:
         return next(iter(found.values()))
     if not found:
@@ -50,7 +57,7 @@ def the_decision(home: Path, table: LogTable, identifier: str, caller: str | Non
 def decisions_of(home: Path, table: LogTable, day: date) -> Iterator[DecisionRecord]:
     """Each decision of a UTC day once: those of the lake by received_at, then those that only the spool has."""
     seen: set[str] = set()
-    for records in (table.records(day), read_spool(home, day)):
+    for records in (table.records(day, told=True), read_spool(home, day)):
         for record in records:
             if record.decision_id not in seen:
                 seen.add(record.decision_id)

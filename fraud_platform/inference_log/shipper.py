@@ -41,7 +41,7 @@ class _Closed:
         records = [decode_record(payload) for payload in frames]
         self.path = path
         self.day = date.fromisoformat(path.parent.name.removeprefix("date="))
-        self.decisions = {record.decision_id for record in records}
+        self.keys = {record.log_key for record in records}
         self.times = {record.received_at for record in records}
         self.end, self.damaged = frames.position, frames.damaged
 
@@ -152,10 +152,10 @@ class Shipper:
         for day in {segment.day for segment in sent}:
             times = [at for segment in sent if segment.day == day for at in segment.times]
             if times:
-                in_lake[day] = self._table.decision_ids_of(day, min(times), max(times))
+                in_lake[day] = self._table.log_keys_of(day, min(times), max(times))
         for segment in sent:
             path = segment.path
-            if segment.decisions <= in_lake.get(segment.day, set()):
+            if segment.keys <= in_lake.get(segment.day, set()):
                 self._give_back(path, damaged=segment.damaged)
             elif caught_up_at > self._shipped_at.setdefault(path, self._clock()) + self._clocks_apart_us:
                 # the consumer has since been at the broker's end, and did not meet them

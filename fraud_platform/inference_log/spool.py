@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
-from fraud_platform.inference_log.record import DecisionRecord, decode_record
+from fraud_platform.decision.standing import standing_of
+from fraud_platform.inference_log.record import MARKED, DecisionRecord, decode_record
+from fraud_platform.processing import DUPLICATE_WINDOW_US
 
 SEGMENT_BYTES = 16 << 20
 """A writer begins a new segment behind this size: the smallest piece of disk that is given back."""
@@ -175,6 +177,26 @@ def read_spool(home: Path, day: date) -> Spool:
     return Spool(home, day)
 
 
+def left_unsettled(home: Path, now: int) -> list[tuple[DecisionRecord, bytes]]:
+    """Decisions of the last day that a worker which has ended told before the store had taken them, and their bytes.
+
+    now: UTC microseconds. Reads what has not been cut, so not for the event loop.
+    """
+    found = {}
+    for path in segments(home):
+        try:
+            if is_open(path):
+                continue
+            for payload in Frames(path):
+                record = decode_record(payload)
+                if record.unsettled and now - record.received_at < DUPLICATE_WINDOW_US:
+                    found[record.log_key] = record, payload
+        except FileNotFoundError:
+            # cut meanwhile: the lake has it
+            continue
+    return [told for key, told in found.items() if f"{key}{MARKED}" not in found and told[0].superseded_by is None]
+
+
 def spooled_since(home: Path, day: date) -> bool:
     """Whether the spool holds a decision made after the UTC day `day`."""
     after = f"date={day.isoformat()}"
@@ -198,21 +220,19 @@ def find_named(home: Path, identifier: str) -> list[DecisionRecord]:
     return [record for record in found if identifier in (record.decision_id, record.request.transaction_id)]
 
 
-def find_spooled(home: Path, transaction_id: str, caller: str, until: date, days: int) -> DecisionRecord | None:
-    """The caller's latest decision on a transaction in the `days` UTC days that end with `until`, or None.
+def find_spooled(home: Path, transaction_id: str, caller: str, until: date, days: int) -> list[DecisionRecord]:
+    """The caller's records on a transaction in the `days` UTC days that end with `until`, back to the first day on
+    which one stands.
 
     Reads what has not been cut from end to start by day: seconds for a busy day, so not for the event loop.
     """
     needle = transaction_id.encode()
+    found: list[DecisionRecord] = []
     for back in range(days):
-        found: DecisionRecord | None = None
-        for payload in Spool(home, until - timedelta(days=back)).payloads():
-            # most records are of other transactions: look before decoding
-            if needle in payload:
-                record = decode_record(payload)
-                mine = record.request.transaction_id == transaction_id and record.caller == caller
-                if mine and (found is None or record.received_at >= found.received_at):
-                    found = record
-        if found is not None:
-            return found
-    return None
+        # most records are of other transactions: look before decoding
+        day = Spool(home, until - timedelta(days=back)).payloads()
+        records = [decode_record(payload) for payload in day if needle in payload]
+        found += [one for one in records if one.request.transaction_id == transaction_id and one.caller == caller]
+        if standing_of(found) is not None:
+            break
+    return found

@@ -10,6 +10,7 @@ nothing: what the offsets do not tell, the decisions' ids do, on a folder and on
 
 import io
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
@@ -19,9 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fraud_platform.decision.standing import standing_of
 from fraud_platform.inference_log.broker import Offsets
 from fraud_platform.inference_log.positions import Committed, Positions
-from fraud_platform.inference_log.record import DecisionRecord, decode_record
+from fraud_platform.inference_log.record import MARKED, DecisionRecord, decode_record
 from fraud_platform.lake import Lake, day_of
 from fraud_platform.schema import TIME
 
@@ -29,6 +31,8 @@ TABLE = "inference_log"
 REJECTED = "inference_log_rejected"
 
 _ROW_GROUP = 10_000
+_KEY = ("decision_id", "superseded_by")
+_OF_PAYMENT = ("decision_id", "caller", "transaction_id")
 
 
 def _field(name: str, dtype: pa.DataType, meaning: str, *, nullable: bool = False) -> pa.Field:
@@ -79,6 +83,12 @@ SCHEMA = pa.schema(
         _field("scored_by", pa.string(), "what gave the score; null in old files, where `model` did", nullable=True),
         _field("propensity", pa.float64(), "probability by which a block was let through to measure", nullable=True),
         _field("region", pa.string(), "where it was decided; empty, and null in old files: the first", nullable=True),
+        _field(
+            "superseded_by",
+            pa.string(),
+            "decision_id of the decision that stands in place of this one, which was told; null: it stands",
+            nullable=True,
+        ),
         _field("latency_us", pa.int64(), "from received_at until the decision stood, microseconds"),
         _field("record", pa.binary(), "the whole record as it was written, MessagePack"),
     ]
@@ -162,8 +172,9 @@ class LogTable:
         """Days that hold a decision, ascending."""
         return sorted(set(map(day_of, self._lake.files(TABLE, "*.parquet"))))
 
-    def read(self, day: date, columns: list[str] | None = None) -> pa.Table:
-        """A day's decisions, each once, by received_at; without rows when there are none."""
+    def told(self, day: date, columns: list[str] | None = None) -> pa.Table:
+        """Every decision of a day that a caller was told, each once, by received_at; without rows when there are none.
+        One that another stands in place of is marked where `superseded_by` is."""
         while True:
             try:
                 return self._each_once(self._lake.files(TABLE, "*.parquet", day), columns or SCHEMA.names)
@@ -171,42 +182,80 @@ class LogTable:
                 # merged meanwhile: the rows are in another file now
                 continue
 
-    def records(self, day: date) -> Iterator[DecisionRecord]:
-        """A day's records, each once, by received_at."""
-        for payload in self.read(day, ["record"]).column("record"):
+    def read(self, day: date, columns: list[str] | None = None) -> pa.Table:
+        """The decisions of a day that stand, each once, by received_at; without rows when there are none.
+
+        Where several of one payment bear no mark, since whoever told the one has ended before it met the other, the
+        order of `decision.standing` says which of them stands.
+        """
+        wanted = columns or SCHEMA.names
+        whole = self.told(day, list(dict.fromkeys([*_OF_PAYMENT, "superseded_by", *wanted])))
+        whole = whole.filter(pc.is_null(whole["superseded_by"]))
+        contested = self._contested(day, whole)
+        return (whole if contested is None else whole.filter(contested)).select(wanted)
+
+    def _contested(self, day: date, unmarked: pa.Table) -> pa.Array | None:
+        """Which rows stand, where some payment has several in a region; None where none has."""
+        payments = unmarked.group_by([*_OF_PAYMENT[1:]]).aggregate([("decision_id", "count")])
+        if payments.num_rows == unmarked.num_rows:
+            return None
+        several = payments.filter(pc.greater(payments["decision_id_count"], 1))
+        named = pc.is_in(unmarked["transaction_id"], value_set=several["transaction_id"].combine_chunks())
+        wanted = set(unmarked["decision_id"].filter(named).to_pylist())
+        by_payment: dict[tuple[str, str, str], list[DecisionRecord]] = defaultdict(list)
+        everything = self.told(day, ["decision_id", "record"])
+        chosen = pc.is_in(everything["decision_id"], value_set=pa.array(sorted(wanted), pa.string()))
+        for payload in everything["record"].filter(chosen):
+            record = decode_record(payload.as_py())
+            by_payment[record.caller, record.request.transaction_id, record.region].append(record)
+        fallen: set[str] = set()
+        for records in by_payment.values():
+            standing = standing_of(records)
+            fallen |= {record.decision_id for record in records if record is not standing}
+        return pc.invert(pc.is_in(unmarked["decision_id"], value_set=pa.array(sorted(fallen), pa.string())))
+
+    def records(self, day: date, *, told: bool = False) -> Iterator[DecisionRecord]:
+        """A day's records that stand, or all that were told, each once, by received_at."""
+        rows_of_day = self.told(day, ["record"]) if told else self.read(day, ["record"])
+        for payload in rows_of_day.column("record"):
             yield decode_record(payload.as_py())
 
-    def decision_ids(self, day: date, most: int | None = None) -> set[str]:
-        """Which decisions of a day are committed; the files of the last `most` of them are enough."""
+    def log_keys(self, day: date, most: int | None = None) -> set[str]:
+        """`DecisionRecord.log_key` of what is committed of a day; the files of the last `most` of them are enough."""
         found: set[str] = set()
         # the parts' names ascend with their commits, behind the merged file's
         for path in reversed(self._lake.files(TABLE, "*.parquet", day)):
             if most is not None and len(found) >= most:
                 break
-            found.update(self._lake.read_file(path, ["decision_id"]).column("decision_id").to_pylist())
+            found.update(self._keys(path))
         return found
 
-    def decision_ids_of(self, day: date, first: int, last: int) -> set[str]:
-        """Which decisions of a day, received from `first` to `last`, UTC microseconds, are committed.
+    def _keys(self, path: str, wanted: pc.Expression | None = None) -> list[str]:
+        part = _conformed(self._lake.read_file(path, [*_KEY], wanted), [*_KEY])
+        marked = pc.if_else(pc.is_valid(part["superseded_by"]), MARKED, "")
+        keys: list[str] = pc.binary_join_element_wise(part["decision_id"], marked, "").to_pylist()
+        return keys
+
+    def log_keys_of(self, day: date, first: int, last: int) -> set[str]:
+        """The same of what was received from `first` to `last`, UTC microseconds.
 
         A file's row groups know their times, so the rest of the day is not read.
         """
         received = pc.field("received_at")
         within = (received >= pa.scalar(first, TIME)) & (received <= pa.scalar(last, TIME))
-        parts = [
-            self._lake.read_file(path, ["decision_id"], within) for path in self._lake.files(TABLE, "*.parquet", day)
-        ]
-        return {identifier for part in parts for identifier in part.column("decision_id").to_pylist()}
+        files = self._lake.files(TABLE, "*.parquet", day)
+        return {key for path in files for key in self._keys(path, within)}
 
-    def find(self, transaction_id: str, caller: str, until: date, days: int) -> DecisionRecord | None:
-        """The caller's latest decision on a transaction in the `days` UTC days that end with `until`, or None."""
+    def find(self, transaction_id: str, caller: str, until: date, days: int) -> list[DecisionRecord]:
+        """The caller's records on a transaction in the `days` UTC days that end with `until`, back to the first day on
+        which one stands."""
         wanted = (pc.field("transaction_id") == transaction_id) & (pc.field("caller") == caller)
-        held = [day for day in self.days() if until - timedelta(days=days) < day <= until]
-        for day in reversed(held):
-            found = self._where(day, wanted)
-            if found:
-                return max(found, key=lambda record: record.received_at)
-        return None
+        found: list[DecisionRecord] = []
+        for day in reversed([day for day in self.days() if until - timedelta(days=days) < day <= until]):
+            found += self._where(day, wanted)
+            if standing_of(found) is not None:
+                break
+        return found
 
     def named(self, identifier: str) -> list[DecisionRecord]:
         """Every decision that has this decision_id or transaction_id, of any day and caller."""
@@ -257,12 +306,14 @@ class LogTable:
             self._lake.remove(self._lake.files(TABLE, "*.parquet", day))
 
     def _each_once(self, paths: list[str], columns: list[str]) -> pa.Table:
-        """The rows of some files; a decision that is in two of them, because a merge was killed, once."""
-        keys = ["received_at", "decision_id"]
-        parts = [self._lake.read_file(path, list(dict.fromkeys([*keys, *columns]))) for path in paths]
+        """The rows of some files; a decision that is in two of them, because a merge was killed or it was marked later,
+        once, and then with its mark."""
+        keys = ["received_at", *_KEY]
+        wanted = list(dict.fromkeys([*keys, *columns]))
+        parts = [_conformed(self._lake.read_file(path, wanted), wanted) for path in paths]
         if not parts:
             return SCHEMA.empty_table().select(columns)
-        whole = pa.concat_tables([_conformed(part, columns) for part in parts]).combine_chunks()
+        whole = pa.concat_tables(parts).combine_chunks()
         order = pc.sort_indices(whole, sort_keys=[(key, "ascending") for key in keys])
         identifiers = whole.column("decision_id").take(order).combine_chunks()
         first = np.ones(len(order), bool)
@@ -273,9 +324,8 @@ class LogTable:
 
 def _conformed(part: pa.Table, columns: list[str]) -> pa.Table:
     """A file's rows with every column that is asked for: one that is younger than the file is null."""
-    wanted = list(dict.fromkeys(["received_at", "decision_id", *columns]))
     present = set(part.column_names)
-    fields = [SCHEMA.field(name) for name in wanted]
+    fields = [SCHEMA.field(name) for name in columns]
     arrays = [part.column(f.name) if f.name in present else pa.nulls(part.num_rows, f.type) for f in fields]
     return pa.table([array.cast(f.type) for array, f in zip(arrays, fields, strict=True)], pa.schema(fields))
 

@@ -65,11 +65,7 @@ class Attempt(msgspec.Struct, frozen=True):
         )
 
 
-def settlement(caller: str, transaction_id: str, prefix: bytes, record: bytes) -> Keyed:
-    """Makes a record the decision on a payment unless another stands, which is then the reply."""
+def settlement(caller: str, transaction_id: str, prefix: bytes, record: bytes, replacing: bytes) -> Keyed:
+    """Makes a record the decision on a payment unless another than `replacing` stands, which is then the reply."""
     key = decision_key(caller, transaction_id, prefix)
-    return Keyed(key, command(b"EVALSHA", SETTLE_SHA, b"1", key, record, b"%d" % LIFE_MS, CLAIM))
-
-
-Kept = Attempt | Keyed
-"""What may have to be sent again: an attempt or a settlement."""
+    return Keyed(key, command(b"EVALSHA", SETTLE_SHA, b"1", key, record, b"%d" % LIFE_MS, CLAIM, replacing))

@@ -13,7 +13,7 @@ import hiredis
 import msgspec
 
 from fraud_platform.online import velocity
-from fraud_platform.online.attempt import Attempt, Kept, Keyed
+from fraud_platform.online.attempt import Attempt, Keyed
 from fraud_platform.online.cluster_wire import ClusterWire
 from fraud_platform.online.shards import in_slot
 from fraud_platform.online.slots import SLOTS, slot
@@ -88,23 +88,22 @@ class Cluster:
         (reply,) = await self._answers((keyed,))
         return reply
 
-    def post(self, kept: Kept) -> None:
+    def post(self, attempt: Attempt) -> None:
         """`Server.post`."""
-        task = asyncio.get_running_loop().create_task(self._post(kept))
+        task = asyncio.get_running_loop().create_task(self._post(attempt))
         self._posts.add(task)
         task.add_done_callback(self._posts.discard)
 
-    async def _post(self, kept: Kept) -> None:
+    async def _post(self, attempt: Attempt) -> None:
         try:
-            arrived = await self.deliver([kept])
+            arrived = await self.deliver([attempt])
         except hiredis.ReplyError:
             arrived = False
         if not arrived:
             self._fall_behind()
 
-    async def deliver(self, kept: Sequence[Kept]) -> bool:
-        """`Server.deliver`: claims, then counts, then settlements. Raises hiredis.ReplyError for what is refused."""
-        attempts = [each for each in kept if isinstance(each, Attempt)]
+    async def deliver(self, attempts: Sequence[Attempt]) -> bool:
+        """`Server.deliver`: claims, then counts. Raises hiredis.ReplyError for what is refused."""
         claimed = [each for each in attempts if each.claim]
         standing = await self._delivered([each.claiming() for each in claimed])
         counts = [each for attempt in attempts if not attempt.claim for each in attempt.calls()]
@@ -112,8 +111,7 @@ class Cluster:
             if not isinstance(stands, StoreError):
                 counts += attempt.calls_once_claimed(stands)
         counted = await self._delivered(counts)
-        settled = await self._delivered([each for each in kept if isinstance(each, Keyed)])
-        return not any(isinstance(reply, StoreError) for reply in (*standing, *counted, *settled))
+        return not any(isinstance(reply, StoreError) for reply in (*standing, *counted))
 
     async def begin_epoch(self, attempt: Attempt, epoch: velocity.Epoch) -> None:
         """`Server.begin_epoch`, for the slots of the attempt's entities; the first to come names it."""

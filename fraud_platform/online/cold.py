@@ -141,7 +141,7 @@ class ColdStore:
             epoch=None,
             complete_since=None,
             duplicate=False,
-            standing=b"",
+            standing=None,
             served_by={"user_features": of_user.served_by, "merchant_features": of_merchant.served_by},
         )
 

@@ -12,7 +12,7 @@ import numpy as np
 from fraud_platform.decision.breaker import Breaker
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.online.rows import Row
-from fraud_platform.online.store import OnlineFeatures
+from fraud_platform.online.store import Counted, OnlineFeatures
 from fraud_platform.schema import Transaction
 
 REDIS, POSTGRES, DEFAULT = "redis", "postgres", "default"
@@ -26,7 +26,8 @@ class HotStore(Protocol):
     medians: dict[str, Row]
 
     async def read(self, payment: Transaction, *, caller: str, write: bool, claim: bytes) -> OnlineFeatures: ...
-    def count(self, payment: Transaction, *, caller: str, claim: bytes) -> None: ...
+    async def count(self, payment: Transaction, *, caller: str, claim: bytes) -> Counted: ...
+    def count_later(self, payment: Transaction, *, caller: str, claim: bytes) -> None: ...
 
 
 class BatchStore(Protocol):
@@ -64,8 +65,24 @@ class Ladder:
                 self._breaker.succeeded()
                 return features
         elif write:
-            self._hot.count(payment, caller=caller, claim=claim)
+            self._hot.count_later(payment, caller=caller, claim=claim)
         return await self._read_cold(payment) or self._defaults(payment)
+
+    async def count(self, payment: Transaction, *, caller: str, claim: bytes) -> OnlineFeatures:
+        """What stands of a payment, which velocity counts, and none of its features. Never raises for a store that is
+        away."""
+        counted = None
+        if self._breaker.allow():
+            try:
+                counted = await self._hot.count(payment, caller=caller, claim=claim)
+            except (OSError, ValueError) as error:
+                self._breaker.failed()
+                self._failed(REDIS, error)
+            else:
+                self._breaker.succeeded()
+        else:
+            self._hot.count_later(payment, caller=caller, claim=claim)
+        return self._defaults(payment, counted)
 
     async def _read_cold(self, payment: Transaction) -> OnlineFeatures | None:
         if self._cold is None:
@@ -84,11 +101,12 @@ class Ladder:
 
     def without_stores(self, payment: Transaction, *, caller: str, claim: bytes) -> OnlineFeatures:
         """What is known of a payment when nobody is waited for; velocity counts it all the same."""
-        self._hot.count(payment, caller=caller, claim=claim)
+        self._hot.count_later(payment, caller=caller, claim=claim)
         return self._defaults(payment)
 
-    def _defaults(self, payment: Transaction) -> OnlineFeatures:
+    def _defaults(self, payment: Transaction, counted: Counted | None = None) -> OnlineFeatures:
         """Velocity is unknown, and so is when the user paid last: attempts since the snapshot may be missing."""
+        epoch = counted.epoch if counted else None
         return OnlineFeatures(
             user_row=None,
             merchant_row=None,
@@ -98,13 +116,13 @@ class Ladder:
             known_devices=None,
             last_effective_time=None,
             velocity=_UNKNOWN_VELOCITY,
-            user_effective_time=payment.event_time,
-            merchant_effective_time=payment.event_time,
+            user_effective_time=counted.user_effective_time if counted else payment.event_time,
+            merchant_effective_time=counted.merchant_effective_time if counted else payment.event_time,
             user_snapshot=None,
             merchant_snapshot=None,
-            epoch=None,
-            complete_since=None,
+            epoch=epoch.epoch if epoch else None,
+            complete_since=epoch.complete_since if epoch else None,
             duplicate=False,
-            standing=b"",
+            standing=counted.standing if counted else None,
             served_by={"user_features": DEFAULT, "merchant_features": DEFAULT},
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from fraud_platform.online import velocity
-from fraud_platform.online.attempt import Kept
+from fraud_platform.online.attempt import Attempt
 from fraud_platform.online.standalone import Server
 
 AT_RISK_US = 5_000_000
@@ -38,12 +38,12 @@ class Recount:
         self._folder = folder
         self._path = folder / f"uncounted-{os.getpid()}-{uuid.uuid4().hex}"
         self._mark: IO[bytes] | None = None
-        self._waiting: deque[Kept] = deque()
-        self._sent: deque[tuple[int, Kept]] = deque()
+        self._waiting: deque[Attempt] = deque()
+        self._sent: deque[tuple[int, Attempt]] = deque()
         self._overflowed = False
         self._delivering = asyncio.Lock()
 
-    def keep(self, kept: Kept, at: int, *, connected: bool) -> None:
+    def keep(self, kept: Attempt, at: int, *, connected: bool) -> None:
         """Keep what is being sent, or cannot be; forget what is safe by now. at: UTC microseconds."""
         if connected:
             self._sent.append((at, kept))

@@ -11,7 +11,7 @@ import hiredis
 import msgspec
 
 from fraud_platform.online import velocity
-from fraud_platform.online.attempt import Attempt, Kept, Keyed
+from fraud_platform.online.attempt import Attempt, Keyed
 from fraud_platform.online.decision_key import CLAIM_SCRIPT, SETTLE_SCRIPT
 from fraud_platform.online.wire import Reply, StoreError, Wire, command
 
@@ -47,11 +47,11 @@ class Server(Protocol):
 
     async def command(self, keyed: Keyed) -> Reply: ...
 
-    def post(self, kept: Kept) -> None:
+    def post(self, attempt: Attempt) -> None:
         """Send without waiting for the outcome, where there is a connection."""
         ...
 
-    async def deliver(self, kept: Sequence[Kept]) -> bool:
+    async def deliver(self, attempts: Sequence[Attempt]) -> bool:
         """Send again, in this order; False where some of it found no server. For `catch_up`."""
         ...
 
@@ -125,14 +125,14 @@ class Standalone:
             raise StoreError(str(reply)) from reply
         return reply
 
-    def post(self, kept: Kept) -> None:
+    def post(self, attempt: Attempt) -> None:
         """`Server.post`."""
         if self._wire.ready:
-            self._wire.send(*_payload([kept]))
+            self._wire.send(*_payload([attempt]))
 
-    async def deliver(self, kept: Sequence[Kept]) -> bool:
+    async def deliver(self, attempts: Sequence[Attempt]) -> bool:
         """`Server.deliver`. Raises hiredis.ReplyError for what the server refuses."""
-        replies = await self._wire.deliver(*_payload(kept))
+        replies = await self._wire.deliver(*_payload(attempts))
         refused = next((reply for reply in replies if isinstance(reply, hiredis.ReplyError)), None)
         if refused is not None:
             raise refused
@@ -151,6 +151,6 @@ class Standalone:
         await self._catch_up(self)
 
 
-def _payload(kept: Sequence[Kept]) -> tuple[bytes, int]:
-    commands = [each.call() if isinstance(each, Attempt) else each for each in kept]
+def _payload(attempts: Sequence[Attempt]) -> tuple[bytes, int]:
+    commands = [attempt.call() for attempt in attempts]
     return b"".join([each.payload for each in commands]), len(commands)

@@ -7,17 +7,17 @@ start (`features.vector`).
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.online import layout, velocity
-from fraud_platform.online.attempt import Attempt, Kept, Keyed, settlement
+from fraud_platform.online.attempt import Attempt, Keyed, settlement
 from fraud_platform.online.cluster import Cluster
 from fraud_platform.online.decision_key import CLAIM, decision_key
 from fraud_platform.online.packed import MERCHANT_VECTOR, PROJECT, USER_VECTOR, VECTOR, PackedView
@@ -25,7 +25,7 @@ from fraud_platform.online.recount import Recount
 from fraud_platform.online.rows import Row, RowReader
 from fraud_platform.online.shards import is_cluster
 from fraud_platform.online.snapshot_record import decode_record, record_key
-from fraud_platform.online.standalone import Server, Standalone
+from fraud_platform.online.standalone import Asked, Server, Standalone
 from fraud_platform.online.wire import command
 from fraud_platform.schema import Transaction
 
@@ -52,9 +52,19 @@ class OnlineFeatures(msgspec.Struct, frozen=True, kw_only=True):
     complete_since: int | None
     duplicate: bool
     """Velocity has counted this payment before."""
+    standing: bytes | None
+    """What was found as the payment's decision: nothing, a claim, or a record; None where nobody could be asked."""
+    served_by: dict[str, str]
+
+
+class Counted(NamedTuple):
+    """An attempt that was counted while no features were read."""
+
+    user_effective_time: int
+    merchant_effective_time: int
+    epoch: velocity.Epoch | None
     standing: bytes
     """What was found as the payment's decision: nothing, a claim, or a record."""
-    served_by: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,8 @@ class OnlineStore:
         nothing = {s: np.full(len(CATALOGUE.of(s)), np.nan, np.float32) for s in ("user", "merchant")}
         self.medians = default_medians or nothing
         """Used when no snapshot can be read."""
+        self.reconnected: Callable[[], None] = lambda: None
+        """Called when a server is back that may have lost its last seconds."""
         self._records = [_get(record_key(view, prefix)) for view in (USER_VECTOR, MERCHANT_VECTOR)]
 
     @property
@@ -125,18 +137,9 @@ class OnlineStore:
         write: False counts nothing (what-if). claim: makes the payment the caller's to decide, and finds the decision
         that stands. Raises StoreError when the store does not answer.
         """
-        attempt = Attempt(payment, caller, self._prefix, write, claim)
-        if write:
-            # kept before it is sent: whether a lost answer was counted, only asking again will tell
-            self._keep(attempt, payment.received_at)
         rows = (_USER.call(payment.user_id, self._prefix), _MERCHANT.call(payment.merchant_id, self._prefix))
-        asked = await self._server.ask(attempt, (*rows, *self._records))
+        asked = await self._ask(Attempt(payment, caller, self._prefix, write, claim), (*rows, *self._records))
         epoch = asked.epoch
-        if epoch is None and write:
-            # velocity was lost: from now on it is counted anew, and this answer's windows stay null either way
-            since = velocity.complete_after(payment.received_at)
-            new = velocity.Epoch(epoch=uuid.uuid4().hex, complete_since=since)
-            await self._server.begin_epoch(attempt, new)
         user_hash, merchant_hash, user_record, merchant_record = asked.reads
         user_velocity = velocity.parse(asked.user)
         merchant_velocity = velocity.parse(asked.merchant)
@@ -164,25 +167,45 @@ class OnlineStore:
             served_by={"user_features": user.served_by, "merchant_features": merchant.served_by},
         )
 
-    def count(self, payment: Transaction, *, caller: str, claim: bytes) -> None:
-        """Count an attempt that is decided without its features; waits for nothing. Without Redis: when it is back."""
-        self._post(Attempt(payment, caller, self._prefix, True, claim), payment.received_at)
+    async def count(self, payment: Transaction, *, caller: str, claim: bytes) -> Counted:
+        """`read` of what stands and of nothing else: for a payment that is decided without its features. Raises
+        StoreError."""
+        asked = await self._ask(Attempt(payment, caller, self._prefix, True, claim), ())
+        return Counted(
+            user_effective_time=velocity.parse(asked.user).effective_time,
+            merchant_effective_time=velocity.parse(asked.merchant).effective_time,
+            epoch=asked.epoch,
+            standing=asked.standing,
+        )
+
+    def count_later(self, payment: Transaction, *, caller: str, claim: bytes) -> None:
+        """Count an attempt and wait for nothing. Without Redis: when it is back."""
+        attempt = Attempt(payment, caller, self._prefix, True, claim)
+        self._keep(attempt)
+        self._server.post(attempt)
+
+    async def _ask(self, attempt: Attempt, reads: Sequence[Keyed]) -> Asked:
+        if attempt.write:
+            # kept before it is sent: whether a lost answer was counted, only asking again will tell
+            self._keep(attempt)
+        asked = await self._server.ask(attempt, reads)
+        if asked.epoch is None and attempt.write:
+            # velocity was lost: from now on it is counted anew, and this answer's windows stay null either way
+            since = velocity.complete_after(attempt.payment.received_at)
+            new = velocity.Epoch(epoch=uuid.uuid4().hex, complete_since=since)
+            await self._server.begin_epoch(attempt, new)
+        return asked
 
     async def find(self, caller: str, transaction_id: str) -> bytes | None:
         """The record that stands as the decision on a payment, or None. Raises StoreError."""
         found: bytes | None = await self._server.command(_get(decision_key(caller, transaction_id, self._prefix)))
         return None if found is None or found.startswith(CLAIM) else found
 
-    async def settle(self, caller: str, transaction_id: str, record: bytes) -> bytes:
-        """Make a record the decision unless another stands; returns the one that stands. Raises StoreError."""
-        settling = settlement(caller, transaction_id, self._prefix, record)
-        self._keep(settling, self._clock())
-        reply = await self._server.command(settling)
+    async def settle(self, caller: str, transaction_id: str, record: bytes, *, replacing: bytes = b"") -> bytes:
+        """Make a record the decision where none stands, or where `replacing` stands; returns the one that stands then,
+        the very object `record` where it is that. Raises StoreError."""
+        reply = await self._server.command(settlement(caller, transaction_id, self._prefix, record, replacing))
         return record if reply is None else bytes(reply)
-
-    def post(self, caller: str, transaction_id: str, record: bytes) -> None:
-        """`settle` without waiting for the outcome. Without Redis: when it is back."""
-        self._post(settlement(caller, transaction_id, self._prefix, record), self._clock())
 
     async def snapshots(self) -> dict[str, date | None]:
         """The snapshot in force per packed view; None where none is. Raises StoreError when Redis does not answer."""
@@ -197,16 +220,13 @@ class OnlineStore:
         """Close the connection."""
         await self._server.close()
 
-    def _keep(self, kept: Kept, at: int) -> None:
+    def _keep(self, attempt: Attempt) -> None:
         if self._recount is not None:
-            self._recount.keep(kept, at, connected=self._server.ready)
-
-    def _post(self, kept: Kept, at: int) -> None:
-        self._keep(kept, at)
-        self._server.post(kept)
+            self._recount.keep(attempt, attempt.payment.received_at, connected=self._server.ready)
 
     async def _catch_up(self, server: Server) -> bool:
         """Send whatever the server may have lost or missed."""
+        self.reconnected()
         return self._recount is None or await self._recount.deliver(server, self._clock)
 
 

@@ -240,7 +240,7 @@ class _World:
 
     def _logged(self) -> list[Any]:
         table = LogTable(self.lake)
-        return [(day, sorted(table.decision_ids(day))) for day in table.days()]
+        return [(day, sorted(table.log_keys(day))) for day in table.days()]
 
     @contextmanager
     def _service(self) -> Iterator[Server]:

@@ -28,6 +28,7 @@ class FaultyServer:
         self.times = 10**9
         self.delay = 0.05
         self.report_status = 202
+        self.report_body: dict[str, Any] = {"detail": "as asked"}
         self.predicted: list[dict[str, Any]] = []
         self.reported: list[dict[str, Any]] = []
         self.headers: list[str] = []
@@ -55,7 +56,7 @@ class FaultyServer:
         if head.startswith("POST /v1/report"):
             if self.report_status == 202:
                 self.reported.append(body)
-            await self._write(writer, self.report_status, {"detail": "as asked"})
+            await self._write(writer, self.report_status, self.report_body)
             return True
         self.predicted.append(body)
         self.headers.append(head)

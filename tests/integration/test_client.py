@@ -236,6 +236,30 @@ def test_what_the_service_will_never_take_is_put_aside(server: FaultyServer, tmp
     assert json.loads(aside.read_text())["payment"]["transaction_id"] == "t-1"
 
 
+def test_a_report_that_another_decision_stands_before_is_not_sent_again(server: FaultyServer, tmp_path: Path) -> None:
+    server.fault, server.report_status = "503", 409
+    server.report_body = {"type": "urn:fraud-platform:problem:already-decided"}
+    with client(server, outbox=tmp_path, deadline=0.05) as asking:
+        asking.decide(payment())
+        done = asking.report()
+        assert (done.taken, done.rejected) == (1, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_rules_do_not_contradict_what_the_service_or_they_said(server: FaultyServer, tmp_path: Path) -> None:
+    with client(server, outbox=tmp_path, deadline=0.05) as asking:
+        told = asking.decide(payment(1, amount=Decimal("20000.10")))
+        assert told.by_client is None
+        server.fault = "503"
+        again = asking.decide(payment(1, amount=Decimal("20000.1")))
+        assert (again.decision, again.score) == (told.decision, told.score)
+        assert again.by_client == "http_503"
+        first, second = (asking.decide(payment(2)) for _ in range(2))
+        assert first.decision == second.decision
+        lines = [line for path in tmp_path.glob("payments-*.jsonl") for line in path.read_text().splitlines()]
+        assert len(lines) == 1, "what the rules decided is one decision, and reported once"
+
+
 def test_a_killed_process_loses_no_decision_and_the_next_one_reports_it(server: FaultyServer, tmp_path: Path) -> None:
     code = f"""
 import os, sys

@@ -14,6 +14,8 @@ import redis
 from service_kit import USERS, fill_online_store, free_port
 
 from fraud_platform.decision.breaker import CircuitBreaker
+from fraud_platform.decision.identity import Decisions
+from fraud_platform.inference_log.record import DecisionRecord, decode_record, encode_record
 from fraud_platform.online import recount as recount_module
 from fraud_platform.online import velocity
 from fraud_platform.online import wire as wire_module
@@ -23,6 +25,7 @@ from fraud_platform.online.recount import Recount
 from fraud_platform.online.store import OnlineFeatures, OnlineStore
 from fraud_platform.online.wire import StoreError, Wire
 from fraud_platform.schema import Transaction
+from tests.record_kit import record
 
 DEADLINE = 0.05
 HOUR_COUNT = [f.name for f in velocity.CATALOGUE.of("velocity")].index("user_txn_count_1h")
@@ -170,26 +173,50 @@ async def test_an_attempt_in_the_very_turn_of_a_loss_is_kept_and_counted(server:
     link.abort("lost")
     # whoever keeps the connection has not had its turn yet
     assert not store.connected
-    store.count(payment("t-1"), caller="c", claim=b"claim:x")
-    store.post("c", "t-1", b"a record")
+    store.count_later(payment("t-1"), caller="c", claim=b"claim:x")
     with pytest.raises(StoreError):
         await read(store, "t-2")
     await until(lambda: store.connected)
     assert await counted(store) == 3
-    assert await store.find("c", "t-1") == b"a record"
 
 
 async def test_a_decision_of_the_outage_stands_when_the_server_is_back(server: Server, store: OnlineStore) -> None:
+    marks: list[DecisionRecord] = []
+    decisions = Decisions(store, lambda: time.time_ns() // 1_000, marks.append, lambda: None)
+    settling = asyncio.create_task(decisions.run())
     server.kill()
     await until(lambda: not store.connected)
+    told = [record("t-1"), record("t-2")]
+    kept, _ = await decisions.settle(told[0], encode_record(told[0]))
+    assert kept.unsettled
+    decisions.settle_later(told[1])
     with pytest.raises(StoreError):
-        await store.settle("c", "t-1", b"a record")
-    store.post("c", "t-2", b"another")
-    with pytest.raises(StoreError):
-        await store.find("c", "t-1")
+        await store.find("default", "t-1")
     server.start()
-    await until(lambda: store.connected)
-    assert [await store.find("c", name) for name in ("t-1", "t-2", "t-3")] == [b"a record", b"another", None]
+    await until(lambda: store.connected and decisions.unsettled == 0)
+    found = [await store.find("default", name) for name in ("t-1", "t-2", "t-3")]
+    assert [None if each is None else decode_record(each).decision_id for each in found] == [
+        told[0].decision_id, told[1].decision_id, None,
+    ]  # fmt: skip
+    assert marks == []
+    settling.cancel()
+
+
+async def test_a_record_is_replaced_only_by_who_names_it(server: Server, store: OnlineStore) -> None:
+    assert await store.settle("c", "t-1", b"one") == b"one"
+    assert await store.settle("c", "t-1", b"two") == b"one"
+    assert await store.settle("c", "t-1", b"two", replacing=b"three") == b"one"
+    assert await store.settle("c", "t-1", b"two", replacing=b"one") == b"two"
+    assert await store.find("c", "t-1") == b"two"
+
+
+async def test_what_stands_is_told_without_any_feature_being_read(server: Server, store: OnlineStore) -> None:
+    paid = payment("t-1")
+    first = await store.count(paid, caller="c", claim=b"claim:x")
+    assert (first.standing, first.user_effective_time) == (b"", paid.event_time)
+    await store.settle("c", "t-1", b"a record")
+    assert (await store.count(paid, caller="c", claim=b"claim:x")).standing == b"a record"
+    assert await counted(store) == 1
 
 
 async def test_the_first_claim_stands_and_another_body_counts_nowhere(server: Server, store: OnlineStore) -> None:
@@ -252,7 +279,7 @@ async def test_more_attempts_than_are_kept_begin_a_new_epoch(
     server.kill()
     await until(lambda: not store.connected)
     for n in range(1, 30):
-        store.count(payment(f"t-{n}"), caller="c", claim=b"claim:x")
+        store.count_later(payment(f"t-{n}"), caller="c", claim=b"claim:x")
     server.start()
     await until(lambda: store.connected)
     assert (await read(store, "t-99")).epoch not in (None, "test")
@@ -307,7 +334,7 @@ async def test_what_a_long_outage_has_left_is_delivered_however_long_that_takes(
     server.kill()
     await until(lambda: not store.connected)
     for n in range(12_000):
-        store.count(payment(f"t-{n}"), caller="c", claim=b"claim:x")
+        store.count_later(payment(f"t-{n}"), caller="c", claim=b"claim:x")
     # shorter than delivering takes: what bounds connecting must not bound that
     monkeypatch.setattr(wire_module, "_CONNECT_SECONDS", 0.2)
     monkeypatch.setattr(recount_module, "AT_RISK_US", 100_000)

@@ -25,10 +25,10 @@ from fraud_platform.inference_log.spool import SpoolWriter, read_spool
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake, open_lake
 from fraud_platform.settings import Settings
+from tests.engine_kit import NOW, MemoryFeatures, World, body
 from tests.integration.service_kit import publish_small_model
 from tests.monitoring_kit import log_decisions, write_training_day
 from tests.record_kit import append
-from tests.unit.test_decision_engine import NOW, MemoryFeatures, World, body
 
 DAY = datetime.fromtimestamp(NOW // 1_000_000, UTC).date()
 
@@ -122,7 +122,9 @@ async def test_whatever_was_altered_is_named(settings: Settings) -> None:
     assert differing(settings, record, reason="high_amount_fallback") == ["reason"]
     assert differing(settings, record, event_time=record.event_time + 3_600_000_000) == ["event_time", "hour_of_day"]
     other = msgspec.structs.replace(record.request, channel="pos")
-    assert differing(settings, record, request=other) == ["request_hash", "is_online"]
+    assert differing(settings, record, request=other) == ["is_online"]
+    another = msgspec.structs.replace(record.request, merchant_id="another")
+    assert differing(settings, record, request=another) == ["request_hash"]
 
 
 async def test_one_bit_of_a_rebuilt_value_is_a_difference_and_so_is_a_null(settings: Settings) -> None:

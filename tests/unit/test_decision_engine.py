@@ -4,254 +4,25 @@ import asyncio
 import dataclasses
 import json
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import date
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from fraud_platform.currency import Rates
-from fraud_platform.decision.breaker import CircuitBreaker
 from fraud_platform.decision.budget import Budget
-from fraud_platform.decision.engine import DecisionEngine
-from fraud_platform.decision.explain import Explainer
-from fraud_platform.decision.faults import FaultLog
-from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.policy import FOREVER, POLICY_SENTENCES, Listed, Policy, decide
 from fraud_platform.decision.request import parse_payment
 from fraud_platform.decision.rules import RULE_SENTENCES, FallbackRules
-from fraud_platform.decision.serving_model import ServingModel
 from fraud_platform.features.catalogue import CATALOGUE
-from fraud_platform.inference_log.record import DecisionRecord, decode_record
-from fraud_platform.inference_log.table import LogTable
-from fraud_platform.lake import Lake
-from fraud_platform.model.calibration import UNCALIBRATED
-from fraud_platform.online.decision_key import CLAIM, claim
-from fraud_platform.online.wire import StoreError
-from fraud_platform.schema import Transaction
-
-NOW = 1_795_435_200_000_000
-PAYMENT: dict[str, Any] = {
-    "transaction_id": "t-1",
-    "user_id": "u-1",
-    "merchant_id": "m-1",
-    "amount": 42.5,
-    "country": "DE",
-    "timestamp": "2026-11-23T12:00:00Z",
-}
-
-
-AS_SET = Budget(budget_ms=100, network_ms=5, read_deadline_ms=20, request_features_ms=10, model_ms=30, log_ms=5)
-"""The settings' defaults."""
-UNLIMITED = Budget(
-    budget_ms=10**7, network_ms=0, read_deadline_ms=10**6, request_features_ms=10**6, model_ms=10**6, log_ms=10**6
-)
-"""For tests whose machine may stall at any moment."""
-
-
-def body(**changes: Any) -> bytes:
-    return json.dumps({**PAYMENT, **changes}).encode()
-
-
-@dataclass
-class MemoryRedis:
-    """Decisions and claims as the scripts keep them; shared by the workers."""
-
-    values: dict[tuple[str, str], bytes] = field(default_factory=dict)
-    down: bool = False
-
-    def stand(self, caller: str, transaction_id: str, claim: bytes) -> bytes:
-        """What stands; nothing when the claim is the first."""
-        found = self.values.setdefault((caller, transaction_id), claim)
-        return b"" if found is claim else found
-
-    async def find(self, caller: str, transaction_id: str) -> bytes | None:
-        await self._asked()
-        found = self.values.get((caller, transaction_id), CLAIM)
-        return None if found.startswith(CLAIM) else found
-
-    async def settle(self, caller: str, transaction_id: str, record: bytes) -> bytes:
-        await self._asked()
-        self.post(caller, transaction_id, record)
-        return self.values[caller, transaction_id]
-
-    def post(self, caller: str, transaction_id: str, record: bytes) -> None:
-        if self.values.get((caller, transaction_id), CLAIM).startswith(CLAIM):
-            self.values[caller, transaction_id] = record
-
-    async def _asked(self) -> None:
-        await asyncio.sleep(0)
-        if self.down:
-            raise StoreError("no connection to Redis")
-
-
-@dataclass
-class MemoryFeatures:
-    """Counts attempts as velocity does; an entity nobody knows."""
-
-    redis: MemoryRedis
-    counted: set[tuple[str, str]] = field(default_factory=set)
-    reads: list[bool] = field(default_factory=list)
-    failing: bool = False
-    source: str = "redis"
-    wait: float = 0
-
-    async def read(self, payment: Transaction, *, caller: str, write: bool, claim: bytes) -> Any:
-        self.reads.append(write)
-        if self.failing:
-            raise ConnectionError("redis://secret@host is gone")
-        standing = b""
-        if write:
-            standing = self.redis.stand(caller, payment.transaction_id, claim)
-            self.counted.add((caller, payment.transaction_id))
-        await asyncio.sleep(self.wait)
-        return self._read(payment, standing, self.source)
-
-    def without_stores(self, payment: Transaction, *, caller: str, claim: bytes) -> Any:
-        self.counted.add((caller, payment.transaction_id))
-        return self._read(payment, b"", "default")
-
-    def _read(self, payment: Transaction, standing: bytes, source: str) -> Any:
-        return SimpleNamespace(
-            user_row=None,
-            merchant_row=None,
-            user_medians=np.full(17, 3, np.float32),
-            merchant_medians=np.full(10, 4, np.float32),
-            known_countries=None,
-            known_devices=None,
-            last_effective_time=None,
-            velocity=np.full(11, np.nan),
-            user_effective_time=payment.event_time,
-            merchant_effective_time=payment.event_time + 7,
-            user_snapshot="2026-11-22",
-            merchant_snapshot=None,
-            epoch="e-1",
-            complete_since=5,
-            duplicate=False,
-            standing=standing,
-            served_by={"user_features": source, "merchant_features": "redis"},
-        )
-
-
-@dataclass
-class FixedModel:
-    """Scores what it is told, as trees, as logistic regression and as XGBoost, and remembers what it saw."""
-
-    value: float
-    vectors: list[Any] = field(default_factory=list)
-    broken: bool = False
-
-    def margins(self, vectors: Any) -> Any:
-        if self.broken:
-            raise RuntimeError("the trees are broken")
-        self.vectors.append(vectors.copy())
-        return np.full(len(vectors), math.log(self.value / (1 - self.value)))
-
-    def score(self, vectors: Any) -> Any:
-        return np.full(len(vectors), self.value)
-
-    def explain(self, vector: Any) -> Any:
-        self.vectors.append(vector.copy())
-        contributions = np.zeros(50)
-        contributions[[0, 38, 5, 49, 1, 2]] = [0.1, -3, 0.5, 2, -0.2, 0.01]
-        return SimpleNamespace(base_value=-2.0, margin=-2.59, score=self.value, contributions=contributions)
-
-
-@dataclass
-class MemoryRecorder:
-    """Keeps records, or has a full disk."""
-
-    records: list[DecisionRecord] = field(default_factory=list)
-    full: bool = False
-
-    def append(self, day: date, payload: bytes) -> None:
-        if self.full:
-            raise OSError("No space left on device")
-        record = decode_record(payload)
-        assert record.day == day
-        self.records.append(record)
-
-
-class CountingMeter:
-    """Counts."""
-
-    def __init__(self) -> None:
-        self.decisions: Counter[tuple[str, bool]] = Counter()
-        self.failures: Counter[str] = Counter()
-        self.stages: set[str] = set()
-        self.overruns: Counter[str] = Counter()
-
-    def decided(self, record: DecisionRecord, repeated: bool) -> None:
-        self.decisions[record.decision, repeated] += 1
-
-    def took(self, stage: str, seconds: float) -> None:
-        self.stages.add(stage)
-
-    def overran(self, stage: str) -> None:
-        self.overruns[stage] += 1
-
-    def failed(self, stage: str) -> None:
-        self.failures[stage] += 1
-
-
-def model(score: float, fallback: float = 0.5) -> Any:
-    trees, regression = FixedModel(score), FixedModel(fallback)
-    parts: Any = (trees, UNCALIBRATED, regression, trees)
-    return ServingModel("fraud-detector/7", "f" * 64, *parts, {})
-
-
-@dataclass
-class World:
-    """Everything around an engine, and further engines on the same Redis as other workers have."""
-
-    home: Path
-    redis: MemoryRedis = field(default_factory=MemoryRedis)
-    features: MemoryFeatures = field(init=False)
-    recorder: MemoryRecorder = field(default_factory=MemoryRecorder)
-    meter: CountingMeter = field(default_factory=CountingMeter)
-    now: int = NOW
-    policy: Policy = field(default_factory=lambda: Policy(0.7, 0.4, 3))
-    explainers: list[Explainer] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.features = MemoryFeatures(self.redis)
-
-    def engine(
-        self, score: float | None = 0.1, capacity: int = 100, budget: Budget = UNLIMITED, release_share: float = 0
-    ) -> DecisionEngine:
-        shared: dict[str, Any] = {
-            "features": self.features,
-            "decisions": Decisions(self.redis),
-            "rates": lambda: Rates("EUR", {}),
-            "base_currency": "EUR",
-        }
-        log = LogTable(Lake(str(self.home / "lake")))
-        explainer = Explainer(home=self.home, log=log, search_days=3, **shared)
-        self.explainers.append(explainer)
-        return DecisionEngine(
-            model=None if score is None else model(score),
-            model_breaker=CircuitBreaker("champion", lambda: 0.0),
-            policy=self.policy,
-            recorder=self.recorder,
-            explainer=explainer,
-            meter=self.meter,
-            faults=FaultLog(lambda: self.now, self.meter.failed),
-            clock=lambda: self.now,
-            budget=budget,
-            capacity=capacity,
-            release_share=release_share,
-            release_seed=7,
-            **shared,
-        )
+from fraud_platform.online.decision_key import claim
+from tests.engine_kit import AS_SET, NOW, PAYMENT, UNLIMITED, World, body
 
 
 @pytest.fixture
@@ -327,7 +98,7 @@ async def test_another_body_under_the_same_id_is_a_conflict(world: World) -> Non
     await engine.decide(body(), "default")
     answer = await engine.decide(body(amount=43), "default")
     assert (answer.status, answer.content_type) == (409, b"application/problem+json")
-    assert json.loads(answer.body)["field"] == "transaction_id"
+    assert json.loads(answer.body)["field"] == "amount"
     assert len(world.recorder.records) == 1
 
 
@@ -610,7 +381,7 @@ async def test_a_report_is_written_down_counted_and_stands(world: World) -> None
         "decision_id": "0123456789abcdef" * 2, "decided_at": "2026-11-23T11:30:01Z", "decision": "allow",
         "reason": "service_unavailable_fallback", "cause": "timeout", "payment": PAYMENT,
     }  # fmt: skip
-    assert (await engine.report(json.dumps(report).encode(), "default")).status == 200
+    assert (await world.report(engine, report)).status == 200
     answer = json.loads((await engine.decide(body(), "default")).body)
     assert (answer["decision"], answer["reason"]) == ("allow", "service_unavailable_fallback")
     assert {record.decision_id for record in world.recorder.records} == {report["decision_id"]}
@@ -623,7 +394,7 @@ async def test_a_report_that_cannot_be_written_down_is_not_taken(world: World) -
         "decision_id": "0123456789abcdef" * 2, "decided_at": "2026-11-23T11:30:01Z", "decision": "allow",
         "reason": "service_unavailable_fallback", "cause": "timeout", "payment": PAYMENT,
     }  # fmt: skip
-    assert (await world.engine().report(json.dumps(report).encode(), "default")).status == 503
+    assert (await world.report(world.engine(), report)).status == 503
 
 
 @pytest.mark.parametrize(

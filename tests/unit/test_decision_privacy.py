@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fraud_platform.online.wire import StoreError
-from tests.unit.test_decision_engine import World, body
+from tests.engine_kit import World, body
 
 CANARIES = {
     "user_id": "canary-user",

@@ -19,7 +19,7 @@ from fraud_platform.decision.access import open_access
 from fraud_platform.decision.answer import PredictAnswer
 from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.policy_record import Entry, PolicyRecord, current_file, put_in_force
-from fraud_platform.decision.problem import Problem
+from fraud_platform.decision.problem import EarlierDecision, Problem
 from fraud_platform.decision.reported import parse_gateway_report
 from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.gateway import reporting
@@ -82,10 +82,32 @@ def test_an_answer_keeps_the_contract_and_is_kept_for_the_report_first(server: R
 def test_a_payment_that_comes_again_is_one_decision_and_another_s_is_another(
     server: RulesServer, tmp_path: Path
 ) -> None:
-    for caller in ("shop", "shop", "bank"):
-        server.decide(body(), caller)
-    one, again, other = (parse_gateway_report(line, "EUR")[1].decision_id for line in kept(tmp_path))
-    assert one == again != other
+    answers = [server.decide(body(), caller) for caller in ("shop", "shop", "bank")]
+    later = server.decide(body(timestamp="2026-11-23T10:00:04Z", amount=42.50), "shop")
+    assert answers[0] == answers[1] == later
+    one, other = (parse_gateway_report(line, "EUR")[1].decision_id for line in kept(tmp_path))
+    assert one != other
+
+
+def test_what_was_told_is_told_again_whatever_the_policy_says_now(server: RulesServer, tmp_path: Path) -> None:
+    first = server.decide(body(amount=10_000.01), "shop")
+    switched = PolicyRecord(
+        version=9, since=NOW, threshold=0.6, review_threshold=0.3, rule_high_amount=50, rule_cross_country_amount=40,
+        kill_switch="allow_all",
+    )  # fmt: skip
+    put_in_force(tmp_path, switched)
+    assert json.loads(server.decide(body(transaction_id="t-2"), "shop"))["policy_version"] == 9
+    assert server.decide(body(amount=10_000.01), "shop") == first
+
+
+def test_another_payment_under_an_id_that_was_decided_here_is_a_conflict(server: RulesServer) -> None:
+    server.decide(body(), "shop")
+    with pytest.raises(Problem) as caught:
+        server.decide(body(user_id="u-2"), "shop")
+    document = caught.value.document
+    assert (document.status, document.field) == (409, "user_id")
+    assert isinstance(document.earlier, EarlierDecision)
+    assert document.earlier.decision == "allow"
 
 
 @pytest.mark.parametrize(
@@ -112,8 +134,10 @@ def test_what_the_service_would_refuse_is_refused_and_not_kept(
 def test_the_kept_policy_is_followed_lists_kill_switch_and_limits(
     server: RulesServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    numbers = iter(range(100))
+
     def decided(**changes: Any) -> tuple[str, str, str, int]:
-        said = json.loads(server.decide(body(**changes), "shop"))
+        said = json.loads(server.decide(body(transaction_id=f"t-{next(numbers)}", **changes), "shop"))
         return said["decision"], said["reason"], said["served_by"]["model"], said["policy_version"]
 
     entry = Entry(kind="user", value="u-9", until=NOW + timedelta(seconds=1), why="stolen")

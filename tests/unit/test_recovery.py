@@ -146,7 +146,7 @@ def test_a_copy_of_a_home_shares_nothing_that_either_can_change(home: Settings, 
     LogTable(theirs).merge(DAY)
     theirs.write_record("dataset", {"first_day": "other"})
     append_change(copy.home, Change(at=NOW, who="drill", why="drill", to="fraud-detector-2"))
-    assert LogTable(lake).decision_ids(DAY) == {one.decision_id}
+    assert LogTable(lake).log_keys(DAY) == {one.decision_id}
     assert lake.read_record("dataset") == {"first_day": "2026-11-01"}
     assert len(read_ledger(home.home)) == 1
     with pytest.raises(DrillError, match="exists"):
