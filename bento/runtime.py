@@ -40,6 +40,7 @@ from fraud_platform.decision.problem import unauthorized
 from fraud_platform.decision.rates import LakeRates
 from fraud_platform.decision.report_desk import ReportDesk
 from fraud_platform.decision.serving_model import ServingModel, kept_releases, load_model, load_newest
+from fraud_platform.inference_log.neighbours import Neighbours
 from fraud_platform.inference_log.record import DecisionRecord, encode_record
 from fraud_platform.inference_log.recorder import PatientRecorder
 from fraud_platform.inference_log.spool import SpoolWriter, left_unsettled
@@ -143,6 +144,7 @@ class Runtime:
         )
         name = f"{os.getpid()}-{clock()}"
         self._spool = SpoolWriter(settings.home, name)
+        self._neighbours = Neighbours(settings.home, name)
         self._recorder = PatientRecorder(self._spool, meter.dropped)
         self._labels = FeedbackWriter(settings.home, name)
         lake = open_lake(settings)
@@ -161,7 +163,11 @@ class Runtime:
         of_redis, of_postgres, of_champion = self._breakers
         features = Ladder(self._store, of_redis, self._faults.report, cold=(self._cold, of_postgres))
         self._decisions = decisions = Decisions(
-            self._store, clock, self._supersede, lambda: self._faults.report("settle", RuntimeError("too many wait"))
+            self._store,
+            clock,
+            self._supersede,
+            given_up=lambda: self._faults.report("settle", RuntimeError("too many decisions wait for the store")),
+            neighbours=self._told_beside,
         )
         self._store.reconnected = decisions.settle_recent_again
         maker = DecisionMaker(
@@ -362,6 +368,14 @@ class Runtime:
             except Exception as error:  # noqa: BLE001 - counted, logged, tried again: what was told has to meet the store
                 self._faults.report("settle", error)
                 await asyncio.sleep(STANDING_SECONDS)
+
+    def _told_beside(self, caller: str, transaction_id: str) -> bytes | None:
+        """What another worker of this home told."""
+        try:
+            return self._neighbours.find(caller, transaction_id)
+        except (OSError, msgspec.MsgspecError) as error:
+            self._faults.report("spool", error)
+            return None
 
     def _supersede(self, record: DecisionRecord) -> None:
         """Keep the mark of a decision that was told and does not stand."""

@@ -38,7 +38,8 @@ class Decisions:
     """The decisions of the last day: the store's, and what this worker told. For one event loop.
 
     superseded: told of each decision, marked, that another turned out to stand in place of. given_up: told when one
-    that waits for the store is left to the lake. clock: UTC microseconds.
+    that waits for the store is left to the lake. neighbours(caller, transaction_id): what another worker of this home
+    told, its record encoded, or None. clock: UTC microseconds.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class Decisions:
         clock: Callable[[], int],
         superseded: Callable[[DecisionRecord], None],
         given_up: Callable[[], None],
+        neighbours: Callable[[str, str], bytes | None] = lambda _, __: None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._superseded = superseded
         self._given_up = given_up
+        self._neighbours = neighbours
         self._unsettled: OrderedDict[_Key, tuple[DecisionRecord, bytes]] = OrderedDict()
         self._told: OrderedDict[_Key, tuple[int, bytes]] = OrderedDict()
         self._waits = asyncio.Event()
@@ -67,12 +70,14 @@ class Decisions:
         return None if found is None else found[0]
 
     def recalled(self, caller: str, transaction_id: str) -> DecisionRecord | None:
-        """What this worker knows by itself to stand, or None: for when the store cannot be asked."""
+        """What is known here to stand, by this worker or by another of its home, or None: for when the store cannot be
+        asked."""
         waiting = self.waiting(caller, transaction_id)
         if waiting is not None:
             return waiting
         told = self._told.get((caller, transaction_id))
-        return None if told is None else decode_record(told[1])
+        payload = self._neighbours(caller, transaction_id) if told is None else told[1]
+        return None if payload is None else decode_record(payload)
 
     def remember(self, record: DecisionRecord, payload: bytes) -> None:
         """Know a decision that stands in the store. payload: the record encoded."""

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fraud_platform.inference_log.neighbours import Neighbours
 from fraud_platform.inference_log.record import (
     DecisionRecord,
     ServedBy,
@@ -21,7 +22,8 @@ from fraud_platform.inference_log.record import (
     encode_record,
     vector_bytes,
 )
-from fraud_platform.inference_log.spool import SpoolWriter, find_spooled, read_spool, spool_folder
+from fraud_platform.inference_log.spool import SpoolWriter, find_spooled, left_unsettled, read_spool, spool_folder
+from fraud_platform.processing import DUPLICATE_WINDOW_US
 from tests.record_kit import DAY, MIDNIGHT, append, record
 
 
@@ -170,3 +172,37 @@ def test_a_decision_is_found_by_caller_and_transaction_on_the_latest_day(tmp_pat
     assert find_spooled(tmp_path, "t-1", "default", until=date(2026, 11, 22), days=1) == [earlier]
     assert find_spooled(tmp_path, "t-1", "nobody", until=DAY, days=5) == []
     assert find_spooled(tmp_path, "t-1", "default", until=date(2026, 11, 26), days=3) == []
+
+
+def test_what_other_workers_wrote_is_found_as_they_write_it(tmp_path: Path) -> None:
+    mine, other, third = (SpoolWriter(tmp_path, name, segment_bytes=2_000) for name in ("1-1", "11-1", "2-1"))
+    neighbours = Neighbours(tmp_path, "1-1")
+    append(mine, record("t-1"))
+    append(other, record("t-2", caller="a"), record("t-2", caller="b", decision="block"))
+    assert neighbours.find("default", "t-1") is None, "its own it knows itself"
+    found = neighbours.find("b", "t-2")
+    assert found is not None
+    assert decode_record(found).decision == "block"
+    for number in range(20):
+        append(third, record(f"n-{number}"))
+    assert all(neighbours.find("default", f"n-{number}") for number in range(20))
+    append(other, record("t-2", caller="b", superseded_by="7" * 32))
+    assert neighbours.find("b", "t-2") is None, "it does not stand any more"
+    assert neighbours.find("a", "t-2") is not None
+    for path in spool_folder(tmp_path, DAY).glob("2-1-*"):
+        path.unlink()
+    assert neighbours.find("default", "n-3") is not None, "what was read is known when it is cut"
+    append(other, record("t-9"))
+    assert neighbours.find("default", "t-9") is not None
+
+
+def test_what_a_dead_worker_left_unsettled_is_found_once_and_only_that(tmp_path: Path) -> None:
+    writer = SpoolWriter(tmp_path, "1-1")
+    told = record("t-1", unsettled=True, decision_id="1" * 32)
+    gone = record("t-2", unsettled=True, decision_id="2" * 32)
+    append(writer, told, told, gone, record("t-3"), msgspec.structs.replace(gone, superseded_by="3" * 32))
+    append(writer, record("t-4", unsettled=True, decision_id="4" * 32, received_at=MIDNIGHT - DUPLICATE_WINDOW_US))
+    now = MIDNIGHT + 10
+    assert left_unsettled(tmp_path, now) == [], "its writer lives"
+    writer.close()
+    assert left_unsettled(tmp_path, now) == [(told, encode_record(told))]
