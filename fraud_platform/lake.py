@@ -187,10 +187,13 @@ class Lake:
         return file
 
     def read_file(self, path: str, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
-        """One file that `files` found. Raises FileNotFoundError, also where it was replaced while it was read."""
+        """One file that `files` found; a column that is younger than the file is left out. Raises FileNotFoundError, also
+        where it was replaced while it was read."""
         try:
             with self._fs[0].open(path, "rb") as file:
-                return pq.read_table(file, columns=list(columns), filters=where)
+                held = set(pq.read_schema(file).names)
+                file.seek(0)
+                return pq.read_table(file, columns=[name for name in columns if name in held], filters=where)
         except OSError as error:
             # s3fs reads a file by its ETag, piece by piece
             if error.errno == errno.EBUSY:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +23,10 @@ from fraud_platform.inference_log.record import (
     encode_record,
     vector_bytes,
 )
+from fraud_platform.inference_log.search import find_decision, the_decision
 from fraud_platform.inference_log.spool import SpoolWriter, find_spooled, left_unsettled, read_spool, spool_folder
+from fraud_platform.inference_log.table import LogTable, rows
+from fraud_platform.lake import Lake
 from fraud_platform.processing import DUPLICATE_WINDOW_US
 from tests.record_kit import DAY, MIDNIGHT, append, record
 
@@ -206,3 +210,47 @@ def test_what_a_dead_worker_left_unsettled_is_found_once_and_only_that(tmp_path:
     assert left_unsettled(tmp_path, now) == [], "its writer lives"
     writer.close()
     assert left_unsettled(tmp_path, now) == [(told, encode_record(told))]
+
+
+def test_the_log_reads_what_stands_and_keeps_what_was_told(tmp_path: Path) -> None:
+    """Marks that came later, in another part; decisions whose worker died before they met; two callers, two regions."""
+    log = LogTable(Lake(str(tmp_path)))
+    clear = record("t-0", decision_id="0" * 32)
+    lost = record("t-1", decision_id="1" * 32, decision="allow")
+    block = record("t-1", decision_id="2" * 32, decision="block", received_at=MIDNIGHT + 5)
+    by_rules = ServedBy(user_features="default", merchant_features="default", model="rules")
+    late = record("t-2", decision_id="3" * 32, decision="flag_for_review", served_by=by_rules, unsettled=True)
+    first = record("t-2", decision_id="4" * 32, received_at=MIDNIGHT + 7)
+    others = [
+        record("t-1", decision_id="5" * 32, caller="other"), record("t-1", decision_id="6" * 32, region="south"),
+    ]  # fmt: skip
+    told = [clear, lost, block, late, first, *others]
+    log.commit(rows([(one, encode_record(one)) for one in told]), {"b": {"0": b"1"}})
+    marked = msgspec.structs.replace(lost, superseded_by=block.decision_id)
+    for _ in range(2):
+        log.commit(rows([(marked, encode_record(marked))]), {})
+    for merged in (False, True):
+        if merged:
+            assert log.merge(DAY) == len(told)
+        standing = {one.decision_id for one in log.records(DAY)}
+        assert standing == {"0" * 32, "2" * 32, "4" * 32, "5" * 32, "6" * 32}
+        marks = {one.decision_id: one.superseded_by for one in log.records(DAY, told=True)}
+        assert marks == {one.decision_id: None for one in told} | {lost.decision_id: block.decision_id}
+        assert log.read(DAY, ["transaction_id"])["transaction_id"].to_pylist().count("t-2") == 1
+        assert log.log_keys(DAY) >= {marked.log_key, block.log_key}
+        assert marked.log_key != lost.log_key
+        found = find_decision(tmp_path, log, "t-1", "default", DAY, 3)
+        assert found is not None
+        assert found.decision_id == block.decision_id
+        assert the_decision(tmp_path, log, lost.decision_id).superseded_by == block.decision_id
+
+
+def test_a_day_written_before_there_were_marks_is_read(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    log = LogTable(lake)
+    one = record()
+    log.commit(rows([(one, encode_record(one))]), {"b": {"0": b"1"}})
+    (path,) = lake.files("inference_log", "*.parquet", DAY)
+    pq.write_table(pq.ParquetFile(path).read().drop_columns(["superseded_by"]), path)
+    assert log.log_keys(DAY) == {one.log_key}
+    assert [each.decision_id for each in log.records(DAY)] == [one.decision_id]
