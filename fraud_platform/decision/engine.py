@@ -313,6 +313,8 @@ class DecisionEngine:
             scored_by=None if scored is None else rung,
             propensity=propensity,
             region=self._region,
+            user_counted_since=online.user_counted_since,
+            merchant_counted_since=online.merchant_counted_since,
         )
 
     def _write(self, record: DecisionRecord, payload: bytes) -> None:

@@ -76,6 +76,11 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     where nothing was drawn."""
     region: str = ""
     """Where it was decided, and whose velocity counted it; empty: in the first region."""
+    user_counted_since: int | None = None
+    """From which effective time on velocity had counted every attempt of the user: 0, or the beginning of an epoch of
+    the user's own after a clock had jumped. None: not counted by velocity, or by an earlier rule of effective time."""
+    merchant_counted_since: int | None = None
+    """The same at the merchant."""
 
     @property
     def day(self) -> date:

@@ -3,8 +3,10 @@
 What belongs here: finding them, and which decisions have one in their windows. What does not: comparing (`skew`).
 
 A source may hold payments that the service never saw: velocity did not count them, the training set does. A payment
-decided while Redis was away was counted at an instant that nobody recorded. And a decision may be no training row, as a
-duplicate of another caller's transaction_id. Values of a decision with such an attempt in its windows differ by right.
+decided while Redis was away was counted at an instant that nobody recorded, and one that was decided under an earlier
+rule of effective time at another than training's. And a decision may be no training row, as a duplicate of another
+caller's transaction_id, or of a day to come, by a clock that was ahead. Values of a decision with such an attempt in its
+windows differ by right.
 """
 
 from bisect import bisect_right
@@ -67,16 +69,21 @@ class OneSided:
 def find_one_sided(lake: Lake, day: date, epoch: str, attempts: Sequence[Row]) -> OneSided:
     """The attempts that matter to decisions of `day` in one epoch of velocity.
 
-    attempts: `plain` rows of ATTEMPT, the decisions of the day and of the WINDOW_LOOKBACK_DAYS before it. What was
-    warmed up when the epoch began is on both sides.
+    attempts: `plain` rows of ATTEMPT, the decisions of the day, of the WINDOW_LOOKBACK_DAYS before it and of the day
+    after. What was warmed up when the epoch began is on both sides.
     """
     found, held = OneSided(), set()
-    counted = {_key(row) for row in attempts if row["epoch"] is not None}
+    counted = {_key(row): row for row in attempts if row["epoch"] is not None}
     warmed = warmed_until(lake, epoch)
     for row in _training_rows(lake, day):
         held.add(_key(row))
-        if _key(row) not in counted and (warmed is None or row["transaction_date"] > warmed):
+        served = counted.get(_key(row))
+        if served is None:
+            if warmed is None or row["transaction_date"] > warmed:
+                found.add(row)
+        elif served["epoch"] == epoch and any(served[time] != row[time] for time in _TIMES):
             found.add(row)
+            found.add(served)
     for row in attempts:
         if row["epoch"] == epoch and _key(row) not in held:
             found.add(row)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from fraud_platform.online import velocity
-from fraud_platform.online.attempt import Kept
+from fraud_platform.online.attempt import Attempt, Kept
 from fraud_platform.online.standalone import Server
 
 AT_RISK_US = 5_000_000
@@ -74,7 +74,8 @@ class Recount:
         # it grows at its end meanwhile: whoever decides without Redis keeps adding
         while self._waiting:
             chunk = list(islice(self._waiting, _CHUNK))
-            complete &= await server.deliver(chunk)
+            now = clock()
+            complete &= await server.deliver([each.late(now) if isinstance(each, Attempt) else each for each in chunk])
             for kept in chunk:
                 # unless it was given up meanwhile, there being too many
                 if self._waiting and self._waiting[0] is kept:

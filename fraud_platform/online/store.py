@@ -50,6 +50,9 @@ class OnlineFeatures(msgspec.Struct, frozen=True, kw_only=True):
     merchant_snapshot: str | None
     epoch: str | None
     complete_since: int | None
+    user_counted_since: int | None = None
+    """From which effective time on every attempt of the user is counted: 0 unless a clock jumped; None: not by Redis."""
+    merchant_counted_since: int | None = None
     duplicate: bool
     """Velocity has counted this payment before."""
     standing: bytes
@@ -159,6 +162,8 @@ class OnlineStore:
             merchant_snapshot=merchant.snapshot,
             epoch=epoch.epoch if epoch else None,
             complete_since=epoch.complete_since if epoch else None,
+            user_counted_since=user_velocity.since,
+            merchant_counted_since=merchant_velocity.since,
             duplicate=user_velocity.duplicate,
             standing=asked.standing,
             served_by={"user_features": user.served_by, "merchant_features": merchant.served_by},
