@@ -59,13 +59,17 @@ class Counters:
 
     def count(self, event: int, received: int) -> int:
         """The attempt's effective time, by the rule in words: after the one before, and at most a second ahead of
-        receipt; else, and where the clock has come to a time at which attempts were given up, in a new epoch."""
+        receipt, else in a new epoch; so too where the clock jumps to times at which attempts were given up: since the
+        newest attempt it went on by as much as it had gone back, or more."""
         limit = received + SECOND
         time = min(event, received)
         newest = self.epoch.times[-1] if self.epoch.times else None
         pushed = time if newest is None else max(time, newest + 1)
-        if pushed > limit or any(at <= limit for at in self.given_up):
-            self.given_up = [at for at in [*self.given_up, newest] if at is not None and at > limit]
+        reached = [at for at in self.given_up if at <= limit]
+        gone_on = newest is not None and reached and limit - newest >= min(reached) - self.epoch.since
+        self.given_up = [at for at in self.given_up if at > limit]
+        if pushed > limit or gone_on:
+            self.given_up += [newest] if newest is not None and newest > limit else []
             self.epoch = Epoch(since=limit + 1)
             pushed = time
         self.epoch.times.append(pushed)

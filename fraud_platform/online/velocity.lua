@@ -12,8 +12,8 @@
 --          per entity {effective time, duplicate 0/1, previous effective time or -1, since, count and sum per window}}
 --
 -- An effective time is strictly after the one before it. Where that would put it too far ahead of received_at, a clock
--- has jumped: the set is given up and counted anew. The same once the clock comes to where attempts were given up:
--- it went back then, and is right again now. A window is complete where it begins at since or later.
+-- has jumped: the set is given up and counted anew. The same where the clock jumps to times that were given up, as it
+-- does when it went back and is set right. A window is complete where it begins at since or later.
 --
 -- The first to come claims the decision. Whoever finds another claim, or a record, only looks: a body that conflicts
 -- with the one that was decided counts nowhere.
@@ -41,9 +41,9 @@ local write = ARGV[4] == '1'
 local identity_life, live_history = tonumber(ARGV[5]), tonumber(ARGV[6])
 local limit = received_at + tonumber(ARGV[7])
 
--- What members carry once the set that they are in is given up. epoch: what its newest carried; newest: its time.
-local function next_epoch(epoch, newest)
-  local parts = {integer(limit + 1)}
+-- What members carry. epoch: what they carried so far; newest: time of the newest that is given up, 0 for none.
+local function carried(since, newest, epoch)
+  local parts = {integer(since)}
   if newest > limit then
     parts[2] = integer(newest)
   end
@@ -118,9 +118,15 @@ local function count_attempt(set, identity, first_window, last_window)
     previous = select(3, newest_at_or_before(effective - 1))
   else
     effective = math.max(happened, previous + 1)
+    local jumped = effective > limit
     local given_up = epoch ~= '' and tonumber(string.match(epoch, '^:%d+:(%d+)'))
-    if effective > limit or (given_up and given_up <= limit) then
-      epoch = next_epoch(epoch, previous)
+    if given_up and given_up <= limit then
+      -- a clock that goes on as before takes longer to come here than it once went back
+      jumped = jumped or limit - previous >= given_up - since
+      epoch = jumped and epoch or carried(since, 0, epoch)
+    end
+    if jumped then
+      epoch = carried(limit + 1, previous, epoch)
       effective, since = happened, limit + 1
       recent, times, all_read = {}, {}, true
       count, sum, previous = 0, 0, -1
