@@ -67,7 +67,7 @@ RAW_TRANSACTIONS = pa.schema(
         _field(
             "user_counted_since",
             pa.int64(),
-            "start of the epoch of the user's counters that it was counted in, 0 unless a clock jumped; null: not by velocity",
+            "start of the user's own epoch of velocity that it was counted in, or 0; null: not by this rule",
             nullable=True,
         ),
         _field("merchant_counted_since", pa.int64(), "the same of the merchant's", nullable=True),

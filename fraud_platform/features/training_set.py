@@ -35,7 +35,7 @@ _IDENTITY = [
     pa.field("event_time", schema.TIME),
     pa.field("user_effective_time", pa.int64()),
     pa.field("merchant_effective_time", pa.int64()),
-    pa.field("user_counted_since", pa.int64(), metadata={"description": "epoch of the user's counters; 0: no clock jumped"}),
+    pa.field("user_counted_since", pa.int64(), metadata={"description": "epoch of the user's counters, or 0"}),
     pa.field("merchant_counted_since", pa.int64(), metadata={"description": "the same of the merchant's"}),
     pa.field("amount_minor", pa.int64(), metadata={"description": "amount in minor units of the base currency"}),
     pa.field("country", pa.string()),

@@ -79,7 +79,7 @@ SCHEMA = pa.schema(
         _field("scored_by", pa.string(), "what gave the score; null in old files, where `model` did", nullable=True),
         _field("propensity", pa.float64(), "probability by which a block was let through to measure", nullable=True),
         _field("region", pa.string(), "where it was decided; empty, and null in old files: the first", nullable=True),
-        _field("user_counted_since", pa.int64(), "start of the user's epoch in velocity; 0: of all time", nullable=True),
+        _field("user_counted_since", pa.int64(), "start of the user's own epoch of velocity, or 0", nullable=True),
         _field("merchant_counted_since", pa.int64(), "the same of the merchant's", nullable=True),
         _field("latency_us", pa.int64(), "from received_at until the decision stood, microseconds"),
         _field("record", pa.binary(), "the whole record as it was written, MessagePack"),

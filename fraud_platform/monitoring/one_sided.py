@@ -5,8 +5,8 @@ What belongs here: finding them, and which decisions have one in their windows. 
 A source may hold payments that the service never saw: velocity did not count them, the training set does. A payment
 decided while Redis was away was counted at an instant that nobody recorded, and one that was decided under an earlier
 rule of effective time at another than training's. And a decision may be no training row, as a duplicate of another
-caller's transaction_id, or of a day to come, by a clock that was ahead. Values of a decision with such an attempt in its
-windows differ by right.
+caller's transaction_id, or one of the next day, by a clock that was ahead. Values of a decision with such an attempt in
+its windows differ by right.
 """
 
 from bisect import bisect_right

@@ -51,7 +51,7 @@ class OnlineFeatures(msgspec.Struct, frozen=True, kw_only=True):
     epoch: str | None
     complete_since: int | None
     user_counted_since: int | None = None
-    """From which effective time on every attempt of the user is counted: 0 unless a clock jumped; None: not by Redis."""
+    """From which effective time on every attempt of the user is counted, 0 unless a clock jumped; None: no Redis."""
     merchant_counted_since: int | None = None
     duplicate: bool
     """Velocity has counted this payment before."""

@@ -37,7 +37,7 @@ IDENTITY_EXPIRY_MS = 25 * HOUR // 1_000
 """Memory is given back an hour after an identity's life; the script itself compares received_at."""
 
 COUNTED_AHEAD = processing.COUNTED_AHEAD_US
-"""How far an effective time may be ahead of received_at, hence how far attempts lost before an epoch may reach into it."""
+"""How far an effective time may be ahead of received_at, hence how far attempts lost before an epoch reach into it."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Rebuilds the velocity sets from the lake: at the first start, after a loss of Redis, and for replay.
 
-What belongs here: which recorded attempts count, and since when the store, and each entity in it, is then complete. What
-does not: the sets' layout (`velocity`).
+What belongs here: which recorded attempts count, and since when the store, and each entity in it, is then complete.
+What does not: the sets' layout (`velocity`).
 """
 
 import uuid
@@ -129,9 +129,7 @@ def put_history(redis_client: RedisClient, key: bytes, history: History) -> None
         master.eval(velocity.SEED_SCRIPT, 1, key, *history.arguments())  # type: ignore[no-untyped-call]
 
 
-def _seed(
-    redis_client: RedisClient, rows: pa.Table, entity: velocity.Entity, prefix: bytes, after_all: int
-) -> None:
+def _seed(redis_client: RedisClient, rows: pa.Table, entity: velocity.Entity, prefix: bytes, after_all: int) -> None:
     """One call of the seed script per entity."""
     grouped = list(_by_entity(rows, entity, after_all))
     keys = [velocity.set_key(entity, identifier, prefix) for identifier, _ in grouped]

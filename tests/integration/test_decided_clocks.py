@@ -34,10 +34,10 @@ SECOND = 1_000_000
 A_DAY = 86_400 * SECOND
 EVERY = 47 * SECOND
 OFF = (
-    {number: A_DAY for number in (40, 41)}
-    | {number: -A_DAY for number in (120, 121, 122)}
-    | {number: 3_600 * SECOND for number in (160,)}
-    | {number: -3 * SECOND for number in (170, 171)}
+    dict.fromkeys((40, 41), A_DAY)
+    | dict.fromkeys((120, 121, 122), -A_DAY)
+    | dict.fromkeys((160,), 3600 * SECOND)
+    | dict.fromkeys((170, 171), -3 * SECOND)
 )
 """By how much the service's clock is off for which payments in turn."""
 

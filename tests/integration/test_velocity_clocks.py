@@ -46,10 +46,10 @@ def begin(url: str) -> None:
         client.set(velocity.epoch_key(), msgspec.json.encode(velocity.Epoch(epoch="test", complete_since=0)))
 
 
-def paid(name: str, received: int, *, user: str = "u", merchant: str = "m", timestamp: int | None = None) -> Transaction:
+def paid(name: str, received: int, *, user: str = "u", timestamp: int | None = None) -> Transaction:
     happened, skew = event_time(received if timestamp is None else timestamp, received)
     return Transaction(
-        transaction_id=name, user_id=user, merchant_id=merchant, amount=100, event_time=happened, received_at=received,
+        transaction_id=name, user_id=user, merchant_id="m", amount=100, event_time=happened, received_at=received,
         clock_skew=skew,
     )  # fmt: skip
 
@@ -200,10 +200,10 @@ def offline(rows: list[Row], found: dict[str, OnlineFeatures]) -> dict[str, dict
         }
         for row in by_receipt
     ]  # fmt: skip
-    names = list(plain[0])
-    times = ("event_time", "received_at")
-    columns = {name: pa.array([row[name] for row in plain], schema.RAW_TRANSACTIONS.field(name).type if name not in times else pa.int64()) for name in names}
-    for name in times:
+    columns = {
+        name: pa.array([row[name] for row in plain], None if name != "region" else pa.string()) for name in plain[0]
+    }
+    for name in ("event_time", "received_at"):
         columns[name] = columns[name].cast(schema.TIME)
     engine = ibis.duckdb.connect()
     table = engine.create_table("rows", pa.table(columns))
@@ -230,7 +230,8 @@ def test_online_the_oracle_and_the_offline_engine_are_one(redis_url: str) -> Non
         asyncio.run(held(stream, redis_url, seen))
 
     holds()
-    assert min(seen[what] for what in ("null", "known", "known after a jump", "repeated", "repeated too late")) > 20, seen
+    kinds = ("null", "known", "known after a jump", "repeated", "repeated too late")
+    assert min(seen[kind] for kind in kinds) > 20, seen
 
 
 async def held(stream: list[Attempt], redis_url: str, seen: Counter[str]) -> None:
