@@ -19,6 +19,10 @@ Bools = npt.NDArray[np.bool_]
 MAX_AHEAD_US = 5 * 60 * 1_000_000
 """A timestamp more than this ahead of received_at is a wrong clock."""
 
+COUNTED_AHEAD_US = 1_000_000
+"""An attempt is counted at most this much after it was received, however many came before it: an effective time further
+ahead shows that a clock has jumped, and its entity's counters begin a new epoch."""
+
 MAX_BEHIND_US = 24 * 3_600 * 1_000_000
 """A timestamp more than this behind received_at is a wrong clock."""
 

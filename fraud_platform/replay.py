@@ -33,6 +33,7 @@ from fraud_platform.online.shards import RedisClient, connect_redis, delete, sca
 from fraud_platform.online.snapshot_load import load_snapshot_direct, loading_regions, read_loads
 from fraud_platform.online.store import OnlineStore
 from fraud_platform.online.warm import warm_velocity
+from fraud_platform.replay_epochs import Epochs
 from fraud_platform.replay_report import SHOWN_DIFFERENCES, Difference, ReplayReport
 from fraud_platform.schema import Transaction
 from fraud_platform.settings import Settings
@@ -84,6 +85,7 @@ async def _replay(
     raw = counted_order(_of_region(raw, settings.region))
     rates = Rates.from_table(lake.read(tables.FX_RATES, day), settings.base_currency)
     identities, duplicates = _Identities(lake, day, settings.region), iter(raw["is_duplicate"].to_pylist())
+    epochs = Epochs(settings, lake, redis_client, day, prefix)
     await store.open()
     try:
         for payment in tqdm(_payments(raw, rates), f"replay {day}", total=raw.num_rows, unit="txn", disable=None):
@@ -94,6 +96,7 @@ async def _replay(
                 continue
             now[0] = payment.received_at
             loads.until(payment.received_at)
+            epochs.until(payment)
             online = await store.read(payment)
             if online.duplicate:
                 report.duplicates += 1

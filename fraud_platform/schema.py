@@ -64,6 +64,13 @@ RAW_TRANSACTIONS = pa.schema(
             "merchant_effective_time", pa.int64(), "the same at the merchant; null: by processing order", nullable=True
         ),
         _field("region", pa.string(), "region whose velocity counted it; null: the first", nullable=True),
+        _field(
+            "user_counted_since",
+            pa.int64(),
+            "start of the user's own epoch of velocity that it was counted in, or 0; null: not by this rule",
+            nullable=True,
+        ),
+        _field("merchant_counted_since", pa.int64(), "the same of the merchant's", nullable=True),
     ]
 )
 """One checked transaction, in processing order (received_at, transaction_id) within its day."""

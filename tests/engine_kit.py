@@ -135,6 +135,8 @@ class MemoryFeatures:
             merchant_snapshot=None,
             epoch="e-1",
             complete_since=5,
+            user_counted_since=0,
+            merchant_counted_since=9,
             duplicate=False,
             standing=standing,
             served_by={"user_features": source, "merchant_features": "redis"},

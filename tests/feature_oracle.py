@@ -35,10 +35,45 @@ class Row:
     duplicate: bool = False
     event: int = 0
     effective: dict[str, int] = field(default_factory=dict)
+    epoch: "dict[str, Epoch]" = field(default_factory=dict)
 
     @property
     def day(self) -> int:
         return self.received // DAY
+
+
+@dataclass
+class Epoch:
+    """A time in which one clock counted an entity's attempts."""
+
+    since: int = 0
+    times: list[int] = field(default_factory=list)
+
+
+class Counters:
+    """What one region's Redis remembers of one user or merchant."""
+
+    def __init__(self) -> None:
+        self.epoch = Epoch()
+        self.given_up: list[int] = []
+
+    def count(self, event: int, received: int) -> int:
+        """The attempt's effective time, by the rule in words: after the one before, and at most a second ahead of
+        receipt, else in a new epoch; so too where the clock jumps to times at which attempts were given up: since the
+        newest attempt it went on by as much as it had gone back, or more."""
+        limit = received + SECOND
+        time = min(event, received)
+        newest = self.epoch.times[-1] if self.epoch.times else None
+        pushed = time if newest is None else max(time, newest + 1)
+        reached = [at for at in self.given_up if at <= limit]
+        gone_on = newest is not None and reached and limit - newest >= min(reached) - self.epoch.since
+        self.given_up = [at for at in self.given_up if at > limit]
+        if pushed > limit or gone_on:
+            self.given_up += [newest] if newest is not None and newest > limit else []
+            self.epoch = Epoch(since=limit + 1)
+            pushed = time
+        self.epoch.times.append(pushed)
+        return pushed
 
 
 @dataclass(frozen=True)
@@ -60,7 +95,7 @@ def in_processing_order(rows: list[Row]) -> list[Row]:
     """Fill in duplicate, event and effective times, one row after the other."""
     rows = sorted(rows, key=lambda row: (row.received, row.id))
     counted_at: dict[str, int] = {}
-    last: dict[tuple[str, str, str], int] = {}
+    counters: dict[tuple[str, str, str], Counters] = defaultdict(Counters)
     for row in rows:
         row.duplicate = row.id in counted_at and row.received - counted_at[row.id] < DAY
         too_early = row.timestamp > row.received + 5 * MINUTE
@@ -69,13 +104,16 @@ def in_processing_order(rows: list[Row]) -> list[Row]:
         if row.duplicate:
             continue
         counted_at[row.id] = row.received
-        for entity, name in (("user", row.user), ("merchant", row.merchant)):
-            where = (row.region, entity, name)
-            time = row.event
-            if where in last and time <= last[where]:
-                time = last[where] + 1
-            row.effective[entity] = last[where] = time
+        count(row, counters)
     return rows
+
+
+def count(row: Row, counters: dict[tuple[str, str, str], Counters]) -> None:
+    """Fill in what the counters of the row's user and merchant make of it."""
+    for entity, name in (("user", row.user), ("merchant", row.merchant)):
+        own = counters[row.region, entity, name]
+        row.effective[entity] = own.count(row.event, row.received)
+        row.epoch[entity] = own.epoch
 
 
 class Oracle:
@@ -174,25 +212,14 @@ class Oracle:
         return values
 
     def velocity(self, row: Row) -> dict[str, float]:
-        values = {}
-        for entity, windows in (("user", ("1m", "10m", "1h", "24h")), ("merchant", ("10m", "1h", "24h"))):
-            now = row.effective[entity]
-            own = [r for r in self.of(entity, getattr(row, entity)) if r.region == row.region]
-            for name in windows:
-                inside = [r for r in own if now - WINDOWS[name] < r.effective[entity] <= now]
-                values[f"{entity}_txn_count_{name}"] = f32(len(inside))
-                if entity == "user":
-                    values[f"user_amount_sum_{name}"] = f32(sum(r.amount for r in inside))
-        return values
+        return velocity(row, self.rows)
 
     def request(self, row: Row, day: int, known: dict[str, float]) -> dict[str, float]:
         seen = self.window("user", row.user, day, 90)
         countries = {r.country for r in seen} - {None}
         devices = {r.device for r in seen} - {None}
         now = row.effective["user"]
-        own = [r.effective["user"] for r in self.of("user", row.user) if r.region == row.region]
-        live = [t for t in own if now - 48 * HOUR < t < now]
-        last = max(live + [r.effective["user"] for r in seen], default=None)
+        last = last_attempt(row, max((r.effective["user"] for r in seen), default=None))
         mismatch = None if row.country is None or row.home is None else row.country != row.home
         return {
             "amount": f32(row.amount),
@@ -208,6 +235,33 @@ class Oracle:
             "device_is_new": f32(row.device not in devices if devices and row.device else None),
             "seconds_since_last": f32(None if last is None else max(now - last, 0) / 1e6),
         }
+
+
+def velocity(row: Row, rows: list[Row]) -> dict[str, float]:
+    """The windows that end with a row, over what its region counted in its epochs."""
+    values = {}
+    for entity, windows in (("user", ("1m", "10m", "1h", "24h")), ("merchant", ("10m", "1h", "24h"))):
+        now, epoch = row.effective[entity], row.epoch[entity]
+        own = [r for r in rows if r.epoch.get(entity) is epoch]
+        for name in windows:
+            inside = [r for r in own if now - WINDOWS[name] < r.effective[entity] <= now]
+            known = now - WINDOWS[name] >= epoch.since - 1
+            values[f"{entity}_txn_count_{name}"] = f32(len(inside) if known else None)
+            if entity == "user":
+                values[f"user_amount_sum_{name}"] = f32(sum(r.amount for r in inside) if known else None)
+    return values
+
+
+def last_attempt(row: Row, snapshot: int | None) -> int | None:
+    """When the user paid before a row, by what its epoch counted in 48 hours and by the snapshot."""
+    now, epoch = row.effective["user"], row.epoch["user"]
+    live = max((time for time in epoch.times if now - 48 * HOUR < time < now), default=None)
+    if epoch.since:
+        if live is None and now - 48 * HOUR + 1 < epoch.since:
+            return None
+        if snapshot is not None and snapshot > (now if live is None else live):
+            return None
+    return max((time for time in (live, snapshot) if time is not None), default=None)
 
 
 def mean(amounts: list[int]) -> float:

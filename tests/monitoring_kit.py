@@ -59,6 +59,8 @@ def write_training_day(lake: Lake, day: date, made: NDArray[np.float32], **colum
         "amount_minor": [1_000] * count,
         "country": ["DE"] * count,
         "region": [""] * count,
+        "user_counted_since": [0] * count,
+        "merchant_counted_since": [0] * count,
         "user_country": ["DE"] * count,
         "channel": ["online"] * count,
         "user_snapshot": [day - timedelta(days=1)] * count,

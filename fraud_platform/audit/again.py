@@ -17,12 +17,11 @@ from fraud_platform.decision.serving_model import (
     LOGISTIC_REGRESSION,
     NoScoreError,
     ServingModel,
-    load_model,
     past_bundle,
     serving_model,
 )
 from fraud_platform.inference_log.record import DecisionRecord
-from fraud_platform.model.bundle import BundleError, releases
+from fraud_platform.model.bundle import Bundle, BundleError, releases
 
 _KEPT = 4
 
@@ -55,7 +54,8 @@ class DecidingModels:
         key = str(record.other_version), ""
         if key not in self._kept:
             try:
-                self._keep(key, load_model(releases(self._home) / key[0].replace("/", "-")))
+                folder = releases(self._home) / key[0].replace("/", "-")
+                self._keep(key, serving_model(Bundle.load(folder, catalogue_hash=record.catalogue_hash)))
             except BundleError as error:
                 raise NotKeptError(f"{record.other_version} cannot be loaded any more: {error}") from error
         return self._kept[key]

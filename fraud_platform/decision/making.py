@@ -112,4 +112,6 @@ class DecisionMaker:
             scored_by=None if scored is None else rung,
             propensity=propensity,
             region=self.region,
+            user_counted_since=online.user_counted_since,
+            merchant_counted_since=online.merchant_counted_since,
         )

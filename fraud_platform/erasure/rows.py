@@ -52,8 +52,8 @@ def _column(rows: pa.Table, field: pa.Field, theirs: Bools, user: str, pseudonym
     if name == "record":
         return _each(column, kind, theirs, lambda value: anonymised_record(value, pseudonym))
     if name == "vector" and "catalogue_hash" in rows.column_names:
-        present = pc.equal(rows["catalogue_hash"], CATALOGUE.hash).to_numpy(zero_copy_only=False)
-        return _each(column, kind, theirs & present, _without_device)
+        known = pc.is_in(rows["catalogue_hash"], value_set=pa.array(sorted(CATALOGUE.alike)))
+        return _each(column, kind, theirs & known.to_numpy(zero_copy_only=False), _without_device)
     return column
 
 
@@ -94,7 +94,7 @@ def anonymised_record(payload: bytes, pseudonym: str) -> bytes:
     record: DecisionRecord = decode_record(payload)
     request = msgspec.structs.replace(record.request, user_id=pseudonym, device_id=None, latitude=None, longitude=None)
     vector = record.values
-    if record.catalogue_hash == CATALOGUE.hash:
+    if record.catalogue_hash in CATALOGUE.alike:
         vector[CATALOGUE.names.index(DEVICE_IS_NEW)] = np.nan
     return encode_record(
         msgspec.structs.replace(

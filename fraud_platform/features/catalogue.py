@@ -18,8 +18,12 @@ MIN_TRANSACTIONS = 5
 LABEL_DELAY_DAYS = 7
 """Merchant fraud rates end this many days before the snapshot: labels of newer transactions have hardly arrived."""
 
-VALUES_VERSION = 1
-"""Raised by hand when the arithmetic behind a feature changes but its entry here does not."""
+VALUES_VERSION = 2
+"""Raised by hand when the arithmetic behind a feature changes but its entry here does not.
+
+2: an effective time is no longer ahead of received_at, which changes the 11 velocity features and `seconds_since_last`
+where a payment was dated ahead; once a clock has jumped, they are null until they are known again.
+"""
 
 MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000
 VELOCITY_WINDOWS: dict[str, int] = {"1m": MINUTE, "10m": 10 * MINUTE, "1h": HOUR, "24h": DAY}
@@ -68,8 +72,16 @@ class Catalogue:
     @cached_property
     def hash(self) -> str:
         """Twelve hex digits that name this version of the features."""
+        return self._hash(VALUES_VERSION)
+
+    @cached_property
+    def alike(self) -> frozenset[str]:
+        """The hashes under which the same features stood in the same order, though their values may have differed."""
+        return frozenset(map(self._hash, range(1, VALUES_VERSION + 1)))
+
+    def _hash(self, version: int) -> str:
         values = [(f.name, f.source, f.window, f.unit, f.cold_start, f.dtype) for f in self.features]
-        text = repr((VALUES_VERSION, MIN_TRANSACTIONS, LABEL_DELAY_DAYS, values))
+        text = repr((version, MIN_TRANSACTIONS, LABEL_DELAY_DAYS, values))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -8,8 +8,11 @@ FRAUD_LABELS = "fraud_labels"
 FX_RATES = "fx_rates"
 QUARANTINE = "quarantine"
 
-TILES_VERSION = 1
-"""Raised by hand when a tile's columns or arithmetic change."""
+TILES_VERSION = 2
+"""Raised by hand when a tile's columns or arithmetic change.
+
+2: `user_tiles.last_effective_time` is no longer ahead of received_at.
+"""
 
 USER_TILES = f"user_tiles/v{TILES_VERSION}"
 MERCHANT_TILES = f"merchant_tiles/v{TILES_VERSION}"

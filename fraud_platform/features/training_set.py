@@ -35,6 +35,8 @@ _IDENTITY = [
     pa.field("event_time", schema.TIME),
     pa.field("user_effective_time", pa.int64()),
     pa.field("merchant_effective_time", pa.int64()),
+    pa.field("user_counted_since", pa.int64(), metadata={"description": "epoch of the user's counters, or 0"}),
+    pa.field("merchant_counted_since", pa.int64(), metadata={"description": "the same of the merchant's"}),
     pa.field("amount_minor", pa.int64(), metadata={"description": "amount in minor units of the base currency"}),
     pa.field("country", pa.string()),
     pa.field("user_country", pa.string()),
@@ -50,14 +52,15 @@ TRAINING_ROW = pa.schema(
 
 def velocity(transactions: ibis.Table, first_day: date) -> ibis.Table:
     """Counted transactions with both effective times, the 11 velocity features as int64 and `_live_last`, the user's
-    previous effective time where it is less than 48 hours back. Each region has windows of its own.
+    previous effective time where it is less than 48 hours back. Each region has windows of its own, and each epoch of
+    an entity: null where they begin before it.
 
     transactions: RAW_TRANSACTIONS with `date`, from WINDOW_LOOKBACK_DAYS before `first_day` on. Rows of the days before
     it are among the result, of the last two whole.
     """
     rows = sequence(sequence(transactions, "user"), "merchant")
     previous = rows.user_effective_time.lag(1).over(
-        ibis.window(group_by=[rows.user_id, rows.region], order_by=rows.user_effective_time)
+        ibis.window(group_by=[rows.user_id, rows.region, rows.user_counted_since], order_by=rows.user_effective_time)
     )
     live = previous > rows.user_effective_time - LIVE_HISTORY
     rows = rows.mutate(_live_last=ibis.ifelse(live, previous, None))
@@ -67,15 +70,17 @@ def velocity(transactions: ibis.Table, first_day: date) -> ibis.Table:
     columns = {}
     for feature in CATALOGUE.of("velocity"):
         entity = feature.name.split("_", 1)[0]
+        since, at = rows[f"{entity}_counted_since"], rows[f"{entity}_effective_time"]
         # (t − w, t] over whole microseconds is [t − w + 1, t]
         window = ibis.range_window(
-            group_by=[rows[f"{entity}_id"], rows.region],
-            order_by=rows[f"{entity}_effective_time"],
+            group_by=[rows[f"{entity}_id"], rows.region, since],
+            order_by=at,
             preceding=VELOCITY_WINDOWS[feature.window] - 1,
             following=0,
         )
         aggregate = rows.count() if "txn_count" in feature.name else rows.amount.sum()
-        columns[feature.name] = aggregate.over(window).cast("int64")
+        complete = at - VELOCITY_WINDOWS[feature.window] + 1 >= since
+        columns[feature.name] = ibis.ifelse(complete, aggregate.over(window).cast("int64"), None)
     return rows.mutate(**columns)
 
 
@@ -125,12 +130,20 @@ def point_in_time(
     return rows.mutate(
         transaction_date=rows.date,
         _event_us=microseconds(rows.event_time),
-        _last=ibis.greatest(rows._live_last, rows.last_seen_us),
+        _last=_last(rows._live_last, rows.last_seen_us, rows.user_effective_time, rows.user_counted_since),
         _is_online=_flag(rows.channel == "online"),
         _country_mismatch=_flag(rows.country != rows.user_country),
         _country_known=_flag(_contains(rows.known_countries, rows.country)),
         _device_known=_flag(_contains(rows.known_devices, rows.device_key)),
     )
+
+
+def _last(live: ibis.Value, seen: ibis.Value, at: ibis.Value, since: ibis.Value) -> ibis.Value:
+    """The user's previous effective time, live or the snapshot's; `online.velocity.last_attempt` over columns."""
+    other_clock = seen > live.coalesce(at)
+    incomplete = live.isnull() & (at - LIVE_HISTORY + 1 < since)
+    unknown = (since > 0) & (other_clock | incomplete)
+    return ibis.ifelse(unknown.coalesce(False), None, ibis.greatest(live, seen))
 
 
 _INPUTS = ("_event_us", "_last", "_is_online", "_country_mismatch", "_country_known", "_device_known")

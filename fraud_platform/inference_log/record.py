@@ -85,6 +85,11 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     """Told before the store of decisions had taken it, which could not be asked."""
     superseded_by: str | None = None
     """The decision_id of the decision that stands in place of this one, which a caller was told; None: it stands."""
+    user_counted_since: int | None = None
+    """From which effective time on velocity had counted every attempt of the user: 0, or the beginning of an epoch of
+    the user's own after a clock had jumped. None: not counted by velocity, or by an earlier rule of effective time."""
+    merchant_counted_since: int | None = None
+    """The same at the merchant."""
 
     @property
     def log_key(self) -> str:

@@ -89,6 +89,8 @@ SCHEMA = pa.schema(
             "decision_id of the decision that stands in place of this one, which was told; null: it stands",
             nullable=True,
         ),
+        _field("user_counted_since", pa.int64(), "start of the user's own epoch of velocity, or 0", nullable=True),
+        _field("merchant_counted_since", pa.int64(), "the same of the merchant's", nullable=True),
         _field("latency_us", pa.int64(), "from received_at until the decision stood, microseconds"),
         _field("record", pa.binary(), "the whole record as it was written, MessagePack"),
     ]

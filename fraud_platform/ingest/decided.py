@@ -45,6 +45,8 @@ def _row(record: DecisionRecord) -> dict[str, object]:
         "user_effective_time": record.user_effective_time if counted else None,
         "merchant_effective_time": record.merchant_effective_time if counted else None,
         "region": record.region or None,
+        "user_counted_since": record.user_counted_since if counted else None,
+        "merchant_counted_since": record.merchant_counted_since if counted else None,
     }
 
 

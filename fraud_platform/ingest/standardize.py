@@ -31,6 +31,8 @@ DECIDED = (
     pa.field("user_effective_time", pa.int64()),
     pa.field("merchant_effective_time", pa.int64()),
     pa.field("region", pa.string()),
+    pa.field("user_counted_since", pa.int64()),
+    pa.field("merchant_counted_since", pa.int64()),
 )
 """Optional columns beside EXPORT's: what the service has settled of a payment that it decided, null for any other. Its
 amount in the base currency stands at the rates that were in force then, and is not converted anew."""

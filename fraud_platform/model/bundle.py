@@ -72,8 +72,8 @@ class Bundle:
         return f"{self.model_name}-{self.version}"
 
     @staticmethod
-    def load(folder: Path) -> "Bundle":
-        """Read and verify a bundle. Raises BundleError."""
+    def load(folder: Path, *, catalogue_hash: str = CATALOGUE.hash) -> "Bundle":
+        """Read and verify a bundle. catalogue_hash: of the vectors that it is for. Raises BundleError."""
         document = _read_document(folder / DOCUMENT_FILE)
         expected = {f.name for f in fields(Bundle)} - {"model"}
         if document.keys() != expected:
@@ -84,20 +84,21 @@ class Bundle:
         except (msgspec.ValidationError, ValueError) as error:
             raise BundleError(f"{folder / DOCUMENT_FILE}: {error}") from error
         bundle = replace(bundle, model=_read(folder / MODEL_FILE))
-        bundle.verify(str(folder))
+        bundle.verify(str(folder), catalogue_hash)
         return bundle
 
-    def verify(self, where: str) -> None:
-        """Check the model file and that it was trained on the catalogue in force. Raises BundleError."""
+    def verify(self, where: str, catalogue_hash: str = CATALOGUE.hash) -> None:
+        """Check the model file and that it was trained on this catalogue. Raises BundleError."""
         found = hashlib.sha256(self.model).hexdigest()
         if found != self.model_sha256:
             raise BundleError(f"{where}: {MODEL_FILE} has SHA-256 {found}, the bundle names {self.model_sha256}")
         if self.features != CATALOGUE.names:
             differing = sorted(set(CATALOGUE.names) ^ set(self.features)) or "another order"
             raise BundleError(f"{where}: trained on other features than the catalogue's ({differing}); retrain")
-        if self.catalogue_hash != CATALOGUE.hash:
+        if self.catalogue_hash != catalogue_hash:
             raise BundleError(
-                f"{where}: trained on catalogue {self.catalogue_hash}, this code computes {CATALOGUE.hash}; retrain"
+                f"{where}: trained on catalogue {self.catalogue_hash}, the vectors follow {catalogue_hash}; retrain: "
+                "`make run`, or materialize the model assets in Dagster"
             )
         for source in ("user", "merchant"):
             if len(self.medians.get(source, ())) != len(CATALOGUE.of(source)):

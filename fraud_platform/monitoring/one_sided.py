@@ -3,8 +3,10 @@
 What belongs here: finding them, and which decisions have one in their windows. What does not: comparing (`skew`).
 
 A source may hold payments that the service never saw: velocity did not count them, the training set does. A payment
-decided while Redis was away was counted at an instant that nobody recorded. And a decision may be no training row, as a
-duplicate of another caller's transaction_id. Values of a decision with such an attempt in its windows differ by right.
+decided while Redis was away was counted at an instant that nobody recorded, and one that was decided under an earlier
+rule of effective time at another than training's. And a decision may be no training row, as a duplicate of another
+caller's transaction_id, or one of the next day, by a clock that was ahead. Values of a decision with such an attempt in
+its windows differ by right.
 """
 
 from bisect import bisect_right
@@ -31,7 +33,8 @@ Row = dict[str, Any]
 _ENTITIES = ("user", "merchant")
 _NAMED = ["transaction_id", "received_at", *(f"{entity}_id" for entity in _ENTITIES)]
 _TIMES = [f"{entity}_effective_time" for entity in _ENTITIES]
-ATTEMPT = [*_NAMED, *_TIMES, "region", "epoch"]
+_COUNTED = [*_TIMES, *(f"{entity}_counted_since" for entity in _ENTITIES)]
+ATTEMPT = [*_NAMED, *_COUNTED, "region", "epoch"]
 """Columns of the inference log that say which attempt a decision was."""
 
 Key = tuple[str, int]
@@ -40,19 +43,17 @@ Key = tuple[str, int]
 
 @dataclass
 class OneSided:
-    """Effective times of such attempts per region and entity, ascending."""
+    """Effective times of such attempts per region, entity and its epoch, ascending."""
 
-    times: dict[tuple[str, str, str], list[int]] = field(default_factory=lambda: defaultdict(list))
+    times: dict[tuple[str, str, str, int], list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def touches(self, record: DecisionRecord) -> bool:
         """Whether one lies in what the decision's velocity looks back on, the longest window and the last attempt."""
-        told = (
-            ("user", record.request.user_id, record.user_effective_time),
-            ("merchant", record.request.merchant_id, record.merchant_effective_time),
-        )
-        return any(self._within((record.region, entity, name), at) for entity, name, at in told)
+        user = (record.region, "user", record.request.user_id, record.user_counted_since or 0)
+        merchant = (record.region, "merchant", record.request.merchant_id, record.merchant_counted_since or 0)
+        return self._within(user, record.user_effective_time) or self._within(merchant, record.merchant_effective_time)
 
-    def _within(self, where: tuple[str, str, str], at: int) -> bool:
+    def _within(self, where: tuple[str, str, str, int], at: int) -> bool:
         times = self.times.get(where, [])
         position = bisect_right(times, at)
         return position > 0 and times[position - 1] > at - LIVE_HISTORY
@@ -60,23 +61,28 @@ class OneSided:
     def add(self, row: Row) -> None:
         """Take one in. row: of the training set or of the log."""
         for entity in _ENTITIES:
-            where = (row["region"] or FIRST_REGION, entity, row[f"{entity}_id"])
+            where = (row["region"] or FIRST_REGION, entity, row[f"{entity}_id"], row[f"{entity}_counted_since"] or 0)
             self.times[where].append(row[f"{entity}_effective_time"])
 
 
 def find_one_sided(lake: Lake, day: date, epoch: str, attempts: Sequence[Row]) -> OneSided:
     """The attempts that matter to decisions of `day` in one epoch of velocity.
 
-    attempts: `plain` rows of ATTEMPT, the decisions of the day and of the WINDOW_LOOKBACK_DAYS before it. What was
-    warmed up when the epoch began is on both sides.
+    attempts: `plain` rows of ATTEMPT, the decisions of the day, of the WINDOW_LOOKBACK_DAYS before it and of the day
+    after. What was warmed up when the epoch began is on both sides.
     """
     found, held = OneSided(), set()
-    counted = {_key(row) for row in attempts if row["epoch"] is not None}
+    counted = {_key(row): row for row in attempts if row["epoch"] is not None}
     warmed = warmed_until(lake, epoch)
     for row in _training_rows(lake, day):
         held.add(_key(row))
-        if _key(row) not in counted and (warmed is None or row["transaction_date"] > warmed):
+        served = counted.get(_key(row))
+        if served is None:
+            if warmed is None or row["transaction_date"] > warmed:
+                found.add(row)
+        elif served["epoch"] == epoch and any(served[time] != row[time] for time in _TIMES):
             found.add(row)
+            found.add(served)
     for row in attempts:
         if row["epoch"] == epoch and _key(row) not in held:
             found.add(row)
@@ -98,7 +104,7 @@ def _key(row: Row) -> Key:
 
 def _training_rows(lake: Lake, day: date) -> list[Row]:
     days = days_between(day - timedelta(days=WINDOW_LOOKBACK_DAYS), day)
-    wanted = pa.schema([TRAINING_ROW.field(name) for name in [*_NAMED, *_TIMES, "transaction_date", "region"]])
+    wanted = pa.schema([TRAINING_ROW.field(name) for name in [*_NAMED, *_COUNTED, "transaction_date", "region"]])
     return [
         row
         for each in days

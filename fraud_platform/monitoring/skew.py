@@ -54,8 +54,8 @@ def skew(lake: Lake, day: date) -> tuple[pa.Table, Counter[str]]:
     """SKEW_SCHEMA with a row per feature, and the decisions that could not be compared."""
     causes: Counter[str] = Counter()
     offline, log = offline_vectors(lake, day), LogTable(lake)
-    earlier = days_between(day - timedelta(days=WINDOW_LOOKBACK_DAYS), day - timedelta(days=1))
-    attempts = plain(pa.concat_tables([log.read(each, ATTEMPT) for each in [*earlier, day]]))
+    around = days_between(day - timedelta(days=WINDOW_LOOKBACK_DAYS), day + timedelta(days=1))
+    attempts = plain(pa.concat_tables([log.read(each, ATTEMPT) for each in around]))
     one_sided: dict[str, OneSided] = {}
     served, expected, names = [], [], []
     for record in log.records(day):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
+from msgspec import structs
 
 from fraud_platform.online import velocity
 from fraud_platform.online.decision_key import CLAIM, CLAIM_SHA, LIFE_MS, SETTLE_SHA, decision_key
@@ -30,6 +31,12 @@ class Attempt(msgspec.Struct, frozen=True):
     prefix: bytes
     write: bool
     claim: bytes
+
+    def late(self, now: int) -> "Attempt":
+        """The attempt as it is counted `now`, UTC microseconds: what came in since then is no clock that jumped."""
+        payment = self.payment
+        happened = min(payment.event_time, payment.received_at)
+        return structs.replace(self, payment=structs.replace(payment, event_time=happened, received_at=now))
 
     def call(self) -> Keyed:
         """User's and merchant's count in one, which claims the payment itself: all keys are on one server."""

@@ -122,6 +122,8 @@ class Ladder:
             merchant_snapshot=None,
             epoch=epoch.epoch if epoch else None,
             complete_since=epoch.complete_since if epoch else None,
+            user_counted_since=counted.user_counted_since if counted else None,
+            merchant_counted_since=counted.merchant_counted_since if counted else None,
             duplicate=False,
             standing=counted.standing if counted else None,
             served_by={"user_features": DEFAULT, "merchant_features": DEFAULT},

@@ -74,7 +74,8 @@ class Recount:
         # it grows at its end meanwhile: whoever decides without Redis keeps adding
         while self._waiting:
             chunk = list(islice(self._waiting, _CHUNK))
-            complete &= await server.deliver(chunk)
+            now = clock()
+            complete &= await server.deliver([attempt.late(now) for attempt in chunk])
             for kept in chunk:
                 # unless it was given up meanwhile, there being too many
                 if self._waiting and self._waiting[0] is kept:

@@ -50,6 +50,9 @@ class OnlineFeatures(msgspec.Struct, frozen=True, kw_only=True):
     merchant_snapshot: str | None
     epoch: str | None
     complete_since: int | None
+    user_counted_since: int | None = None
+    """From which effective time on every attempt of the user is counted, 0 unless a clock jumped; None: no Redis."""
+    merchant_counted_since: int | None = None
     duplicate: bool
     """Velocity has counted this payment before."""
     standing: bytes | None
@@ -62,6 +65,8 @@ class Counted(NamedTuple):
 
     user_effective_time: int
     merchant_effective_time: int
+    user_counted_since: int
+    merchant_counted_since: int
     epoch: velocity.Epoch | None
     standing: bytes
     """What was found as the payment's decision: nothing, a claim, or a record."""
@@ -162,6 +167,8 @@ class OnlineStore:
             merchant_snapshot=merchant.snapshot,
             epoch=epoch.epoch if epoch else None,
             complete_since=epoch.complete_since if epoch else None,
+            user_counted_since=user_velocity.since,
+            merchant_counted_since=merchant_velocity.since,
             duplicate=user_velocity.duplicate,
             standing=asked.standing,
             served_by={"user_features": user.served_by, "merchant_features": merchant.served_by},
@@ -171,9 +178,12 @@ class OnlineStore:
         """`read` of what stands and of nothing else: for a payment that is decided without its features. Raises
         StoreError."""
         asked = await self._ask(Attempt(payment, caller, self._prefix, True, claim), ())
+        user, merchant = velocity.parse(asked.user), velocity.parse(asked.merchant)
         return Counted(
-            user_effective_time=velocity.parse(asked.user).effective_time,
-            merchant_effective_time=velocity.parse(asked.merchant).effective_time,
+            user_effective_time=user.effective_time,
+            merchant_effective_time=merchant.effective_time,
+            user_counted_since=user.since,
+            merchant_counted_since=merchant.since,
             epoch=asked.epoch,
             standing=asked.standing,
         )

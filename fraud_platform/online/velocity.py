@@ -36,8 +36,8 @@ SET_EXPIRY_MS = 73 * HOUR // 1_000
 IDENTITY_EXPIRY_MS = 25 * HOUR // 1_000
 """Memory is given back an hour after an identity's life; the script itself compares received_at."""
 
-CLOCK_AHEAD = processing.MAX_AHEAD_US
-"""How far event_time may be ahead of received_at, hence how far attempts lost before an epoch may reach into it."""
+COUNTED_AHEAD = processing.COUNTED_AHEAD_US
+"""How far an effective time may be ahead of received_at, hence how far attempts lost before an epoch reach into it."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,20 @@ def bulk(argument: bytes) -> bytes:
 
 
 _SHA = bulk(SCRIPT_SHA)
-_HEAD = 3
+_HEAD = 4
 """Entries of an entity's reply before its windows."""
-_EXPIRIES = b"".join(bulk(b"%d" % n) for n in (IDENTITY_LIFE, LIVE_HISTORY, SET_EXPIRY_MS, IDENTITY_EXPIRY_MS))
+_LIMITS = b"".join(
+    bulk(b"%d" % n) for n in (IDENTITY_LIFE, LIVE_HISTORY, COUNTED_AHEAD, SET_EXPIRY_MS, IDENTITY_EXPIRY_MS)
+)
 PLANS: dict[Entity, _Plan] = {"user": _plan("user"), "merchant": _plan("merchant")}
 WIDTH = len(CATALOGUE.of("velocity"))
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):
-    """Since when velocity is complete. A store that lost its data starts a new epoch and owns up to what it lacks."""
+    """Since when velocity is complete. A store that lost its data starts a new epoch and owns up to what it lacks.
+
+    An entity may have one of its own, by which a wrong clock harms nobody else: `Reply.since`.
+    """
 
     epoch: str
     complete_since: int
@@ -92,13 +97,16 @@ class Reply(msgspec.Struct, frozen=True):
     effective_time: int
     duplicate: bool
     previous: int | None
+    since: int
+    """UTC microseconds: every attempt at the entity with an effective time from here on is counted; 0 unless a clock
+    jumped."""
     numbers: list[Any]
     """The script's reply, count and sum per window from `_HEAD` on."""
 
 
 def complete_after(now: int) -> int:
     """From which effective time on velocity is complete when attempts up to `now` may be missing; microseconds."""
-    return now + CLOCK_AHEAD + 1
+    return now + COUNTED_AHEAD + 1
 
 
 def set_key(entity: Entity, identifier: str, prefix: bytes = b"") -> bytes:
@@ -140,15 +148,16 @@ def call(
         tails.append(PLANS[entity].tail)
     if decision:
         keys.append(decision)
-    times = (b"%d" % payment.event_time, b"%d" % payment.amount, b"%d" % payment.received_at, b"%d" % write)
+    happened = min(payment.event_time, payment.received_at)
+    times = (b"%d" % happened, b"%d" % payment.amount, b"%d" % payment.received_at, b"%d" % write)
     return keys[0], b"".join(
         (
-            b"*%d\r\n$7\r\nEVALSHA\r\n" % (3 + len(keys) + 9 + windows),
+            b"*%d\r\n$7\r\nEVALSHA\r\n" % (3 + len(keys) + 10 + windows),
             _SHA,
             b"$1\r\n%d\r\n" % len(keys),
             *map(bulk, keys),
             *map(bulk, times),
-            _EXPIRIES,
+            _LIMITS,
             bulk(claim),
             *tails,
         )
@@ -157,16 +166,16 @@ def call(
 
 def parse(reply: list[Any]) -> Reply:
     """The script's reply on one entity."""
-    return Reply(reply[0], reply[1] == 1, None if reply[2] < 0 else reply[2], reply)
+    return Reply(reply[0], reply[1] == 1, None if reply[2] < 0 else reply[2], reply[3], reply)
 
 
 def complete_block(user: Reply, merchant: Reply, epoch: Epoch | None) -> NDArray[np.float64]:
-    """The velocity block, float64 of shape (11,): null wherever a window reaches behind the epoch."""
+    """The velocity block, float64 of shape (11,): null wherever a window reaches behind the epoch, or its entity's."""
     block = [math.nan] * WIDTH
     if epoch is not None:
         for plan, reply in ((PLANS["user"], user), (PLANS["merchant"], merchant)):
             # the window (t − w, t] begins with the microsecond t − w + 1
-            reach = reply.effective_time + 1 - epoch.complete_since
+            reach = reply.effective_time + 1 - max(epoch.complete_since, reply.since)
             for position, index, window in plan.features:
                 if window <= reach:
                     block[position] = reply.numbers[index]
@@ -174,9 +183,22 @@ def complete_block(user: Reply, merchant: Reply, epoch: Epoch | None) -> NDArray
 
 
 def last_attempt(user: Reply, snapshot_last: int | None, epoch: Epoch | None) -> int | None:
-    """The user's previous effective time, live or snapshot; None when one in between may be lost."""
-    if user.previous is not None:
-        return user.previous if snapshot_last is None else max(user.previous, snapshot_last)
-    if epoch is None or user.effective_time - LIVE_HISTORY + 1 < epoch.complete_since:
+    """The user's previous effective time, live or snapshot; None when one in between may be lost.
+
+    Once a clock has jumped, a snapshot's may be of another clock: one that is later than the live one, or than this
+    attempt, leaves it unknown which was the last.
+    """
+    live = user.previous
+    reach = user.effective_time - LIVE_HISTORY + 1
+    if live is None and (epoch is None or reach < max(epoch.complete_since, user.since)):
         return None
-    return snapshot_last
+    if snapshot_last is None:
+        return live
+    if user.since and snapshot_last > (user.effective_time if live is None else live):
+        return None
+    return snapshot_last if live is None else max(live, snapshot_last)
+
+
+def carried(since: int) -> bytes:
+    """What an entity's entries and identities carry behind their own of its epoch; nothing where it has none."""
+    return b":%d" % since if since else b""

@@ -1,11 +1,12 @@
 """Rebuilds the velocity sets from the lake: at the first start, after a loss of Redis, and for replay.
 
-What belongs here: which recorded attempts count, and since when the store is then complete. What does not: the sets'
-layout (`velocity`).
+What belongs here: which recorded attempts count, and since when the store, and each entity in it, is then complete.
+What does not: the sets' layout (`velocity`).
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 
 import ibis
@@ -32,6 +33,22 @@ _BATCH = 2_000
 _EPOCHS = "velocity_epochs"
 
 
+@dataclass(frozen=True)
+class History:
+    """One entity's recorded attempts of one epoch."""
+
+    since: int
+    """The epoch: when it began, or 0 where no clock had jumped."""
+    entries: list[int]
+    """(effective time, cumulative count, cumulative sum) of each attempt, flat and ascending, counted from 0."""
+
+    def arguments(self) -> list[bytes | int]:
+        """Those of the seed script."""
+        # a set that holds no attempt can tell its epoch by an entry before all of them that counts nothing
+        nothing = [0, 0, 0] if self.since else []
+        return [velocity.SET_EXPIRY_MS, velocity.carried(self.since), *nothing, *self.entries]
+
+
 def warm_velocity(
     settings: Settings,
     lake: Lake,
@@ -52,9 +69,10 @@ def warm_velocity(
     if existing is not None:
         return existing
     rows = attempts(settings, lake, last_day)
+    end = int(np.datetime64(last_day, "us").astype(np.int64)) + DAY
     for entity in velocity.ENTITIES:
-        _seed(redis_client, rows, entity, key_prefix)
-    _remember(redis_client, rows, last_day, key_prefix)
+        _seed(redis_client, rows, entity, key_prefix, velocity.complete_after(end))
+    _remember(redis_client, rows, end, key_prefix)
     since = _complete_since(lake, last_day) if complete else velocity.complete_after(now_us)
     epoch = velocity.Epoch(epoch=uuid.uuid4().hex, complete_since=since)
     if not key_prefix:
@@ -72,7 +90,7 @@ def warmed_until(lake: Lake, epoch: str) -> date | None:
 
 def attempts(settings: Settings, lake: Lake, last_day: date) -> pa.Table:
     """This region's counted attempts received in the KEPT_DAYS up to `last_day`, in processing order: transaction_id,
-    user_id, merchant_id, amount, received_us and both effective times (int64)."""
+    user_id, merchant_id, amount, received_us, both effective times and both epochs, as `sequence` has them (int64)."""
     first = last_day - timedelta(days=KEPT_DAYS - 1)
     engine = open_engine(settings, lake)
     read = days_between(first - timedelta(days=CLAMP_LOOKBACK_DAYS), last_day)
@@ -88,6 +106,8 @@ def attempts(settings: Settings, lake: Lake, last_day: date) -> pa.Table:
             "amount",
             "user_effective_time",
             "merchant_effective_time",
+            "user_counted_since",
+            "merchant_counted_since",
             received_us=microseconds(ordered.received_at),
         )
     )
@@ -99,28 +119,35 @@ def _complete_since(lake: Lake, last_day: date) -> int:
     history = lake.days(tables.RAW_TRANSACTIONS)
     if not history or history[0] >= first:
         return 0
-    return int(np.datetime64(first, "us").astype(np.int64)) + velocity.CLOCK_AHEAD + 1
+    return int(np.datetime64(first, "us").astype(np.int64)) + velocity.COUNTED_AHEAD + 1
 
 
-def _seed(redis_client: RedisClient, rows: pa.Table, entity: velocity.Entity, prefix: bytes) -> None:
-    """One call of the seed script per entity, with cumulative counts and sums from 0."""
-    grouped = list(_by_entity(rows, entity))
+def put_history(redis_client: RedisClient, key: bytes, history: History) -> None:
+    """Make a set what one epoch of its entity had counted, whatever it holds."""
+    for master, _ in by_master(redis_client, [key]):
+        master.delete(key)
+        master.eval(velocity.SEED_SCRIPT, 1, key, *history.arguments())  # type: ignore[no-untyped-call]
+
+
+def _seed(redis_client: RedisClient, rows: pa.Table, entity: velocity.Entity, prefix: bytes, after_all: int) -> None:
+    """One call of the seed script per entity."""
+    grouped = list(_by_entity(rows, entity, after_all))
     keys = [velocity.set_key(entity, identifier, prefix) for identifier, _ in grouped]
     with tqdm(total=len(keys), desc=f"{entity} velocity", unit="key", disable=None) as bar:
         for master, positions in by_master(redis_client, keys):
             script = master.script_load(velocity.SEED_SCRIPT)
             pipe = master.pipeline(transaction=False)
             for number, position in enumerate(positions, 1):
-                entries = grouped[position][1]
-                pipe.execute_command("EVALSHA", script, 1, keys[position], velocity.SET_EXPIRY_MS, *entries)  # type: ignore[no-untyped-call]
+                pipe.execute_command("EVALSHA", script, 1, keys[position], *grouped[position][1].arguments())  # type: ignore[no-untyped-call]
                 if number % _BATCH == 0:
                     pipe.execute()
             pipe.execute()
             bar.update(len(positions))
 
 
-def _by_entity(rows: pa.Table, entity: velocity.Entity) -> Iterator[tuple[str, list[int]]]:
-    """Per entity: (effective time, cumulative count, cumulative sum) of its attempts, flat and ascending."""
+def _by_entity(rows: pa.Table, entity: velocity.Entity, after_all: int) -> Iterator[tuple[str, History]]:
+    """Per entity its attempts; where a clock jumped among them, only that since `after_all` none is missing: in which
+    order their epochs came is not recorded."""
     encoded = rows.column(f"{entity}_id").combine_chunks().dictionary_encode()
     codes = encoded.indices.to_numpy(zero_copy_only=False)
     effective = rows.column(f"{entity}_effective_time").to_numpy()
@@ -128,20 +155,29 @@ def _by_entity(rows: pa.Table, entity: velocity.Entity) -> Iterator[tuple[str, l
     bounds = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1))
     effective = effective[order]
     amounts = rows.column("amount").to_numpy()[order]
+    since = rows.column(f"{entity}_counted_since").to_numpy()[order]
     for code, identifier in enumerate(encoded.dictionary.to_pylist()):
         own = slice(bounds[code], bounds[code + 1])
-        counts = np.arange(1, bounds[code + 1] - bounds[code] + 1)
-        yield identifier, np.column_stack([effective[own], counts, np.cumsum(amounts[own])]).ravel().tolist()
+        if (since[own] == since[own][0]).all():
+            yield identifier, history(int(since[own][0]), effective[own], amounts[own])
+        else:
+            yield identifier, History(after_all, [])
 
 
-def _remember(redis_client: RedisClient, rows: pa.Table, last_day: date, prefix: bytes) -> None:
-    """Write the identities of attempts that a retry after `last_day` may still repeat."""
-    end = int(np.datetime64(last_day, "us").astype(np.int64)) + DAY
+def history(since: int, effective: Sequence[int], amounts: Sequence[int]) -> History:
+    """Attempts of one epoch of an entity by their effective times, ascending, and their amounts."""
+    counts = np.arange(1, len(effective) + 1)
+    return History(since, np.column_stack([effective, counts, np.cumsum(amounts)]).ravel().tolist())
+
+
+def _remember(redis_client: RedisClient, rows: pa.Table, end: int, prefix: bytes) -> None:
+    """Write the identities of attempts that a retry after `end`, UTC microseconds, may still repeat."""
     recent = rows.filter(pa.compute.greater(rows.column("received_us"), end - velocity.IDENTITY_LIFE))
     identities = [
         (
             velocity.identity_key(entity, row[f"{entity}_id"], "", row["transaction_id"], prefix),
-            f"{row['received_us']}:{row[f'{entity}_effective_time']}",
+            b"%d:%d" % (row["received_us"], row[f"{entity}_effective_time"])
+            + velocity.carried(row[f"{entity}_counted_since"]),
         )
         for row in recent.to_pylist()
         for entity in velocity.ENTITIES

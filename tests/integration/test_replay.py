@@ -179,8 +179,8 @@ def test_a_duplicate_that_counts_is_seen(
     built: tuple[Settings, Lake], redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     life = velocity.bulk(b"%d" % velocity.IDENTITY_LIFE)
-    assert velocity._EXPIRIES.startswith(life)
-    monkeypatch.setattr(velocity, "_EXPIRIES", velocity._EXPIRIES.replace(life, velocity.bulk(b"0"), 1))
+    assert velocity._LIMITS.startswith(life)
+    monkeypatch.setattr(velocity, "_LIMITS", velocity._LIMITS.replace(life, velocity.bulk(b"0"), 1))
 
     report = replay_day(*built, TODAY, redis_url)
 

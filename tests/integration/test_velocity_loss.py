@@ -36,7 +36,7 @@ def test_before_the_first_payment_the_lake_knows_every_attempt(tmp_path: Path, r
 def test_attempts_that_only_the_lost_redis_counted_leave_windows_unknown(tmp_path: Path, redis_url: str) -> None:
     before = int(datetime.now(UTC).timestamp() * 1_000_000)
     SpoolWriter(tmp_path, "worker").append(LAST_DAY + timedelta(days=1), b"a decision of today")
-    assert epoch_after_warming(tmp_path, redis_url).complete_since > before + velocity.CLOCK_AHEAD
+    assert epoch_after_warming(tmp_path, redis_url).complete_since > before + velocity.COUNTED_AHEAD
 
 
 @pytest.mark.parametrize(("decided", "known"), [(date(2026, 3, 1), False), (date(2026, 3, 2), True)])

@@ -19,7 +19,13 @@ from fraud_platform.cli import app
 from fraud_platform.decision.arms import Challenger
 from fraud_platform.decision.serving_model import load_model
 from fraud_platform.features.catalogue import CATALOGUE
-from fraud_platform.inference_log.record import DecisionRecord, ServedBy, vector_bytes
+from fraud_platform.inference_log.record import (
+    DecisionRecord,
+    ServedBy,
+    decode_record,
+    encode_record,
+    vector_bytes,
+)
 from fraud_platform.inference_log.search import UnknownDecisionError, the_decision
 from fraud_platform.inference_log.spool import SpoolWriter, read_spool
 from fraud_platform.inference_log.table import LogTable
@@ -102,6 +108,23 @@ async def test_what_the_engine_decided_stands_bit_for_bit(settings: Settings) ->
         by = {check.what: check for check in replayed.checks}
         assert struct.pack("<d", by["score"].again) == struct.pack("<d", record.score)  # type: ignore[arg-type]
         assert {"score", "decision", "reason", "served_by", "other_score", "request_hash", *REBUILT} <= set(by)
+
+
+async def test_what_was_decided_by_a_former_catalogue_stands_too(settings: Settings) -> None:
+    records = await decided(settings, 6)
+    (former,) = CATALOGUE.alike - {CATALOGUE.hash}
+    for document in settings.home.glob("releases/*/bundle.json"):
+        document.write_text(document.read_text().replace(CATALOGUE.hash, former))
+    fields = DecisionRecord.__struct_fields__.index("user_counted_since")
+    for record in records:
+        told = msgspec.msgpack.decode(encode_record(msgspec.structs.replace(record, catalogue_hash=former)))
+        replayed = again(settings, decode_record(msgspec.msgpack.encode(told[:fields])))
+        assert replayed.stands, (replayed.not_kept, replayed.differing)
+        assert replayed.training_set == "other_catalogue"
+        assert {"score", "decision", "reason", "other_score", "request_hash", "event_time"} <= {
+            check.what for check in replayed.checks
+        }
+        assert "this code computes" in replayed.notes[-1]
 
 
 def test_the_features_that_a_request_gives_are_all_but_those_that_ask_a_store() -> None:

@@ -94,9 +94,10 @@ def test_a_merchant_s_tile_keeps_its_count_and_its_order() -> None:
     assert late["users"].to_pylist() == [["a", "z", "zz-last"]]
 
 
-def test_a_decision_s_record_is_the_pseudonym_s_and_else_the_same() -> None:
+@pytest.mark.parametrize("catalogue_hash", sorted(CATALOGUE.alike))
+def test_a_decision_s_record_is_the_pseudonym_s_and_else_the_same(catalogue_hash: str) -> None:
     vector = np.arange(50, dtype=np.float32)
-    mine = record(catalogue_hash=CATALOGUE.hash, vector=vector_bytes(vector))
+    mine = record(catalogue_hash=catalogue_hash, vector=vector_bytes(vector))
     request = msgspec.structs.replace(mine.request, device_id="d-1", latitude=1.0, longitude=2.0)
     mine = msgspec.structs.replace(mine, request=request, request_hash=request.content_hash())
     table = log_rows([(mine, encode_record(mine)), (other := record("t-2", request=_of("u-2")), encode_record(other))])

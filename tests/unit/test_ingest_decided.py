@@ -67,7 +67,10 @@ def lake(tmp_path: Path) -> Lake:
 def decision(name: str, at: int, number: int, **changes: Any) -> DecisionRecord:
     plain = record(name, decision_id=f"{number:032x}", received_at=at, event_time=at, epoch="e", **changes)
     request = msgspec.structs.replace(plain.request, timestamp=at)
-    return msgspec.structs.replace(plain, request=request, user_effective_time=at, merchant_effective_time=at)
+    return msgspec.structs.replace(
+        plain, request=request, user_effective_time=at, merchant_effective_time=at,
+        user_counted_since=0, merchant_counted_since=0,
+    )  # fmt: skip
 
 
 def ingested(lake: Lake, export: Export, *days: date) -> list[dict[str, Any]]:
