@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from fraud_platform.features.catalogue import DAY, HOUR
 from fraud_platform.features.offline import microseconds
-from fraud_platform.schema import FIRST_REGION
+from fraud_platform.schema import FIRST_REGION, PROCESSING_ORDER
 
 CLAMP_LOOKBACK_DAYS = 2
 """Days before a day D that its effective times depend on. event_time lies within (received_at − 24 h, received_at +
@@ -30,8 +30,8 @@ each row that it had to give way to."""
 
 def sequence(transactions: ibis.Table, entity: str) -> ibis.Table:
     """Counted rows of RAW_TRANSACTIONS with `<entity>_effective_time`, int64 UTC microseconds, strictly increasing per
-    entity and region in processing order (received_at, transaction_id): max(event_time, previous + 1 µs). `region` is
-    empty where it was null: each region counts what its own Redis sees.
+    entity and region in PROCESSING_ORDER: max(event_time, previous + 1 µs). `region` is empty where it was null: each
+    region counts what its own Redis sees.
 
     Unrolled, with n the running row number: effective(n) = n + max over i ≤ n of (event_time(i) − i). What velocity
     assigned to a payment that the service decided stands: two workers may have counted in another order than they
@@ -40,14 +40,14 @@ def sequence(transactions: ibis.Table, entity: str) -> ibis.Table:
     key = f"{entity}_id"
     counted = transactions.filter(~transactions.is_duplicate)
     counted = counted.mutate(region=ibis.coalesce(counted.region, FIRST_REGION))
-    order = [counted.received_at, counted.transaction_id]
+    order = [counted[name] for name in PROCESSING_ORDER]
     assigned = counted[f"{entity}_effective_time"]
     numbered = counted.mutate(
         _n=ibis.row_number().over(ibis.window(group_by=[counted[key], counted.region], order_by=order)).cast("int64"),
         _event=ibis.coalesce(assigned, microseconds(counted.event_time)),
     )
     running = ibis.cumulative_window(
-        group_by=[numbered[key], numbered.region], order_by=[numbered.received_at, numbered.transaction_id]
+        group_by=[numbered[key], numbered.region], order_by=[numbered[name] for name in PROCESSING_ORDER]
     )
     by_order = numbered._n + (numbered._event - numbered._n).max().over(running)
     effective = ibis.coalesce(numbered[f"{entity}_effective_time"], by_order)
