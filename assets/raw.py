@@ -15,7 +15,11 @@ from fraud_platform.features import tables
 from fraud_platform.inference_log import table as inference_log
 from fraud_platform.inference_log.delivered import deliver
 from fraud_platform.ingest.steps import IngestReport, ingest_labels, ingest_rates, ingest_transactions
-from fraud_platform.quality import every_decision_is_a_transaction, quarantine_share
+from fraud_platform.quality import (
+    every_decision_is_a_transaction,
+    exported_rows_have_their_caller,
+    quarantine_share,
+)
 
 
 def _transactions(platform: Platform, days: list[date]) -> list[IngestReport]:
@@ -26,7 +30,14 @@ def _transactions(platform: Platform, days: list[date]) -> list[IngestReport]:
 
 
 def _rows_by_origin(reports: list[IngestReport]) -> dict[date, dict[str, int]]:
-    return {report.day: {"decided": report.decided, "copies_left_out": report.copies} for report in reports}
+    return {
+        report.day: {
+            "decided": report.decided,
+            "copies_left_out": report.copies,
+            "marked_on_the_day_before": report.marked_before,
+        }
+        for report in reports
+    }
 
 
 def raw_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
@@ -63,6 +74,9 @@ def raw_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]
             extra_checks={
                 "quarantine": lambda platform, days: quarantine_share(platform.lake, days),
                 "decisions": lambda platform, days: every_decision_is_a_transaction(platform.lake, days),
+            },
+            extra_warnings={
+                "callers": lambda platform, days: exported_rows_have_their_caller(platform.lake, days),
             },
         ),
         daily_table(

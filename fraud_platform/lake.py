@@ -187,13 +187,11 @@ class Lake:
         return file
 
     def read_file(self, path: str, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
-        """One file that `files` found; a column that is younger than the file is left out. Raises FileNotFoundError, also
-        where it was replaced while it was read."""
+        """One file that `files` found, without columns that are younger than it. Raises FileNotFoundError, also where
+        it was replaced while it was read."""
         try:
             with self._fs[0].open(path, "rb") as file:
-                held = set(pq.read_schema(file).names)
-                file.seek(0)
-                return pq.read_table(file, columns=[name for name in columns if name in held], filters=where)
+                return _read(file, columns, where)
         except OSError as error:
             # s3fs reads a file by its ETag, piece by piece
             if error.errno == errno.EBUSY:
@@ -231,14 +229,15 @@ class Lake:
         return file
 
     def read(self, table: str, day: date, columns: Sequence[str] | None = None) -> pa.Table:
-        """One partition. Raises MissingPartition."""
+        """One partition, without columns that are younger than it. Raises MissingPartition."""
         with self.open(table, day) as file:
-            return pq.read_table(file, columns=list(columns) if columns else None)
+            return _read(file, columns, None)
 
     def read_days(self, table: str, days: Iterable[date], columns: Sequence[str] | None = None) -> pa.Table | None:
-        """The partitions of `days` that exist, concatenated in order; None when there are none."""
+        """The partitions of `days` that exist, concatenated in order; None when there are none. A column that is
+        younger than some of the files is null there, and absent where it is younger than all."""
         parts = [self.read(table, day, columns) for day in self._held(table, days)]
-        return pa.concat_tables(parts) if parts else None
+        return pa.concat_tables(parts, promote_options="default") if parts else None
 
     def scan_paths(self, table: str, days: Iterable[date]) -> list[str]:
         """Addresses of the partitions of `days` that exist, as DuckDB's read_parquet takes them."""
@@ -301,6 +300,14 @@ class Lake:
         """The JSON document `<name>.json`, or None when it was never written."""
         payload = self.document(f"{name}.json")
         return None if payload is None else json.loads(payload)
+
+
+def _read(file: IO[bytes], columns: Sequence[str] | None, where: pc.Expression | None) -> pa.Table:
+    """Those of the columns that a Parquet file has, all for None, of the rows where a condition holds."""
+    parquet = pq.ParquetFile(file)
+    held = parquet.schema_arrow.names
+    present = held if columns is None else [name for name in columns if name in held]
+    return parquet.read(present) if where is None else pq.read_table(file, columns=present, filters=where)
 
 
 def _json(record: dict[str, Any]) -> bytes:

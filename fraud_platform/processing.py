@@ -5,6 +5,7 @@ checking or writing rows (ingest), and the per-entity order of effective times (
 """
 
 import hashlib
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import overload
 
@@ -27,7 +28,7 @@ MAX_BEHIND_US = 24 * 3_600 * 1_000_000
 """A timestamp more than this behind received_at is a wrong clock."""
 
 DUPLICATE_WINDOW_US = 24 * 3_600 * 1_000_000
-"""A transaction_id seen again within less than this after a counted row is a duplicate of it."""
+"""A (caller, transaction_id) seen again within less than this after a counted row is a duplicate of it."""
 
 
 @overload
@@ -62,39 +63,75 @@ def device_keys(device_ids: pa.ChunkedArray | pa.Array) -> pa.Array:
     return keys.take(encoded.indices)
 
 
+def identities(rows: pa.Table) -> pa.Array:
+    """What a payment is known by, `<caller>:<transaction_id>`, of rows with both columns; null where either is."""
+    both = pc.binary_join_element_wise(rows["caller"], rows["transaction_id"], ":")
+    return both.combine_chunks() if isinstance(both, pa.ChunkedArray) else both
+
+
 @dataclass(frozen=True)
 class CountedRows:
-    """Rows that counted on the previous day: string transaction ids and their received_at in UTC microseconds."""
+    """Rows that counted on the previous day: identities, received_at in UTC microseconds, which were decisions."""
 
-    transaction_ids: pa.Array
+    identities: pa.Array
     received_us: Int64s
+    decided: Bools
 
 
-def mark_duplicates(transaction_ids: pa.Array, received_us: Int64s, earlier: CountedRows | None = None) -> Bools:
-    """Which rows of a day repeat a payment that already counted.
+def mark_duplicates(
+    identities: pa.Array, received_us: Int64s, decided: Bools, elsewhere: Bools, earlier: CountedRows | None = None
+) -> Bools:
+    """Which rows of a day are a payment that another row stands for: the same identity, within 24 hours.
 
-    Rows come in processing order (received_at, transaction_id). Greedily in that order, a row is a duplicate when a
-    counted row of the same id was received less than 24 hours before it; exactly 24 hours later it counts anew.
-    `earlier` are the previous day's counted rows; their order does not matter.
+    Rows come in processing order (received_at, transaction_id, caller). A decision stands before any row of a source,
+    whichever was received first; of several decisions, and of several rows that nobody decided, the first. So a
+    decision is a duplicate when a counted decision was received less than 24 hours before it, and a source's row when
+    its identity has a counted decision on its day, or a counted row less than 24 hours before it. Exactly 24 hours
+    later a row counts anew. `elsewhere` are rows that are known to be duplicates. `earlier` are the previous day's
+    counted rows; their order does not matter.
     """
-    marks = np.zeros(len(transaction_ids), dtype=np.bool_)
-    encoded = pc.dictionary_encode(transaction_ids)
+    marks = elsewhere.copy()
+    encoded = pc.dictionary_encode(identities)
     codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     uniques = encoded.dictionary
     repeated = np.bincount(codes, minlength=len(uniques)) > 1
-    last_counted: dict[int, int] = {}
-    if earlier is not None and len(earlier.transaction_ids):
-        found = pc.index_in(earlier.transaction_ids, value_set=uniques).fill_null(-1).to_numpy(zero_copy_only=False)
+    counted: dict[int, int] = {}
+    counted_decision: dict[int, int] = {}
+    if earlier is not None and len(earlier.identities):
+        found = pc.index_in(earlier.identities, value_set=uniques).fill_null(-1).to_numpy(zero_copy_only=False)
         for row in np.flatnonzero(found >= 0):
             code, at = int(found[row]), int(earlier.received_us[row])
-            last_counted[code] = max(at, last_counted.get(code, at))
-        repeated[list(last_counted)] = True
-    # Only ids that occur again need the loop: in a normal day a handful of rows.
-    for row in np.flatnonzero(repeated[codes]):
-        code, at = int(codes[row]), int(received_us[row])
-        counted_at = last_counted.get(code)
-        if counted_at is not None and at - counted_at < DUPLICATE_WINDOW_US:
-            marks[row] = True
-        else:
-            last_counted[code] = at
+            counted[code] = max(at, counted.get(code, at))
+            if earlier.decided[row]:
+                counted_decision[code] = max(at, counted_decision.get(code, at))
+        repeated[list(counted)] = True
+    # Only identities that occur again need the loop: in a normal day a handful of rows.
+    again = np.flatnonzero(repeated[codes])
+    stands: set[int] = set()
+    for rows, before in ((again[decided[again]], counted_decision), (again[~decided[again]], counted)):
+        for row in rows:
+            code, at = int(codes[row]), int(received_us[row])
+            marks[row] |= code in stands or (code in before and at - before[code] < DUPLICATE_WINDOW_US)
+            if not marks[row]:
+                before[code] = at
+        # two decisions of one day lie within 24 hours: one that counts stands for every other row of the day
+        stands.update(int(code) for code in codes[rows[~marks[rows]]] if before is counted_decision)
+    return marks
+
+
+def decided_later(identities: pa.Array, received_us: Int64s, decided: pa.Array, decided_us: Int64s) -> Bools:
+    """Which rows have an identity that was decided less than 24 hours after they were received.
+
+    decided, decided_us: identities and received_at of decisions, in any order.
+    """
+    marks = np.zeros(len(identities), dtype=np.bool_)
+    known = pc.is_in(identities, value_set=decided).to_numpy(zero_copy_only=False)
+    if not known.any():
+        return marks
+    times: dict[str, list[int]] = defaultdict(list)
+    for identity, at in zip(decided.to_pylist(), decided_us.tolist(), strict=True):
+        times[identity].append(at)
+    for row in np.flatnonzero(known):
+        received = int(received_us[row])
+        marks[row] = any(0 <= at - received < DUPLICATE_WINDOW_US for at in times[identities[int(row)].as_py()])
     return marks

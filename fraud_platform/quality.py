@@ -4,6 +4,7 @@ What belongs here: the rules per table and their evaluation over partitions. Wha
 `error` stops whatever depends on the day; a `warn` is shown and goes on.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -11,6 +12,7 @@ from statistics import median
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fraud_platform import schema
@@ -84,7 +86,7 @@ _TILE_RANGES = ("txn_count > 0", "amount_sum >= 0", "amount_max <= amount_sum", 
 RULES: dict[str, TableRules] = {
     tables.RAW_TRANSACTIONS: TableRules(
         schema.RAW_TRANSACTIONS,
-        ("transaction_id",),
+        ("caller", "transaction_id"),
         (
             "amount_minor >= 0",
             "amount >= 0",
@@ -120,7 +122,7 @@ RULES: dict[str, TableRules] = {
     tables.FEATURE_MEDIANS: TableRules(MEDIANS, ("feature",), row_count=False),
     tables.TRAINING_SET: TableRules(
         TRAINING_ROW,
-        ("transaction_id",),
+        ("caller", "transaction_id"),
         (*_feature_ranges("velocity"), *_feature_ranges("request"), "user_snapshot < transaction_date"),
     ),
     drift.FEATURE_DRIFT: TableRules(
@@ -229,6 +231,22 @@ def every_decision_is_a_transaction(lake: Lake, days: Sequence[date]) -> Finding
         facts.note(day, f"{lost} of {len(decided)} decisions are no transaction" if lost > room else None)
     finding = facts.finding("decisions", "error", len(days))
     return Finding(finding.rule, finding.passed, "error", finding.facts | {"decisions": decisions})
+
+
+def exported_rows_have_their_caller(lake: Lake, days: Sequence[date]) -> Finding:
+    """No exported row is what another caller decided, by transaction_id, user and merchant: where a mapping names the
+    wrong caller, each such payment counts twice."""
+    facts, same = _Facts(), ["transaction_id", "user_id", "merchant_id"]
+    for day in days:
+        rows = lake.read(tables.RAW_TRANSACTIONS, day, ["caller", "decision_id", *same])
+        decided = pc.is_valid(rows["decision_id"])
+        theirs, own = rows.filter(decided), rows.filter(pc.invert(decided))
+        own = own.filter(pc.is_in(own["transaction_id"], value_set=theirs["transaction_id"].combine_chunks()))
+        callers = {tuple(row[name] for name in same): row["caller"] for row in theirs.to_pylist()}
+        found = [(row["caller"], callers.get(tuple(row[name] for name in same))) for row in own.to_pylist()]
+        other = Counter(caller for mine, caller in found if caller is not None and caller != mine)
+        facts.note(day, {f"decided for {caller}": count for caller, count in sorted(other.items())})
+    return facts.finding("callers", "warn", len(days))
 
 
 def _metadata(lake: Lake, table: str, day: date) -> pq.FileMetaData:

@@ -8,11 +8,9 @@ import asyncio
 import uuid
 from collections.abc import Iterator
 from datetime import date, timedelta
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -21,19 +19,25 @@ from fraud_platform.currency import Rates
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, DAY
 from fraud_platform.features.in_force import Span, spans
-from fraud_platform.features.offline import conformed
 from fraud_platform.features.sequence import counted_order
 from fraud_platform.features.snapshots import read_medians
 from fraud_platform.features.training_set import TRAINING_ROW
 from fraud_platform.features.vector import build_vector
 from fraud_platform.lake import Lake
-from fraud_platform.online import velocity
 from fraud_platform.online.packed import MERCHANT_VECTOR, USER_VECTOR, PackedView
 from fraud_platform.online.shards import RedisClient, connect_redis, delete, scan
 from fraud_platform.online.snapshot_load import load_snapshot_direct, loading_regions, read_loads
 from fraud_platform.online.store import OnlineStore
 from fraud_platform.online.warm import warm_velocity
 from fraud_platform.replay_epochs import Epochs
+from fraud_platform.replay_identity import (
+    Identities,
+    Identity,
+    by_receipt,
+    counted_before,
+    identities_of,
+    rows_of_region,
+)
 from fraud_platform.replay_report import SHOWN_DIFFERENCES, Difference, ReplayReport
 from fraud_platform.schema import Transaction
 from fraud_platform.settings import Settings
@@ -56,7 +60,7 @@ def replay_day(settings: Settings, lake: Lake, day: date, redis_url: str) -> Rep
     Keys are written under a prefix of their own and deleted afterwards; the live store is not touched.
     """
     prefix = f"replay:{day.isoformat()}:{uuid.uuid4().hex[:8]}:".encode()
-    offline = _of_region(conformed(lake.read(tables.TRAINING_SET, day), TRAINING_ROW), settings.region)
+    offline = rows_of_region(lake, tables.TRAINING_SET, day, TRAINING_ROW, settings.region)
     with connect_redis(redis_url) as redis_client:
         try:
             return asyncio.run(_replay(settings, lake, day, redis_client, redis_url, prefix, offline))
@@ -78,30 +82,39 @@ async def _replay(
     expected = _Expected(lake, offline)
     start = int(np.datetime64(day, "us").astype(np.int64))
     now = [start]
-    warm_velocity(settings, lake, redis_client, day - timedelta(days=1), now_us=start, key_prefix=prefix)
+    before = day - timedelta(days=1)
+    raw = rows_of_region(lake, tables.RAW_TRANSACTIONS, day, schema.RAW_TRANSACTIONS, settings.region)
+    known = counted_before(settings, lake, day, raw)
+    warm_velocity(
+        settings, lake, redis_client, before, now_us=start, key_prefix=prefix, also=[copy for _, copy in known]
+    )
     loads = _Loads(settings, lake, redis_client, prefix, start)
     store = OnlineStore(redis_url, ttl_days=settings.online_ttl_days, prefix=prefix, clock=lambda: now[0])
-    raw = conformed(lake.read(tables.RAW_TRANSACTIONS, day), schema.RAW_TRANSACTIONS)
-    raw = counted_order(_of_region(raw, settings.region))
+    raw = counted_order(by_receipt(raw, {position for position, _ in known}))
+    known_before = {copy[:2] for _, copy in known}
     rates = Rates.from_table(lake.read(tables.FX_RATES, day), settings.base_currency)
-    identities, duplicates = _Identities(lake, day, settings.region), iter(raw["is_duplicate"].to_pylist())
+    identities = Identities(lake, day, settings.region)
+    callers, duplicates = raw["caller"].to_pylist(), raw["is_duplicate"].to_pylist()
+    sent = zip(callers, duplicates, _payments(raw, rates), strict=True)
     epochs = Epochs(settings, lake, redis_client, day, prefix)
     await store.open()
     try:
-        for payment in tqdm(_payments(raw, rates), f"replay {day}", total=raw.num_rows, unit="txn", disable=None):
-            verdict = identities.verdict(payment, is_duplicate=next(duplicates))
+        for caller, duplicate, payment in tqdm(sent, f"replay {day}", total=raw.num_rows, unit="txn", disable=None):
+            verdict = identities.verdict(caller, payment, is_duplicate=duplicate)
             if verdict != "ours":
                 report.conflicts += verdict == "conflict"
+                report.copies += verdict == "copy"
                 report.elsewhere += verdict == "elsewhere"
                 continue
             now[0] = payment.received_at
             loads.until(payment.received_at)
-            epochs.until(payment)
-            online = await store.read(payment)
-            if online.duplicate:
+            epochs.until(caller, payment)
+            online = await store.read(payment, caller=caller)
+            identity = caller, payment.transaction_id
+            if online.duplicate and (duplicate or identity not in known_before):
                 report.duplicates += 1
                 continue
-            expected.compare(payment.transaction_id, build_vector(payment, online), report)
+            expected.compare(identity, build_vector(payment, online), report)
     finally:
         await store.close()
     report.unmatched += expected.left()
@@ -134,36 +147,6 @@ def _payments(raw: pa.Table, rates: Rates) -> Iterator[Transaction]:
                 longitude=row["longitude"],
                 clock_skew=bool(skew),
             )
-
-
-def _of_region(rows: pa.Table, region: str) -> pa.Table:
-    return rows.filter(pc.equal(pc.fill_null(rows["region"], schema.FIRST_REGION), region))
-
-
-class _Identities:
-    """Who a transaction_id belongs to for 24 hours; the region's decision service refuses another payment under it."""
-
-    def __init__(self, lake: Lake, day: date, region: str) -> None:
-        self._owner: dict[str, tuple[int, str, str]] = {}
-        before = day - timedelta(days=1)
-        if lake.exists(tables.RAW_TRANSACTIONS, before):
-            rows = conformed(lake.read(tables.RAW_TRANSACTIONS, before), schema.RAW_TRANSACTIONS)
-            rows = _of_region(rows, region)
-            counted = rows.filter(pc.invert(rows.column("is_duplicate")))
-            columns = [counted.column(name).to_pylist() for name in ("transaction_id", "user_id", "merchant_id")]
-            received = counted.column("received_at").cast(pa.int64()).to_pylist()
-            self._owner = {i: (at, u, m) for i, u, m, at in zip(*columns, received, strict=True)}
-
-    def verdict(self, payment: Transaction, *, is_duplicate: bool) -> Literal["ours", "conflict", "elsewhere"]:
-        """Whether the id is another payment's, or a duplicate of what this region never saw; an id that is free becomes
-        this payment's."""
-        owner = self._owner.get(payment.transaction_id)
-        if owner is not None and payment.received_at - owner[0] < velocity.IDENTITY_LIFE:
-            return "ours" if owner[1:] == (payment.user_id, payment.merchant_id) else "conflict"
-        if is_duplicate:
-            return "elsewhere"
-        self._owner[payment.transaction_id] = (payment.received_at, payment.user_id, payment.merchant_id)
-        return "ours"
 
 
 class _Loads:
@@ -203,8 +186,8 @@ class _Expected:
     def __init__(self, lake: Lake, offline: pa.Table) -> None:
         columns = [offline.column(name).to_numpy(zero_copy_only=False) for name in CATALOGUE.names]
         self._vectors = np.column_stack(columns).astype(np.float32)
-        self._row = {identifier: i for i, identifier in enumerate(offline.column("transaction_id").to_pylist())}
-        self._seen: set[str] = set()
+        self._row = {identity: i for i, identity in enumerate(identities_of(offline))}
+        self._seen: set[Identity] = set()
         self._defaults = np.full_like(self._vectors, np.nan)
         zero = [i for i, feature in enumerate(CATALOGUE.features) if feature.cold_start == "zero"]
         for source in ("user", "merchant"):
@@ -215,13 +198,13 @@ class _Expected:
                     self._defaults[index, CATALOGUE.columns(source)] = medians[snapshot]
         self._defaults[:, zero] = 0.0
 
-    def compare(self, transaction_id: str, online: NDArray[np.float32], report: ReplayReport) -> None:
+    def compare(self, identity: Identity, online: NDArray[np.float32], report: ReplayReport) -> None:
         """Hold one online vector against the training set and count what it shows."""
-        if transaction_id not in self._row or transaction_id in self._seen:
+        if identity not in self._row or identity in self._seen:
             report.unmatched += 1
             return
-        self._seen.add(transaction_id)
-        row = self._row[transaction_id]
+        self._seen.add(identity)
+        row = self._row[identity]
         offline = self._vectors[row]
         report.rows += 1
         null = np.isnan(online)
@@ -232,9 +215,7 @@ class _Expected:
             name = CATALOGUE.names[position]
             report.differing[name] += 1
             if len(report.examples) < SHOWN_DIFFERENCES:
-                report.examples.append(
-                    Difference(transaction_id, name, float(online[position]), float(offline[position]))
-                )
+                report.examples.append(Difference(*identity, name, float(online[position]), float(offline[position])))
 
     def left(self) -> int:
         """Transactions of the training set that the replay never saw."""

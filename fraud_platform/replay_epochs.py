@@ -30,7 +30,7 @@ class Epochs:
     def __init__(self, settings: Settings, lake: Lake, redis_client: RedisClient, day: date, prefix: bytes) -> None:
         self._redis, self._prefix = redis_client, prefix
         self._in_force: dict[_Entity, int] = {}
-        self._told: dict[tuple[velocity.Entity, str, int], tuple[str, int, int]] = {}
+        self._told: dict[tuple[velocity.Entity, str, str, int], tuple[str, int, int]] = {}
         self._counted: dict[tuple[str, str, int], list[tuple[int, int]]] = defaultdict(list)
         rows = attempts(settings, lake, day)
         for entity in velocity.ENTITIES:
@@ -41,17 +41,18 @@ class Epochs:
         began = rows.filter(pc.greater(rows[f"{entity}_counted_since"], 0))
         own = rows.filter(pc.is_in(rows[f"{entity}_id"], value_set=pc.unique(began[f"{entity}_id"])))
         of_entity = (f"{entity}_id", f"{entity}_counted_since", f"{entity}_effective_time")
-        names = ("transaction_id", "received_us", *of_entity, "amount")
-        for identifier, received, name, since, at, amount in zip(*(own[n].to_pylist() for n in names), strict=True):
-            self._told[entity, identifier, received] = name, since, at
+        names = ("caller", "transaction_id", "received_us", *of_entity, "amount")
+        columns = (own[name].to_pylist() for name in names)
+        for caller, identifier, received, name, since, at, amount in zip(*columns, strict=True):
+            self._told[entity, caller, identifier, received] = name, since, at
             self._counted[entity, name, since].append((at, amount))
         for counted in self._counted.values():
             counted.sort()
 
-    def until(self, payment: Transaction) -> None:
+    def until(self, caller: str, payment: Transaction) -> None:
         """Make both sets what they were when the payment was counted."""
         for entity in velocity.ENTITIES:
-            told = self._told.get((entity, payment.transaction_id, payment.received_at))
+            told = self._told.get((entity, caller, payment.transaction_id, payment.received_at))
             if told is None:
                 continue
             name, since, at = told

@@ -23,6 +23,7 @@ SHOWN_DIFFERENCES = 20
 class Difference:
     """One value that serving would not have computed."""
 
+    caller: str
     transaction_id: str
     feature: str
     online: float
@@ -37,9 +38,12 @@ class ReplayReport:
     rows: int = 0
     duplicates: int = 0
     conflicts: int = 0
-    """Rows that reuse another payment's transaction_id within 24 hours: serving answers 409 and counts nothing."""
+    """Rows that reuse the caller's transaction_id of another payment within 24 hours: serving answers 409 and counts
+    nothing."""
+    copies: int = 0
+    """A source's rows that a later decision stands for: the service saw the decision alone."""
     elsewhere: int = 0
-    """Rows that repeat a transaction_id of another region within 24 hours: decided here as well, since this region's
+    """Rows that repeat a payment of another region within 24 hours: decided here as well, since this region's
     Redis did not know it, and counted there alone."""
     unmatched: int = 0
     """Transactions on one side alone: also a difference."""
@@ -82,13 +86,14 @@ def render(report: ReplayReport) -> "Group":
             Text(str(differing), style="red" if differing else ""),
         )
     aside = (
-        f"{report.duplicates} duplicates, {report.conflicts} conflicts, {report.elsewhere} of another region, "
-        f"{report.unmatched} on one side alone"
+        f"{report.duplicates} duplicates, {report.conflicts} conflicts, {report.copies} copies of later decisions, "
+        f"{report.elsewhere} of another region, {report.unmatched} on one side alone"
     )
     verdict = (
         f"{report.day}: {report.rows:,} rows, {report.values:,} values, {report.differences:,} differences ({aside})"
     )
     examples = [
-        Text(f"{e.transaction_id} {e.feature}: online {e.online!r}, offline {e.offline!r}") for e in report.examples
+        Text(f"{e.transaction_id} of {e.caller}, {e.feature}: online {e.online!r}, offline {e.offline!r}")
+        for e in report.examples
     ]
     return Group(table, *examples, Text(verdict, style="red" if report.differences else "green"))

@@ -44,6 +44,7 @@ EXPORT = pa.schema(
 RAW_TRANSACTIONS = pa.schema(
     [
         _field("transaction_id", pa.string(), "identifier given by the caller"),
+        _field("caller", pa.string(), "whose payment it is: the decision's caller, or the one that the mapping names"),
         _field("user_id", pa.string(), "who pays"),
         _field("merchant_id", pa.string(), "who is paid"),
         _field("amount_minor", pa.int64(), "amount in minor units of `currency`"),
@@ -55,7 +56,11 @@ RAW_TRANSACTIONS = pa.schema(
         _field("clock_skew", pa.bool_(), "timestamp was over 5 minutes ahead of or over 24 hours behind received_at"),
         *_OPTIONAL,
         _field("device_key", pa.int64(), "64-bit fingerprint of device_id", nullable=True),
-        _field("is_duplicate", pa.bool_(), "an earlier row of the same transaction_id counted within 24 hours"),
+        _field(
+            "is_duplicate",
+            pa.bool_(),
+            "another row is this payment: the same caller and transaction_id, within 24 hours",
+        ),
         _field(
             "decision_id", pa.string(), "the service's decision on it; null: the source alone knows it", nullable=True
         ),
@@ -73,7 +78,11 @@ RAW_TRANSACTIONS = pa.schema(
         _field("merchant_counted_since", pa.int64(), "the same of the merchant's", nullable=True),
     ]
 )
-"""One checked transaction, in processing order (received_at, transaction_id) within its day."""
+"""One checked transaction, by PROCESSING_ORDER within its day. A payment is known by (caller, transaction_id)."""
+
+PROCESSING_ORDER = ("received_at", "transaction_id", "caller")
+"""The order in which duplicates are found, and in which velocity counts what nobody decided. The caller only breaks
+ties, so that two runs give the same bytes."""
 
 LABELS = pa.schema(
     [

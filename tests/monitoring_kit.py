@@ -49,6 +49,7 @@ def write_training_day(lake: Lake, day: date, made: NDArray[np.float32], **colum
     count, start = len(made), microseconds(day)
     plain: dict[str, Any] = {
         "transaction_id": [f"{day}-{n}" for n in range(count)],
+        "caller": ["default"] * count,
         "user_id": [f"u-{n}" for n in range(count)],
         "merchant_id": ["m-1"] * count,
         "transaction_date": [day] * count,

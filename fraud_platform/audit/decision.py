@@ -97,7 +97,7 @@ class DecisionReplay:
         except NotKeptError as error:
             not_kept = str(error)
         checks += _vector(record, notes)
-        row = offline.get((record.request.transaction_id, record.received_at))
+        row = offline.get((record.caller, record.request.transaction_id, record.received_at))
         cause = cause_of(record, row)
         if cause is None and row is not None:
             checks += [

@@ -165,7 +165,7 @@ def _labels(day: Day, resolved: pa.Table | None, cut: date | None, maturity_days
     count = len(day.amounts)
     if resolved is None or cut is None:
         return pa.nulls(count, pa.bool_()), np.zeros(count, np.bool_)
-    keys = day.payments.select(["transaction_id", "received_at"]).append_column(
+    keys = day.payments.select(["caller", "transaction_id", "received_at"]).append_column(
         "transaction_date", pa.array([day.day] * count, pa.date32())
     )
     of_day = resolved.filter(pc.equal(resolved.column("transaction_date"), pa.scalar(day.day, pa.date32())))

@@ -23,9 +23,11 @@ from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.training_set import TRAINING_ROW
 from fraud_platform.features.vector import Matrix
+from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake
+from fraud_platform.processing import identities
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -41,6 +43,7 @@ _PLAIN = [
     *(pa.field(name, pa.float64()) for name in ("latitude", "longitude")),
     *(pa.field(name, _MOMENT) for name in ("received_at", "event_time")),
     pa.field("clock_skew", pa.bool_()),
+    pa.field("caller", pa.string()),
     pa.field("score", pa.float64()),
 ]
 _FEATURES = [feature for feature in CATALOGUE.features if feature.name != "amount"]
@@ -49,7 +52,7 @@ PAYMENTS = pa.schema([*_PLAIN, *(pa.field(feature.name, pa.float64()) for featur
 are UTC; `score` is what ran's, null where it gave none; every feature but `amount`, null where it was."""
 
 _OF_RAW = ("currency", "merchant_category", "device_id", "latitude", "longitude", "clock_skew")
-_OF_TRAINING = ("transaction_id", "user_id", "merchant_id", "country", "user_country", "channel")
+_OF_TRAINING = ("transaction_id", "caller", "user_id", "merchant_id", "country", "user_country", "channel")
 _OF_REQUEST = (
     *("transaction_id", "user_id", "merchant_id", "currency", "country", "user_country", "merchant_category"),
     *("channel", "device_id", "latitude", "longitude"),
@@ -122,7 +125,7 @@ class Traffic:
     def day(self, day: date) -> Day:
         """A day's payments: the log's, then those of history that the log does not have."""
         logged = self._logged(day)
-        history = self._history(day, logged.columns["transaction_id"])
+        history = self._history(day, _identities(logged.columns))
         parts = [logged, history]
         vectors = np.concatenate([part.vectors for part in parts])
         amounts = np.concatenate([part.amounts for part in parts])
@@ -159,7 +162,7 @@ class Traffic:
         }
         columns |= {
             name: pa.array([getattr(record, name) for record in records], PAYMENTS.field(name).type)
-            for name in ("received_at", "event_time", "clock_skew")
+            for name in ("caller", "received_at", "event_time", "clock_skew")
         }
         decisions = np.array([record.decision for record in records], np.str_)
         return _Part(
@@ -173,22 +176,21 @@ class Traffic:
 
     def _history(self, day: date, logged: pa.Array) -> _Part:
         rows, raw = (
-            self.lake.read(table, day) if self.lake.exists(table, day) else None
-            for table in (tables.TRAINING_SET, tables.RAW_TRANSACTIONS)
+            with_callers(self.lake, self.lake.read(table, day)) if self.lake.exists(table, day) else empty.empty_table()
+            for table, empty in (
+                (tables.TRAINING_SET, TRAINING_ROW),
+                (tables.RAW_TRANSACTIONS, schema.RAW_TRANSACTIONS),
+            )
         )
-        if rows is None:
-            rows = TRAINING_ROW.empty_table()
-        rows = rows.filter(pc.invert(pc.is_in(rows.column("transaction_id"), value_set=logged)))
+        rows = rows.filter(pc.invert(pc.is_in(identities(rows), value_set=logged)))
         vectors = np.empty((rows.num_rows, len(CATALOGUE.names)), np.float32)
         for index, name in enumerate(CATALOGUE.names):
             vectors[:, index] = rows.column(name).to_numpy(zero_copy_only=False)
         columns = {name: _one(rows.column(name).cast(PAYMENTS.field(name).type)) for name in _OF_TRAINING}
         columns |= {name: _one(rows.column(name).cast(_MOMENT)) for name in ("received_at", "event_time")}
-        raw = (
-            schema.RAW_TRANSACTIONS.empty_table() if raw is None else raw.filter(pc.invert(raw.column("is_duplicate")))
-        )
-        at = pc.index_in(rows.column("transaction_id"), value_set=_one(raw.column("transaction_id")))
-        columns |= {name: _one(raw.column(name)).take(_one(at)) for name in _OF_RAW}
+        raw = raw.filter(pc.invert(raw.column("is_duplicate")))
+        at = pc.index_in(identities(rows), value_set=identities(raw))
+        columns |= {name: _one(raw.column(name)).take(at) for name in _OF_RAW}
         standing = self.in_force
         scores = np.full(len(vectors), np.nan) if standing is None else score_all(standing.model, vectors)
         threshold, review = (1.0, 1.0) if standing is None else (standing.threshold, standing.review_threshold)
@@ -211,6 +213,10 @@ def _vector(record: DecisionRecord) -> Matrix:
     if record.catalogue_hash != CATALOGUE.hash:
         return np.full(len(CATALOGUE.names), np.nan, np.float32)
     return record.values
+
+
+def _identities(columns: dict[str, pa.Array]) -> pa.Array:
+    return identities(pa.table({name: columns[name] for name in ("caller", "transaction_id")}))
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:

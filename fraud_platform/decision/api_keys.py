@@ -9,7 +9,6 @@ A key is 256 random bits, so a plain SHA-256 of it is enough: a slow hash makes 
 import fcntl
 import hashlib
 import os
-import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,13 +18,14 @@ from typing import Annotated, Literal, get_args
 
 import msgspec
 
+from fraud_platform.callers import CALLER
+
 Scope = Literal["decide", "explain", "feedback", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 PREFIX = "fp_"
 ID_DIGITS = 8
 _SECRET_BYTES = 32
-CALLER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class KeysError(ValueError):

@@ -12,7 +12,8 @@ from typing import Any
 
 import jwt
 
-from fraud_platform.decision.api_keys import CALLER, SCOPES
+from fraud_platform.callers import CALLER
+from fraud_platform.decision.api_keys import SCOPES
 from fraud_platform.decision.problem import unauthorized
 
 ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")

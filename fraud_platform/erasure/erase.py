@@ -89,7 +89,7 @@ def look(settings: Settings, user: str) -> Look:
     stores.append(Store("spool", home.count_spooled(root, user), CUT))
     stores.append(Store("policy", policies.count_lists(root, user), LISTED))
     stores.append(Store("ledger", policies.count_lines(root, user), RENAMED))
-    stores.append(Store("comments of feedback", sum(1 for _ in home.comments(root, found.transactions)), BLANKED))
+    stores.append(Store("comments of feedback", sum(1 for _ in home.comments(root, found.payments)), BLANKED))
     notes: tuple[str, ...] = ()
     if len(user) >= home.SHORTEST:
         others = home.other_files(root, settings.lake, user)
@@ -117,7 +117,7 @@ def erase(settings: Settings, user: str, *, who: str, now: datetime) -> Erasure:
         postgres.delete_rows(connection, user)
     found = files.find(settings, user, pseudonym)
     files.take_out(found, user, pseudonym)
-    home.blank_comments(settings.home, found.transactions)
+    home.blank_comments(settings.home, found.payments)
     redis_keys.forget_on_disk(settings)
     if drained:
         _wait_for_the_cut(settings, user)

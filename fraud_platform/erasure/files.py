@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from fraud_platform.erasure.mentions import mentions, searchable
 from fraud_platform.erasure.rows import anonymised
+from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.lake import Lake
 from fraud_platform.settings import Settings
 
@@ -20,6 +21,9 @@ DELETED = ("quarantine", "inference_log_rejected", "online_source", "user_window
 """Tables of which nothing is counted: rows that name the user are deleted."""
 SORTED_BY_USER = ("user_tiles", "user_features")
 """Tables in the order of user_id, which a new name changes."""
+
+Payment = tuple[str, str]
+"""Caller and transaction_id."""
 
 _BATCH_ROWS = 65_536
 
@@ -31,8 +35,8 @@ class Found:
     rows: Counter[str] = field(default_factory=Counter)
     """Rows per table."""
     paths: list[tuple[Lake, str]] = field(default_factory=list)
-    transactions: set[str] = field(default_factory=set)
-    """Transactions of the user, also those that already bear the pseudonym."""
+    payments: set[Payment] = field(default_factory=set)
+    """Payments of the user, also those that already bear the pseudonym."""
 
 
 def lakes(settings: Settings) -> dict[str, Lake]:
@@ -57,15 +61,17 @@ def find(settings: Settings, user: str, pseudonym: str | None) -> Found:
     for name, lake in lakes(settings).items():
         for path in lake.every_file(".parquet"):
             table = lake.table_of(path) if name.endswith("lake") else name
-            count = _count(lake, path, user, pseudonym, found.transactions)
+            # an import's rows are in the lake as well, which knows whose they are
+            payments = set() if name.endswith("imports") else found.payments
+            count = _count(lake, path, user, pseudonym, payments)
             if count:
                 found.rows[table if name in ("lake", "imports", "online_source") else f"{name}, {table}"] += count
                 found.paths.append((lake, path))
     return found
 
 
-def _count(lake: Lake, path: str, user: str, pseudonym: str | None, transactions: set[str]) -> int:
-    """Rows of a file that name the user; their transactions are added to those known."""
+def _count(lake: Lake, path: str, user: str, pseudonym: str | None, payments: set[Payment]) -> int:
+    """Rows of a file that name the user; their payments are added to those known."""
     count = 0
     with lake.open_file(path) as file:
         parquet = pq.ParquetFile(file)
@@ -73,15 +79,17 @@ def _count(lake: Lake, path: str, user: str, pseudonym: str | None, transactions
         columns = searchable(schema)
         if not columns:
             return 0
-        owned = {"transaction_id", "user_id"} <= set(schema.names)
-        wanted = [*columns, "transaction_id"] if owned else columns
+        owned = {"transaction_id", "user_id", "received_at"} <= set(schema.names)
+        keys = [name for name in ("transaction_id", "caller", "received_at") if owned and name in schema.names]
+        wanted = [*columns, *keys]
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted):
             rows = pa.table(batch)
             count += int(mentions(rows, user).sum())
             if owned:
                 names = pa.array([name for name in (user, pseudonym) if name is not None])
                 theirs = rows.filter(pc.fill_null(pc.is_in(rows["user_id"], names), False))
-                transactions.update(theirs["transaction_id"].drop_null().to_pylist())
+                theirs = with_callers(lake, theirs.filter(pc.is_valid(theirs["transaction_id"])))
+                payments.update(zip(theirs["caller"].to_pylist(), theirs["transaction_id"].to_pylist(), strict=True))
     return count
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from fraud_platform.erasure.files import Payment
 from fraud_platform.erasure.mentions import says
 from fraud_platform.inference_log.spool import Frames, segments
 from fraud_platform.ingest.feedback import FeedbackLabel
@@ -37,22 +38,23 @@ def count_spooled(home: Path, user: str) -> int:
     return count
 
 
-def comments(home: Path, transactions: set[str]) -> Iterator[tuple[Path, int, int]]:
-    """Comments that callers wrote on these transactions: file, first byte, bytes; those that are gone are left out."""
+def comments(home: Path, payments: set[Payment]) -> Iterator[tuple[Path, int, int]]:
+    """Comments that callers wrote on these payments of theirs: file, first byte, bytes; those that are gone are left
+    out."""
     for path in sorted((home / "feedback").glob("arrived=*/*.jsonl")):
         position = 0
         for line in path.read_bytes().splitlines(keepends=True):
             found = _COMMENT.search(line) if line.endswith(b"\n") else None
             if found is not None and found[1].strip(_GONE):
                 label = msgspec.json.decode(line, type=FeedbackLabel)
-                if label.transaction_id in transactions:
+                if (label.caller, label.transaction_id) in payments:
                     yield path, position + found.start(1), len(found[1])
             position += len(line)
 
 
-def blank_comments(home: Path, transactions: set[str]) -> None:
-    """Write over the comments on these transactions, in place and at their length: a writer may be appending."""
-    for path, position, length in list(comments(home, transactions)):
+def blank_comments(home: Path, payments: set[Payment]) -> None:
+    """Write over the comments on these payments, in place and at their length: a writer may be appending."""
+    for path, position, length in list(comments(home, payments)):
         descriptor = os.open(path, os.O_WRONLY)
         try:
             os.pwrite(descriptor, _GONE * length, position)

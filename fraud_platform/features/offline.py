@@ -4,9 +4,9 @@ What belongs here: what an engine does, DuckDB as one, writing a result back one
 feature's arithmetic, which is the same for every engine.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Protocol
 
 import duckdb
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from fraud_platform.features import tables
 from fraud_platform.lake import Lake
 from fraud_platform.settings import Settings
 
@@ -84,7 +85,7 @@ class _DuckDBEngine:
         rows = self._backend.read_parquet(paths, hive_partitioning=True, union_by_name=True).cast({"date": "date"})
         missing = [name for name in schema.names if name not in rows.columns]
         types = ibis.Schema.from_pyarrow(schema)
-        return rows.mutate(**{name: ibis.null(types[name]) for name in missing}) if missing else rows
+        return rows.mutate(**{name: ibis.null(types[name](nullable=True)) for name in missing}) if missing else rows
 
     def local(self, rows: pa.Table) -> ibis.Table:
         return ibis.memtable(rows)
@@ -122,6 +123,20 @@ def chunks(lake: Lake, table: str, days: Sequence[date], rows: int, name: str) -
         for group in groups:
             yield group
             progress.update(len(group))
+
+
+def with_day_before(lake: Lake, table: str, days: Sequence[date], rows: Callable[[date], int]) -> list[date]:
+    """The days to write, and the one before them where its partition counts other payments than raw_transactions has.
+
+    A decision of the first day can stand for a row of the day before that was counted already
+    (`ingest.standardize.mark_decided_later`). rows: how many payments the partition of a day counts.
+    """
+    before = min(days) - timedelta(days=1)
+    if lake.exists(table, before) and lake.exists(tables.RAW_TRANSACTIONS, before):
+        duplicate = lake.read(tables.RAW_TRANSACTIONS, before, ["is_duplicate"])["is_duplicate"]
+        if rows(before) != (pc.sum(pc.invert(duplicate)).as_py() or 0):
+            return [before, *days]
+    return list(days)
 
 
 def write_days(lake: Lake, table: str, rows: pa.Table, days: Iterable[date], schema: pa.Schema) -> list[Written]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from fraud_platform.features.catalogue import DAY, HOUR
 from fraud_platform.features.offline import microseconds
-from fraud_platform.schema import FIRST_REGION
+from fraud_platform.schema import FIRST_REGION, PROCESSING_ORDER
 
 CLAMP_LOOKBACK_DAYS = 2
 """Days before a day D that its effective times depend on. They lie within (received_at − 24 h, received_at + 1 s), so
@@ -29,7 +29,7 @@ before it was received, in a window of 24 h; what was received earlier counts at
 
 def sequence(transactions: ibis.Table, entity: str) -> ibis.Table:
     """Counted rows of RAW_TRANSACTIONS with `<entity>_effective_time`, int64 UTC microseconds, strictly increasing per
-    entity, region and epoch in processing order (received_at, transaction_id), and `<entity>_counted_since`, int64 and
+    entity, region and epoch in PROCESSING_ORDER, and `<entity>_counted_since`, int64 and
     never null: the epoch, and from when on its windows are complete. `region` is empty where it was null: each region
     counts what its own Redis sees.
 
@@ -44,7 +44,7 @@ def sequence(transactions: ibis.Table, entity: str) -> ibis.Table:
     counted = transactions.filter(~transactions.is_duplicate)
     counted = counted.mutate(region=ibis.coalesce(counted.region, FIRST_REGION))
     running = ibis.cumulative_window(
-        group_by=[counted[key], counted.region], order_by=[counted.received_at, counted.transaction_id]
+        group_by=[counted[key], counted.region], order_by=[counted[name] for name in PROCESSING_ORDER]
     )
     # an epoch is carried to the rows up to the next decision
     counted = counted.mutate(_decisions=counted[epoch].count().over(running))
@@ -54,7 +54,7 @@ def sequence(transactions: ibis.Table, entity: str) -> ibis.Table:
     counted = counted.mutate(
         **{epoch: ibis.coalesce(carried, 0), time: assigned}, _event=ibis.coalesce(assigned, happened)
     )
-    groups, order = [key, "region", epoch], ["received_at", "transaction_id"]
+    groups, order = [key, "region", epoch], [*PROCESSING_ORDER]
     numbered = counted.mutate(_n=ibis.row_number().over(ibis.window(group_by=groups, order_by=order)).cast("int64"))
     running = ibis.cumulative_window(group_by=groups, order_by=order)
     by_order = numbered._n + (numbered._event - numbered._n).max().over(running)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import DAY, HOUR
-from fraud_platform.features.offline import Written, microseconds, open_engine, write_days
+from fraud_platform.features.offline import Written, microseconds, open_engine, with_day_before, write_days
 from fraud_platform.features.sequence import CLAMP_LOOKBACK_DAYS, sequence
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.settings import Settings
@@ -124,10 +124,16 @@ def label_tiles(labels: ibis.Table, transactions: ibis.Table) -> ibis.Table:
     return tiles.filter(tiles.fraud_delta != 0)
 
 
+def _counted(lake: Lake, table: str, day: date) -> int:
+    """Payments that the tiles of a day count."""
+    return pc.sum(lake.read(table, day, ["txn_count"])["txn_count"]).as_py() or 0
+
+
 def _write(
     settings: Settings, lake: Lake, days: Sequence[date], table: str, tile: pa.Schema, lookback: int
 ) -> list[Written]:
     engine = open_engine(settings, lake)
+    days = with_day_before(lake, table, days, lambda day: _counted(lake, table, day))
     read = days_between(min(days) - timedelta(days=lookback), max(days))
     transactions = engine.daily(tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
     tiles = user_tiles(transactions) if tile is USER_TILE else merchant_tiles(transactions)
@@ -136,12 +142,12 @@ def _write(
 
 
 def write_user_tiles(settings: Settings, lake: Lake, days: Sequence[date]) -> list[Written]:
-    """Write the user tiles of `days`, which must be consecutive."""
+    """Write the user tiles of `days`, which must be consecutive, and of the day before by `with_day_before`."""
     return _write(settings, lake, days, tables.USER_TILES, USER_TILE, CLAMP_LOOKBACK_DAYS)
 
 
 def write_merchant_tiles(settings: Settings, lake: Lake, days: Sequence[date]) -> list[Written]:
-    """Write the merchant tiles of `days`, which must be consecutive."""
+    """Write the merchant tiles of `days`, which must be consecutive, and of the day before by `with_day_before`."""
     return _write(settings, lake, days, tables.MERCHANT_TILES, MERCHANT_TILE, 0)
 
 

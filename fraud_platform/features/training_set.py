@@ -15,11 +15,20 @@ from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, LIVE_HISTORY, VELOCITY_WINDOWS, Source
 from fraud_platform.features.in_force import Span, spans_table
-from fraud_platform.features.offline import Engine, Written, chunks, microseconds, open_engine, write_days
+from fraud_platform.features.offline import (
+    Engine,
+    Written,
+    chunks,
+    microseconds,
+    open_engine,
+    with_day_before,
+    write_days,
+)
 from fraud_platform.features.pruning import check_kept
 from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS, WINDOW_REACH, sequence
 from fraud_platform.features.snapshots import MERCHANT_SNAPSHOT, USER_SNAPSHOT, read_medians
 from fraud_platform.features.vector import Matrix, VectorColumns, build_vectors
+from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.settings import Settings
 
@@ -28,6 +37,7 @@ CHUNK_ROWS = 100_000
 
 _IDENTITY = [
     pa.field("transaction_id", pa.string()),
+    pa.field("caller", pa.string(), nullable=False, metadata={"description": "whose payment it is"}),
     pa.field("user_id", pa.string()),
     pa.field("merchant_id", pa.string()),
     pa.field("transaction_date", pa.date32()),
@@ -198,7 +208,9 @@ def _vectors(rows: pa.Table, medians: _Medians) -> Matrix:
     )
 
 
-def _frame(engine: Engine, chunk: list[date], user_spans: Sequence[Span], merchant_spans: Sequence[Span]) -> pa.Table:
+def _frame(
+    engine: Engine, lake: Lake, chunk: list[date], user_spans: Sequence[Span], merchant_spans: Sequence[Span]
+) -> pa.Table:
     user_spans, merchant_spans = _needed(user_spans, chunk), _needed(merchant_spans, chunk)
     read = days_between(chunk[0] - timedelta(days=WINDOW_LOOKBACK_DAYS), chunk[-1])
     transactions = engine.daily(tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
@@ -217,7 +229,8 @@ def _frame(engine: Engine, chunk: list[date], user_spans: Sequence[Span], mercha
     columns = [field.name for field in _IDENTITY] + [
         feature.name for feature in CATALOGUE.features if feature.source != "request"
     ]
-    return engine.run(rows.order_by(["received_at", "transaction_id"]).select(*columns, *_INPUTS))
+    found = engine.run(rows.order_by(list(schema.PROCESSING_ORDER)).select(*columns, *_INPUTS))
+    return with_callers(lake, found)
 
 
 def _needed(spans: Sequence[Span], chunk: list[date]) -> list[Span]:
@@ -233,19 +246,21 @@ def _snapshots(spans: Sequence[Span]) -> list[date]:
 def write_training_set(
     settings: Settings, lake: Lake, days: Sequence[date], user_spans: Sequence[Span], merchant_spans: Sequence[Span]
 ) -> list[Written]:
-    """Write the training set of `days`, which must be consecutive, with the snapshots in force by the spans.
+    """Write the training set of `days`, which must be consecutive, and of the day before by `with_day_before`, with the
+    snapshots in force by the spans.
 
     Raises PrunedSnapshotError where an old snapshot was kept for other payments than these days have.
     """
     written: list[Written] = []
     medians = _Medians(lake)
+    days = with_day_before(lake, tables.TRAINING_SET, days, lambda day: lake.size(tables.TRAINING_SET, day)[0])
     for chunk in chunks(lake, tables.RAW_TRANSACTIONS, days, CHUNK_ROWS, "training_set"):
         for table, entity, spans in (
             (tables.USER_FEATURES, "user", user_spans),
             (tables.MERCHANT_FEATURES, "merchant", merchant_spans),
         ):
             check_kept(lake, table, f"{entity}_id", chunk, _needed(spans, chunk))
-        rows = _frame(open_engine(settings, lake), chunk, user_spans, merchant_spans)
+        rows = _frame(open_engine(settings, lake), lake, chunk, user_spans, merchant_spans)
         vectors = _vectors(rows, medians)
         # NaN is null in the lake, so that row counts and reports see what is missing
         features = {name: pa.array(vectors[:, i], from_pandas=True) for i, name in enumerate(CATALOGUE.names)}

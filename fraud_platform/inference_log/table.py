@@ -248,6 +248,21 @@ class LogTable:
         files = self._lake.files(TABLE, "*.parquet", day)
         return {key for path in files for key in self._keys(path, within)}
 
+    def decided_among(self, day: date, transaction_ids: pa.Array) -> set[tuple[str, str]]:
+        """Which of some transaction_ids have a decision of a day that is not marked: caller and transaction_id."""
+        columns = ["caller", "transaction_id", "superseded_by"]
+        wanted = pc.field("transaction_id").isin(transaction_ids)
+        while True:
+            try:
+                files = self._lake.files(TABLE, "*.parquet", day)
+                parts = [_conformed(self._lake.read_file(path, columns, wanted), columns) for path in files]
+            except FileNotFoundError:
+                # merged meanwhile: the rows are in another file now
+                continue
+            rows = pa.concat_tables([SCHEMA.empty_table().select(columns), *parts])
+            rows = rows.filter(pc.is_null(rows["superseded_by"]))
+            return set(zip(rows["caller"].to_pylist(), rows["transaction_id"].to_pylist(), strict=True))
+
     def find(self, transaction_id: str, caller: str, until: date, days: int) -> list[DecisionRecord]:
         """The caller's records on a transaction in the `days` UTC days that end with `until`, back to the first day on
         which one stands."""

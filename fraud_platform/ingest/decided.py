@@ -1,12 +1,16 @@
 """Payments that the service decided, as transactions: what was decided is also what happened.
 
 What belongs here: how a day of the inference log joins a source's transactions. What does not: carrying decisions into
-the lake (`inference_log`), checking and converting rows (`standardize`).
+the lake (`inference_log`), checking and converting rows (`standardize`), which row of a payment counts (`processing`).
 
 A payment belongs to the UTC day of its received_at and keeps what the service settled of it: received_at, amount in the
-base currency and the effective times that velocity assigned. Every attempt counts, blocked ones too. Where the source
-has the payment as well, the same transaction_id of the same user at the same merchant on that day or the day after the
-decision, the decision's row counts and the source's copy is left out.
+base currency and the effective times that velocity assigned. Every attempt counts, blocked ones too.
+
+A source's row and a decision with the same caller and transaction_id are the same payment, whichever came first, and
+the decision's row is the one that counts. The source's row is a copy and is left out where it lies on the decision's
+day or the day after, at the same user and merchant. A row of another user or merchant under the identity is a conflict,
+not a copy: it stays, as a duplicate. So does a row of the day before that was received less than 24 hours before the
+decision: a day may have been built, and its rows counted by snapshots, before anybody decided.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,14 +20,16 @@ from datetime import date, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fraud_platform.callers import DEFAULT_CALLER
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.ingest.source import Source
-from fraud_platform.ingest.standardize import COPIES, DECIDED
+from fraud_platform.ingest.standardize import CALLER, COPIES, DECIDED, STANDS_ELSEWHERE
+from fraud_platform.processing import Bools, decided_later, identities
 from fraud_platform.schema import EXPORT
 
-_IDENTITY = ["transaction_id", "user_id", "merchant_id"]
-_ROW = pa.schema([*EXPORT, *DECIDED])
+_COPY = ["caller", "transaction_id", "user_id", "merchant_id"]
+_ROW = pa.schema([*EXPORT, CALLER, *DECIDED])
 _OF_REQUEST = [name for name in EXPORT.names if name != "received_at"]
 
 
@@ -39,6 +45,7 @@ def _row(record: DecisionRecord) -> dict[str, object]:
     counted = record.epoch is not None
     return {
         **{name: getattr(record.request, name) for name in _OF_REQUEST},
+        "caller": record.caller,
         "received_at": record.received_at,
         "decision_id": record.decision_id,
         "decided_amount": record.amount,
@@ -71,24 +78,45 @@ class WithDecisions:
         return self.source.last_day()
 
     def transactions(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
-        """Per day the source's rows that no decision stands for, then the decisions'; COPIES says what was left out."""
+        """Per day the source's rows but for copies, then the decisions'; COPIES says what was left out."""
         decided_on = set(self.log.days())
         for day, rows in self.source.transactions(days):
-            before, today = (each if each in decided_on else None for each in (day - timedelta(days=1), day))
-            yield day, self._joined(rows, before, today)
+            around = [day + timedelta(days=n) for n in (-1, 0, 1)]
+            yield day, self._joined(rows, *(each if each in decided_on else None for each in around))
 
-    def _joined(self, rows: pa.Table, before: date | None, today: date | None) -> pa.Table:
-        known = [self.log.read(each, _IDENTITY) for each in (before, today) if each is not None]
-        if not known:
+    def _joined(self, rows: pa.Table, before: date | None, today: date | None, after: date | None) -> pa.Table:
+        if before is today is after is None:
             return rows
-        kept = rows.filter(pc.invert(_among(rows, pa.concat_tables(known))))
+        rows = _with_caller(rows)
+        known = [self.log.read(each, _COPY) for each in (before, today) if each is not None]
+        kept = rows.filter(pc.invert(_among(rows, pa.concat_tables(known)))) if known else rows
+        if after is not None:
+            kept = kept.append_column(STANDS_ELSEWHERE, pa.array(_decided_on(self.log, after, kept)))
         decided = decided_rows(() if today is None else self.log.records(today))
         joined = pa.concat_tables([kept, decided], promote_options="default")
         return joined.replace_schema_metadata({COPIES: str(rows.num_rows - kept.num_rows)})
 
     def labels(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
-        """The source's."""
-        return self.source.labels(days)
+        """The source's; one of a copy that lies a day beside the decision bears the decision's day, where the payment
+        is."""
+        decided_on = set(self.log.days())
+        for day, labels in self.source.labels(days):
+            yield day, self._of_payments(labels, decided_on)
+
+    def _of_payments(self, labels: pa.Table, decided_on: set[date]) -> pa.Table:
+        dates: list[date] = labels["transaction_date"].to_pylist()
+        near = {each + timedelta(days=n) for each in set(dates) for n in (-1, 0, 1)} & decided_on
+        names = pc.unique(labels["transaction_id"])
+        decided = {(*key, day) for day in near for key in self.log.decided_among(day, names)}
+        told = zip(_with_caller(labels)["caller"].to_pylist(), labels["transaction_id"].to_pylist(), strict=True)
+        moved = [
+            next((on for n in (0, -1, 1) if (*key, on := at + timedelta(days=n)) in decided), at)
+            for key, at in zip(told, dates, strict=True)
+        ]
+        if moved == dates:
+            return labels
+        field = labels.schema.field("transaction_date")
+        return labels.set_column(labels.schema.get_field_index(field.name), field, pa.array(moved, field.type))
 
     def rates(self, day: date) -> pa.Table:
         """The source's."""
@@ -96,7 +124,23 @@ class WithDecisions:
 
 
 def _among(rows: pa.Table, decided: pa.Table) -> pa.Array:
-    """Which rows are of a payment that was decided; a row without all three identifiers is of none."""
-    identities = set(zip(*(decided[name].to_pylist() for name in _IDENTITY), strict=True))
-    told = zip(*(rows[name].to_pylist() for name in _IDENTITY), strict=True)
-    return pa.array([each in identities for each in told], pa.bool_())
+    """Which rows are copies of decisions; a row without all its identifiers is none."""
+    known = set(zip(*(decided[name].to_pylist() for name in _COPY), strict=True))
+    told = zip(*(rows[name].to_pylist() for name in _COPY), strict=True)
+    return pa.array([each in known for each in told], pa.bool_())
+
+
+def _decided_on(log: LogTable, day: date, rows: pa.Table) -> Bools:
+    """Which of a source's rows were decided on a later day, within 24 hours."""
+    decided = log.read(day, ["caller", "transaction_id", "received_at"])
+    received = pc.fill_null(pc.coalesce(rows["received_at"], rows["timestamp"]).cast(pa.int64()), 0)
+    at = decided["received_at"].cast(pa.int64())
+    return decided_later(identities(rows), received.to_numpy(), identities(decided), at.to_numpy())
+
+
+def _with_caller(rows: pa.Table) -> pa.Table:
+    """A source's rows with CALLER, null nowhere."""
+    if CALLER.name not in rows.column_names:
+        return rows.append_column(CALLER, pa.repeat(DEFAULT_CALLER, rows.num_rows))
+    position = rows.schema.get_field_index(CALLER.name)
+    return rows.set_column(position, CALLER, pc.fill_null(rows[CALLER.name], DEFAULT_CALLER))

@@ -23,7 +23,7 @@ from fraud_platform.ingest.import_rates import ImportedRates, load_rates
 from fraud_platform.ingest.mapping import Mapping, MappingError, infer_format, load_mapping
 from fraud_platform.ingest.normalize import NORMALIZED, build
 from fraud_platform.ingest.readers import Files, create_view, find_files, quote
-from fraud_platform.ingest.standardize import PROBLEM, SOURCE_ROW
+from fraud_platform.ingest.standardize import CALLER, PROBLEM, SOURCE_ROW
 from fraud_platform.schema import EXPORT, LABELS, RATES, TIME
 from fraud_platform.settings import Settings
 
@@ -91,12 +91,14 @@ class MappedSource:
         return int(pq.read_metadata(self._cache).num_rows)
 
     def transactions(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
-        """Per day the EXPORT rows received then, with `problem` and `source_row` for those that could not be read.
+        """Per day the EXPORT rows received then, all of the mapping's `caller`, with `problem` and `source_row` for
+        those that could not be read.
 
         Rows without a readable time stand under the first day. Ordered by received_at, transaction_id, then by every
         other column.
         """
-        return self._by_day(days, "day", _SERVED)
+        for day, rows in self._by_day(days, "day", _SERVED):
+            yield day, rows.append_column(CALLER, pa.repeat(self.mapping.caller, rows.num_rows))
 
     def labels(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
         """Per day the LABELS rows that arrived then: one per transaction_id and day of receipt, the first row's."""
@@ -104,6 +106,7 @@ class MappedSource:
             count = rows.num_rows
             columns = {
                 "transaction_id": rows["transaction_id"],
+                "caller": pa.repeat(self.mapping.caller, count),
                 "transaction_date": rows["day"],
                 "arrived_at": rows["label_arrived_at"],
                 "source": pa.repeat("import", count),
@@ -122,12 +125,15 @@ class MappedSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits over the mapping, and over the names, sizes and times of the files as they are now."""
+        """16 hex digits over the mapping, and over the names, sizes and times of the files as they are now.
+
+        Rates and caller are no part of it: the cached rows do not hold them.
+        """
         form = self.mapping.format or infer_format(self._files.addresses)
         told = [
             str(NORMALIZER_VERSION),
             form,
-            self.mapping.model_dump_json(exclude={"rates"}),
+            self.mapping.model_dump_json(exclude={"rates", "caller"}),
             *self._files.fingerprint,
         ]
         return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]

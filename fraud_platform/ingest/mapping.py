@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fraud_platform.callers import CALLER, DEFAULT_CALLER
 from fraud_platform.currency import UnknownCurrency, exponent
 
 Format = Literal["parquet", "csv", "jsonl"]
@@ -113,11 +114,24 @@ def _known_currency(code: str) -> str:
     return code
 
 
+def _fits_a_caller(name: str) -> str:
+    if not CALLER.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is no caller's name: 1 to 64 letters, digits, dots, dashes and underscores, the first a letter "
+            "or digit, as `fraud-platform keys add` takes it"
+        )
+    return name
+
+
 class Mapping(_Strict):
     """A mapping file."""
 
     path: list[str] = Field(min_length=1, description="files: globs, fsspec addresses, ${VARIABLES}")
     columns: Columns
+    caller: Annotated[str, AfterValidator(_fits_a_caller)] = Field(
+        DEFAULT_CALLER,
+        description="whose payments the rows are: the caller that asks the service for decisions on them",
+    )
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]+$", description="absent: the mapping file's folder or stem")
     format: Format | None = Field(None, description="absent: by the files' ending")
     csv: CsvOptions = Field(default_factory=CsvOptions)

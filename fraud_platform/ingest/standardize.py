@@ -15,15 +15,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fraud_platform.callers import DEFAULT_CALLER
 from fraud_platform.currency import Rates, country_codes, currency_codes
-from fraud_platform.processing import CountedRows, device_keys, event_time, mark_duplicates
-from fraud_platform.schema import EXPORT, QUARANTINE, RAW_TRANSACTIONS, TIME
+from fraud_platform.processing import CountedRows, decided_later, device_keys, event_time, identities, mark_duplicates
+from fraud_platform.schema import EXPORT, PROCESSING_ORDER, QUARANTINE, RAW_TRANSACTIONS, TIME
 
 PROBLEM = pa.field("problem", pa.string())
 """Optional column beside EXPORT's: why the source itself rejects the row, naming the field; null where it does not."""
 
 SOURCE_ROW = pa.field("source_row", pa.string())
 """Optional column beside EXPORT's: the row as it stood in the source, JSON; read only for rows with a problem."""
+
+CALLER = pa.field("caller", pa.string())
+"""Optional column beside EXPORT's: whose payment the row is; the default caller's where it is null or absent."""
 
 DECIDED = (
     pa.field("decision_id", pa.string()),
@@ -36,6 +40,10 @@ DECIDED = (
 )
 """Optional columns beside EXPORT's: what the service has settled of a payment that it decided, null for any other. Its
 amount in the base currency stands at the rates that were in force then, and is not converted anew."""
+
+STANDS_ELSEWHERE = pa.field("stands_elsewhere", pa.bool_())
+"""Optional column beside EXPORT's: a decision that this day's rows may not hold stands for this row, which is then a
+duplicate."""
 
 COPIES = b"copies"
 """Optional key of the export's schema metadata: how many of the source's rows were left out, a decision standing for
@@ -65,9 +73,9 @@ def standardize(
 ) -> Standardized:
     """Check and convert the rows received on `day`.
 
-    `export` has EXPORT's columns in any order, and may have PROBLEM, SOURCE_ROW and DECIDED's. `previous` is the
-    RAW_TRANSACTIONS partition of the day before, against which repeats are found. Raises ValueError when `rates`
-    convert to another currency than `base_currency`.
+    `export` has EXPORT's columns in any order, and may have PROBLEM, SOURCE_ROW, CALLER, DECIDED's and
+    STANDS_ELSEWHERE. `previous` is the RAW_TRANSACTIONS partition of the day before, against which repeats are found.
+    Raises ValueError when `rates` convert to another currency than `base_currency`.
     """
     if rates.base_currency != base_currency:
         raise ValueError(f"rates convert to {rates.base_currency}, the base currency is {base_currency}")
@@ -77,13 +85,36 @@ def standardize(
     reasons = _reasons(rows, day, rates)
     if PROBLEM.name in export.column_names:
         reasons = pc.coalesce(export[PROBLEM.name].cast(pa.string()), reasons)
-    for field in DECIDED:
-        known = field.name in export.column_names
-        rows = rows.append_column(field, export[field.name] if known else pa.nulls(export.num_rows, field.type))
+    rows = rows.append_column(CALLER, pc.fill_null(_beside(export, CALLER), DEFAULT_CALLER))
+    for field in (*DECIDED, STANDS_ELSEWHERE):
+        rows = rows.append_column(field, _beside(export, field))
     fits = pc.is_null(reasons)
-    # Stable: rows alike in both keys keep the source's order.
-    accepted = rows.filter(fits).sort_by([("received_at", "ascending"), ("transaction_id", "ascending")])
+    # Stable: rows alike in all keys keep the source's order.
+    accepted = rows.filter(fits).sort_by([(name, "ascending") for name in PROCESSING_ORDER])
     return Standardized(_finish(accepted, rates, previous), _set_aside(export, reasons, fits))
+
+
+def mark_decided_later(previous: pa.Table, export: pa.Table) -> pa.Table:
+    """The day before's RAW_TRANSACTIONS rows, once the day's export is known with its decisions.
+
+    A source's row that a decision of the day stands for (`processing.decided_later`) becomes a duplicate, as it would
+    be were its day built now. Without any, the very table that was given.
+    """
+    if "decision_id" not in export.column_names:
+        return previous
+    decisions = export.filter(pc.is_valid(export["decision_id"]))
+    received, at = _micros(previous["received_at"]), _micros(decisions["received_at"])
+    late = decided_later(identities(previous), received, identities(decisions), at) & ~_decided(previous)
+    known = previous["is_duplicate"].to_numpy(zero_copy_only=False)
+    if not (late & ~known).any():
+        return previous
+    field = RAW_TRANSACTIONS.field("is_duplicate")
+    return previous.set_column(previous.schema.get_field_index(field.name), field, pa.array(known | late))
+
+
+def _beside(export: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
+    """An optional column; nulls where the export lacks it."""
+    return export[field.name] if field.name in export.column_names else pa.nulls(export.num_rows, field.type)
 
 
 def _reasons(rows: pa.Table, day: date, rates: Rates) -> pa.ChunkedArray:
@@ -144,7 +175,8 @@ def _finish(rows: pa.Table, rates: Rates, previous: pa.Table | None) -> pa.Table
         amounts[mine] = rates.to_base(minor[mine], code)
     received_us = _micros(rows["received_at"])
     event_us, skew = event_time(_micros(rows["timestamp"]), received_us)
-    duplicate = mark_duplicates(rows["transaction_id"].combine_chunks(), received_us, _counted(previous))
+    elsewhere = pc.fill_null(rows["stands_elsewhere"], False).to_numpy(zero_copy_only=False)
+    duplicate = mark_duplicates(identities(rows), received_us, _decided(rows), elsewhere, _counted(previous))
     derived = {
         "amount": pc.coalesce(rows["decided_amount"], pa.chunked_array([pa.array(amounts)])),
         "event_time": pa.array(event_us).cast(TIME),
@@ -165,7 +197,12 @@ def _counted(previous: pa.Table | None) -> CountedRows | None:
     if previous is None:
         return None
     kept = previous.filter(pc.invert(previous["is_duplicate"]))
-    return CountedRows(kept["transaction_id"].combine_chunks(), _micros(kept["received_at"]))
+    return CountedRows(identities(kept), _micros(kept["received_at"]), _decided(kept))
+
+
+def _decided(rows: pa.Table) -> Bools:
+    decided: Bools = pc.is_valid(rows["decision_id"]).to_numpy(zero_copy_only=False)
+    return decided
 
 
 def _set_aside(export: pa.Table, reasons: pa.ChunkedArray, fits: pa.ChunkedArray) -> pa.Table:

@@ -14,10 +14,12 @@ from tqdm import tqdm
 
 from fraud_platform.currency import Rates
 from fraud_platform.features import tables
+from fraud_platform.features.offline import conformed
+from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.ingest.source import Source
-from fraud_platform.ingest.standardize import COPIES, standardize
+from fraud_platform.ingest.standardize import COPIES, mark_decided_later, standardize
 from fraud_platform.lake import Lake, MissingPartition
-from fraud_platform.schema import LABELS, RATES
+from fraud_platform.schema import LABELS, RATES, RAW_TRANSACTIONS
 
 
 class RowsLostError(RuntimeError):
@@ -36,13 +38,16 @@ class IngestReport:
     """Rows that are the service's decisions."""
     copies: int = 0
     """Rows of the source that were left out beforehand, a decision standing for each."""
+    marked_before: int = 0
+    """Rows of the day before that became duplicates, a decision of this day standing for each."""
     reasons: dict[str, int] = field(default_factory=dict)
 
 
 def ingest_transactions(lake: Lake, source: Source, days: Sequence[date], base_currency: str) -> list[IngestReport]:
     """Write raw_transactions and quarantine of `days`, ascending, also where a day is empty.
 
-    A day needs the day before it in the lake, against which repeats are found, unless it is the source's first. Amounts
+    A day needs the day before it in the lake, against which repeats are found, unless it is the source's first. Rows of
+    that day for which a decision of this one stands are marked there as duplicates, as building it again would. Amounts
     convert at the day's recorded rates; where none are recorded yet, the source's are recorded first. The quarantine is
     written first, so a raw_transactions partition stands for a finished day.
 
@@ -58,6 +63,12 @@ def ingest_transactions(lake: Lake, source: Source, days: Sequence[date], base_c
     ):
         if previous_day != day - timedelta(days=1):
             previous = _day_before(lake, day, first_day)
+        marked = 0
+        if previous is not None:
+            known, previous = previous, mark_decided_later(previous, export)
+            if previous is not known:
+                marked = _duplicates(previous) - _duplicates(known)
+                lake.write(tables.RAW_TRANSACTIONS, day - timedelta(days=1), previous.combine_chunks())
         result = standardize(export, day, _recorded_rates(lake, source, day, base_currency), base_currency, previous)
         accepted, quarantined = result.transactions.num_rows, result.quarantine.num_rows
         if accepted + quarantined != export.num_rows:
@@ -65,10 +76,12 @@ def ingest_transactions(lake: Lake, source: Source, days: Sequence[date], base_c
         lake.write(tables.QUARANTINE, day, result.quarantine)
         lake.write(tables.RAW_TRANSACTIONS, day, result.transactions)
         reasons = Counter(result.quarantine["reason"].to_pylist())
-        duplicates = result.transactions["is_duplicate"].to_numpy(zero_copy_only=False).sum()
         decided = accepted - result.transactions["decision_id"].null_count
         copies = int((export.schema.metadata or {}).get(COPIES, 0))
-        reports.append(IngestReport(day, accepted, quarantined, int(duplicates), decided, copies, dict(reasons)))
+        duplicates = _duplicates(result.transactions)
+        reports.append(
+            IngestReport(day, accepted, quarantined, duplicates, decided, copies, marked, reasons=dict(reasons))
+        )
         previous_day, previous = day, result.transactions
     return reports
 
@@ -108,6 +121,11 @@ def _day_before(lake: Lake, day: date, first_day: date) -> pa.Table | None:
     if before < first_day:
         return None
     try:
-        return lake.read(tables.RAW_TRANSACTIONS, before)
+        rows = conformed(lake.read(tables.RAW_TRANSACTIONS, before), RAW_TRANSACTIONS)
     except MissingPartition as error:
         raise MissingPartition(f"{day} cannot be ingested before {before}: {error}") from error
+    return with_callers(lake, rows).select(RAW_TRANSACTIONS.names).cast(RAW_TRANSACTIONS)
+
+
+def _duplicates(rows: pa.Table) -> int:
+    return int(rows["is_duplicate"].to_numpy(zero_copy_only=False).sum())

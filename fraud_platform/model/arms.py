@@ -25,7 +25,7 @@ from fraud_platform.model.split import microseconds
 from fraud_platform.monitoring.psi import Bins
 
 _COLUMNS = [
-    *("transaction_id", "received_at", "amount", "model", "model_version", "score", "arm", "other_version"),
+    *("caller", "transaction_id", "received_at", "amount", "model", "model_version", "score", "arm", "other_version"),
     *("other_score", "scored_by", "latency_us"),
 ]
 _USUAL_FRAUDS = 300
@@ -160,7 +160,7 @@ def _rows(lake: Lake, routing: Routing, now: datetime) -> pa.Table:
 
 
 def _labels(lake: Lake, rows: pa.Table, today: date, maturity_days: int) -> NDArray[np.float64]:
-    keys = rows.select(["transaction_id", "received_at"])
+    keys = rows.select(["caller", "transaction_id", "received_at"])
     keys = keys.append_column("transaction_date", keys.column("received_at").cast(pa.date32()))
     # a blocked payment's silence counts as good here, for both models alike: left out, as training has it, it would
     # clear whoever decided of its own mistakes, and not the other

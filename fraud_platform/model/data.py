@@ -20,6 +20,7 @@ from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.labels import label_transactions, resolve_labels
+from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.model.served import decisions_version, refuse_skew, with_decisions
 from fraud_platform.model.split import Split, TrainingDataError, microseconds, plan_split
@@ -29,7 +30,7 @@ Matrix = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
 EPOCH = date(1970, 1, 1)
-_KEYS = ("transaction_id", "transaction_date", "received_at")
+_KEYS = ("caller", "transaction_id", "transaction_date", "received_at")
 CONTEXT = ("transaction_id", "received_at", "user_id", "amount_minor", "country", "channel")
 """Columns of the training set that are no features and that evaluation slices and sums by."""
 
@@ -205,7 +206,7 @@ def find_known(lake: Lake, days: Sequence[date], resolved: pa.Table, cut: date, 
     keys = lake.read_days(tables.TRAINING_SET, days, _KEYS)
     if keys is None:
         return Known(np.empty(0, np.bool_), np.empty(0, np.bool_), np.empty(0))
-    keys = with_decisions(lake, days, keys)
+    keys = with_decisions(lake, days, with_callers(lake, keys))
     is_fraud = label_transactions(keys, resolved, microseconds(cut), maturity_days).column("is_fraud")
     known = np.asarray(pc.is_valid(is_fraud).to_numpy(zero_copy_only=False), np.bool_)
     labels = np.asarray(pc.fill_null(is_fraud, False).to_numpy(zero_copy_only=False), np.bool_)

@@ -21,23 +21,24 @@ from fraud_platform.monitoring.skew import SKEW
 MAX_WEIGHT = 50.0
 """Most that a payment let through to be measured weighs, that of a share of 2%: one payment must not make a model."""
 
-_KEY = ["transaction_id", "received_at"]
+_KEY = ["caller", "transaction_id", "received_at"]
 _COLUMNS = [*_KEY, "decision", "reason", "propensity"]
 
 
 def with_decisions(lake: Lake, days: Sequence[date], keys: pa.Table) -> pa.Table:
     """Training rows with `blocked` (bool) and `weight` (float64).
 
-    keys: rows of the training set of `days`, with transaction_id and received_at. A payment let through to be measured
-    weighs 1 / propensity, at most MAX_WEIGHT, and so stands for those like it that were blocked; any other weighs 1.
+    keys: rows of the training set of `days`, with caller, transaction_id and received_at. A payment let through to be
+    measured weighs 1 / propensity, at most MAX_WEIGHT, and so stands for those like it that were blocked; any other
+    weighs 1.
     """
     decisions = _decisions(lake, days)
     blocked, weight = np.zeros(keys.num_rows, np.bool_), np.ones(keys.num_rows)
-    known = {(row["transaction_id"], row["received_at"]): row for row in decisions.to_pylist()}
+    known = {tuple(row[name] for name in _KEY): row for row in decisions.to_pylist()}
     named = pc.is_in(keys["transaction_id"], value_set=decisions["transaction_id"].combine_chunks())
     positions = np.flatnonzero(named.to_numpy(zero_copy_only=False))
     for position, row in zip(positions, keys.select(_KEY).take(pa.array(positions)).to_pylist(), strict=True):
-        decision = known.get((row["transaction_id"], row["received_at"]))
+        decision = known.get(tuple(row.values()))
         if decision is not None:
             blocked[position] = decision["decision"] == "block"
             weight[position] = _weight(decision["reason"], decision["propensity"])

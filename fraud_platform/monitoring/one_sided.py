@@ -5,8 +5,8 @@ What belongs here: finding them, and which decisions have one in their windows. 
 A source may hold payments that the service never saw: velocity did not count them, the training set does. A payment
 decided while Redis was away was counted at an instant that nobody recorded, and one that was decided under an earlier
 rule of effective time at another than training's. And a decision may be no training row, as a duplicate of another
-caller's transaction_id, or one of the next day, by a clock that was ahead. Values of a decision with such an attempt in
-its windows differ by right.
+region's, or one of the next day, by a clock that was ahead. Values of a decision with such an attempt in its windows
+differ by right.
 """
 
 from bisect import bisect_right
@@ -23,6 +23,7 @@ from fraud_platform.features.catalogue import LIVE_HISTORY
 from fraud_platform.features.offline import conformed
 from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS
 from fraud_platform.features.training_set import TRAINING_ROW
+from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.online.warm import warmed_until
@@ -31,14 +32,14 @@ from fraud_platform.schema import FIRST_REGION
 Row = dict[str, Any]
 
 _ENTITIES = ("user", "merchant")
-_NAMED = ["transaction_id", "received_at", *(f"{entity}_id" for entity in _ENTITIES)]
+_NAMED = ["caller", "transaction_id", "received_at", *(f"{entity}_id" for entity in _ENTITIES)]
 _TIMES = [f"{entity}_effective_time" for entity in _ENTITIES]
 _COUNTED = [*_TIMES, *(f"{entity}_counted_since" for entity in _ENTITIES)]
 ATTEMPT = [*_NAMED, *_COUNTED, "region", "epoch"]
 """Columns of the inference log that say which attempt a decision was."""
 
-Key = tuple[str, int]
-"""One row of the training set: transaction_id, and received_at in UTC microseconds."""
+Key = tuple[str, str, int]
+"""One row of the training set: caller, transaction_id, and received_at in UTC microseconds."""
 
 
 @dataclass
@@ -99,7 +100,7 @@ def plain(rows: pa.Table) -> list[Row]:
 
 
 def _key(row: Row) -> Key:
-    return row["transaction_id"], row["received_at"]
+    return row["caller"], row["transaction_id"], row["received_at"]
 
 
 def _training_rows(lake: Lake, day: date) -> list[Row]:
@@ -109,5 +110,7 @@ def _training_rows(lake: Lake, day: date) -> list[Row]:
         row
         for each in days
         if lake.exists(tables.TRAINING_SET, each)
-        for row in plain(conformed(lake.read(tables.TRAINING_SET, each), wanted).select(wanted.names))
+        for row in plain(
+            with_callers(lake, conformed(lake.read(tables.TRAINING_SET, each), wanted)).select(wanted.names)
+        )
     ]

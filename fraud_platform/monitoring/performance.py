@@ -61,7 +61,10 @@ PERFORMANCE_SCHEMA = pa.schema(
         _field("missed_fraud_minor", pa.int64(), "amount of frauds that were not blocked, those let through included"),
     ]
 )
-_COLUMNS = ["transaction_id", "received_at", "score", "decision", "reason", "propensity", "model_version", "amount"]
+_COLUMNS = [
+    *("caller", "transaction_id", "received_at"),
+    *("score", "decision", "reason", "propensity", "model_version", "amount"),
+]
 
 
 def matured(day: date, maturity_days: int) -> date:

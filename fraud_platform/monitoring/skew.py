@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, LIVE_HISTORY
 from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS
+from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake, days_between
@@ -59,7 +60,7 @@ def skew(lake: Lake, day: date) -> tuple[pa.Table, Counter[str]]:
     one_sided: dict[str, OneSided] = {}
     served, expected, names = [], [], []
     for record in log.records(day):
-        row = offline.get((record.request.transaction_id, record.received_at))
+        row = offline.get((record.caller, record.request.transaction_id, record.received_at))
         cause = cause_of(record, row)
         if cause is None and record.epoch is not None:
             if record.epoch not in one_sided:
@@ -90,19 +91,23 @@ def cause_of(record: DecisionRecord, row: OfflineRow | None) -> str | None:
 
 
 def offline_vectors(lake: Lake, day: date, transaction_id: str | None = None) -> dict[Key, OfflineRow]:
-    """Snapshots and vector per transaction of the training set, or of one; nothing for a day that was not built."""
+    """Snapshots and vector per transaction of the training set, or of those with one transaction_id, each caller's;
+    nothing for a day that was not built."""
     if not lake.exists(tables.TRAINING_SET, day):
         return {}
-    columns = ["transaction_id", "received_at", "user_snapshot", "merchant_snapshot", *CATALOGUE.names]
+    columns = ["caller", "transaction_id", "received_at", "user_snapshot", "merchant_snapshot", *CATALOGUE.names]
     wanted = None if transaction_id is None else pc.field("transaction_id") == transaction_id
-    rows = lake.read_file(lake.path(tables.TRAINING_SET, day), columns, wanted)
+    rows = with_callers(lake, lake.read_file(lake.path(tables.TRAINING_SET, day), columns, wanted))
     vectors = np.column_stack([rows.column(name).to_numpy(zero_copy_only=False) for name in CATALOGUE.names])
     snapshots = zip(
         *(pc.cast(rows.column(f"{entity}_snapshot"), pa.string()).to_pylist() for entity in ("user", "merchant")),
         strict=True,
     )
     identifiers = zip(
-        rows.column("transaction_id").to_pylist(), rows.column("received_at").cast(pa.int64()).to_pylist(), strict=True
+        rows.column("caller").to_pylist(),
+        rows.column("transaction_id").to_pylist(),
+        rows.column("received_at").cast(pa.int64()).to_pylist(),
+        strict=True,
     )
     return {
         identifier: (pair, vector.astype(np.float32))

@@ -15,15 +15,20 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from fraud_platform import schema
+from fraud_platform.callers import DEFAULT_CALLER
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import DAY
 from fraud_platform.features.offline import microseconds, open_engine
 from fraud_platform.features.sequence import CLAMP_LOOKBACK_DAYS, sequence
+from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.online import velocity
 from fraud_platform.online.epochs import put_epoch, velocity_epoch
 from fraud_platform.online.shards import RedisClient, by_master
 from fraud_platform.settings import Settings
+
+Received = tuple[str, str, int]
+"""One row: caller, transaction_id, and received_at in UTC microseconds."""
 
 KEPT_DAYS = 4
 """Days of received_at put back. A payment received just after the last of them may have an event time 24 h back and
@@ -58,17 +63,18 @@ def warm_velocity(
     complete: bool = True,
     now_us: int,
     key_prefix: bytes = b"",
+    also: Sequence[Received] = (),
 ) -> velocity.Epoch:
     """Put this region's attempts of the lake's last days up to `last_day` before whatever the store has counted since.
 
     `complete`: the lake holds every attempt up to now, as it does before the first payment is served; otherwise windows
-    that reach behind now stay null, since attempts after `last_day` were lost. An existing epoch is kept and nothing is
-    written. Killed and repeated, it ends in the same state: the epoch is written last.
+    that reach behind now stay null, since attempts after `last_day` were lost. `also`: as in `attempts`. An existing
+    epoch is kept and nothing is written. Killed and repeated, it ends in the same state: the epoch is written last.
     """
     existing = velocity_epoch(redis_client, key_prefix)
     if existing is not None:
         return existing
-    rows = attempts(settings, lake, last_day)
+    rows = attempts(settings, lake, last_day, also)
     end = int(np.datetime64(last_day, "us").astype(np.int64)) + DAY
     for entity in velocity.ENTITIES:
         _seed(redis_client, rows, entity, key_prefix, velocity.complete_after(end))
@@ -88,18 +94,27 @@ def warmed_until(lake: Lake, epoch: str) -> date | None:
     return None if record is None else date.fromisoformat(record["warmed_until"])
 
 
-def attempts(settings: Settings, lake: Lake, last_day: date) -> pa.Table:
-    """This region's counted attempts received in the KEPT_DAYS up to `last_day`, in processing order: transaction_id,
-    user_id, merchant_id, amount, received_us, both effective times and both epochs, as `sequence` has them (int64)."""
+def attempts(settings: Settings, lake: Lake, last_day: date, also: Sequence[Received] = ()) -> pa.Table:
+    """This region's counted attempts received in the KEPT_DAYS up to `last_day`, in processing order: caller,
+    transaction_id, user_id, merchant_id, amount, received_at, received_us, both effective times and both epochs, as
+    `sequence` has them (int64).
+
+    also: duplicates that count as well, as they did before a decision came to stand for them."""
     first = last_day - timedelta(days=KEPT_DAYS - 1)
     engine = open_engine(settings, lake)
     read = days_between(first - timedelta(days=CLAMP_LOOKBACK_DAYS), last_day)
     rows = engine.daily(tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
     rows = rows.filter(ibis.coalesce(rows.region, schema.FIRST_REGION) == settings.region)
+    if also:
+        received = microseconds(rows.received_at).cast("string")
+        name = ibis.coalesce(rows.caller, DEFAULT_CALLER) + ":" + rows.transaction_id + ":" + received
+        told = [f"{caller}:{transaction_id}:{at}" for caller, transaction_id, at in also]
+        rows = rows.mutate(is_duplicate=rows.is_duplicate & ~name.isin(told))
     rows = sequence(sequence(rows, "user"), "merchant").filter(lambda t: t.date >= ibis.literal(first))
-    ordered = rows.order_by(["received_at", "transaction_id"])
-    return engine.run(
+    ordered = rows.order_by(list(schema.PROCESSING_ORDER))
+    found = engine.run(
         ordered.select(
+            "caller",
             "transaction_id",
             "user_id",
             "merchant_id",
@@ -108,9 +123,11 @@ def attempts(settings: Settings, lake: Lake, last_day: date) -> pa.Table:
             "merchant_effective_time",
             "user_counted_since",
             "merchant_counted_since",
+            "received_at",
             received_us=microseconds(ordered.received_at),
         )
     )
+    return with_callers(lake, found)
 
 
 def _complete_since(lake: Lake, last_day: date) -> int:
@@ -175,7 +192,7 @@ def _remember(redis_client: RedisClient, rows: pa.Table, end: int, prefix: bytes
     recent = rows.filter(pa.compute.greater(rows.column("received_us"), end - velocity.IDENTITY_LIFE))
     identities = [
         (
-            velocity.identity_key(entity, row[f"{entity}_id"], "", row["transaction_id"], prefix),
+            velocity.identity_key(entity, row[f"{entity}_id"], row["caller"], row["transaction_id"], prefix),
             b"%d:%d" % (row["received_us"], row[f"{entity}_effective_time"])
             + velocity.carried(row[f"{entity}_counted_since"]),
         )

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import redis
 
+from fraud_platform.callers import DEFAULT_CALLER
 from fraud_platform.currency import exponent
 from fraud_platform.dataset import fix_dataset
 from fraud_platform.decision.breaker import CircuitBreaker
@@ -41,7 +42,6 @@ UNLIMITED = Budget(
     budget_ms=10**7, network_ms=0, read_deadline_ms=10**6, request_features_ms=10**6, model_ms=10**6, log_ms=10**6
 )
 """No stage is too slow: what is tested is what is decided."""
-CALLER = "bank"
 
 
 def micros(day: date, hours: float = 0) -> int:
@@ -84,7 +84,8 @@ def body(row: dict[str, Any]) -> bytes:
 async def serve(
     settings: Settings, day: date, rows: list[dict[str, Any]], answered: Callable[[int, dict[str, Any]], None]
 ) -> list[str]:
-    """Decide `rows`, in their order, each received at its `received_at`; returns what failed inside.
+    """Decide `rows`, in their order, each received at its `received_at`, of the default caller where it has none;
+    returns what failed inside.
 
     The snapshot of two days before is in force until 02:00, then that of the day before.
     """
@@ -118,7 +119,7 @@ async def serve(
                     _load(client, lake, day - timedelta(days=1), micros(day, 2))
                     loaded = True
                 now[0] = row["received_at"]
-                answer = await engine.decide(body(row), CALLER)
+                answer = await engine.decide(body(row), row.get("caller", DEFAULT_CALLER))
                 answered(answer.status, json.loads(answer.body))
         finally:
             await store.close()

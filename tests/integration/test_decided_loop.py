@@ -7,6 +7,7 @@ from datetime import date, datetime, time, timedelta
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -17,17 +18,25 @@ from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake, days_between, open_lake
 from fraud_platform.model.served import refuse_skew
 from fraud_platform.model.split import TrainingDataError
-from fraud_platform.monitoring.skew import CAUSES, SKEW, write_skew
+from fraud_platform.monitoring.skew import CAUSES, SKEW, cause_of, offline_vectors, write_skew
 from fraud_platform.online.packed import MERCHANT_VECTOR, USER_VECTOR
 from fraud_platform.replay import replay_day, spans_of
+from fraud_platform.schema import PROCESSING_ORDER
 from fraud_platform.settings import Settings
-from tests.integration.decided_kit import exported, served
+from tests.integration.decided_kit import exported, micros, served
 from tests.integration.test_dagster import run_history
 
 FIRST_DAY = date(2026, 3, 1)
 DAY = date(2026, 3, 8)
+BEFORE = DAY - timedelta(days=1)
 UNSEEN = slice(-30, -26)
 """Payments of the bank's export, in the evening, that never came to the service."""
+
+
+OTHERS = 6
+"""Payments of another caller, each under the id of a payment of the bank's."""
+LATE_US = 15 * 3_600_000_000
+"""How long after the bank's export had them some payments came to the service."""
 
 
 @dataclass
@@ -37,13 +46,18 @@ class World:
     settings: Settings
     lake: Lake
     sent: list[dict[str, Any]]
+    late: set[str]
+    """Payments that were transactions of the day before when they were decided; velocity was warmed up with them."""
+    unknown: set[str]
+    """Others like them, that came into the lake after velocity had been warmed up."""
     answers: list[tuple[int, dict[str, Any]]]
     result: dg.ExecuteInProcessResult
 
 
-def planted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def planted(rows: list[dict[str, Any]], yesterdays: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The bank's payments but for UNSEEN, and what makes a day hard: a repeat, a burst, two counted in another
-    order than they were received, and an amount in another currency."""
+    order than they were received, an amount in another currency, another caller's payments under ids of the bank's,
+    and payments that the bank's export had on the day before."""
     sent = [row for row in rows if row not in rows[UNSEEN]]
     middle = next(i for i, row in enumerate(sent) if row["received_at"] > rows[0]["received_at"] + 12 * 3_600_000_000)
     base = sent[middle]
@@ -57,8 +71,13 @@ def planted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     earlier = {**last, "transaction_id": "received-first", "received_at": last["received_at"] + 10, "amount_minor": 7}
     foreign = {**last, "transaction_id": "yen", "received_at": last["received_at"] + 99, "currency": "USD"}
     repeat = {**burst[3], "received_at": last["received_at"] + 200}
+    others = [
+        {**row, "caller": "another", "user_id": "another's", "received_at": row["received_at"] + shift}
+        for row, shift in zip(sent[middle : middle + 2 * OTHERS : 2], [1, -1] * OTHERS, strict=False)
+    ]
+    late = [{**row, "received_at": row["received_at"] + LATE_US, "timestamp": row["timestamp"]} for row in yesterdays]
     # two workers: the one that received first was the second to count
-    ordered = sorted([*sent, *burst, later, foreign, repeat], key=lambda row: row["received_at"])
+    ordered = sorted([*sent, *burst, later, foreign, repeat, *others, *late], key=lambda row: row["received_at"])
     ordered.insert(ordered.index(later) + 1, earlier)
     return ordered
 
@@ -79,9 +98,26 @@ def world(tmp_path_factory: pytest.TempPathFactory, redis_server: str) -> Iterat
         settings = Settings()
         lake = open_lake(settings)
         assert run_history(settings, instance, days_between(FIRST_DAY, DAY - timedelta(days=1))).success
-        sent = planted(exported(settings, lake, DAY))
+        evening = [row for row in exported(settings, lake, BEFORE) if row["received_at"] > micros(BEFORE, 16)][:12:3]
+        sent = planted(exported(settings, lake, DAY), evening)
         answers = list(served(settings, DAY, sent))
-        yield World(settings, lake, sent, answers, run_history(settings, instance, [DAY]))
+        late = {row["transaction_id"] for row in evening}
+        unknown = add_to_the_day_before(lake, [row for row in sent if row["received_at"] > micros(DAY, 9)][:3])
+        yield World(settings, lake, sent, late, unknown, answers, run_history(settings, instance, [DAY]))
+
+
+def add_to_the_day_before(lake: Lake, rows: list[dict[str, Any]]) -> set[str]:
+    """Payments of the day as an export has them that dates them on the evening before; returns their ids."""
+    raw = lake.read(tables.RAW_TRANSACTIONS, BEFORE)
+    names = ("transaction_id", "user_id", "merchant_id")
+    changes = [
+        {name: row[name] for name in names} | {"received_at": micros(BEFORE, 23) + n} for n, row in enumerate(rows)
+    ]
+    plain = [raw.slice(0, 1).to_pylist()[0] | {"is_duplicate": False} | change for change in changes]
+    added = pa.Table.from_pylist(plain, raw.schema)
+    whole = pa.concat_tables([raw, added]).sort_by([(name, "ascending") for name in PROCESSING_ORDER])
+    lake.write(tables.RAW_TRANSACTIONS, BEFORE, whole.combine_chunks())
+    return {row["transaction_id"] for row in rows}
 
 
 def test_every_decision_is_a_transaction_as_it_was_served(world: World) -> None:
@@ -118,6 +154,46 @@ def test_training_takes_what_was_served_bit_for_bit(world: World) -> None:
     assert sum(left_out.values()) + rows[0]["compared"] == len(list(LogTable(world.lake).records(DAY)))
     assert {cause for cause in CAUSES if left_out[cause]} <= {"one_sided_attempt", "not_in_training_set"}
     refuse_skew(world.lake, [DAY], accepted=[])
+
+
+def test_callers_under_one_id_count_apart(world: World) -> None:
+    others = {row["transaction_id"] for row in world.sent if row.get("caller") == "another"}
+    assert len(others) == OTHERS
+    raw, trained = (world.lake.read(table, DAY).to_pylist() for table in (tables.RAW_TRANSACTIONS, tables.TRAINING_SET))
+    for rows in ([row for row in raw if not row["is_duplicate"]], trained):
+        who = [(row["caller"], row["user_id"] == "another's") for row in rows if row["transaction_id"] in others]
+        assert Counter(who) == {("another", True): OTHERS, ("default", False): OTHERS}
+    tiles = {row["user_id"]: row["txn_count"] for row in world.lake.read(tables.USER_TILES, DAY).to_pylist()}
+    assert tiles["another's"] == OTHERS
+
+
+def test_what_was_exported_the_day_before_it_was_decided_is_the_decisions_payment(world: World) -> None:
+    known = world.late | world.unknown
+    assert (len(world.late), len(world.unknown)) == (4, 3)
+    before, raw = (world.lake.read(tables.RAW_TRANSACTIONS, day).to_pylist() for day in (BEFORE, DAY))
+    copies = [row for row in before if row["transaction_id"] in known]
+    assert {row["transaction_id"] for row in copies} == known
+    assert all(row["is_duplicate"] and row["decision_id"] is None for row in copies)
+    decided = {
+        row["transaction_id"]: row for row in raw if row["transaction_id"] in known and row["caller"] == "default"
+    }
+    assert all(not row["is_duplicate"] and row["decision_id"] for row in decided.values())
+    assert decided.keys() == known
+    for day, rows in ((BEFORE, before), (DAY, raw)):
+        counted = sum(not row["is_duplicate"] for row in rows)
+        assert world.lake.size(tables.TRAINING_SET, day)[0] == counted
+        for table in (tables.USER_TILES, tables.MERCHANT_TILES):
+            assert pc.sum(world.lake.read(table, day)["txn_count"]).as_py() == counted
+    # what velocity had been warmed up with it counted then, and no second time
+    assert all((decided[name]["user_effective_time"] < micros(DAY)) == (name in world.late) for name in known)
+    offline = offline_vectors(world.lake, DAY)
+    for record in LogTable(world.lake).records(DAY):
+        if record.request.transaction_id in known and record.caller == "default":
+            row = offline[record.caller, record.request.transaction_id, record.received_at]
+            assert cause_of(record, row) is None
+            np.testing.assert_array_equal(record.values, row[1])
+    (event,) = [e for e in world.result.asset_materializations_for_node("raw_transactions") if e.partition]
+    assert event.metadata["marked_on_the_day_before"].value == len(known)
 
 
 def test_two_workers_orders_are_compared_too(world: World) -> None:

@@ -51,13 +51,15 @@ SPARK = {
 
 
 def crowded(lake: Lake) -> list[date]:
-    """The oracle's edges, values that are missing, sums past 2^53, and payments exactly a window apart."""
+    """The oracle's edges, values that are missing, sums past 2^53, payments exactly a window apart, and a last day that
+    was written before its rows had a caller."""
     rows, labels = crowded_world()
     for n, offset in enumerate((-DAY, 0, MINUTE, 2 * MINUTE, 12 * MINUTE, HOUR, DAY - HOUR)):
         at = MIDNIGHT + offset
         rows.append(Row(f"w{n}", "u0", "m0", 10**11 + 1, at, at, None, None, None, None))
         rows.append(Row(f"v{n}", "nobody", "nowhere", n, at, at, "DE", None, None, "a"))
     ingest_world(lake, rows, labels)
+    lake.write(tables.RAW_TRANSACTIONS, TODAY, lake.read(tables.RAW_TRANSACTIONS, TODAY).drop_columns(["caller"]))
     return days_between(FIRST_DAY, TODAY)
 
 
@@ -122,6 +124,7 @@ def edges(tmp_path_factory: pytest.TempPathFactory) -> Both:
 
 def test_both_engines_write_the_same_bytes_of_every_edge(edges: Both) -> None:
     assert edges.differences() == []
+    assert set(edges.spark.read(tables.TRAINING_SET, TODAY)["caller"].to_pylist()) == {"default"}
 
 
 def test_both_engines_write_the_same_bytes_of_simulated_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

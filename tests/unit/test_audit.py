@@ -223,7 +223,7 @@ async def test_the_training_set_is_compared_where_it_must_equal_and_said_where_n
     write_training_day(
         lake_of(settings), DAY, vectors[:3],
         transaction_id=[record.request.transaction_id for record in records[:3]], user_snapshot=snapshots,
-        received_at=[record.received_at for record in records[:3]],
+        received_at=[record.received_at for record in records[:3]], caller=[record.caller for record in records[:3]],
     )  # fmt: skip
     report = replay_decisions(settings, lake_of(settings), DAY)
     assert report.decisions == 4

@@ -2,7 +2,8 @@
 
 import json
 import stat
-from datetime import UTC, date, datetime
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fraud_platform.erasure.files import find
 from fraud_platform.erasure.home import blank_comments, comments, other_files
 from fraud_platform.erasure.mentions import mentions, says
 from fraud_platform.erasure.rows import anonymised, anonymised_record
@@ -22,12 +24,16 @@ from fraud_platform.erasure.suppression import (
     suppression_path,
     without_erased,
 )
+from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.tiles import MERCHANT_TILE
 from fraud_platform.inference_log.record import decode_record, encode_record, vector_bytes
 from fraud_platform.inference_log.table import rows as log_rows
 from fraud_platform.ingest.feedback import FeedbackLabel, FeedbackWriter, read_feedback
-from fraud_platform.schema import EXPORT, QUARANTINE
+from fraud_platform.lake import Lake
+from fraud_platform.schema import EXPORT, QUARANTINE, TIME
+from fraud_platform.settings import Settings
+from tests.monitoring_kit import log_decisions
 from tests.record_kit import DAY, MIDNIGHT, record
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -174,14 +180,42 @@ def test_comments_on_the_user_s_payments_are_written_over_beside_a_living_writer
     writer.append(label("t-1", 'called: "not me", said Zoë'))
     writer.append(label("t-2", "another's"))
     writer.append(label("t-3", None))
-    assert len(list(comments(tmp_path, {"t-1", "t-3"}))) == 1
-    blank_comments(tmp_path, {"t-1", "t-3"})
+    mine = {("c", "t-1"), ("c", "t-3"), ("another", "t-2")}
+    assert len(list(comments(tmp_path, mine))) == 1
+    blank_comments(tmp_path, mine)
     writer.append(label("t-4", "after"))
     writer.close()
     found = {one.transaction_id: one.comment for one in read_feedback(tmp_path, date(2026, 11, 23))}
     assert set(found["t-1"] or "") == {"-"}
     assert (found["t-2"], found["t-3"], found["t-4"]) == ("another's", None, "after")
-    assert list(comments(tmp_path, {"t-1", "t-3"})) == []
+    assert list(comments(tmp_path, mine)) == []
+
+
+def test_the_user_s_payments_are_found_with_their_callers_in_young_and_old_files(
+    tmp_path: Path, make_settings: Callable[..., Settings]
+) -> None:
+    settings = make_settings(home=tmp_path)
+    lake = Lake(settings.lake)
+    mine = record("t-1", caller="bank", decision_id="1" * 32)
+    log_decisions(lake, [mine])
+    names = ("transaction_id", "user_id", "received_at", "caller")
+
+    def rows(*told: tuple[str, str, int, str]) -> pa.Table:
+        columns = dict(zip(names, zip(*told, strict=True), strict=True))
+        return pa.table({**columns, "received_at": pa.array(columns["received_at"], pa.int64()).cast(TIME)})
+
+    # another user's payments of other callers bear the same ids
+    old = rows(("t-1", "u-1", MIDNIGHT, "bank"), ("t-2", "u-1", MIDNIGHT, "default"), ("t-3", "u-2", MIDNIGHT, "bank"))
+    lake.write(tables.RAW_TRANSACTIONS, DAY, old.drop_columns(["caller"]))
+    young = rows(
+        ("t-3", "u-1", MIDNIGHT, "shop"), ("t-2", "u-2", MIDNIGHT, "shop"), ("t-1", PSEUDONYM, MIDNIGHT, "shop")
+    )
+    lake.write(tables.RAW_TRANSACTIONS, DAY + timedelta(days=1), young)
+    # an import's cache says nothing of callers
+    Lake(str(tmp_path / "imports")).write("shop", DAY, young.drop_columns(["caller"]))
+    found = find(settings, "u-1", PSEUDONYM)
+    assert found.payments == {("bank", "t-1"), ("default", "t-2"), ("shop", "t-3"), ("shop", "t-1")}
+    assert found.rows == {"inference_log": 1, "raw_transactions": 3, "imports": 1}
 
 
 def test_a_forgotten_file_that_names_the_user_is_found_and_one_that_names_another_is_not(tmp_path: Path) -> None:

@@ -424,3 +424,30 @@ def test_an_ended_history_goes_on_where_that_is_asked_for(tmp_path):
     going_on = settings.model_copy(update={"history_goes_on": True})
     assert find_dataset(going_on, lake, now).last_complete_day(now) == date(2015, 3, 31)
     assert find_dataset(settings, lake, now).last_complete_day(now) == date(2015, 3, 12)
+
+
+def test_a_mapping_names_whose_payments_its_rows_are(tmp_path):
+    path = tmp_path / "one.csv"
+    path.write_text("id,user,amount,at,bad\n1,u,2,2024-10-26 10:00:00,1\n2,u,2,2024-10-26 11:00:00,0\n")
+    mapping = """
+path: {path}
+currency: EUR
+columns: {transaction_id: id, user_id: user, amount: amount, timestamp: at}
+defaults: {merchant_id: m}
+label: {column: bad, arrives_after_days: 1}
+"""
+    source = opened(tmp_path, mapping, path)
+    acme = opened(tmp_path, f"caller: acme{mapping}", path)
+    assert acme.fingerprint == source.fingerprint, "the files need no other reading"
+    day = date(2024, 10, 26)
+    for each, caller in ((source, "default"), (acme, "acme")):
+        lake = Lake(str(tmp_path / caller))
+        ingest_transactions(lake, each, [day], "EUR")
+        assert lake.read("raw_transactions", day)["caller"].to_pylist() == [caller] * 2
+
+
+@pytest.mark.parametrize("name", ["a:b", "", "-shop", "x" * 65, "two words"])
+def test_a_name_that_no_caller_can_have_is_refused(tmp_path, name):
+    columns = "columns: {user_id: u, amount: a, timestamp: t}"
+    with pytest.raises(MappingError, match=r"caller: .* is no caller's name: 1 to 64 letters"):
+        opened(tmp_path, f'path: {{path}}\ncurrency: EUR\ncaller: "{name}"\n{columns}\n', tmp_path / "x.csv")

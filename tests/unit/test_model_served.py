@@ -47,11 +47,11 @@ def lake(tmp_path: Any) -> Lake:
     return Lake(str(tmp_path / "lake"))
 
 
-def serve(lake: Lake, propensity: float = 0.25) -> None:
+def serve(lake: Lake, propensity: float = 0.25, caller: str = "default") -> None:
     """A day of COUNT payments, all served; the first four as named above."""
     made = vectors(np.random.default_rng(1), COUNT)
     write_training_day(lake, DAY, made)
-    records = decided(DAY, made, np.full(COUNT, 0.1))
+    records = decided(DAY, made, np.full(COUNT, 0.1), caller=caller)
     change = msgspec.structs.replace
     for row in (BLOCKED, FOUND):
         records[row] = change(records[row], score=0.9, decision="block", reason="score_above_threshold")
@@ -116,6 +116,24 @@ def test_another_payment_of_the_same_id_is_not_the_blocked_one(lake: Lake) -> No
     later = pc.add(rows["received_at"].cast(pa.int64()), 1_000).cast(schema.TIME)
     lake.write(tables.TRAINING_SET, DAY, rows.set_column(position, "received_at", later))
     assert load(lake).unknown == 0
+
+
+def test_another_callers_payment_of_the_same_id_is_not_the_blocked_one(lake: Lake) -> None:
+    serve(lake)
+    rows = lake.read(tables.TRAINING_SET, DAY)
+    position = rows.schema.get_field_index("caller")
+    lake.write(tables.TRAINING_SET, DAY, rows.set_column(position, rows.schema.field(position), pa.repeat("b", COUNT)))
+    assert load(lake).unknown == 0
+
+
+def test_a_blocked_payment_is_known_in_a_partition_older_than_callers(lake: Lake) -> None:
+    serve(lake, caller="bank")
+    rows = lake.read(tables.TRAINING_SET, DAY)
+    lake.write(tables.TRAINING_SET, DAY, rows.drop_columns(["caller"]))
+    write_training_day(lake, DAY + timedelta(days=1), vectors(np.random.default_rng(1), COUNT))
+    days = [DAY, DAY + timedelta(days=1)]
+    examples = load_examples(lake, days, labels_before(lake, CUT), CUT, MATURITY)
+    assert (len(examples), examples.unknown) == (2 * COUNT - 1, 1)
 
 
 def test_days_of_other_served_values_do_not_train(lake: Lake, make_settings: Callable[..., Settings]) -> None:

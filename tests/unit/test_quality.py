@@ -65,6 +65,14 @@ def test_a_counted_transaction_twice_breaks_duplicates(bank: tuple[Settings, Lak
     assert failed(bank) == {"duplicates"}
 
 
+def test_another_caller_s_transaction_under_the_same_id_breaks_nothing(bank: tuple[Settings, Lake]) -> None:
+    rows = bank[1].read(RAW, DAY)
+    position = rows.schema.get_field_index("caller")
+    theirs = rows.set_column(position, rows.schema.field(position), pa.repeat("another", rows.num_rows))
+    bank[1].write(RAW, DAY, pa.concat_tables([rows.slice(0, 150), theirs.slice(0, 150)]))
+    assert failed(bank) == set()
+
+
 def test_a_flagged_duplicate_breaks_nothing(bank: tuple[Settings, Lake]) -> None:
     rows = bank[1].read(RAW, DAY)
     flags = pa.array([True] * rows.num_rows)
