@@ -143,7 +143,7 @@ def put_history(redis_client: RedisClient, key: bytes, history: History) -> None
     """Make a set what one epoch of its entity had counted, whatever it holds."""
     for master, _ in by_master(redis_client, [key]):
         master.delete(key)
-        master.eval(velocity.SEED_SCRIPT, 1, key, *history.arguments())  # type: ignore[no-untyped-call]
+        master.eval(velocity.SEED_SCRIPT, 1, key, *history.arguments())
 
 
 def _seed(redis_client: RedisClient, rows: pa.Table, entity: velocity.Entity, prefix: bytes, after_all: int) -> None:
@@ -155,7 +155,7 @@ def _seed(redis_client: RedisClient, rows: pa.Table, entity: velocity.Entity, pr
             script = master.script_load(velocity.SEED_SCRIPT)
             pipe = master.pipeline(transaction=False)
             for number, position in enumerate(positions, 1):
-                pipe.execute_command("EVALSHA", script, 1, keys[position], *grouped[position][1].arguments())  # type: ignore[no-untyped-call]
+                pipe.execute_command("EVALSHA", script, 1, keys[position], *grouped[position][1].arguments())
                 if number % _BATCH == 0:
                     pipe.execute()
             pipe.execute()
