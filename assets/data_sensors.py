@@ -17,6 +17,7 @@ from assets.sensing import RETRAIN_TAG, new_days, outcomes, training_request
 from fraud_platform.clock import present
 from fraud_platform.dataset import follow_source
 from fraud_platform.features import tables
+from fraud_platform.features.label_rules import label_rules
 from fraud_platform.ingest.arrivals import MOST_ATTEMPTS, Arrivals, changed_days, known_so_far, look_at_files
 from fraud_platform.ingest.mapped_source import MappedSource
 from fraud_platform.lake import open_lake
@@ -55,7 +56,7 @@ def matured_labels_retrain(training: Any) -> dg.SensorDefinition:
             return dg.SkipReason(f"no champion whose data is known: {error}")
         lake = open_lake(settings)
         known_until = datetime.fromisoformat(holdout_ends).date()
-        count, last = matured_frauds(lake, known_until, settings.label_maturity_days)
+        count, last = matured_frauds(lake, known_until, settings.label_maturity_days, label_rules(settings))
         request, memory = decide_by_count(count, limit, last or known_until, release.name, memory, outcome)
         memory = msgspec.structs.replace(memory, after=arrived[-1][0] if arrived else memory.after)
         said = f"{count:,} frauds have matured since the data of {release.name}; {limit:,} start a training"

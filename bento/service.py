@@ -20,7 +20,7 @@ from bento.image import ChampionImage
 from bento.openapi import inlined
 from bento.runtime import Runtime, preflight
 from bento.transport import PaymentProtocol
-from fraud_platform.decision.access import DEFAULT_CALLER
+from fraud_platform.callers import DEFAULT_CALLER
 from fraud_platform.decision.answer import Answer, ExplainAnswer, PredictAnswer
 from fraud_platform.decision.request import PaymentRequest
 from fraud_platform.model.bundle import BundleError, NoReleaseError

@@ -17,6 +17,7 @@ from fraud_platform.backtest.traffic import Bools, Day, Span, Traffic
 from fraud_platform.backtest.what import What
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import DAY
+from fraud_platform.features.label_rules import label_rules
 from fraud_platform.features.labels import label_transactions
 from fraud_platform.lake import Lake
 from fraud_platform.model.data import EPOCH, labels_before
@@ -120,7 +121,7 @@ def backtest(
         raise NoTrafficError(f"no past traffic from {first or '…'} to {last or '…'}; there is {there}")
     in_force, lake = traffic.in_force, traffic.lake
     cut = _cut(lake, now)
-    resolved = None if cut is None else labels_before(lake, cut)
+    resolved = None if cut is None else labels_before(lake, cut, label_rules(settings))
     found = _Gathering()
     for each in tqdm(days, desc="backtest", unit="day", disable=None):
         day = traffic.day(each)
@@ -165,9 +166,8 @@ def _labels(day: Day, resolved: pa.Table | None, cut: date | None, maturity_days
     count = len(day.amounts)
     if resolved is None or cut is None:
         return pa.nulls(count, pa.bool_()), np.zeros(count, np.bool_)
-    keys = day.payments.select(["transaction_id", "received_at"]).append_column(
-        "transaction_date", pa.array([day.day] * count, pa.date32())
-    )
+    keys = day.payments.select(["transaction_id", "received_at"]).append_column("caller", day.callers)
+    keys = keys.append_column("transaction_date", pa.array([day.day] * count, pa.date32()))
     of_day = resolved.filter(pc.equal(resolved.column("transaction_date"), pa.scalar(day.day, pa.date32())))
     labelled = label_transactions(keys, of_day, microseconds(cut), maturity_days)
     label = pa.concat_arrays(labelled.column("is_fraud").chunks) if count else pa.nulls(0, pa.bool_())

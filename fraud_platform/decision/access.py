@@ -14,11 +14,9 @@ from hmac import compare_digest
 from pathlib import Path
 from typing import Protocol, Self
 
+from fraud_platform.callers import DEFAULT_CALLER
 from fraud_platform.decision.api_keys import ID_DIGITS, PREFIX, Scope, keys_path, read_keys
 from fraud_platform.decision.problem import forbidden, unauthorized
-
-DEFAULT_CALLER = "default"
-"""Whoever asks, where no keys are in use."""
 
 LOOK_SECONDS = 1.0
 """How soon a key that was added or revoked counts."""

@@ -84,7 +84,7 @@ class _DuckDBEngine:
         rows = self._backend.read_parquet(paths, hive_partitioning=True, union_by_name=True).cast({"date": "date"})
         missing = [name for name in schema.names if name not in rows.columns]
         types = ibis.Schema.from_pyarrow(schema)
-        return rows.mutate(**{name: ibis.null(types[name]) for name in missing}) if missing else rows
+        return rows.mutate(**{name: ibis.null(types[name](nullable=True)) for name in missing}) if missing else rows
 
     def local(self, rows: pa.Table) -> ibis.Table:
         return ibis.memtable(rows)

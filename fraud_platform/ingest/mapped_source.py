@@ -24,7 +24,7 @@ from fraud_platform.ingest.mapping import Mapping, MappingError, infer_format, l
 from fraud_platform.ingest.normalize import NORMALIZED, build
 from fraud_platform.ingest.readers import Files, create_view, find_files, quote
 from fraud_platform.ingest.standardize import PROBLEM, SOURCE_ROW
-from fraud_platform.schema import EXPORT, LABELS, RATES, TIME
+from fraud_platform.schema import DEFAULT_CALLER, EXPORT, LABELS, RATES, TIME
 from fraud_platform.settings import Settings
 
 NORMALIZER_VERSION = 1
@@ -104,6 +104,7 @@ class MappedSource:
             count = rows.num_rows
             columns = {
                 "transaction_id": rows["transaction_id"],
+                "caller": pa.repeat(DEFAULT_CALLER, count),
                 "transaction_date": rows["day"],
                 "arrived_at": rows["label_arrived_at"],
                 "source": pa.repeat("import", count),

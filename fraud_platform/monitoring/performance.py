@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from fraud_platform.decision.measurement import RELEASED
+from fraud_platform.features.label_rules import label_rules
 from fraud_platform.features.labels import label_transactions
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake
@@ -61,7 +62,17 @@ PERFORMANCE_SCHEMA = pa.schema(
         _field("missed_fraud_minor", pa.int64(), "amount of frauds that were not blocked, those let through included"),
     ]
 )
-_COLUMNS = ["transaction_id", "received_at", "score", "decision", "reason", "propensity", "model_version", "amount"]
+_COLUMNS = [
+    "caller",
+    "transaction_id",
+    "received_at",
+    "score",
+    "decision",
+    "reason",
+    "propensity",
+    "model_version",
+    "amount",
+]
 
 
 def matured(day: date, maturity_days: int) -> date:
@@ -83,7 +94,7 @@ def performance(lake: Lake, settings: Settings, day: date) -> pa.Table:
     decisions = decisions.append_column("transaction_date", decisions.column("received_at").cast(pa.date32()))
     decisions = decisions.append_column("blocked", pc.equal(decisions.column("decision"), "block"))
     cut = matured(day, settings.label_maturity_days)
-    known = labels_before(lake, cut)
+    known = labels_before(lake, cut, label_rules(settings))
     labelled = label_transactions(decisions, known, microseconds(cut), settings.label_maturity_days)
     versions = sorted(set(labelled.column("model_version").to_pylist()))
     rows = [
