@@ -98,7 +98,7 @@ RULES: dict[str, TableRules] = {
     ),
     tables.FRAUD_LABELS: TableRules(
         schema.LABELS,
-        ("transaction_id", "source", "revision"),
+        tuple(schema.LABELS.names),
         (
             "state IN ('suspected', 'confirmed', 'disputed', 'cleared')",
             "CAST(arrived_at AS DATE) = date",
