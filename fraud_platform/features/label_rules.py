@@ -12,11 +12,11 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -33,6 +33,7 @@ DEFAULT_RANKS: Mapping[str, int] = {
 }
 """The higher rank counts: what the card scheme or the issuer has settled, then who has looked into it, then who
 complains, then who does not say on what ground, then what came as a column of an export."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UNKNOWN_RANK = 20
 """Of a source that has no rank."""
 
@@ -101,6 +102,48 @@ class LabelRules:
     def rank(self, source: str) -> int:
         """The rank of a source."""
         return self.ranks.get(source, UNKNOWN_RANK)
+
+
+class Said(Protocol):
+    """A label as `counting` reads it."""
+
+    @property
+    def caller(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def arrived_at(self) -> int:
+        """UTC microseconds."""
+
+    @property
+    def state(self) -> str: ...
+
+
+S = TypeVar("S", bound=Said)
+
+
+def counting(said: Iterable[S], rules: LabelRules) -> S | None:
+    """Which of the labels of one payment counts; None where none is trusted.
+
+    The same as `labels.resolve_labels`, for the few labels of a payment that is asked about while somebody waits.
+    """
+    stands: dict[str, S] = {}
+    for label in said:
+        arrived = _EPOCH + timedelta(microseconds=label.arrived_at)
+        if any(one.fits(label.source, label.caller, arrived) for one in rules.distrusted):
+            continue
+        other = stands.get(label.source)
+        if other is None or _order(label) > _order(other):
+            stands[label.source] = label
+    return max(
+        stands.values(), key=lambda label: (rules.rank(label.source), label.arrived_at, label.source), default=None
+    )
+
+
+def _order(label: Said) -> tuple[int, int, str]:
+    return label.revision, label.arrived_at, label.state
 
 
 class UnknownDistrustError(LookupError):

@@ -1,9 +1,11 @@
 """Labels that callers send back: kept durably by the service as they arrive, for ingest to fold into fraud_labels.
 
 What belongs here: the files. What does not: what a caller may send (`decision.feedback`), how a day of them joins a
-source's labels (`told`), labels whose payment nobody knows yet (`waiting`). Each worker has one file per UTC day of arrival, `<home>/feedback/arrived=…/<worker>.jsonl`, a
-label a line. The files are never changed or deleted: a day's partition can be written again and holds each label once.
-Other regions send theirs to `<lake>/regions/<region>/feedback`, without the comments.
+source's labels (`told`), labels whose payment nobody knows yet (`waiting`).
+
+Each worker has one file per UTC day of arrival, `<home>/feedback/arrived=…/<worker>.jsonl`, a label a line. The files
+are never changed or deleted: a day's partition can be written again and holds each label once. Other regions send
+theirs to `<lake>/regions/<region>/feedback`, without the comments.
 """
 
 import os

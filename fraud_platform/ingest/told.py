@@ -1,7 +1,6 @@
 """What callers told us joins a source's labels, each label on its day of arrival.
 
-What belongs here: that a day's labels are the source's and the callers'. What does not: the files of either (`feedback`,
-`waiting`).
+What belongs here: that a day's labels are the source's and the callers'. What does not: files (`feedback`, `waiting`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,9 +45,9 @@ class WithFeedback:
         return self.source.transactions(days)
 
     def labels(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
-        """Per day the LABELS rows that arrived then, the source's first, with those whose payment the lake holds by now.
+        """Per day the LABELS rows that arrived then, the source's first.
 
-        A label that waited has arrived, for good, on the day that first found its payment.
+        A label that waited for its payment has arrived, for good, on the day that first found its payment.
         """
         elsewhere = of_other_regions(self.lake, waiting=False)
         for day, labels in self.source.labels(days):

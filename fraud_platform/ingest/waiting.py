@@ -68,20 +68,18 @@ def take_up_waiting(home: Path, lake: Lake, day: date, waiting_days: int) -> int
     One sent that day keeps its moment, an older one arrives at the day's beginning. Labels sent over `waiting_days`
     before are given up. Raises DamagedFeedbackError, OSError.
     """
-    root = home / "feedback" / "waiting"
     since = day - timedelta(days=waiting_days)
-    if root.exists() or lake.files("regions", "*.jsonl"):
-        with exclusive(home / "feedback" / ".waiting.lock"):
-            waiting = [label for label in _waiting(home, lake, since, day)]
-            found = list(_found(lake, waiting, day))
-            if found:
-                path = feedback_folder(home, day) / JOINED
-                path.parent.mkdir(parents=True, exist_ok=True)
-                before = path.read_bytes() if path.exists() else b""
-                replace_file(path, before + _lines(list(_arriving(found, day))))
-            _give_up(home, since)
-            return len(found)
-    return 0
+    if not any(_folders(home)) and not of_other_regions(lake, waiting=True):
+        return 0
+    with exclusive(home / "feedback" / ".waiting.lock"):
+        found = list(_found(lake, list(_waiting(home, lake, since, day)), day))
+        if found:
+            path = feedback_folder(home, day) / JOINED
+            path.parent.mkdir(parents=True, exist_ok=True)
+            before = path.read_bytes() if path.exists() else b""
+            replace_file(path, before + _lines(list(_arriving(found, day))))
+        _give_up(home, since)
+    return len(found)
 
 
 def waiting_standing(home: Path, lake: Lake) -> Standing:
