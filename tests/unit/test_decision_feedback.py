@@ -91,8 +91,8 @@ class Bank:
     def labels(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
         for day in days:
             arrived = datetime.combine(day, datetime.min.time(), UTC) + timedelta(hours=13)
-            row = {"transaction_id": "t-0", "caller": "default", "transaction_date": PAID, "arrived_at": arrived, "source": "investigator",
-                   "revision": 1, "state": "confirmed"}  # fmt: skip
+            row = {"transaction_id": "t-0", "caller": "default", "transaction_date": PAID, "arrived_at": arrived,
+                   "source": "investigator", "revision": 1, "state": "confirmed"}  # fmt: skip
             yield day, pa.Table.from_pylist([row], LABELS)
 
     def rates(self, day: date) -> pa.Table:

@@ -21,8 +21,10 @@ from fraud_platform.features.label_rules import (
     label_rules,
     trust,
 )
+from fraud_platform.features.label_rules import counting as counting_label
 from fraud_platform.features.labels import RESOLVED, label_transactions, read_labels, resolve_labels
 from fraud_platform.features.tiles import write_label_tiles
+from fraud_platform.ingest.feedback import FeedbackLabel
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.settings import Settings
 from tests.feature_oracle import RANKS
@@ -129,6 +131,15 @@ def test_what_the_highest_rank_stands_by_at_the_cut_counts(rows: list[dict[str, 
         fraud = {"suspected": None, "confirmed": True, "disputed": True, "cleared": False}[counting["state"]]
         assert (row["state"], row["is_fraud"], row["known_at"]) == (counting["state"], fraud, counting["arrived_at"])
         assert (row["source"], row["revision"]) == (counting["source"], counting["revision"])
+        said = [as_said(one) for one in rows if payment_of(one) == payment_of(row) and one["arrived_at"] < instant]
+        found = counting_label(said, RULES)
+        assert found is not None
+        assert (found.state, found.source, found.revision) == (row["state"], row["source"], row["revision"])
+
+
+def as_said(row: dict[str, Any]) -> FeedbackLabel:
+    """A row of LABELS as the service keeps it."""
+    return FeedbackLabel(feedback_id="", **{**row, "arrived_at": micros(row["arrived_at"])})
 
 
 # days apart, so that each label's change is booked on a day of its own
