@@ -133,19 +133,20 @@ def _joined(home: Path, since: date) -> set[str]:
 
 def _found(lake: Lake, labels: list[FeedbackLabel], last: date) -> Iterator[FeedbackLabel]:
     """Those whose payments the lake holds, with the day on which they were received."""
-    wanted: dict[date, set[str]] = defaultdict(set)
-    for label in labels:
-        for day in _days(label, last):
-            wanted[day].add(label.transaction_id)
-    known = {
-        identity
-        for day in lake.held(tables.RAW_TRANSACTIONS, sorted(wanted))
-        for identity in _paid(lake, day, wanted[day])
-    }
+    known = known_payments(lake, ((label.transaction_id, day) for label in labels for day in _days(label, last)))
     for label in labels:
         on = next((day for day in _days(label, last) if (label.caller, label.transaction_id, day) in known), None)
         if on is not None:
             yield msgspec.structs.replace(label, transaction_date=on)
+
+
+def known_payments(lake: Lake, asked: Iterable[tuple[str, date]]) -> set[Identity]:
+    """Counted payments in raw_transactions that have one of these ids on its day."""
+    wanted: dict[date, set[str]] = defaultdict(set)
+    for name, day in asked:
+        wanted[day].add(name)
+    held = lake.held(tables.RAW_TRANSACTIONS, sorted(wanted))
+    return {identity for day in held for identity in _paid(lake, day, wanted[day])}
 
 
 def _days(label: FeedbackLabel, last: date) -> list[date]:
