@@ -1,5 +1,5 @@
-"""What starts by itself because data came: labels that matured or count no more, files of a mapped history that appeared
-or changed.
+"""What starts by itself because data came: labels that matured or count no more, files of a mapped history that
+appeared or changed.
 
 What belongs here: cursors and requests. What does not: counting labels (`monitoring.matured`), reading files
 (`ingest.arrivals`).

@@ -10,7 +10,6 @@ from typing import Any
 
 import dagster as dg
 import msgspec
-from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 
 from assets.data_sensors import changed_label_rules, matured_labels_retrain, new_files
 from assets.resources import Platform
@@ -194,6 +193,10 @@ def _failed_checks(instance: dg.DagsterInstance, run_id: str) -> list[str]:
     found = []
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         data = entry.get_dagster_event().event_specific_data
-        if isinstance(data, AssetCheckEvaluation) and not data.passed and data.severity == dg.AssetCheckSeverity.ERROR:
+        if (
+            isinstance(data, dg.AssetCheckEvaluation)
+            and not data.passed
+            and data.severity == dg.AssetCheckSeverity.ERROR
+        ):
             found.append(f"check {data.check_name} of {data.asset_key.to_user_string()}")
     return found

@@ -17,7 +17,7 @@ from fraud_platform.inference_log.table import LogTable
 from fraud_platform.online.wire import StoreError
 
 SEARCH_SECONDS = 1.0
-"""How long the whole log is searched for a label that names its payment's day: then it is as if nothing was found, and
+"""How long the log is searched for a label that names its payment's day: then it is as if nothing was found, and
 the label waits for the nightly run, which looks again."""
 
 
@@ -43,16 +43,21 @@ class DecidedDays:
             record = await self._decisions.find(caller, transaction_id)
         except StoreError:
             record = None
-        today = datetime.fromtimestamp(self._clock() // 1_000_000, UTC).date()
-        if record is None and about is not None:
-            record = await self._searched(transaction_id, caller, about + timedelta(days=1), 3)
         if record is None:
-            whole = self._searched(transaction_id, caller, today, self._search_days)
             try:
-                record = await asyncio.wait_for(whole, None if about is None else SEARCH_SECONDS)
+                async with asyncio.timeout(None if about is None else SEARCH_SECONDS):
+                    record = await self._search(transaction_id, caller, about)
             except TimeoutError:
                 return None
         return None if record is None else record.day
+
+    async def _search(self, transaction_id: str, caller: str, about: date | None) -> DecisionRecord | None:
+        if about is not None:
+            near = await self._searched(transaction_id, caller, about + timedelta(days=1), 3)
+            if near is not None:
+                return near
+        today = datetime.fromtimestamp(self._clock() // 1_000_000, UTC).date()
+        return await self._searched(transaction_id, caller, today, self._search_days)
 
     async def _searched(self, transaction_id: str, caller: str, until: date, days: int) -> DecisionRecord | None:
         def search() -> DecisionRecord | None:
