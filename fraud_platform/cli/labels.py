@@ -58,12 +58,13 @@ def labels_distrust(
         raise refused(str(error)) from error
     record = DistrustFile(home)
     before, after = _rules(current, []), _rules(current, [event])
-    typer.echo(f"home {home}")
-    typer.echo(f"{'distrusted' if yes else 'would be distrusted'} ({event.id}): {after.distrusted[-1].said}")
-    _say(current, _changed(current, before, after), taken_out=True)
+    change = _changed(current, before, after)
     if yes:
         record.append(event)
-    else:
+    typer.echo(f"home {home}")
+    typer.echo(f"{'distrusted' if yes else 'would be distrusted'} ({event.id}): {after.distrusted[-1].said}")
+    _say(current, change, taken_out=True)
+    if not yes:
         typer.echo("Nothing was changed. Do it with: --yes")
 
 
@@ -81,12 +82,13 @@ def labels_trust(identifier: ID, why: WHY, yes: YES = False) -> None:
         raise refused(str(error)) from error
     before, after = _rules(current, []), _rules(current, [event])
     said = next(one.said for one in before.distrusted if one.id == identifier)
-    typer.echo(f"home {home}")
-    typer.echo(f"{'trusted' if yes else 'would be trusted'} again ({identifier}): {said}")
-    _say(current, _changed(current, before, after), taken_out=False)
+    change = _changed(current, before, after)
     if yes:
         record.append(event)
-    else:
+    typer.echo(f"home {home}")
+    typer.echo(f"{'trusted' if yes else 'would be trusted'} again ({identifier}): {said}")
+    _say(current, change, taken_out=False)
+    if not yes:
         typer.echo("Nothing was changed. Do it with: --yes")
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import redis
 from service_kit import fill_online_store, free_port, publish_small_model
-from test_service import ROOT, payment, serve, wait_until_ready
+from test_service import ROOT, payment, serve, wait_for, wait_until_ready
 
 from fraud_platform.decision.api_keys import add_key, keys_path
 from fraud_platform.features import tables
@@ -156,7 +156,8 @@ def test_labels_of_unknown_payments_wait_apart_and_join_what_comes(platform: Pla
     told = platform.label("eve", "imported", "confirmed", transaction_date=str(yesterday))
     assert told.status_code == 202, told.text
     assert told.json()["counts"][:8] == "waiting:"
-    assert platform.label("eve", "imported", "confirmed").status_code == 404
+    # a worker's first look into the log may take longer than an answer may: 503, try again
+    wait_for(lambda: platform.label("eve", "imported", "confirmed").status_code == 404)
     assert ("eve", "imported") not in platform.night()
     facts = every_label_has_a_payment(platform.settings.home, platform.lake, platform.days()).facts
     assert facts["waiting_by_caller"]["eve"] == 1
