@@ -17,6 +17,7 @@ from fraud_platform.inference_log.delivered import deliver
 from fraud_platform.ingest.steps import IngestReport, ingest_labels, ingest_rates, ingest_transactions
 from fraud_platform.quality import (
     every_decision_is_a_transaction,
+    every_label_has_a_payment,
     exported_rows_have_their_caller,
     quarantine_share,
 )
@@ -84,8 +85,15 @@ def raw_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]
             table=tables.FRAUD_LABELS,
             group="raw",
             kinds={"parquet"},
-            description="Statements on transactions by UTC day of arrival: source, revision and state.",
+            description="Statements on transactions by UTC day of arrival: caller, source, revision and state.",
             partitions=partitions,
+            # labels of payments that nobody knew are looked up there
+            deps=["raw_transactions"],
+            extra_warnings={
+                "orphans": lambda platform, days: every_label_has_a_payment(
+                    platform.settings.home, platform.lake, days
+                ),
+            },
             write=lambda platform, days: ingest_labels(platform.lake, platform.opened[1], days),
         ),
     ]

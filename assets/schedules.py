@@ -28,6 +28,8 @@ DAILY_ASSETS = (
     "feature_medians",
     "training_set",
 )
+LABEL_ASSETS = ("label_tiles", "merchant_features", "feature_medians", "training_set")
+"""What other labels change."""
 ONLINE_ASSETS = ("online_features", "online_velocity")
 MODEL_ASSETS = ("candidate_model", "registered_model", "champion_model", "drift_reference")
 WATCHING_ASSETS = ("feature_drift", "score_drift", "drift_report", "skew", "freshness")
@@ -49,6 +51,10 @@ def jobs(partitions: dg.PartitionsDefinition, decision_days: dg.PartitionsDefini
         "nightly": dg.define_asset_job(
             "nightly", dg.AssetSelection.assets(*DAILY_ASSETS, *ONLINE_ASSETS), partitions_def=partitions,
             description="The new day from raw logs to Redis; a failed blocking check stops it before Redis.",
+        ),
+        "relabel": dg.define_asset_job(
+            "relabel", dg.AssetSelection.assets(*LABEL_ASSETS, "online_features"), partitions_def=partitions,
+            description="What stands on labels, made anew where other labels count: from label tiles to Redis.",
         ),
         "decisions": dg.define_asset_job(
             "decisions", dg.AssetSelection.assets(inference_log.TABLE), partitions_def=decision_days,

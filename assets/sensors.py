@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import msgspec
 
-from assets.data_sensors import matured_labels_retrain, new_files
+from assets.data_sensors import changed_label_rules, matured_labels_retrain, new_files
 from assets.resources import Platform
 from assets.sensing import RETRAIN_TAG, new_days, outcomes, training_request
 from fraud_platform.clock import present
@@ -50,6 +50,7 @@ def sensors(resolved: dict[str, Any]) -> list[dg.SensorDefinition]:
         _packages_the_champion(resolved["packaging"]),
         matured_labels_retrain(training),
         new_files(resolved["history"]),
+        changed_label_rules(resolved["relabel"], resolved["outcomes"]),
         rollout,
         log_lag_alerts,
         failed_run_alerts,
@@ -180,5 +181,22 @@ def failed_run_alerts(context: dg.RunFailureSensorContext) -> None:
     """One alert per job, however many of its runs fail."""
     run = context.dagster_run
     text = f"run {run.run_id} of {run.job_name} failed: {context.failure_event.message or 'no message'}"
+    broken = _failed_checks(context.instance, run.run_id)
+    if broken:
+        text += f"; what broke: {', '.join(broken)}; what to do: docs/runbooks/FraudJobFailed.md"
     settings = Settings()
     alert_book(settings).tell([Alert("failed_run", run.job_name, text)], present(settings))
+
+
+def _failed_checks(instance: dg.DagsterInstance, run_id: str) -> list[str]:
+    """The blocking checks that a run has failed, each with its asset."""
+    found = []
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
+        data = entry.get_dagster_event().event_specific_data
+        if (
+            isinstance(data, dg.AssetCheckEvaluation)
+            and not data.passed
+            and data.severity == dg.AssetCheckSeverity.ERROR
+        ):
+            found.append(f"check {data.check_name} of {data.asset_key.to_user_string()}")
+    return found

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fraud_platform.features.label_rules import label_rules
 from fraud_platform.lake import open_lake
 from fraud_platform.model.data import find_split
 from fraud_platform.model.folds import FoldExamples, load_folds
@@ -27,7 +28,7 @@ def main() -> None:
     """Mean over folds and seeds, and seconds of one training."""
     settings = Settings()
     lake = open_lake(settings)
-    folds = load_folds(lake, find_split(lake, settings, datetime.now(UTC)))
+    folds = load_folds(lake, find_split(lake, settings, datetime.now(UTC)), label_rules(settings))
     print("rows per fold:", ", ".join(f"{len(fold.train):,} + {len(fold.validation):,}" for fold in folds))
     print(f"{'method':18}{'average precision':>18}{'± over seeds':>14}{'seconds':>9}")
     for name, method in METHODS.items():

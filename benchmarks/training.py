@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud_platform.features import tables
+from fraud_platform.features.label_rules import label_rules
 from fraud_platform.lake import open_lake
 from fraud_platform.model.baseline import fit_baseline
 from fraud_platform.model.data import Bools, Examples, Matrix, labels_before, load_examples, newest_medians
@@ -93,7 +94,9 @@ def _vectors(settings: Settings) -> tuple[Examples, Medians]:
     if not days:
         raise SystemExit(f"{settings.home} has no training set: run `make run` first, or set FRAUD_HOME")
     cut = days[-1]
-    examples = load_examples(lake, days, labels_before(lake, cut), cut, settings.label_maturity_days)
+    examples = load_examples(
+        lake, days, labels_before(lake, cut, label_rules(settings)), cut, settings.label_maturity_days
+    )
     return examples, newest_medians(lake, days[-1])[1]
 
 

@@ -209,6 +209,8 @@ async def _read(receive: Receive, limit: int) -> bytes:
 async def _send(send: Send, answer: Answer, *headers: tuple[bytes, bytes], head: bool = False) -> None:
     length = b"%d" % len(answer.body)
     fixed = [(b"content-type", answer.content_type), (b"content-length", length), *headers]
+    if answer.retry_after is not None:
+        fixed.append((b"retry-after", b"%d" % answer.retry_after))
     await send({"type": "http.response.start", "status": answer.status, "headers": fixed})
     await send({"type": "http.response.body", "body": b"" if head else answer.body})
 

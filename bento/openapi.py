@@ -79,7 +79,10 @@ _ROUTES = (
         (FeedbackRequest,),
         202,
         FeedbackAnswer,
-        {404: "No decision of the caller is kept under this transaction_id: send its transaction_date as well."},
+        {
+            404: "No decision of the caller is kept under this transaction_id: send its transaction_date as well.",
+            429: "More labels than one caller may send, or than may wait for payments that nobody knows.",
+        },
         "Send back what was learned about a payment.",
     ),
     _Route(

@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from fraud_platform.decision.api_keys import Scope
 from fraud_platform.decision.arms import Challenger
 from fraud_platform.decision.breaker import CircuitBreaker
 from fraud_platform.decision.budget import Budget
+from fraud_platform.decision.decided_day import DecidedDays
 from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
@@ -40,12 +41,14 @@ from fraud_platform.decision.problem import unauthorized
 from fraud_platform.decision.rates import LakeRates
 from fraud_platform.decision.report_desk import ReportDesk
 from fraud_platform.decision.serving_model import ServingModel, kept_releases, load_model, load_newest
+from fraud_platform.features.label_rules import label_rules
 from fraud_platform.inference_log.neighbours import Neighbours
 from fraud_platform.inference_log.record import DecisionRecord, encode_record
 from fraud_platform.inference_log.recorder import PatientRecorder
 from fraud_platform.inference_log.spool import SpoolWriter, left_unsettled
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.ingest.feedback import FeedbackWriter
+from fraud_platform.ingest.feedback_index import FeedbackIndex
 from fraud_platform.lake import open_lake
 from fraud_platform.logs import set_up_logs
 from fraud_platform.model.bundle import BundleError, NoReleaseError, current_release, releases
@@ -220,7 +223,18 @@ class Runtime:
         )
         self._decide_by(self.engine.policy)
         self._policy_desk = PolicyDesk(settings, clock)
-        self._desk = FeedbackDesk(self._labels, self._decided_on, clock)
+        self._decided_days = DecidedDays(decisions, settings.home, LogTable(lake), settings.log_retention_days, clock)
+        self._label_index = FeedbackIndex(settings.home)
+        self._desk = FeedbackDesk(
+            self._labels,
+            self._label_index,
+            self._decided_days.find,
+            clock,
+            rules=partial(label_rules, settings),
+            per_minute=settings.feedback_per_minute,
+            most_waiting=settings.feedback_waiting,
+            waiting_days=settings.feedback_waiting_days,
+        )
         self._access = open_access(
             settings.home,
             # whoever reaches the gateway reaches this service over loopback
@@ -325,10 +339,6 @@ class Runtime:
         ready = all(opening.done() for opening in self._opening) or time.monotonic() > self._opened_by
         body = msgspec.json.encode({"ready": ready, "degraded": degraded, "checks": checks})
         return Answer(200 if ready else 503, body)
-
-    async def _decided_on(self, caller: str, transaction_id: str) -> date | None:
-        record = await self._explainer.find(transaction_id, caller, self._clock())
-        return None if record is None else record.day
 
     async def _keep_rates_fresh(self) -> None:
         while True:
@@ -473,6 +483,8 @@ class Runtime:
         await asyncio.to_thread(self._reports.close)
         await self._store.close()
         await self._cold.close()
+        await asyncio.to_thread(self._decided_days.close)
+        self._label_index.close()
         self._labels.close()
         try:
             self._recorder.retry(self._recorder.waiting)

@@ -236,7 +236,7 @@ class Lake:
     def read_days(self, table: str, days: Iterable[date], columns: Sequence[str] | None = None) -> pa.Table | None:
         """The partitions of `days` that exist, concatenated in order; None when there are none. A column that is
         younger than some of the files is null there, and absent where it is younger than all."""
-        parts = [self.read(table, day, columns) for day in self._held(table, days)]
+        parts = [self.read(table, day, columns) for day in self.held(table, days)]
         return pa.concat_tables(parts, promote_options="default") if parts else None
 
     def scan_paths(self, table: str, days: Iterable[date]) -> list[str]:
@@ -250,7 +250,7 @@ class Lake:
         # S3's other name, by which ibis does not fetch an S3 client of DuckDB's own: `attach` has brought one
         return [address.replace("s3://", "s3a://", 1) for address in addresses]
 
-    def _held(self, table: str, days: Iterable[date]) -> list[date]:
+    def held(self, table: str, days: Iterable[date]) -> list[date]:
         """Those of `days` that were written: one listing, where asking for each would be a request per day."""
         written = set(self.days(table))
         return [day for day in days if day in written]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
@@ -18,11 +19,13 @@ import pyarrow.parquet as pq
 from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, Source
+from fraud_platform.features.labels import read_labels
 from fraud_platform.features.offline import connect
 from fraud_platform.features.snapshots import MEDIANS, MERCHANT_SNAPSHOT, USER_SNAPSHOT
 from fraud_platform.features.tiles import LABEL_TILE, MERCHANT_TILE, USER_TILE
 from fraud_platform.features.training_set import TRAINING_ROW
 from fraud_platform.inference_log import table as inference_log
+from fraud_platform.ingest.waiting import PATIENCE_DAYS, known_payments, waiting_standing
 from fraud_platform.lake import Lake
 from fraud_platform.monitoring import drift, freshness, performance, skew
 from fraud_platform.settings import Settings
@@ -30,6 +33,7 @@ from fraud_platform.settings import Settings
 ROW_COUNT_DAYS = 28
 ROW_COUNT_FACTOR = 3
 QUARANTINE_LIMIT = 0.05
+ORPHAN_LIMIT = 0.05
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ RULES: dict[str, TableRules] = {
     ),
     tables.FRAUD_LABELS: TableRules(
         schema.LABELS,
-        ("transaction_id", "source", "revision"),
+        tuple(schema.LABELS.names),
         (
             "state IN ('suspected', 'confirmed', 'disputed', 'cleared')",
             "CAST(arrived_at AS DATE) = date",
@@ -247,6 +251,27 @@ def exported_rows_have_their_caller(lake: Lake, days: Sequence[date]) -> Finding
         other = Counter(caller for mine, caller in found if caller is not None and caller != mine)
         facts.note(day, {f"decided for {caller}": count for caller, count in sorted(other.items())})
     return facts.finding("callers", "warn", len(days))
+
+
+def every_label_has_a_payment(home: Path, lake: Lake, days: Sequence[date]) -> Finding:
+    """Labels speak of payments that there are: at most ORPHAN_LIMIT of those that arrived speak of none, and none that
+    a caller sent has waited longer than PATIENCE_DAYS for its payment."""
+    labels = read_labels(lake, days).select(["caller", "transaction_id", "transaction_date"])
+    said = list(zip(*(column.to_pylist() for column in labels.columns), strict=True))
+    known = known_payments(lake, ((name, on) for _, name, on in said))
+    orphans = [payment for payment in said if payment not in known]
+    standing = waiting_standing(home, lake)
+    late = standing.oldest is not None and standing.oldest < max(days) - timedelta(days=PATIENCE_DAYS)
+    facts = {
+        "labels": len(said),
+        "orphans": len(orphans),
+        "waiting": sum(standing.waiting.values()),
+        "waiting_by_caller": dict(standing.waiting.most_common(20)),
+        "waiting_since": str(standing.oldest),
+        "given_up": standing.given_up,
+        "remedy": "docs/labels.md, Labels without a payment",
+    }
+    return Finding("orphans", not late and len(orphans) <= ORPHAN_LIMIT * len(said), "warn", facts)
 
 
 def _metadata(lake: Lake, table: str, day: date) -> pq.FileMetaData:

@@ -7,6 +7,8 @@ their columns come from the catalogue (`fraud_platform.features.catalogue`).
 import msgspec
 import pyarrow as pa
 
+from fraud_platform.callers import DEFAULT_CALLER as DEFAULT_CALLER
+
 TIME = pa.timestamp("us", tz="UTC")
 
 FIRST_REGION = ""
@@ -87,14 +89,16 @@ ties, so that two runs give the same bytes."""
 LABELS = pa.schema(
     [
         _field("transaction_id", pa.string(), "the transaction that the label speaks of"),
+        _field("caller", pa.string(), "whose transaction it is, and who says so: nobody labels another's"),
         _field("transaction_date", pa.date32(), "UTC day of its received_at"),
         _field("arrived_at", TIME, "when the label became known; its UTC day is the partition"),
-        _field("source", pa.string(), "who says so: investigator, chargeback, customer, import"),
-        _field("revision", pa.int32(), "1, 2, …; the highest that has arrived counts"),
+        _field("source", pa.string(), "on what ground: chargeback, investigator, customer, import"),
+        _field("revision", pa.int32(), "1, 2, …; within a source the highest that has arrived counts"),
         _field("state", pa.string(), "suspected, confirmed, disputed or cleared"),
     ]
 )
-"""One statement about one transaction; the highest revision that has arrived counts, ties by arrival."""
+"""One statement about one transaction. Which of several counts: `features.labels`. Files older than `caller` are read
+as the default caller's."""
 
 LABEL_STATES = ("suspected", "confirmed", "disputed", "cleared")
 FRAUD_STATES = ("confirmed", "disputed")

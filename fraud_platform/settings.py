@@ -140,6 +140,21 @@ class Settings(BaseSettings):
         10, ge=1, description="The same for values of the cold store, which is loaded weekly and after a promotion."
     )
 
+    # labels
+    label_ranks: dict[str, int] = Field(
+        {},
+        description='Ranks of sources of labels beside the defaults, as JSON {"investigator": 60}; the higher counts.',
+    )
+    feedback_per_minute: int = Field(
+        600, ge=1, description="Labels a minute that one caller may send to a worker; a sixth of them at once."
+    )
+    feedback_waiting: int = Field(
+        10_000, ge=0, description="Labels of one caller that may wait for payments which nobody knows yet."
+    )
+    feedback_waiting_days: int = Field(
+        60, ge=1, description="Days after which a label whose payment nobody knows is given up, and counted."
+    )
+
     # model and policy
     label_maturity_days: int = Field(14, ge=0, description="Age at which a transaction without a label counts as good.")
     warmup_days: int = Field(30, ge=0, description="First days of history kept out of training: windows still fill.")

@@ -76,6 +76,10 @@ class Counters:
         return pushed
 
 
+RANKS = {"chargeback": 50, "issuer": 50, "investigator": 40, "customer": 30, "feedback": 20, "import": 10}
+"""Of the sources of labels, as the documentation has them; any other is of 20."""
+
+
 @dataclass(frozen=True)
 class LabelRow:
     transaction: str
@@ -84,6 +88,8 @@ class LabelRow:
     source: str
     revision: int
     state: str
+    caller: str = "default"
+    """Whose payment it speaks of; all rows are the default caller's."""
 
 
 def f32(value: float | int | None) -> float:
@@ -170,11 +176,19 @@ class Oracle:
             label
             for label in self.labels
             if label.transaction == row.id and label.transaction_day == row.day and label.arrived // DAY <= day
+            if label.caller == "default"
         ]
         if not arrived:
             return False
-        latest = max(arrived, key=lambda label: (label.revision, label.arrived, label.source))
-        return latest.state in ("confirmed", "disputed")
+        stands = {
+            source: max(
+                (label for label in arrived if label.source == source),
+                key=lambda label: (label.revision, label.arrived, label.state),
+            )
+            for source in {label.source for label in arrived}
+        }
+        counts = max(stands.values(), key=lambda label: (RANKS.get(label.source, 20), label.arrived, label.source))
+        return counts.state in ("confirmed", "disputed")
 
     def medians(self, entity: str, day: int) -> dict[str, float]:
         """Lower medians over entities with at least 5 transactions in 90 days."""

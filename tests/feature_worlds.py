@@ -102,6 +102,7 @@ def export(rows: list[Row]) -> pa.Table:
 def label_table(labels: list[LabelRow]) -> pa.Table:
     columns = {
         "transaction_id": [label.transaction for label in labels],
+        "caller": [label.caller for label in labels],
         "transaction_date": [date.fromtimestamp(label.transaction_day * 86_400) for label in labels],
         "arrived_at": times([label.arrived for label in labels]),
         "source": [label.source for label in labels],
@@ -143,7 +144,8 @@ def crowded_world() -> tuple[list[Row], list[LabelRow]]:
         if random.random() < 0.15:
             for revision in range(1, 1 + int(random.integers(1, 4))):
                 arrived = row.received + int(random.exponential(5 * DAY))
-                labels.append(
-                    LabelRow(row.id, row.day, arrived, "desk", revision, str(random.choice(schema.LABEL_STATES)))
-                )
+                source = str(random.choice(["desk", "investigator", "chargeback", "issuer", "feedback"]))
+                state = str(random.choice(schema.LABEL_STATES))
+                caller = str(random.choice(["default", "default", "default", "other"]))
+                labels.append(LabelRow(row.id, row.day, arrived, source, revision, state, caller))
     return rows, [label for label in labels if label.arrived < MIDNIGHT + DAY]

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from fraud_platform import schema
+from fraud_platform.callers import DEFAULT_CALLER
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import Lake
@@ -47,6 +48,7 @@ def midnight(day: date) -> datetime:
 def label(transaction_id: str, day: date, arrived: datetime, state: str = "confirmed") -> dict[str, Any]:
     return {
         "transaction_id": transaction_id,
+        "caller": DEFAULT_CALLER,
         "transaction_date": day,
         "arrived_at": arrived,
         "source": "investigator",

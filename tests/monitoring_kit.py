@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fraud_platform import schema
+from fraud_platform.callers import DEFAULT_CALLER
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.training_set import TRAINING_ROW
@@ -116,6 +117,7 @@ def write_labels(lake: Lake, day: date, frauds: list[str], transaction_day: date
     count = len(frauds) + len(cleared)
     plain = {
         "transaction_id": [*frauds, *cleared],
+        "caller": [DEFAULT_CALLER] * count,
         "transaction_date": [transaction_day] * count,
         "source": ["chargeback"] * len(frauds) + ["investigator"] * len(cleared),
         "revision": [1] * count,

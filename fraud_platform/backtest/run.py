@@ -17,6 +17,7 @@ from fraud_platform.backtest.traffic import Bools, Day, Span, Traffic
 from fraud_platform.backtest.what import What
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import DAY
+from fraud_platform.features.label_rules import label_rules
 from fraud_platform.features.labels import label_transactions
 from fraud_platform.lake import Lake
 from fraud_platform.model.data import EPOCH, labels_before
@@ -120,7 +121,7 @@ def backtest(
         raise NoTrafficError(f"no past traffic from {first or '…'} to {last or '…'}; there is {there}")
     in_force, lake = traffic.in_force, traffic.lake
     cut = _cut(lake, now)
-    resolved = None if cut is None else labels_before(lake, cut)
+    resolved = None if cut is None else labels_before(lake, cut, label_rules(settings))
     found = _Gathering()
     for each in tqdm(days, desc="backtest", unit="day", disable=None):
         day = traffic.day(each)

@@ -21,6 +21,7 @@ from fraud_platform.currency import exponent
 from fraud_platform.decision.serving_model import ServingModel
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.labels import with_caller
 from fraud_platform.features.training_set import TRAINING_ROW
 from fraud_platform.features.vector import Matrix
 from fraud_platform.inference_log.callers import with_callers
@@ -66,6 +67,8 @@ class Day:
     day: date
     payments: pa.Table
     """PAYMENTS."""
+    callers: pa.Array
+    """Whose each is: no rule speaks of it, labels are found by it."""
     vectors: Matrix
     """(n, 50), NaN for null; a row of nulls where no vector was built, or one of another catalogue."""
     amounts: NDArray[np.int64]
@@ -90,6 +93,7 @@ class _Part:
     """Payments of one source; `columns` are those of PAYMENTS that are no money and no feature."""
 
     columns: dict[str, pa.Array]
+    callers: pa.Array
     vectors: Matrix
     amounts: NDArray[np.int64]
     scores: Floats
@@ -134,6 +138,7 @@ class Traffic:
         return Day(
             day=day,
             payments=self._payments(columns, vectors, amounts, scores),
+            callers=pa.concat_arrays([part.callers for part in parts]),
             vectors=vectors,
             amounts=amounts,
             received_at=columns["received_at"].cast(pa.int64()).to_numpy(zero_copy_only=False),
@@ -167,6 +172,7 @@ class Traffic:
         decisions = np.array([record.decision for record in records], np.str_)
         return _Part(
             columns=columns,
+            callers=pa.array([record.caller for record in records], pa.string()),
             vectors=np.array([_vector(record) for record in records], np.float32).reshape(-1, len(CATALOGUE.names)),
             amounts=np.array([record.amount for record in records], np.int64),
             scores=np.array([record.score for record in records], np.float64),
@@ -196,6 +202,7 @@ class Traffic:
         threshold, review = (1.0, 1.0) if standing is None else (standing.threshold, standing.review_threshold)
         return _Part(
             columns=columns,
+            callers=_one(with_caller(rows)["caller"]),
             vectors=vectors,
             amounts=rows.column("amount_minor").to_numpy(),
             scores=scores,

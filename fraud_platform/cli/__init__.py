@@ -14,6 +14,7 @@ from fraud_platform.cli import (
     gateway,
     inference_log,
     keys,
+    labels,
     model,
     package,
     platform,
@@ -38,5 +39,6 @@ app.add_typer(release.app, name="release")
 app.add_typer(region.app, name="region")
 app.add_typer(policy.app, name="policy")
 app.add_typer(keys.app, name="keys")
+app.add_typer(labels.app, name="labels")
 app.add_typer(inference_log.app, name="inference-log")
 app.add_typer(gateway.app, name="gateway")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from fraud_platform.settings import Settings
@@ -26,6 +28,14 @@ def settings_of_environment() -> "Settings":
     except ValidationError as error:
         problems = [f"FRAUD_{'.'.join(map(str, part['loc'])).upper()}: {part['msg']}" for part in error.errors()]
         raise typer.BadParameter("\n".join(problems), param_hint="environment") from error
+
+
+def home_of(settings: "Settings") -> "Path":
+    """The settings' home, where there is one; a folder that never was a home ends the command."""
+    home = settings.home.absolute()
+    if not any((home / folder).exists() for folder in ("lake", "releases", "dagster", "feedback")):
+        raise refused(f"{home} is no home: nothing was ever built in it. Set FRAUD_HOME, or change the folder")
+    return home
 
 
 def console() -> "Console":

@@ -31,11 +31,13 @@ class Answer:
     status: int
     body: bytes
     content_type: bytes = JSON
+    retry_after: int | None = None
+    """Seconds; None: the answer says nothing of trying again."""
 
     @staticmethod
     def of(problem: Problem) -> "Answer":
         """An error as an answer."""
-        return Answer(problem.status, problem.body(), CONTENT_TYPE)
+        return Answer(problem.status, problem.body(), CONTENT_TYPE, problem.retry_after)
 
 
 class PredictAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,9 @@ _URN = "urn:fraud-platform:problem:"
 class Problem(Exception):  # noqa: N818 - named as RFC 9457 names it
     """An error that is answered as a problem document."""
 
+    retry_after: int | None = None
+    """Seconds after which it is worth trying again."""
+
     def __init__(
         self,
         status: int,
@@ -181,9 +184,11 @@ def unsupported_media(detail: str) -> Problem:
     return Problem(415, "unsupported-media-type", "Send application/json", detail)
 
 
-def rate_limited(detail: str) -> Problem:
-    """More requests than one caller may send."""
-    return Problem(429, "rate-limited", "Too many requests", detail)
+def rate_limited(detail: str, retry_after: int | None = None) -> Problem:
+    """More requests than one caller may send. retry_after: seconds."""
+    problem = Problem(429, "rate-limited", "Too many requests", detail)
+    problem.retry_after = retry_after
+    return problem
 
 
 def unavailable() -> Problem:

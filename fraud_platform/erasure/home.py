@@ -41,7 +41,7 @@ def count_spooled(home: Path, user: str) -> int:
 def comments(home: Path, payments: set[Payment]) -> Iterator[tuple[Path, int, int]]:
     """Comments that callers wrote on these payments of theirs: file, first byte, bytes; those that are gone are left
     out."""
-    for path in sorted((home / "feedback").glob("arrived=*/*.jsonl")):
+    for path in sorted((home / "feedback").glob("**/arrived=*/*.jsonl")):
         position = 0
         for line in path.read_bytes().splitlines(keepends=True):
             found = _COMMENT.search(line) if line.endswith(b"\n") else None

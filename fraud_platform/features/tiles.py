@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import DAY, HOUR
+from fraud_platform.features.label_rules import LabelRules, label_rules
+from fraud_platform.features.labels import PAYMENT, by_caller, in_sequence, verdicts
 from fraud_platform.features.offline import Written, microseconds, open_engine, with_day_before, write_days
 from fraud_platform.features.sequence import CLAMP_LOOKBACK_DAYS, sequence
 from fraud_platform.lake import Lake, days_between
@@ -102,24 +104,18 @@ def merchant_tiles(transactions: ibis.Table) -> ibis.Table:
     return rows.group_by("date", "merchant_id").agg(**_sums(rows), users=_distinct(rows.user_id))
 
 
-def label_tiles(labels: ibis.Table, transactions: ibis.Table) -> ibis.Table:
+def label_tiles(labels: ibis.Table, transactions: ibis.Table, rules: LabelRules) -> ibis.Table:
     """LABEL_TILE rows with `date`, the labels' arrival day.
 
-    A label changes the verdict on its transaction when no higher revision has arrived before it. The change, −1, 0 or
-    +1 fraud, is booked on the day it arrives, so a sum over arrival days up to D is what was known on D.
+    The change of a transaction's verdict, −1, 0 or +1 fraud, is booked on the day it arrives, so a sum over arrival
+    days up to D is what `labels.resolve_labels` knew at the end of D.
     """
-    arrival = [labels.arrived_at, labels.revision, labels.source]
-    before = ibis.rows_window(group_by=labels.transaction_id, order_by=arrival, preceding=(None, 1))
-    ranked = labels.mutate(_highest=labels.revision.max().over(before))
-    kept = ranked.filter(ranked._highest.isnull() | (ranked.revision >= ranked._highest))
+    kept = verdicts(labels, rules)
     kept = kept.mutate(_fraud=kept.state.isin(schema.FRAUD_STATES).cast("int64"))
-    order = ibis.window(
-        group_by=kept.transaction_id, order_by=[kept.arrived_at, kept.revision, kept.source, kept.state]
-    )
-    changes = kept.mutate(_delta=kept._fraud - kept._fraud.lag(1).over(order).coalesce(0))
-    counted = transactions.filter(~transactions.is_duplicate)
-    counted = counted.select("transaction_id", "merchant_id", transaction_date=counted.date)
-    known = changes.filter(changes._delta != 0).join(counted, ["transaction_id", "transaction_date"])
+    changes = kept.mutate(_delta=kept._fraud - kept._fraud.lag(1).over(in_sequence()).coalesce(0))
+    counted = by_caller(transactions.filter(~transactions.is_duplicate))
+    counted = counted.select("caller", "transaction_id", "merchant_id", transaction_date=counted.date)
+    known = changes.filter(changes._delta != 0).join(counted, PAYMENT)
     tiles = known.group_by("date", "merchant_id", "transaction_date").agg(fraud_delta=known._delta.sum().cast("int64"))
     return tiles.filter(tiles.fraud_delta != 0)
 
@@ -154,7 +150,7 @@ def write_merchant_tiles(settings: Settings, lake: Lake, days: Sequence[date]) -
 def write_label_tiles(settings: Settings, lake: Lake, days: Sequence[date]) -> list[Written]:
     """Write the label tiles of arrival `days`, which must be consecutive.
 
-    Earlier revisions of the same transactions arrived no earlier than the oldest of these transactions, so only labels
+    Earlier labels of the same transactions arrived no earlier than the oldest of these transactions, so only labels
     and transactions since then are read.
     """
     arriving = lake.read_days(tables.FRAUD_LABELS, days, ["transaction_date"])
@@ -163,6 +159,6 @@ def write_label_tiles(settings: Settings, lake: Lake, days: Sequence[date]) -> l
     engine = open_engine(settings, lake)
     labels = engine.daily(tables.FRAUD_LABELS, read, schema.LABELS)
     transactions = engine.daily(tables.RAW_TRANSACTIONS, read, schema.RAW_TRANSACTIONS)
-    tiles = label_tiles(labels, transactions)
+    tiles = label_tiles(labels, transactions, label_rules(settings))
     wanted = tiles.filter(tiles.date >= ibis.literal(min(days))).order_by(["date", "merchant_id", "transaction_date"])
     return write_days(lake, tables.LABEL_TILES, engine.run(wanted), days, LABEL_TILE)

@@ -60,12 +60,12 @@ def open_source(settings: Settings, first_day: date) -> Source:
     from fraud_platform.erasure.suppression import WithoutErased
     from fraud_platform.inference_log.table import LogTable
     from fraud_platform.ingest.decided import WithDecisions
-    from fraud_platform.ingest.feedback import WithFeedback
+    from fraud_platform.ingest.told import WithFeedback
     from fraud_platform.lake import open_lake
 
     lake = open_lake(settings)
     decided = WithDecisions(_history(settings, first_day), LogTable(lake))
-    return WithoutErased(WithFeedback(decided, settings.home, lake), settings.home)
+    return WithoutErased(WithFeedback(decided, settings.home, lake, settings.feedback_waiting_days), settings.home)
 
 
 def _history(settings: Settings, first_day: date) -> Source:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from fraud_platform.currency import Rates
 from fraud_platform.features import tables
+from fraud_platform.features.labels import labels_of
 from fraud_platform.features.offline import conformed
 from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.ingest.source import Source
@@ -91,13 +92,14 @@ def ingest_labels(lake: Lake, source: Source, days: Sequence[date]) -> dict[date
     ordered = sorted(set(days))
     written = {}
     for day, labels in tqdm(source.labels(ordered), total=len(ordered), desc="ingest labels", unit="day", disable=None):
-        in_order = labels.select(LABELS.names).cast(LABELS).sort_by([(name, "ascending") for name in _LABEL_ORDER])
-        lake.write(tables.FRAUD_LABELS, day, in_order.combine_chunks())
-        written[day] = labels.num_rows
+        # the same statement at the same instant is one, whoever repeats it
+        each_once = labels_of(labels).group_by(LABELS.names).aggregate([]).cast(LABELS)
+        lake.write(tables.FRAUD_LABELS, day, each_once.sort_by([(name, "ascending") for name in _LABEL_ORDER]))
+        written[day] = each_once.num_rows
     return written
 
 
-_LABEL_ORDER = ("arrived_at", "transaction_id", "transaction_date", "source", "revision")
+_LABEL_ORDER = ("arrived_at", "transaction_id", "caller", "transaction_date", "source", "revision", "state")
 
 
 def ingest_rates(lake: Lake, source: Source, days: Sequence[date]) -> dict[date, int]:

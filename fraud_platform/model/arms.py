@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.features.labels import label_transactions
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake, days_between
@@ -120,7 +121,14 @@ def measure(scores: Scores, threshold: float, band: float) -> Evidence:
 
 
 def gather(
-    lake: Lake, routing: Routing, now: datetime, *, threshold: float, maturity_days: int, band: float
+    lake: Lake,
+    routing: Routing,
+    now: datetime,
+    *,
+    threshold: float,
+    maturity_days: int,
+    band: float,
+    rules: LabelRules,
 ) -> Evidence:
     """The figures since the challenger of `routing` came. Raises ValueError without a challenger."""
     if routing.challenger is None:
@@ -140,7 +148,7 @@ def gather(
             amounts=rows.column("amount").to_numpy().astype(float),
             is_challengers=pc.equal(rows.column("arm"), "challenger").to_numpy(zero_copy_only=False),
             latency_ms=rows.column("latency_us").to_numpy() / 1_000,
-            is_fraud=_labels(lake, rows, now.date(), maturity_days),
+            is_fraud=_labels(lake, rows, now.date(), maturity_days, rules),
         ),
         threshold,
         band,
@@ -159,12 +167,12 @@ def _rows(lake: Lake, routing: Routing, now: datetime) -> pa.Table:
     return rows.filter(pc.and_kleene(beside, pc.greater_equal(rows.column("received_at"), pa.scalar(began))))
 
 
-def _labels(lake: Lake, rows: pa.Table, today: date, maturity_days: int) -> NDArray[np.float64]:
+def _labels(lake: Lake, rows: pa.Table, today: date, maturity_days: int, rules: LabelRules) -> NDArray[np.float64]:
     keys = rows.select(["caller", "transaction_id", "received_at"])
     keys = keys.append_column("transaction_date", keys.column("received_at").cast(pa.date32()))
     # a blocked payment's silence counts as good here, for both models alike: left out, as training has it, it would
     # clear whoever decided of its own mistakes, and not the other
-    labelled = label_transactions(keys, labels_before(lake, today), microseconds(today), maturity_days)
+    labelled = label_transactions(keys, labels_before(lake, today, rules), microseconds(today), maturity_days)
     known: NDArray[np.float64] = (
         labelled.column("is_fraud").cast(pa.int8()).to_numpy(zero_copy_only=False).astype(float)
     )

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
-from fraud_platform.features.labels import label_transactions, resolve_labels
+from fraud_platform.features.label_rules import LabelRules
+from fraud_platform.features.labels import label_transactions, read_labels, resolve_labels
 from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.model.served import decisions_version, refuse_skew, with_decisions
@@ -142,19 +142,19 @@ Load = Callable[[Lake, Sequence[date], pa.Table, date, int], Examples]
 
 
 def load_training_data(
-    lake: Lake, split: Split, accepted_skew_days: Sequence[date] = (), load: Load = load_examples
+    lake: Lake, split: Split, rules: LabelRules, accepted_skew_days: Sequence[date] = (), load: Load = load_examples
 ) -> TrainingData:
     """Train, by `load`, and validation with the labels known at the training cut, holdout with those of the evaluation
-    cut.
+    cut; which labels count, `rules` say.
 
     Raises TrainingDataError when train or holdout hold no fraud or nothing but fraud, and for a day of which served and
     recomputed values differ, unless it is among `accepted_skew_days`.
     """
     refuse_skew(lake, split.days, accepted_skew_days)
-    known = labels_before(lake, split.training_cut)
+    known = labels_before(lake, split.training_cut, rules)
     train = load(lake, split.train, known, split.training_cut, split.maturity_days)
     validation = load_examples(lake, split.validation, known, split.training_cut, split.maturity_days)
-    holdout = load_holdout(lake, split)
+    holdout = load_holdout(lake, split, rules)
     for name, examples, days in (("train", train, split.train), ("holdout", holdout, split.holdout)):
         if examples.frauds in (0, len(examples)):
             raise TrainingDataError(
@@ -164,9 +164,9 @@ def load_training_data(
     return TrainingData(train, validation, holdout)
 
 
-def load_holdout(lake: Lake, split: Split) -> Holdout:
+def load_holdout(lake: Lake, split: Split, rules: LabelRules) -> Holdout:
     """The holdout with the labels known at the evaluation cut."""
-    labels = labels_before(lake, split.evaluation_cut)
+    labels = labels_before(lake, split.evaluation_cut, rules)
     examples, known = _load(lake, split.holdout, labels, split.evaluation_cut, split.maturity_days)
     context = lake.read_days(tables.TRAINING_SET, split.holdout, CONTEXT)
     return Holdout(
@@ -248,8 +248,9 @@ def newest_medians(lake: Lake, last_day: date) -> tuple[date, dict[str, list[flo
     }
 
 
-def data_versions(lake: Lake, split: Split, medians_day: date) -> dict[str, dict[str, str | int]]:
-    """Per table that a training reads: first and last day, partitions, and a SHA-256 over the days and their files."""
+def data_versions(lake: Lake, split: Split, medians_day: date, rules: LabelRules) -> dict[str, dict[str, str | int]]:
+    """Per table that a training reads: first and last day, partitions, and a SHA-256 over the days and their files; of
+    labels over `rules` as well, by which they count."""
     used = {
         tables.TRAINING_SET: split.days,
         tables.FRAUD_LABELS: days_between(split.first_day, split.last_day),
@@ -258,7 +259,7 @@ def data_versions(lake: Lake, split: Split, medians_day: date) -> dict[str, dict
     versions: dict[str, dict[str, str | int]] = {}
     for table, days in used.items():
         written = set(lake.days(table))
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(rules.digest.encode() if table == tables.FRAUD_LABELS else b"")
         present = [day for day in days if day in written]
         for day in present:
             with lake.open(table, day) as file:
@@ -273,8 +274,7 @@ def data_versions(lake: Lake, split: Split, medians_day: date) -> dict[str, dict
     return versions if decisions is None else versions | {"inference_log": decisions}
 
 
-def labels_before(lake: Lake, cut: date) -> pa.Table:
-    """The labels that arrived before 00:00 UTC of `cut`, resolved as of then."""
+def labels_before(lake: Lake, cut: date, rules: LabelRules) -> pa.Table:
+    """The labels that arrived before 00:00 UTC of `cut`, resolved as of then by `rules`."""
     days = [day for day in lake.days(tables.FRAUD_LABELS) if day < cut]
-    labels = lake.read_days(tables.FRAUD_LABELS, days)
-    return resolve_labels(schema.LABELS.empty_table() if labels is None else labels, microseconds(cut))
+    return resolve_labels(read_labels(lake, days), microseconds(cut), rules)

@@ -12,6 +12,7 @@ validation examples carry those known at the split's training cut, when all of t
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.lake import Lake
 from fraud_platform.model.data import Examples, Load, labels_before, load_examples
 from fraud_platform.model.split import Split
@@ -56,12 +57,14 @@ def plan_folds(split: Split, count: int = FOLDS) -> list[Fold]:
     return folds
 
 
-def load_folds(lake: Lake, split: Split, count: int = FOLDS, load: Load = load_examples) -> list[FoldExamples]:
+def load_folds(
+    lake: Lake, split: Split, rules: LabelRules, count: int = FOLDS, load: Load = load_examples
+) -> list[FoldExamples]:
     """The folds' examples; folds with fewer than MIN_FRAUDS on either side are left out. load: the training side."""
-    matured = labels_before(lake, split.training_cut)
+    matured = labels_before(lake, split.training_cut, rules)
     loaded = []
     for fold in plan_folds(split, count):
-        known = labels_before(lake, fold.cut)
+        known = labels_before(lake, fold.cut, rules)
         examples = FoldExamples(
             load(lake, fold.train, known, fold.cut, split.maturity_days),
             load_examples(lake, fold.validation, matured, split.training_cut, split.maturity_days),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fraud_platform.features import tables
+from fraud_platform.features.label_rules import label_rules
 from fraud_platform.lake import Lake
 from fraud_platform.model.baseline import fit_baseline
 from fraud_platform.model.data import Examples, Holdout, joined, load_training_data, newest_medians
@@ -94,9 +95,10 @@ def evaluate_dates(lake: Lake, settings: Settings, windows: Windows) -> Iterator
     days = sorted(set(lake.days(tables.TRAINING_SET)) & set(lake.days(tables.FRAUD_LABELS)))
     if not days:
         raise TrainingDataError(f"there is no training set under {lake.root}")
+    rules = label_rules(settings)
     splits = plan_dates(days[0], days[-1], windows)
     for split in tqdm(splits, desc="dates", unit="date", disable=None):
-        data = load_training_data(lake, split, settings.accepted_skew_days)
+        data = load_training_data(lake, split, rules, settings.accepted_skew_days)
         learned_from = joined(data.train, data.validation)
         scores = {model: score(data.holdout) for model, score in _fitted(lake, settings, split, learned_from)}
         for model in MODELS:
@@ -108,7 +110,7 @@ def _fitted(
 ) -> Iterator[tuple[str, Callable[[Examples], Floats]]]:
     _, medians = newest_medians(lake, split.last_day)
     journal = settings.home / "search" / f"prequential-{split.training_cut}-{len(learned_from)}.journal"
-    found, _ = search(load_folds(lake, split), settings, medians, journal)
+    found, _ = search(load_folds(lake, split, label_rules(settings)), settings, medians, journal)
     grown = grow(learned_from, found.parameters, settings, medians, rounds=found.rounds, title=XGBOOST)
     yield XGBOOST, lambda examples: margins(grown, examples)
     regression = fit_baseline(learned_from, settings.seed)

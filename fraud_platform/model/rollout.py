@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from fraud_platform.decision.policy_record import policy_in_force
+from fraud_platform.features.label_rules import label_rules
 from fraud_platform.lake import Lake
 from fraud_platform.model.arms import Evidence, gather
 from fraud_platform.model.bundle import NoReleaseError
@@ -114,6 +115,7 @@ def look(lake: Lake, settings: Settings, now: datetime) -> tuple[Routing, Eviden
         threshold=policy_in_force(settings, now).threshold,
         maturity_days=settings.label_maturity_days,
         band=settings.canary_block_band,
+        rules=label_rules(settings),
     )
     return routing, evidence, next_step(routing, evidence, settings, int(now.timestamp() * 1_000_000))
 

@@ -14,6 +14,7 @@ import numpy as np
 from fraud_platform.decision.policy_record import policy_in_force
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.degrade import LEVELS, degrade
+from fraud_platform.features.label_rules import LabelRules, label_rules
 from fraud_platform.lake import Lake
 from fraud_platform.model.attribution import attribute, summary_picture
 from fraud_platform.model.baseline import fit_baseline
@@ -83,20 +84,21 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
     medians_day, medians = newest_medians(lake, split.last_day)
     # first of all: what was trained before on days that have turned out skewed is not handed out again either
     refuse_skew(lake, split.days, settings.accepted_skew_days)
-    versions = data_versions(lake, split, medians_day)
+    rules = label_rules(settings)
+    versions = data_versions(lake, split, medians_day, rules)
     name = fingerprint(settings, split, versions)
     folder = candidate_folder(settings.home, name)
     if folder.exists():
         return Candidate.load(folder)
     external = settings.training_memory == EXTERNAL
     load: Load = partial(load_sample, seed=settings.seed) if external else load_examples
-    data = load_training_data(lake, split, settings.accepted_skew_days, load)
+    data = load_training_data(lake, split, rules, settings.accepted_skew_days, load)
     # before the holdout is touched: everything that is chosen is chosen on days before it
-    folds = load_folds(lake, split, load=load)
+    folds = load_folds(lake, split, rules, load=load)
     found, unseen = search(folds, settings, medians, settings.home / "search" / f"{name}.journal")
     loaded = joined(data.train, data.validation)
     # grown on validation days too: the newest labels look most like tomorrow
-    learned_from = _stored(lake, split) if external else loaded
+    learned_from = _stored(lake, split, rules) if external else loaded
     grown = grow(learned_from, found.parameters, settings, medians, rounds=found.rounds)
     model = bytes(grown.booster.save_raw("ubj"))
     calibration = (
@@ -144,9 +146,9 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
     return write_candidate(folder, record, bundle, pictures)
 
 
-def _stored(lake: Lake, split: Split) -> Learnable:
+def _stored(lake: Lake, split: Split, rules: LabelRules) -> Learnable:
     """Train and validation as `load_training_data` has them, left in the lake."""
-    known, days = labels_before(lake, split.training_cut), [*split.train, *split.validation]
+    known, days = labels_before(lake, split.training_cut, rules), [*split.train, *split.validation]
     return store(lake, days, known, split.training_cut, split.maturity_days)
 
 
@@ -246,7 +248,7 @@ def _judged(lake: Lake, settings: Settings, candidate: Candidate) -> Verdict:
     if champion_cut > split.training_cut.isoformat():
         reason = f"{rival} has a training cut of {champion_cut}, after the holdout's start, {split.training_cut}"
         return replace(alone, promote=False, reasons=[reason])
-    holdout = load_holdout(lake, split)
+    holdout = load_holdout(lake, split, label_rules(settings))
     scores, others = (Scorer(bundle).score(holdout.vectors) for bundle in (candidate.bundle, champion))
     return judge(
         frauds=holdout.frauds,

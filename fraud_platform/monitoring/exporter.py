@@ -29,6 +29,7 @@ class Exporter(Collector):
             "tables": partial(table_metrics.table_sizes, lake),
             "drift": partial(table_metrics.drift, lake),
             "performance": partial(table_metrics.performance, lake),
+            "labels": partial(table_metrics.labels, lake, settings.home),
             "jobs": partial(table_metrics.job_runs, lake),
             "redis": partial(machine_metrics.redis_memory, settings),
             "processes": partial(machine_metrics.processes, settings),

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fraud_platform.features import tables
+from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.lake import Lake
 from fraud_platform.model.data import labels_before
 from fraud_platform.monitoring.retrain import Outcome, Request, again
@@ -26,7 +27,7 @@ class CountMemory(msgspec.Struct, frozen=True):
     last: Request | None = None
 
 
-def matured_frauds(lake: Lake, known_until: date, maturity_days: int) -> tuple[int, date | None]:
+def matured_frauds(lake: Lake, known_until: date, maturity_days: int, rules: LabelRules) -> tuple[int, date | None]:
     """Known frauds among payments after the UTC day `known_until` that have matured by the end of the labels, and the
     last day that has; 0 and None before there are labels.
 
@@ -37,7 +38,7 @@ def matured_frauds(lake: Lake, known_until: date, maturity_days: int) -> tuple[i
         return 0, None
     cut = days[-1] + timedelta(days=1)
     last = cut - timedelta(days=maturity_days + 1)
-    labels = labels_before(lake, cut)
+    labels = labels_before(lake, cut, rules)
     dates = labels["transaction_date"]
     fresh = pc.and_(
         pc.greater(dates, pa.scalar(known_until, pa.date32())), pc.less_equal(dates, pa.scalar(last, pa.date32()))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from fraud_platform.decision.measurement import RELEASED
+from fraud_platform.features.label_rules import label_rules
 from fraud_platform.features.labels import label_transactions
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake
@@ -86,7 +87,7 @@ def performance(lake: Lake, settings: Settings, day: date) -> pa.Table:
     decisions = decisions.append_column("transaction_date", decisions.column("received_at").cast(pa.date32()))
     decisions = decisions.append_column("blocked", pc.equal(decisions.column("decision"), "block"))
     cut = matured(day, settings.label_maturity_days)
-    known = labels_before(lake, cut)
+    known = labels_before(lake, cut, label_rules(settings))
     labelled = label_transactions(decisions, known, microseconds(cut), settings.label_maturity_days)
     versions = sorted(set(labelled.column("model_version").to_pylist()))
     rows = [

@@ -6,12 +6,14 @@ features, the lake tables, or the service models.
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily
 
 from fraud_platform.features import tables
 from fraud_platform.inference_log.table import TABLE as INFERENCE_LOG
+from fraud_platform.ingest.waiting import waiting_standing
 from fraud_platform.lake import Lake
 from fraud_platform.monitoring.drift import FEATURE_DRIFT, SCORE, SCORE_DRIFT
 from fraud_platform.monitoring.freshness import FRESHNESS
@@ -109,6 +111,13 @@ _BY_MODEL = {
     "false_positive_rate": "Share of good payments that were blocked, by the model that decided.",
     "average_precision": "Average precision of the score, by model; nothing for a day of few frauds.",
 }
+
+
+def labels(lake: Lake, home: Path) -> Iterator[GaugeMetricFamily]:
+    """Labels whose payment nobody knows."""
+    standing = waiting_standing(home, lake)
+    yield single("labels_waiting", "Labels that wait for a payment that nobody knows.", sum(standing.waiting.values()))
+    yield single("labels_given_up", "Labels given up, ever: nobody ever knew their payment.", standing.given_up)
 
 
 def job_runs(lake: Lake) -> Iterator[GaugeMetricFamily]:

@@ -155,7 +155,7 @@ def _seed(redis_client: RedisClient, rows: pa.Table, entity: velocity.Entity, pr
             script = master.script_load(velocity.SEED_SCRIPT)
             pipe = master.pipeline(transaction=False)
             for number, position in enumerate(positions, 1):
-                pipe.execute_command("EVALSHA", script, 1, keys[position], *grouped[position][1].arguments())
+                pipe.execute_command("EVALSHA", script, 1, keys[position], *grouped[position][1].arguments())  # type: ignore[no-untyped-call]
                 if number % _BATCH == 0:
                     pipe.execute()
             pipe.execute()

@@ -23,7 +23,7 @@ from fraud_platform.lake import Lake
 from fraud_platform.model.bundle import exclusive, releases, replace_file
 from fraud_platform.settings import Settings
 
-FOLDERS = ("releases", "candidates", "access", "policy", "erasure", "feedback", "mlflow")
+FOLDERS = ("releases", "candidates", "access", "policy", "erasure", "feedback", "labels", "mlflow")
 """Of the home; one that is not there is left out."""
 RECORDS = "lake-records"
 """The lake's JSON documents: which history it holds, loads, the inference log's last commit."""

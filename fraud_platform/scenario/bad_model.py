@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fraud_platform.features.label_rules import label_rules
 from fraud_platform.lake import Lake
 from fraud_platform.model.bundle import UNREGISTERED, Bundle, current_release
 from fraud_platform.model.calibration import UNCALIBRATED, fit_calibration
@@ -25,7 +26,7 @@ _ROUNDS = 100
 def write_bad_model(settings: Settings, lake: Lake, now: datetime, folder: Path) -> None:
     """Write its bundle. Raises TrainingDataError, BundleError."""
     split = find_split(lake, settings, now)
-    data = load_training_data(lake, split)
+    data = load_training_data(lake, split, label_rules(settings))
     labels = np.random.default_rng(settings.seed).permutation(data.train.is_fraud)
     shuffled = replace(data.train, is_fraud=labels)
     grown = grow(shuffled, DEFAULTS, settings, newest_medians(lake, split.last_day)[1], rounds=_ROUNDS)

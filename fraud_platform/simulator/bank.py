@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from fraud_platform.schema import LABEL_STATES, LABELS, RATES, TIME
+from fraud_platform.schema import DEFAULT_CALLER, LABEL_STATES, LABELS, RATES, TIME
 from fraud_platform.simulator.behaviour import Behaviour
 from fraud_platform.simulator.campaigns import MAX_LAG, MIN_LAG
 from fraud_platform.simulator.everyday import purchases
@@ -164,6 +164,7 @@ class SimulatedBank:
         table = pa.table(
             {
                 "transaction_id": transaction_ids(self._seed, ordinal, rows.number),
+                "caller": pa.repeat(DEFAULT_CALLER, len(rows.number)),
                 "transaction_date": pa.array(np.full(len(rows.number), world.epoch_day, np.int32)).cast(pa.date32()),
                 "arrived_at": pa.array(rows.arrived).cast(TIME),
                 "source": pa.array(SOURCES, pa.string()).take(pa.array(rows.source)),

@@ -13,8 +13,10 @@ from assets.resources import Platform
 from assets.sensing import RETRAIN_TAG
 from fraud_platform import schema
 from fraud_platform.features import tables
+from fraud_platform.features.label_rules import DistrustFile, distrust, trust
+from fraud_platform.features.tiles import LABEL_TILE
 from fraud_platform.ingest.mapped_source import MappedSource
-from fraud_platform.lake import Lake, open_lake
+from fraud_platform.lake import Lake, days_between, open_lake
 from fraud_platform.settings import Settings
 from tests.monitoring_kit import HOLDOUT, release_with_holdout, write_labels
 
@@ -128,6 +130,38 @@ def test_it_can_be_switched_off_and_waits_for_a_champion(
     assert "no champion" in matured(settings, instance, None)[2]
     monkeypatch.setenv("FRAUD_MATURED_LABELS_RETRAIN", "0")
     assert "is 0" in matured(Settings(), instance, None)[2]
+
+
+# ---- labels that count no more
+
+
+def test_labels_that_count_no_more_have_what_stands_on_them_built_anew(
+    settings: Settings, lake: Lake, instance: dg.DagsterInstance
+) -> None:
+    paid, first, last = RELEASED_TO, RELEASED_TO + timedelta(days=1), RELEASED_TO + timedelta(days=3)
+    for day in days_between(paid, last):
+        write_labels(lake, day, [f"f-{day}"] if day >= first else [], paid)
+        lake.write(tables.LABEL_TILES, day, LABEL_TILE.empty_table())
+    requests, cursor, said = tick(settings, instance, None, "label_rules")
+    assert (requests, said) == ([], "no labels are distrusted")
+    record = DistrustFile(settings.home)
+    now = datetime.now(UTC)
+    event = distrust(who="me", why="a test", now=now, source="chargeback")
+    record.append(event)
+    (request,), cursor, _ = tick(settings, instance, cursor, "label_rules")
+    assert (request.job_name, request.tags["dagster/asset_partition_range_start"]) == ("relabel", str(first))
+    assert request.tags["dagster/asset_partition_range_end"] == str(last)
+    assert tick(settings, instance, cursor, "label_rules")[::2] == ([], "the same labels count as before")
+    end_run(instance, request, dg.DagsterRunStatus.FAILURE)
+    (again,), cursor, _ = tick(settings, instance, cursor, "label_rules")
+    assert again.run_key != request.run_key
+    record.append(trust(record, event.id, who="me", why="done", now=now))
+    (undone,), cursor, _ = tick(settings, instance, cursor, "label_rules")
+    record.append(distrust(who="me", why="again", now=now, source="chargeback"))
+    (anew,), cursor, _ = tick(settings, instance, cursor, "label_rules")
+    assert len({each.run_key for each in (request, again, undone, anew)}) == 4
+    record.append(distrust(who="me", why="nobody's", now=now, source="nobody"))
+    assert tick(settings, instance, cursor, "label_rules")[::2] == ([], "no day that is built changes")
 
 
 # ---- new files

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.lake import Lake
 from fraud_platform.model import stored
 from fraud_platform.model.data import Examples, Learnable, find_split, labels_before, load_examples, load_holdout
@@ -53,7 +54,11 @@ def settings_of(home: Path, **fields: Any) -> Settings:
 
 def both(lake: Lake, home: Path) -> tuple[Examples, StoredExamples]:
     split = find_split(lake, settings_of(home), kit.NOW)
-    arguments = ([*split.train, *split.validation], labels_before(lake, split.training_cut), split.training_cut)
+    arguments = (
+        [*split.train, *split.validation],
+        labels_before(lake, split.training_cut, LabelRules()),
+        split.training_cut,
+    )
     return (
         load_examples(lake, *arguments, split.maturity_days),
         store(lake, *arguments, split.maturity_days),
@@ -117,7 +122,7 @@ def test_a_candidate_from_the_lake_is_as_good_as_one_from_memory(
     assert outside.fingerprint != inside.fingerprint
     assert outside.record.train_rows == inside.record.train_rows
     assert outside.record.train_frauds == inside.record.train_frauds
-    holdout = load_holdout(lake, inside.record.split)
+    holdout = load_holdout(lake, inside.record.split, LabelRules())
     # chosen on samples, so not the same; a holdout of some hundred frauds tells no smaller difference apart
     for name in ("candidate", "reference"):
         ours, theirs = (

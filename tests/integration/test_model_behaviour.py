@@ -12,6 +12,7 @@ import pytest
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.in_force import Span, spans
+from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.features.snapshots import write_medians, write_merchant_features, write_user_features
 from fraud_platform.features.tiles import write_label_tiles, write_merchant_tiles, write_user_tiles
 from fraud_platform.features.training_set import write_training_set
@@ -66,7 +67,7 @@ def scorer(candidate: Candidate) -> Scorer:
 
 @pytest.fixture(scope="module")
 def holdout(lake: Lake, candidate: Candidate) -> Holdout:
-    return load_holdout(lake, candidate.record.split)
+    return load_holdout(lake, candidate.record.split, LabelRules())
 
 
 def copied(lake: Lake, tmp_path: Path, names: list[str]) -> Lake:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.lake import Lake
 from fraud_platform.model import registry
 from fraud_platform.model.bundle import Bundle, BundleError, Scorer, current_release, publish
@@ -93,7 +94,7 @@ def stronger(candidate: Candidate, settings: Settings, name: str) -> Candidate:
     from fraud_platform.model.data import load_holdout
     from fraud_platform.model.train import DEFAULTS, grow
 
-    holdout = load_holdout(lake_of(settings), candidate.record.split)
+    holdout = load_holdout(lake_of(settings), candidate.record.split, LabelRules())
     grown = grow(holdout, DEFAULTS, settings, kit.MEDIANS, rounds=100)
     model = bytes(grown.booster.save_raw("ubj"))
     bundle = replace(candidate.bundle, model=model, model_sha256=hashlib.sha256(model).hexdigest())

@@ -65,6 +65,7 @@ def write_labels(lake: Lake, rows: list[tuple[str, date, datetime, str]]) -> Non
         arrived = [row for row in rows if row[2].date() == day(n)]
         plain: dict[str, list[Any]] = {
             "transaction_id": [row[0] for row in arrived],
+            "caller": ["default"] * len(arrived),
             "transaction_date": [row[1] for row in arrived],
             "arrived_at": [row[2] for row in arrived],
             "source": ["chargeback"] * len(arrived),

@@ -70,7 +70,9 @@ def worlds(draw: st.DrawFn) -> tuple[list[Row], list[LabelRow]]:
         arrived = row.received + draw(st.sampled_from([0, HOUR, DAY, 6 * DAY, 20 * DAY]))
         revision = draw(st.integers(1, 3))
         state = draw(st.sampled_from(schema.LABEL_STATES))
-        labels.append(LabelRow(row.id, row.day, arrived, f"source{number}", revision, state))
+        source = draw(st.sampled_from(["chargeback", "issuer", "investigator", "feedback", f"source{number}"]))
+        caller = draw(st.sampled_from(["default", "default", "default", "other"]))
+        labels.append(LabelRow(row.id, row.day, arrived, source, revision, state, caller))
     return rows, [label for label in labels if label.arrived < MIDNIGHT + DAY]
 
 

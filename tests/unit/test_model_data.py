@@ -11,6 +11,7 @@ import pytest
 from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.lake import Lake
 from fraud_platform.model.data import (
     TrainingData,
@@ -44,7 +45,7 @@ def labels(lake: Lake) -> list[dict[str, Any]]:
 
 def load(lake: Lake, settings: Settings) -> tuple[Split, TrainingData]:
     split = find_split(lake, settings, kit.NOW)
-    return split, load_training_data(lake, split)
+    return split, load_training_data(lake, split, LabelRules())
 
 
 def frauds_of(labels: list[dict[str, Any]], days: list[Any]) -> int:
@@ -104,7 +105,7 @@ def test_an_open_case_is_left_out_and_counted(lake: Lake, settings: Settings, la
     n = (day - kit.FIRST_DAY).days
     without = [row for row in labels if row["transaction_id"] != f"t-{n}-7"]
     kit.write_labels(lake, [*without, kit.label(f"t-{n}-7", day, kit.midnight(split.holdout[-1]), "suspected")])
-    holdout = load_holdout(lake, split)
+    holdout = load_holdout(lake, split, LabelRules())
     assert holdout.unknown == 1
     assert len(holdout) == len(holdout.vectors) == 5 * kit.ROWS_PER_DAY - 1
 
@@ -128,7 +129,7 @@ def test_a_window_without_fraud_is_an_error_that_names_it(
     split = find_split(lake, settings, kit.NOW)
     kit.write_labels(lake, [row for row in labels if row["transaction_date"] not in getattr(split, window)])
     with pytest.raises(TrainingDataError, match=f"{window}, .* has 0 known frauds"):
-        load_training_data(lake, split)
+        load_training_data(lake, split, LabelRules())
 
 
 def test_an_empty_lake_is_an_error_that_names_the_table(lake: Lake, settings: Settings) -> None:
@@ -149,15 +150,15 @@ def test_data_versions_change_with_any_file_that_is_read_and_with_no_other(
     lake: Lake, settings: Settings, labels: list[dict[str, Any]]
 ) -> None:
     split = find_split(lake, settings, kit.NOW)
-    before = data_versions(lake, split, kit.LAST_DAY)
-    assert before == data_versions(lake, split, kit.LAST_DAY)
+    before = data_versions(lake, split, kit.LAST_DAY, LabelRules())
+    assert before == data_versions(lake, split, kit.LAST_DAY, LabelRules())
     assert before["training_set"]["partitions"] == 16
     warmup = lake.read(tables.TRAINING_SET, kit.FIRST_DAY)
     lake.write(tables.TRAINING_SET, kit.FIRST_DAY, warmup.slice(1))
-    assert before == data_versions(lake, split, kit.LAST_DAY)
+    assert before == data_versions(lake, split, kit.LAST_DAY, LabelRules())
     lake.write(tables.TRAINING_SET, split.train[0], lake.read(tables.TRAINING_SET, split.train[0]).slice(1))
     lake.write(tables.FRAUD_LABELS, kit.LAST_DAY, schema.LABELS.empty_table())
-    after = data_versions(lake, split, kit.LAST_DAY)
+    after = data_versions(lake, split, kit.LAST_DAY, LabelRules())
     assert {name for name in before if before[name] != after[name]} == {"training_set", "fraud_labels"}
 
 
@@ -165,4 +166,4 @@ def test_a_partition_without_rows_is_no_obstacle(lake: Lake, settings: Settings,
     split = find_split(lake, settings, kit.NOW)
     empty: pa.Table = lake.read(tables.TRAINING_SET, split.train[3]).slice(0, 0)
     lake.write(tables.TRAINING_SET, split.train[3], empty)
-    assert len(load_training_data(lake, split).train) == 7 * kit.ROWS_PER_DAY
+    assert len(load_training_data(lake, split, LabelRules()).train) == 7 * kit.ROWS_PER_DAY

@@ -12,6 +12,7 @@ from fraud_platform.decision.breaker import CircuitBreaker
 from fraud_platform.decision.policy_change import PolicyChange, change_policy
 from fraud_platform.decision.serving_model import load_model
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.inference_log.record import ServedBy, decode_record, encode_record
 from fraud_platform.lake import open_lake
 from fraud_platform.model.arms import Evidence, Scores, gather, measure
@@ -271,7 +272,7 @@ def test_the_log_gives_both_scores_of_each_payment_whoever_decided(home: Path, s
         )
     log_decisions(lake, records)
     write_labels(lake, day, [f"{day}-{n}" for n in range(100, 140)], day)
-    evidence = gather(lake, read_routing(home), NOW, threshold=0.6, maturity_days=0, band=2.0)
+    evidence = gather(lake, read_routing(home), NOW, threshold=0.6, maturity_days=0, band=2.0, rules=LabelRules())
     # the first hundred came before the challenger
     assert evidence.payments == 300
     assert evidence.champion_blocks == (champion[100:] > 0.6).sum()

@@ -11,6 +11,7 @@ from scipy.special import expit
 
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.degrade import DEFAULTS_ONLY, LEVELS, REDIS_LOST, VELOCITY_LOST, degrade, degrade_some
+from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.features.vector import build_vector
 from fraud_platform.lake import Lake
 from fraud_platform.model import search as searching
@@ -38,7 +39,7 @@ def quick(tmp_path: Path) -> Settings:
 def folds(tmp_path_factory: pytest.TempPathFactory) -> list[FoldExamples]:
     lake = Lake(str(tmp_path_factory.mktemp("lake")))
     kit.write_history(lake)
-    return load_folds(lake, SPLIT)
+    return load_folds(lake, SPLIT, LabelRules())
 
 
 def test_folds_leave_labels_time_to_arrive_and_stay_before_the_holdout() -> None:
@@ -54,13 +55,13 @@ def test_folds_leave_labels_time_to_arrive_and_stay_before_the_holdout() -> None
 def test_a_label_that_arrives_after_a_folds_cut_does_not_train_it(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path))
     labels = kit.write_history(lake)
-    before = load_folds(lake, SPLIT)
+    before = load_folds(lake, SPLIT, LabelRules())
     first = plan_folds(SPLIT)[0]
     good = next(f"t-1-{i}" for i in range(kit.ROWS_PER_DAY) if f"t-1-{i}" not in {x["transaction_id"] for x in labels})
 
     def frauds(arrived: Any) -> tuple[int, int]:
         kit.write_labels(lake, [*labels, kit.label(good, kit.FIRST_DAY + timedelta(days=1), arrived)])
-        after = load_folds(lake, SPLIT)
+        after = load_folds(lake, SPLIT, LabelRules())
         return after[0].train.frauds - before[0].train.frauds, after[1].train.frauds - before[1].train.frauds
 
     assert frauds(kit.midnight(first.cut)) == (0, 1)

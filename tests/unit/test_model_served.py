@@ -14,6 +14,7 @@ import pytest
 from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.lake import Lake
 from fraud_platform.model.data import (
     Examples,
@@ -63,7 +64,7 @@ def serve(lake: Lake, propensity: float = 0.25, caller: str = "default") -> None
 
 
 def load(lake: Lake, cut: date = CUT) -> Examples:
-    return load_examples(lake, [DAY], labels_before(lake, cut), cut, MATURITY)
+    return load_examples(lake, [DAY], labels_before(lake, cut, LabelRules()), cut, MATURITY)
 
 
 def test_a_blocked_payments_silence_says_nothing_and_a_finding_does(lake: Lake) -> None:
@@ -94,7 +95,7 @@ def test_what_was_let_through_weighs_for_those_that_were_not(lake: Lake, propens
     twice = joined(examples, replace(examples, weights=None))
     np.testing.assert_array_equal(twice.weights, [*expected, *np.ones(COUNT - 1)])
     np.testing.assert_array_equal(_taken(examples, np.array([3, 0])).weights, expected[[3, 0]])
-    left = store(lake, [DAY - timedelta(days=1), DAY], labels_before(lake, CUT), CUT, MATURITY)
+    left = store(lake, [DAY - timedelta(days=1), DAY], labels_before(lake, CUT, LabelRules()), CUT, MATURITY)
     np.testing.assert_array_equal(left.weights, expected)
     assert left.unknown == examples.unknown
     np.testing.assert_array_equal(left.sample(COUNT, seed=1).weights, expected)
@@ -141,17 +142,17 @@ def test_days_of_other_served_values_do_not_train(lake: Lake, make_settings: Cal
     kit.write_history(lake)
     split = find_split(lake, settings, kit.NOW)
     day = split.train[2]
-    load_training_data(lake, split)
+    load_training_data(lake, split, LabelRules())
     differs = pa.Table.from_pylist(
         [{"feature": name, "compared": 9, "differences": 3 * (name == "amount"), "example": "t-1: served 1, offline 2"}
          for name in CATALOGUE.names]
     )  # fmt: skip
     lake.write(SKEW, day, differs)
     with pytest.raises(TrainingDataError, match=f"{day}: amount was served with other values .* 3 of 9 .*t-1"):
-        load_training_data(lake, split)
-    load_training_data(lake, split, accepted_skew_days=[day])
+        load_training_data(lake, split, LabelRules())
+    load_training_data(lake, split, LabelRules(), accepted_skew_days=[day])
     with pytest.raises(TrainingDataError):
-        load_training_data(lake, split, accepted_skew_days=[day + timedelta(days=1)])
+        load_training_data(lake, split, LabelRules(), accepted_skew_days=[day + timedelta(days=1)])
     # a day outside the windows is no matter
     refuse_skew(lake, split.holdout, accepted=[])
 
@@ -169,11 +170,11 @@ def test_decisions_that_training_takes_are_part_of_what_it_was_made_of(
     settings = make_settings(**kit.WINDOWS)
     kit.write_history(lake)
     split = find_split(lake, settings, kit.NOW)
-    before = data_versions(lake, split, kit.LAST_DAY)
+    before = data_versions(lake, split, kit.LAST_DAY, LabelRules())
     assert "inference_log" not in before
     made = vectors(np.random.default_rng(1), 3)
     log_decisions(lake, decided(split.train[0], made, np.full(3, 0.1)))
-    assert data_versions(lake, split, kit.LAST_DAY) == before, "what was allowed changes nothing"
+    assert data_versions(lake, split, kit.LAST_DAY, LabelRules()) == before, "what was allowed changes nothing"
     log_decisions(lake, decided(split.train[1], made, np.full(3, 0.9)))
-    after = data_versions(lake, split, kit.LAST_DAY)
+    after = data_versions(lake, split, kit.LAST_DAY, LabelRules())
     assert after["inference_log"]["first_day"] == split.train[1].isoformat()

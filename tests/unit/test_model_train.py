@@ -15,6 +15,7 @@ from scipy.special import expit
 from fraud_platform.decision.policy_change import PolicyChange, change_policy
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.lake import Lake
 from fraud_platform.model import steps
 from fraud_platform.model.baseline import fit_baseline
@@ -71,7 +72,7 @@ def test_the_candidate_beats_logistic_regression_where_only_trees_can(candidate:
 def test_the_measured_model_is_the_one_in_the_folder(candidate: Candidate, lake: Lake) -> None:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    holdout = load_holdout(lake, candidate.record.split)
+    holdout = load_holdout(lake, candidate.record.split, LabelRules())
     scores = Scorer(Bundle.load(candidate.folder)).score(holdout.vectors)
     ranking = candidate.record.evaluation.comparison.candidate
     assert ranking.auc.value == pytest.approx(roc_auc_score(holdout.is_fraud, scores))

@@ -1,0 +1,189 @@
+"""`fraud-platform labels`: whose labels are believed.
+
+What belongs here: the group's commands. What does not: what a distrust is (`features.label_rules`), what it changes
+(`features.label_change`).
+"""
+
+import json
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fraud_platform.cli.screen import by_hand, home_of, now, print_table, refused, settings_of_environment
+
+if TYPE_CHECKING:
+    from fraud_platform.features.label_change import LabelChange
+    from fraud_platform.features.label_rules import Distrust, DistrustEvent, LabelRules
+    from fraud_platform.settings import Settings
+
+app = typer.Typer(
+    help="Labels: which of them count, and taking those out that nobody should believe.", no_args_is_help=True
+)
+
+WHY = Annotated[str, typer.Option("--why", help="The reason, for the record.")]
+YES = Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would change.")]
+JSON = Annotated[bool, typer.Option("--json", help="JSON for scripts instead of a table.")]
+ID = Annotated[str, typer.Argument(metavar="ID", help="Of `labels list`.")]
+_MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
+
+
+@app.command("distrust")
+def labels_distrust(
+    why: WHY,
+    source: Annotated[str | None, typer.Option("--source", help="Labels of this source: chargeback, issuer, …")] = None,
+    caller: Annotated[str | None, typer.Option("--caller", help="Labels that this caller sent.")] = None,
+    since: Annotated[
+        datetime | None, typer.Option("--since", formats=_MOMENTS, help="Labels that arrived since then, UTC.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option("--until", formats=_MOMENTS, help="Labels that arrived before then, UTC.")
+    ] = None,
+    yes: YES = False,
+) -> None:
+    """Take labels out of features, training and reports; what fits everything given is meant. `labels trust` undoes it.
+
+    Nothing is deleted, and what was decided stays decided.
+    """
+    from fraud_platform.features.label_rules import DistrustFile, distrust
+
+    current = settings_of_environment()
+    home = home_of(current)
+    moments = {
+        name: None if at is None else at.replace(tzinfo=UTC) for name, at in (("since", since), ("until", until))
+    }
+    try:
+        event = distrust(who=by_hand(), why=why, now=now(), source=source, caller=caller, **moments)
+    except ValueError as error:
+        raise refused(str(error)) from error
+    record = DistrustFile(home)
+    before, after = _rules(current, []), _rules(current, [event])
+    change = _changed(current, before, after)
+    if yes:
+        record.append(event)
+    typer.echo(f"home {home}")
+    typer.echo(f"{'distrusted' if yes else 'would be distrusted'} ({event.id}): {after.distrusted[-1].said}")
+    _say(current, change, taken_out=True)
+    if not yes:
+        typer.echo("Nothing was changed. Do it with: --yes")
+
+
+@app.command("trust")
+def labels_trust(identifier: ID, why: WHY, yes: YES = False) -> None:
+    """Undo a distrust: its labels count again, as if they had never been taken out."""
+    from fraud_platform.features.label_rules import DistrustFile, UnknownDistrustError, trust
+
+    current = settings_of_environment()
+    home = home_of(current)
+    record = DistrustFile(home)
+    try:
+        event = trust(record, identifier, who=by_hand(), why=why, now=now())
+    except UnknownDistrustError as error:
+        raise refused(str(error)) from error
+    before, after = _rules(current, []), _rules(current, [event])
+    said = next(one.said for one in before.distrusted if one.id == identifier)
+    change = _changed(current, before, after)
+    if yes:
+        record.append(event)
+    typer.echo(f"home {home}")
+    typer.echo(f"{'trusted' if yes else 'would be trusted'} again ({identifier}): {said}")
+    _say(current, change, taken_out=False)
+    if not yes:
+        typer.echo("Nothing was changed. Do it with: --yes")
+
+
+@app.command("list")
+def labels_list(as_json: JSON = False) -> None:
+    """Show which labels are distrusted, and the ranks of sources."""
+    from fraud_platform.features.label_rules import UNKNOWN_RANK
+
+    current = settings_of_environment()
+    home_of(current)
+    rules = _rules(current, [])
+    if as_json:
+        typer.echo(json.dumps({"ranks": dict(rules.ranks), "distrusted": [_plain(one) for one in rules.distrusted]}))
+        return
+    rows = [[one.id, one.said, f"{one.at:%Y-%m-%d %H:%M}", one.who, one.why] for one in rules.distrusted]
+    if rows:
+        print_table(None, ["id", "labels", "at (UTC)", "who", "why"], rows)
+    else:
+        typer.echo("No labels are distrusted.")
+    ranks = sorted(rules.ranks.items(), key=lambda item: (-item[1], item[0]))
+    print_table(
+        None, ["source", "rank"], [*([name, str(rank)] for name, rank in ranks), ["any other", str(UNKNOWN_RANK)]]
+    )
+
+
+@app.command("show")
+def labels_show(identifier: ID, as_json: JSON = False) -> None:
+    """Show one distrust with everything that became of it, whether in force or not."""
+    from fraud_platform.features.label_rules import DistrustFile, in_force
+
+    home = home_of(settings_of_environment())
+    events = [event for event in DistrustFile(home).events() if event.id == identifier]
+    if not events:
+        raise refused(f"no distrust {identifier} was ever recorded: `fraud-platform labels list` shows those in force")
+    first = in_force(events[:1])[0]
+    if as_json:
+        told = [{"what": one.what, "at": one.at.isoformat(), "who": one.who, "why": one.why} for one in events]
+        typer.echo(json.dumps({**_plain(first), "in_force": bool(in_force(events)), "events": told}))
+        return
+    typer.echo(f"{identifier}: {first.said}; {'in force' if in_force(events) else 'undone'}")
+    rows = [[one.what, f"{one.at:%Y-%m-%d %H:%M}", one.who, one.why] for one in events]
+    print_table(None, ["what", "at (UTC)", "who", "why"], rows)
+
+
+def _rules(current: "Settings", events: "list[DistrustEvent]") -> "LabelRules":
+    """The rules in force once these events are recorded too."""
+    from dataclasses import replace
+
+    from fraud_platform.features.label_rules import DistrustFile, in_force, label_rules
+
+    recorded = DistrustFile(current.home).events()
+    return replace(label_rules(current), distrusted=in_force([*recorded, *events]))
+
+
+def _changed(current: "Settings", before: "LabelRules", after: "LabelRules") -> "LabelChange":
+    from fraud_platform.features.label_change import label_change
+    from fraud_platform.lake import open_lake
+
+    return label_change(open_lake(current), before, after, now())
+
+
+def _say(current: "Settings", change: "LabelChange", *, taken_out: bool) -> None:
+    from fraud_platform.features import tables
+    from fraud_platform.lake import open_lake
+    from fraud_platform.monitoring.performance import PERFORMANCE
+
+    lake = open_lake(current)
+    what = "taken out" if taken_out else "put back"
+    rows = [[f"labels {what}", f"{change.labels:,}"], ["payments they speak of", f"{change.payments:,}"]]
+    rows += [[f"payments: {was} → {is_}", f"{count:,}"] for (was, is_), count in change.verdicts.items()]
+    for table in (tables.LABEL_TILES, tables.MERCHANT_FEATURES, tables.TRAINING_SET):
+        rows.append([f"stale days of {table.split('/')[0]}", _days(change.stale(lake, table))])
+    paid = change.paid
+    judged = [day for day in lake.days(PERFORMANCE) if paid is not None and paid[0] <= day <= paid[1]]
+    rows.append([f"stale days of {PERFORMANCE}", _days(judged)])
+    print_table(None, ["what", "value"], rows)
+    if change.labels:
+        typer.echo(
+            "Training, evaluation and backtests go by it from now on. Stale days are built anew by Dagster: its sensor "
+            "`label_rules` starts the job `relabel` within a minute while Dagster runs, else once it runs again."
+        )
+
+
+def _days(days: list[date]) -> str:
+    return f"{len(days)}, {days[0]} to {days[-1]}" if days else "none"
+
+
+def _plain(one: "Distrust") -> dict[str, str | None]:
+    return {
+        "id": one.id,
+        "at": one.at.isoformat(),
+        "who": one.who,
+        "why": one.why,
+        "source": one.source,
+        "caller": one.caller,
+        "since": one.since.isoformat() if one.since else None,
+        "until": one.until.isoformat() if one.until else None,
+    }
