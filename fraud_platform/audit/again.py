@@ -22,7 +22,7 @@ from fraud_platform.decision.serving_model import (
     serving_model,
 )
 from fraud_platform.inference_log.record import DecisionRecord
-from fraud_platform.model.bundle import BundleError, releases
+from fraud_platform.model.bundle import BundleError, release_folder
 
 _KEPT = 4
 
@@ -55,7 +55,7 @@ class DecidingModels:
         key = str(record.other_version), ""
         if key not in self._kept:
             try:
-                self._keep(key, load_model(releases(self._home) / key[0].replace("/", "-")))
+                self._keep(key, load_model(release_folder(self._home, key[0].replace("/", "-"))))
             except BundleError as error:
                 raise NotKeptError(f"{record.other_version} cannot be loaded any more: {error}") from error
         return self._kept[key]
