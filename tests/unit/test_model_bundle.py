@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,51 @@ def test_a_file_that_is_too_deep_or_too_large_is_refused(folder: Path, file: str
         rehash(folder)
     with pytest.raises(BundleError, match=message):
         Bundle.load(folder)
+
+
+NASTY = (
+    "NaN",
+    "-Infinity",
+    "1e999",
+    "9" * 400,
+    "-1",
+    "0",
+    '""',
+    "null",
+    "[]",
+    "{}",
+    "true",
+    '"\\ud800"',
+    '"../x"',
+    "[" * 300,
+)
+
+
+def test_no_change_of_the_document_does_more_than_being_refused(bundle: Bundle, folder: Path) -> None:
+    random = np.random.default_rng(11)
+    text = (folder / "bundle.json").read_text()
+    values = [found.span() for found in re.finditer(r'(?<=[:\[,])\s*("[^"]*"|-?[\d.e+-]+|null)', text)]
+    ended = {"refused": 0, "taken": 0}
+    for _ in range(1_500):
+        content = bytearray(text.encode())
+        if random.random() < 0.5:
+            start, stop = values[int(random.integers(len(values)))]
+            content[start:stop] = NASTY[int(random.integers(len(NASTY)))].encode()
+        else:
+            at, span = int(random.integers(len(content))), int(random.integers(1, 6))
+            content[at : at + span] = random.bytes(span) if random.random() < 0.5 else b""
+        (folder / "bundle.json").write_bytes(content)
+        rehash(folder)
+        try:
+            found = Bundle.load(folder)
+        except BundleError:
+            ended["refused"] += 1
+        else:
+            ended["taken"] += 1
+            assert np.isfinite([found.threshold, found.review_threshold, found.calibration.slope]).all()
+            assert np.isfinite(found.fallback.score(np.zeros((1, WIDTH), np.float32))).all()
+            assert found.name == room.release_folder(folder, found.name).name
+    assert ended["refused"] > 1_000, ended
 
 
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder: Path) -> None:
