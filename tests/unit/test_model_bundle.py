@@ -249,7 +249,7 @@ def test_no_change_of_the_document_does_more_than_being_refused(bundle: Bundle, 
     text = (folder / "bundle.json").read_text()
     values = [found.span() for found in re.finditer(r'(?<=[:\[,])\s*("[^"]*"|-?[\d.e+-]+|null)', text)]
     ended = {"refused": 0, "taken": 0}
-    for _ in range(1_500):
+    for _ in range(500):
         content = bytearray(text.encode())
         if random.random() < 0.5:
             start, stop = values[int(random.integers(len(values)))]
@@ -268,7 +268,7 @@ def test_no_change_of_the_document_does_more_than_being_refused(bundle: Bundle, 
             assert np.isfinite([found.threshold, found.review_threshold, found.calibration.slope]).all()
             assert np.isfinite(found.fallback.score(np.zeros((1, WIDTH), np.float32))).all()
             assert found.name == room.release_folder(folder, found.name).name
-    assert ended["refused"] > 1_000, ended
+    assert ended["refused"] > 300, ended
 
 
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder: Path) -> None:
