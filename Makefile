@@ -71,7 +71,7 @@ bench-online: $(READY) ## weigh users in Redis, time filling it, and what servin
 
 test-kafka: $(READY) ## run the inference log's tests against a real Kafka, fetched with Maven (Java 17)
 	@FRAUD_TEST_KAFKA=real $(BIN)/pytest tests/integration/test_inference_log.py \
-		tests/integration/test_kafka_width.py -k kafka $(ARGS)
+		tests/integration/test_kafka_width.py tests/integration/test_compose_stores.py -k kafka $(ARGS)
 
 fetch-kafka: $(READY) ## fetch the Kafka of `make test-kafka` with Maven
 	@$(BIN)/python -c 'from tests.integration.kafka_kit import fetched; fetched()'

@@ -12,7 +12,7 @@ import dagster as dg
 from assets.daily_table import OWNERS, ExtraCheck, daily_table
 from assets.partitions import looking_ahead, partition_days
 from assets.resources import Platform
-from fraud_platform.model.bundle import current_release, releases
+from fraud_platform.model.bundle import current_release, release_folder
 from fraud_platform.monitoring.drift import FEATURE_DRIFT, SCORE_DRIFT, write_feature_drift, write_score_drift
 from fraud_platform.monitoring.freshness import FRESHNESS, write_freshness
 from fraud_platform.monitoring.performance import PERFORMANCE, write_performance
@@ -116,7 +116,7 @@ def monitoring_assets(decision_days: dg.PartitionsDefinition, maturity_days: int
             if not rows:
                 context.log.info(f"{day}: nothing was compared, so there is nothing to draw")
                 continue
-            release = releases(settings.home) / rows[0]["release"]
+            release = release_folder(settings.home, rows[0]["release"])
             address = write_drift_report(platform.lake, release, day, settings.feature_psi_limit, settings.seed)
             if address:
                 drawn[f"report {day}"] = dg.MetadataValue.path(address)

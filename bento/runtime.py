@@ -51,7 +51,7 @@ from fraud_platform.ingest.feedback import FeedbackWriter
 from fraud_platform.ingest.feedback_index import FeedbackIndex
 from fraud_platform.lake import open_lake
 from fraud_platform.logs import set_up_logs
-from fraud_platform.model.bundle import BundleError, NoReleaseError, current_release, releases
+from fraud_platform.model.bundle import BundleError, NoReleaseError, current_release, release_folder
 from fraud_platform.model.following import check_region
 from fraud_platform.model.routing import Routing, read_routing
 from fraud_platform.online.cold import ColdStore
@@ -451,7 +451,7 @@ class Runtime:
 
     async def _loaded(self, release: str) -> ServingModel:
         try:
-            model = await asyncio.to_thread(load_model, releases(self._home) / release)
+            model = await asyncio.to_thread(load_model, release_folder(self._home, release))
         except (BundleError, OSError):
             self._refused[release] = time.monotonic() + RETRY_SECONDS
             raise

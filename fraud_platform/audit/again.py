@@ -21,7 +21,7 @@ from fraud_platform.decision.serving_model import (
     serving_model,
 )
 from fraud_platform.inference_log.record import DecisionRecord
-from fraud_platform.model.bundle import Bundle, BundleError, releases
+from fraud_platform.model.bundle import Bundle, BundleError, release_folder
 
 _KEPT = 4
 
@@ -54,7 +54,7 @@ class DecidingModels:
         key = str(record.other_version), ""
         if key not in self._kept:
             try:
-                folder = releases(self._home) / key[0].replace("/", "-")
+                folder = release_folder(self._home, key[0].replace("/", "-"))
                 self._keep(key, serving_model(Bundle.load(folder, catalogue_hash=record.catalogue_hash)))
             except BundleError as error:
                 raise NotKeptError(f"{record.other_version} cannot be loaded any more: {error}") from error

@@ -31,12 +31,15 @@ def keys_add(
     from fraud_platform.decision.api_keys import KeysError, add_key, keys_path
     from fraud_platform.decision.key_ledger import note_key
 
-    home = settings_of_environment().home
+    settings = settings_of_environment()
+    home = settings.home
     try:
         token, made = add_key(keys_path(home), name, [one.value for one in scope], now())
         note_key(home, made, by_hand(), now())
     except KeysError as error:
         raise refused(str(error)) from error
+    if settings.jwt_keys is not None:
+        typer.secho(f"tokens whose `sub` is {made.caller} are refused from now on: the name is the key's", err=True)
     typer.secho(f"key {made.id} of {made.caller} for {', '.join(made.scopes)}; it is not shown again:", err=True)
     typer.echo(token)
 
@@ -56,6 +59,20 @@ def keys_list() -> None:
         for key in found
     ]  # fmt: skip
     print_table(None, ["id", "caller", "scopes", "created", "revoked"], rows)
+
+
+@app.command("open")
+def keys_open(why: Annotated[str, typer.Option("--why", help="The reason, for the ledger.")]) -> None:
+    """Let everybody on this machine in again, though keys were made here; counts from the service's next start."""
+    from fraud_platform.decision.api_keys import KeysError
+    from fraud_platform.decision.key_ledger import note_opening
+
+    home = settings_of_environment().home
+    try:
+        note_opening(home, by_hand(), why, now())
+    except KeysError as error:
+        raise refused(str(error)) from error
+    typer.echo("A service on loopback lets everybody in from its next start, until the next key is made.")
 
 
 @app.command("revoke")

@@ -58,7 +58,7 @@ def card(
     version: Annotated[int, typer.Argument(help="A registered version, such as 7 of fraud-detector/7.")],
 ) -> None:
     """Print a version's model card as Markdown: use, data, figures, features, limits, lineage, and when it decided."""
-    from fraud_platform.model.bundle import MODEL_NAME
+    from fraud_platform.model.bundle import MODEL_NAME, BundleError
     from fraud_platform.model.card import standing_markdown
     from fraud_platform.model.ledger import read_ledger
     from fraud_platform.model.registry import NoCardError, read_card
@@ -66,6 +66,6 @@ def card(
     current = settings_of_environment()
     try:
         text = read_card(current, version)
-    except NoCardError as error:
+    except (BundleError, NoCardError) as error:
         raise refused(str(error)) from error
     typer.echo(f"{text}\n{standing_markdown(f'{MODEL_NAME}-{version}', read_ledger(current.home))}", nl=False)

@@ -1,8 +1,9 @@
-"""`fraud-platform package`: the champion as a Bento and an image.
+"""`fraud-platform package`: the champion as a Bento and an image; `compose-secrets`: the passwords of its containers.
 
-What belongs here: the command. What does not: packaging (`fraud_platform.packaging`).
+What belongs here: the commands. What does not: packaging (`fraud_platform.packaging`).
 """
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -40,3 +41,17 @@ def package(
     for image in images:
         screen.print(f"Image  {image.name}, {image.size}, built by {builder.name} on {image.base}")
         screen.print(f"       packages: {image.bill}")
+
+
+@app.command("compose-secrets")
+def compose_secrets(
+    folder: Annotated[Path, typer.Argument(help="deploy/secrets: beside compose.yaml.")],
+) -> None:
+    """Make the passwords of the containers of deploy/compose.yaml, where they are missing; none is shown."""
+    from fraud_platform.packaging.compose_secrets import SecretsError, make_secrets
+
+    try:
+        made = make_secrets(folder)
+    except (OSError, SecretsError) as error:
+        raise refused(str(error)) from error
+    typer.echo(f"Made in {folder}: {', '.join(made)}." if made else f"{folder} has all of them.")

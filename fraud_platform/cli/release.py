@@ -55,12 +55,12 @@ def release_status(
 def _say_what_differs(current: "Settings", champion: str | None) -> None:
     """The policy decides; a champion measured at other thresholds proposes its own."""
     from fraud_platform.decision.policy_record import PolicyError, policy_in_force
-    from fraud_platform.model.bundle import Bundle, BundleError, releases
+    from fraud_platform.model.bundle import Bundle, BundleError, release_folder
 
     if champion is None:
         return
     try:
-        policy, bundle = policy_in_force(current, now()), Bundle.load(releases(current.home) / champion)
+        policy, bundle = policy_in_force(current, now()), Bundle.load(release_folder(current.home, champion))
     except (BundleError, PolicyError) as error:
         raise refused(str(error)) from error
     own, measured = (policy.threshold, policy.review_threshold), (bundle.threshold, bundle.review_threshold)
@@ -125,6 +125,19 @@ def release_rebuild_registry() -> None:
     except (BundleError, NoReleaseError) as error:
         raise refused(str(error)) from error
     console().print(f"Registered: {', '.join(map(str, numbers))}." if numbers else "The registry has a champion.")
+
+
+@app.command("seal")
+def release_seal() -> None:
+    """Give every release of this home its SHA256SUMS, if it is from before they were written."""
+    from fraud_platform.decision.serving_model import kept_releases
+    from fraud_platform.model.bundle import BundleError, seal
+
+    for folder in kept_releases(settings_of_environment().home):
+        try:
+            console().print(f"{folder.name}: {'sealed' if seal(folder) else 'was sealed already'}")
+        except BundleError as error:
+            raise refused(str(error)) from error
 
 
 @app.command("challenge")

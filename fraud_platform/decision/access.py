@@ -6,16 +6,15 @@ What belongs here: from an Authorization header to a caller's name. What does no
 
 import hashlib
 import ipaddress
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from hmac import compare_digest
 from pathlib import Path
 from typing import Protocol, Self
 
 from fraud_platform.callers import DEFAULT_CALLER
-from fraud_platform.decision.api_keys import ID_DIGITS, PREFIX, Scope, keys_path, read_keys
+from fraud_platform.decision.api_keys import ID_DIGITS, PREFIX, KeyFile, KeysError, KeyStore, Scope
 from fraud_platform.decision.problem import forbidden, unauthorized
 
 LOOK_SECONDS = 1.0
@@ -54,37 +53,40 @@ def is_loopback(host: str) -> bool:
 
 
 class Access:
-    """The keys in force, read again when their file changes. For one event loop or thread.
+    """The keys in force, read again when they change. For one event loop or thread.
 
-    A key's id finds it, its SHA-256 is compared in constant time. Without any key, a service on loopback lets everybody
-    in as `default` and any other lets nobody in; a revoked key counts as one here, so that revoking the last does not
-    open the door.
+    A key's id finds it, its SHA-256 is compared in constant time. Where no key was ever made, a service on loopback
+    lets everybody in as `default` and any other lets nobody in. A revoked key counts as one here, and so does one that
+    was made and is lost: neither revoking the last nor deleting the file opens the door. `keys open` does.
+
+    Callers by token have no name that a key has or had, nor `default`: what is kept under it is another's.
     """
 
     def __init__(
         self,
-        path: Path,
+        store: KeyStore,
         *,
         loopback: bool,
         failed: Callable[[Exception], None],
         clock: Callable[[], float],
         tokens: TokenCheck | None,
     ) -> None:
-        self._path = path
+        self._store = store
         self._tokens = tokens
         self._loopback = loopback
         self._failed = failed
         self._clock = clock
         self._keys: dict[bytes, _Known] = {}
+        self._taken: frozenset[str] = frozenset()
         self._open = False
-        self._seen = self._state()
+        self._seen: Hashable | None = store.state()
         self._look_at = clock() + LOOK_SECONDS
         self._read()
 
     @classmethod
     def load(
         cls,
-        path: Path,
+        store: KeyStore,
         *,
         loopback: bool,
         failed: Callable[[Exception], None],
@@ -93,11 +95,11 @@ class Access:
     ) -> Self:
         """Read the keys. Raises KeysError, OSError.
 
-        loopback: whether the service can be reached from its own machine alone. failed: told of a file that cannot be
-        read later on; the keys read before stay in force. tokens: where given, tokens are taken too, and without a key
-        or a token nobody is let in.
+        loopback: whether the service can be reached from its own machine alone. failed: told of keys that are lost, and
+        of a store that cannot be read later on; the keys read before stay in force. tokens: where given, tokens are
+        taken too, and without a key or a token nobody is let in.
         """
-        return cls(path, loopback=loopback, failed=failed, clock=clock, tokens=tokens)
+        return cls(store, loopback=loopback, failed=failed, clock=clock, tokens=tokens)
 
     @property
     def required(self) -> bool:
@@ -115,6 +117,8 @@ class Access:
         token = authorization[len(_SCHEME) :]
         if self._tokens is not None and token.count(b".") == 2 and authorization[: len(_SCHEME)].lower() == _SCHEME:
             caller, scopes = self._tokens.check(token)
+            if caller in self._taken:
+                raise unauthorized("the token's `sub` is the name of a caller with an API key; it needs its own")
             return _allowed(caller, scopes, scope)
         known = self._keys.get(token[_ID], _NOBODY)
         if len(token) > _LONGEST or not compare_digest(hashlib.sha256(token).digest(), known.digest):
@@ -126,31 +130,34 @@ class Access:
     def _look(self) -> None:
         self._look_at = self._clock() + LOOK_SECONDS
         try:
-            state = self._state()
+            state = self._store.state()
             if state == self._seen:
                 return
             if state is None:
-                raise FileNotFoundError(f"{self._path} is gone; its keys stay in force until the service ends")
+                raise FileNotFoundError(f"{self._store} is gone; its keys stay in force until the service ends")
             self._read()
             self._seen = state
         except (OSError, ValueError) as error:
             self._failed(error)
 
-    def _state(self) -> tuple[int, int, int] | None:
-        try:
-            found = os.stat(self._path)  # noqa: PTH116 - on the path of a payment once a second
-        except FileNotFoundError:
-            return None
-        return found.st_mtime_ns, found.st_ino, found.st_size
-
     def _read(self) -> None:
-        keys = read_keys(self._path)
+        keys, made = self._store.keys(), self._store.made()
         self._keys = {
             key.id.encode(): _Known(bytes.fromhex(key.sha256), key.caller, frozenset(key.scopes))
             for key in keys
             if key.revoked_at is None
         }
-        self._open = self._loopback and not keys and self._tokens is None
+        self._taken = frozenset({DEFAULT_CALLER, *(key.caller for key in keys), *made.callers})
+        lost = not keys and bool(made.callers) and not made.opened
+        self._open = self._loopback and not keys and not lost and self._tokens is None
+        if lost:
+            self._failed(
+                KeysError(
+                    f"{self._store} is gone, and the ledger says that there were keys: nobody is let in by a key. "
+                    "Restore it, or make keys with `fraud-platform keys add`; to let everybody on this machine in "
+                    "again, say so with `fraud-platform keys open`"
+                )
+            )
 
 
 def _allowed(caller: str, scopes: frozenset[str], scope: Scope) -> str:
@@ -173,4 +180,4 @@ def open_access(
         from fraud_platform.decision.tokens import Tokens
 
         checked = Tokens(*tokens, failed=failed)
-    return Access.load(keys_path(home), loopback=loopback, failed=failed, tokens=checked)
+    return Access.load(KeyFile(home), loopback=loopback, failed=failed, tokens=checked)

@@ -1,6 +1,7 @@
-"""API keys at rest: `<home>/access/keys.json`, the three things that are done to it, and their lines in the ledger.
+"""API keys at rest: what a store of keys has to say, and the one there is, `<home>/access/keys.json`.
 
-What belongs here: making, listing and revoking keys. What does not: checking one on a request (`access`).
+What belongs here: making, listing and revoking keys, and whether keys were ever made. What does not: checking one on a
+request (`access`), writing the ledger (`key_ledger`).
 
 A key is 256 random bits, so a plain SHA-256 of it is enough: a slow hash makes up for secrets that can be guessed, and
 2^256 cannot be; it would only make each request slow. The key itself is shown once and stored nowhere.
@@ -10,11 +11,11 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, get_args
 
 import msgspec
 
@@ -26,6 +27,10 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 PREFIX = "fp_"
 ID_DIGITS = 8
 _SECRET_BYTES = 32
+LEDGER = Path("releases") / "ledger.jsonl"
+"""Of a home: where each key that was made has its line. `model.ledger` says so too, and takes NumPy to import."""
+OPENED = "opened"
+"""State of the line by which somebody lets everybody in again, though keys were made before."""
 
 
 class KeysError(ValueError):
@@ -35,11 +40,11 @@ class KeysError(ValueError):
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One key as it is kept. Several keys may bear one caller's name, so that a key can be changed without a gap."""
 
-    id: str
+    id: Annotated[str, msgspec.Meta(pattern=rf"^[0-9a-f]{{{ID_DIGITS}}}\Z")]
     """Hex digits that also stand in the key itself: what is listed, logged and revoked."""
-    caller: str
+    caller: Annotated[str, msgspec.Meta(pattern=rf"^{CALLER.pattern}\Z")]
     """Who asks; decisions are kept under this name."""
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     """Of the whole key, hex."""
     scopes: tuple[Scope, ...]
     created_at: datetime
@@ -51,6 +56,79 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _decode = msgspec.json.Decoder(_File).decode
+
+
+class Made(NamedTuple):
+    """What is known of the keys that were made, whether or not they are still kept."""
+
+    callers: frozenset[str]
+    """Whose they were."""
+    opened: bool
+    """Whether somebody let everybody in again since the last of them."""
+
+
+class KeyStore(Protocol):
+    """What keeps keys, as the door (`access`) sees it; `KeyFile` is one, and a database could be another."""
+
+    def state(self) -> Hashable | None:
+        """Something that changes with the keys, asked once a second; None while none are kept. Raises OSError."""
+
+    def keys(self) -> tuple[ApiKey, ...]:
+        """Every key that is kept, revoked ones included. Raises KeysError, OSError."""
+
+    def made(self) -> Made:
+        """Of keys that were made, by a record that is kept apart from them: keys that are lost are not forgotten.
+        Raises OSError."""
+
+
+class KeyFile:
+    """The keys of a home: `<home>/access/keys.json`, and the ledger beside it."""
+
+    def __init__(self, home: Path) -> None:
+        self._path = keys_path(home)
+        self._ledger = home / LEDGER
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def state(self) -> Hashable | None:
+        """The file's time, number and size."""
+        try:
+            found = os.stat(self._path)  # noqa: PTH116 - on the path of a payment once a second
+        except FileNotFoundError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    def keys(self) -> tuple[ApiKey, ...]:
+        """See `read_keys`."""
+        return read_keys(self._path)
+
+    def made(self) -> Made:
+        """By the ledger's lines of keys."""
+        try:
+            lines = self._ledger.read_bytes().splitlines()
+        except FileNotFoundError:
+            lines = []
+        told = [_decode_line(line) for line in lines if b'"key"' in line]
+        states = [entry for entry in told if entry is not None]
+        return Made(
+            frozenset(str(each["caller"]) for each in states if each.get("state") != OPENED),
+            bool(states) and states[-1].get("state") == OPENED,
+        )
+
+
+class _Line(msgspec.Struct):
+    what: str
+    to: dict[str, Any]
+
+
+def _decode_line(line: bytes) -> dict[str, Any] | None:
+    """What became of a key; None for a line of something else, and for one that a crash cut off."""
+    try:
+        found = msgspec.json.decode(line, type=_Line)
+    except msgspec.MsgspecError:
+        return None
+    return found.to if found.what == "key" and "caller" in found.to else None
 
 
 def keys_path(home: Path) -> Path:
@@ -65,9 +143,12 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
     except FileNotFoundError:
         return ()
     try:
-        return _decode(payload).keys
-    except msgspec.MsgspecError as error:
+        keys = _decode(payload).keys
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise KeysError(f"{path} is not a file of API keys: {error}; restore it, or delete it and add keys") from error
+    if len({key.id for key in keys}) != len(keys):
+        raise KeysError(f"{path} has two keys of one id; restore it, or delete it and add keys")
+    return keys
 
 
 def add_key(path: Path, caller: str, scopes: Sequence[Scope], now: datetime) -> tuple[str, ApiKey]:

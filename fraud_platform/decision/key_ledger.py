@@ -8,9 +8,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fraud_platform.decision.api_keys import ApiKey
+from fraud_platform.decision.access import DEFAULT_CALLER
+from fraud_platform.decision.api_keys import OPENED, ApiKey, KeysError, keys_path, read_keys
 from fraud_platform.model.bundle import exclusive, releases
 from fraud_platform.model.ledger import Change, append_change, read_ledger
+
+
+def note_opening(home: Path, who: str, why: str, now: datetime) -> None:
+    """Say that everybody on this machine may ask again, though keys were made here. Raises KeysError while keys are
+    kept: a file that is there is obeyed."""
+    if read_keys(keys_path(home)):
+        raise KeysError(f"{keys_path(home)} holds keys: revoke those that count, and move the file away first")
+    to = {"id": "", "caller": DEFAULT_CALLER, "scopes": [], "state": OPENED}
+    with exclusive(releases(home) / ".promotion.lock"):
+        append_change(home, Change(at=now, who=who, why=why, what="key", to=to))
 
 
 def note_key(home: Path, key: ApiKey, who: str, now: datetime) -> bool:

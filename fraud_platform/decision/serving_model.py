@@ -17,7 +17,15 @@ from fraud_platform.decision.problem import model_gone
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.vector import Matrix
 from fraud_platform.inference_log.record import DecisionRecord
-from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, Scorer, current_release, releases
+from fraud_platform.model.bundle import (
+    Bundle,
+    BundleError,
+    NoReleaseError,
+    Scorer,
+    current_release,
+    release_folder,
+    releases,
+)
 from fraud_platform.model.calibration import Calibration
 from fraud_platform.model.explanation import Explanation
 from fraud_platform.model.forest import Forest, ForestError
@@ -187,7 +195,7 @@ class PastModels:
 def past_bundle(home: Path, record: DecisionRecord) -> Bundle:
     """The verified bundle of the very model that made a decision. Raises Problem (410) when it is no longer kept."""
     try:
-        folder = releases(home) / record.model_version.replace("/", "-")
+        folder = release_folder(home, record.model_version.replace("/", "-"))
         bundle = Bundle.load(folder, catalogue_hash=record.catalogue_hash)
     except BundleError as error:
         raise model_gone(f"{record.model_version} cannot be loaded any more") from error

@@ -4,6 +4,7 @@ What belongs here: from a token to a caller and scopes. What does not: API keys 
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from hashlib import sha256
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from fraud_platform.callers import CALLER
 from fraud_platform.decision.api_keys import SCOPES
@@ -21,7 +23,9 @@ ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
 LEEWAY_SECONDS = 30
 LONGEST = 4_096
 """Bytes of a token."""
+SHORTEST_RSA_BITS = 2_048
 LOOK_SECONDS = 1.0
+_MOST_KEY_BYTES = 1024 * 1024
 _REMEMBERED = 1_024
 _REQUIRED = ["exp", "iss", "aud", "sub"]
 
@@ -88,8 +92,9 @@ class Tokens:
                 # times are held against `now`, not against the library's own clock
                 options={"require": _REQUIRED, "verify_exp": False, "verify_nbf": False, "verify_iat": False},
             )
-            ends, begins = float(claims["exp"]) + LEEWAY_SECONDS, float(claims.get("nbf", 0)) - LEEWAY_SECONDS
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            ends, begins = _moment(claims, "exp") + LEEWAY_SECONDS, _moment(claims, "nbf") - LEEWAY_SECONDS
+        # a header or claims nested without end cost a recursion, and need no signature
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
             raise unauthorized(f"the token is not good: {error}") from None
         caller, scope = str(claims["sub"]), claims.get("scope", "")
         if not CALLER.fullmatch(caller):
@@ -114,12 +119,48 @@ class Tokens:
 def _read(path: Path) -> dict[str, jwt.PyJWK]:
     """The keys of a JWKS by `kid`. Raises TokensError, OSError."""
     try:
-        found = [jwt.PyJWK.from_dict(entry) for entry in json.loads(path.read_bytes())["keys"]]
-    except (ValueError, KeyError, TypeError, jwt.PyJWTError) as error:
+        with path.open("rb") as file:
+            payload = file.read(_MOST_KEY_BYTES + 1)
+        if len(payload) > _MOST_KEY_BYTES:
+            raise ValueError(f"more than {_MOST_KEY_BYTES:,} bytes")
+        found = [jwt.PyJWK.from_dict(entry) for entry in json.loads(payload)["keys"]]
+    except (ValueError, KeyError, TypeError, RecursionError, jwt.PyJWTError) as error:
         raise TokensError(f"{path} is no JWKS: {error}") from error
+    keys: dict[str, jwt.PyJWK] = {}
     for key in found:
-        if key.algorithm_name not in ALGORITHMS or not key.key_id:
+        if key.algorithm_name not in ALGORITHMS or not isinstance(key.key_id, str) or not key.key_id:
             raise TokensError(
                 f"{path}: a key needs a `kid` and one of {', '.join(ALGORITHMS)}, got {key.algorithm_name}"
             )
-    return {str(key.key_id): key for key in found}
+        if key.key_id in keys:
+            raise TokensError(f"{path}: two keys have the `kid` {key.key_id}; each needs its own")
+        weakness = _weakness(key)
+        if weakness:
+            raise TokensError(f"{path}: the key {key.key_id} {weakness}")
+        keys[key.key_id] = key
+    return keys
+
+
+def _weakness(key: jwt.PyJWK) -> str | None:
+    """What makes a key one that nobody should trust; None for a good one."""
+    public = key.key
+    if isinstance(public, rsa.RSAPublicKey):
+        if public.key_size < SHORTEST_RSA_BITS:
+            return f"is RSA of {public.key_size} bits; {SHORTEST_RSA_BITS} is the least"
+        return None
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        return None if public.curve.name == "secp256r1" else f"is on the curve {public.curve.name}; ES256 is on P-256"
+    if isinstance(public, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
+        return None
+    return "is a private key; whoever checks tokens needs the public one alone"
+
+
+def _moment(claims: dict[str, Any], name: str) -> float:
+    """A claim in seconds since 1970, 0 where it is absent. Raises ValueError for what is no moment."""
+    value = claims.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"`{name}` is no number")
+    # an integer too large for a float is no moment either
+    if not (isinstance(value, int) and abs(value) < 2**53) and not (isinstance(value, float) and math.isfinite(value)):
+        raise ValueError(f"`{name}` is no moment")
+    return float(value)

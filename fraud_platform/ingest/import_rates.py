@@ -39,7 +39,8 @@ def load_rates(connection: duckdb.DuckDBPyConnection, path: str) -> ImportedRate
 
     Raises MappingError naming the first row that is no rate.
     """
-    files = find_files(connection, [path], key="rates")
+    files = find_files([path], key="rates")
+    files.make_known(connection)
     readers = {"csv": "read_csv([{}], header = true, all_varchar = true)", "parquet": "read_parquet([{}])"}
     form = infer_format(files.addresses)
     if form not in readers:

@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fraud_platform.erasure.suppression import read_suppression, rewrite_without_erased
+from fraud_platform.expression import seal
 from fraud_platform.ingest.import_rates import ImportedRates, load_rates
-from fraud_platform.ingest.mapping import Mapping, MappingError, infer_format, load_mapping
+from fraud_platform.ingest.mapping import Format, Mapping, MappingError, infer_format, load_mapping
 from fraud_platform.ingest.normalize import NORMALIZED, build
 from fraud_platform.ingest.readers import Files, create_view, find_files, quote
 from fraud_platform.ingest.standardize import CALLER, PROBLEM, SOURCE_ROW
@@ -181,6 +182,9 @@ class MappedSource:
 
     @cached_property
     def _connection(self) -> duckdb.DuckDBPyConnection:
+        return self._connect()
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
         spill = self.home / "imports" / f"spill-{uuid.uuid4().hex}"  # its own: names inside would collide
         config: dict[str, Any] = {"memory_limit": self.memory, "temp_directory": str(spill)}
         if self.threads is not None:
@@ -198,7 +202,7 @@ class MappedSource:
 
     @cached_property
     def _files(self) -> Files:
-        return find_files(self._connection, self.mapping.path)
+        return find_files(self.mapping.path)
 
     @cached_property
     def _cache(self) -> Path:
@@ -206,30 +210,36 @@ class MappedSource:
         target = self.home / "imports" / f"{self.name}-{self.fingerprint}.parquet"
         if not target.exists():
             form = self.mapping.format or infer_format(self._files.addresses)
-            create_view(self._connection, self._files, form, self.mapping.csv)
-            build(self._connection, self.mapping)
-            self._write(target)
+            self._read_into(target, form)
             for old in target.parent.glob(f"{self.name}-{'[0-9a-f]' * 16}.parquet"):
                 if old != target:
                     old.unlink(missing_ok=True)
         return target
 
-    def _write(self, target: Path) -> None:
+    def _read_into(self, target: Path, form: Format) -> None:
+        """Read the files, normalise and write the rows; the mapping's expressions run where only those files are."""
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_suffix(f".{uuid.uuid4().hex}.tmp")
+        with self._connect() as connection:
+            create_view(connection, self._files, form, self.mapping.csv)
+            seal(connection, [*self._files.addresses, str(temporary)])
+            build(connection, self.mapping)
+            self._write(connection, temporary, target)
+
+    def _write(self, connection: duckdb.DuckDBPyConnection, temporary: Path, target: Path) -> None:
         # Every column decides the order, so the same files give the same order however DuckDB's threads ran.
         ordered = "day, coalesce(received_at, timestamp), transaction_id"
         try:
-            self._connection.execute(
+            connection.execute(
                 f"""COPY (
                     SELECT *, row_number() OVER (
                         PARTITION BY transaction_id, day, label_state IS NULL
                         ORDER BY coalesce(received_at, timestamp), label_state DESC, label_arrived_at) = 1 AS is_first,
                         CASE WHEN is_first THEN CAST(label_arrived_at AT TIME ZONE 'UTC' AS DATE) END AS label_day
                     FROM {NORMALIZED} ORDER BY {ordered}, {", ".join(_TIE_BREAKERS)}
-                ) TO {quote(str(temporary))} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 61440)"""
+                ) TO {quote(str(temporary))}
+                (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 61440, USE_TMP_FILE false)"""
             )
-            self._connection.execute(f"DROP TABLE {NORMALIZED}")
             rewrite_without_erased(temporary, read_suppression(self.home))
             temporary.rename(target)
         finally:

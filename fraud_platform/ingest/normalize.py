@@ -7,6 +7,7 @@ What belongs here: the SQL of amounts, ids and labels, and what makes a source's
 import duckdb
 
 from fraud_platform.currency import currency_codes, exponent
+from fraud_platform.expression import ExpressionError, check_expression
 from fraud_platform.ingest.mapping import CsvOptions, LabelMapping, Mapping, MappingError
 from fraud_platform.ingest.readers import SOURCE, identifier, quote, rejected_lines
 from fraud_platform.ingest.times import FLOATS, TIME_MACROS, YEARS, instant
@@ -21,8 +22,8 @@ _TRUE, _FALSE = ("1", "true", "t"), ("0", "false", "f")
 def build(connection: duckdb.DuckDBPyConnection, mapping: Mapping) -> int:
     """Create the table NORMALIZED from the view SOURCE; returns the rows read, each of which is one row of the table.
 
-    Raises MappingError when an expression does not fit the source, when a label has values that nobody explained, and
-    when no row at all has a readable time.
+    Raises MappingError when an expression does not fit the source or may not run (fraud_platform.expression), when a
+    label has values that nobody explained, and when no row at all has a readable time.
     """
     connection.execute(TIME_MACROS)
     fields = _Fields(connection, mapping)
@@ -70,10 +71,13 @@ class _Fields:
 
     def _bind(self, name: str, key: str, expression: str) -> None:
         column = self._columns.get(expression.lower())
-        sql = identifier(column) if column is not None else f"({expression})"
+        # on lines of its own: a comment at its end takes nothing else with it
+        sql = identifier(column) if column is not None else f"(\n{expression}\n)"
         try:
+            if column is None:
+                check_expression(self._connection, expression, list(self._columns.values()))
             row = self._connection.execute(f"DESCRIBE SELECT {sql} FROM {SOURCE}").fetchone()
-        except duckdb.Error as error:
+        except (ExpressionError, duckdb.Error) as error:
             known = ", ".join(self._columns.values())
             raise MappingError(f"{key}: {expression!r} fits no column; the columns are {known} ({error})") from error
         assert row is not None

@@ -26,12 +26,20 @@ class Files:
 
     addresses: list[str]
     fingerprint: list[str]
+    filesystems: list[fsspec.AbstractFileSystem]
+    """Those that DuckDB does not know by itself."""
+
+    def make_known(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Let the connection read the addresses."""
+        for filesystem in self.filesystems:
+            connection.register_filesystem(filesystem)
 
 
-def find_files(connection: duckdb.DuckDBPyConnection, paths: list[str], key: str = "path") -> Files:
-    """Expand variables and globs, in order, and let the connection read the filesystems. Raises MappingError."""
+def find_files(paths: list[str], key: str = "path") -> Files:
+    """Expand variables and globs, in order. Raises MappingError."""
     addresses: list[str] = []
     fingerprint: list[str] = []
+    filesystems: list[fsspec.AbstractFileSystem] = []
     for path in paths:
         address = expand(path, key)
         try:
@@ -43,11 +51,11 @@ def find_files(connection: duckdb.DuckDBPyConnection, paths: list[str], key: str
         if missing:
             raise MappingError(f"{key}: no file at {address}")
         local = "file" in fs.protocol
-        if not local:
-            connection.register_filesystem(fs)
+        if not local and fs not in filesystems:
+            filesystems.append(fs)
         addresses += found if local else [str(fs.unstrip_protocol(entry)) for entry in found]
         fingerprint += [f"{entry}:{fs.ukey(entry)}" for entry in found]
-    return Files(addresses, fingerprint)
+    return Files(addresses, fingerprint, filesystems)
 
 
 def _has_magic(path: str) -> bool:
@@ -66,6 +74,7 @@ def identifier(name: str) -> str:
 
 def create_view(connection: duckdb.DuckDBPyConnection, files: Files, form: Format, csv: CsvOptions) -> None:
     """Create the view SOURCE over the files. Raises MappingError where they are not of the format."""
+    files.make_known(connection)
     try:
         if form == "parquet":
             rows = _parquet(files.addresses)

@@ -1,18 +1,26 @@
-"""A model as it travels: `model.ubj` and `bundle.json` in one folder, verified on load, released by one small pointer.
+"""A model as it travels: `model.ubj`, `bundle.json` and their `SHA256SUMS` in one folder, verified on load, released by
+one small pointer.
 
 What belongs here: the folder's form, scoring and explaining with it, releases. What does not: training or MLflow; the
 decision service imports this module, so it stays light. Only XGBoost's native format and JSON: nothing is unpickled.
+
+A folder may come from anywhere: nothing of it is believed before it was read within bounds, held against its hashes and
+found in range. The hashes find what was damaged, cut off or mixed up; they do not stop somebody who may write all three
+files, against whom the checks of form keep the process alive.
 """
 
 import fcntl
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +32,23 @@ from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.model.calibration import Calibration
 from fraud_platform.model.explanation import Explanation
 from fraud_platform.model.linear import LinearModel
+from fraud_platform.model.model_file import MAX_BYTES, ModelFileError, check_model_file
+
+_log = logging.getLogger(__name__)
 
 MODEL_NAME = "fraud-detector"
 MODEL_FILE, DOCUMENT_FILE, POINTER_FILE = "model.ubj", "bundle.json", "current.json"
 CARD_FILE = "card.md"
-"""The model's card, for people: it lies beside a registered bundle and goes with it, and nothing depends on it."""
+"""The model's card, for people: it lies beside a registered bundle and goes with it, and no decision depends on it."""
+SUMS_FILE = "SHA256SUMS"
+"""What `sha256sum --check` reads: the hash of every file of the bundle."""
+DECIDING = (MODEL_FILE, DOCUMENT_FILE)
+"""Files that a decision rests on."""
+_LARGEST = {MODEL_FILE: MAX_BYTES, DOCUMENT_FILE: 4 * 1024**2, CARD_FILE: 16 * 1024**2}
+_LARGEST_OTHER = 64 * 1024
+_DEEPEST_DATA = 32
+_MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+_RELEASE = re.compile(rf"{_MODEL_NAME}-\d{{1,9}}")
 UNREGISTERED = 0
 """Version of a bundle that no registry has numbered yet; such a bundle cannot be released."""
 
@@ -74,7 +94,17 @@ class Bundle:
     @staticmethod
     def load(folder: Path, *, catalogue_hash: str = CATALOGUE.hash) -> "Bundle":
         """Read and verify a bundle. catalogue_hash: of the vectors that it is for. Raises BundleError."""
-        document = _read_document(folder / DOCUMENT_FILE)
+        content = {name: _read(folder / name) for name in DECIDING}
+        sums = _read_sums(folder)
+        if sums is None:
+            _log.warning(
+                "%s has no %s, as before this version: a damaged %s may go unnoticed. `fraud-platform release seal` "
+                "adds it", folder, SUMS_FILE, DOCUMENT_FILE,
+            )  # fmt: skip
+        else:
+            for name in DECIDING:
+                _check_sum(folder / name, content[name], sums)
+        document = _document(folder / DOCUMENT_FILE, content[DOCUMENT_FILE])
         expected = {f.name for f in fields(Bundle)} - {"model"}
         if document.keys() != expected:
             missing, unknown = sorted(expected - document.keys()), sorted(document.keys() - expected)
@@ -83,12 +113,12 @@ class Bundle:
             bundle = msgspec.convert(document | {"model": b""}, Bundle)
         except (msgspec.ValidationError, ValueError) as error:
             raise BundleError(f"{folder / DOCUMENT_FILE}: {error}") from error
-        bundle = replace(bundle, model=_read(folder / MODEL_FILE))
+        bundle = replace(bundle, model=content[MODEL_FILE])
         bundle.verify(str(folder), catalogue_hash)
         return bundle
 
     def verify(self, where: str, catalogue_hash: str = CATALOGUE.hash) -> None:
-        """Check the model file and that it was trained on this catalogue. Raises BundleError."""
+        """Check every value, the model file, and that it was trained on this catalogue. Raises BundleError."""
         found = hashlib.sha256(self.model).hexdigest()
         if found != self.model_sha256:
             raise BundleError(f"{where}: {MODEL_FILE} has SHA-256 {found}, the bundle names {self.model_sha256}")
@@ -105,13 +135,36 @@ class Bundle:
                 raise BundleError(f"{where}: needs one median for each of the {source} features")
         if len(self.fallback.weights) != len(CATALOGUE.names):
             raise BundleError(f"{where}: the fallback needs one weight for each of the {len(CATALOGUE.names)} features")
+        for name, sound in self._values():
+            if not sound:
+                raise BundleError(f"{where}: {name} is out of its range: {getattr(self, name)!r:.80}")
+        try:
+            check_model_file(self.model, len(self.features))
+        except ModelFileError as error:
+            raise BundleError(f"{where}: {MODEL_FILE} is no XGBoost model of this platform: {error}") from error
 
-    def write(self, folder: Path) -> None:
-        """Write both files into a new or existing folder; not atomic, so callers write aside and rename."""
+    def _values(self) -> Iterator[tuple[str, bool]]:
+        """Field, and whether it holds what it may. NaN is in no range."""
+        yield "model_name", re.fullmatch(_MODEL_NAME, self.model_name) is not None
+        yield "version", 0 <= self.version < 10**9
+        yield "threshold", 0 <= self.threshold <= 1
+        yield "review_threshold", 0 <= self.review_threshold <= self.threshold
+        medians = [value for values in self.medians.values() for value in values if value is not None]
+        yield "medians", bool((np.abs(np.array(medians, np.float64)) <= np.finfo(np.float32).max).all())
+        yield "trained_at", _is_instant(self.trained_at)
+        yield "data", _is_shallow(self.data) and _is_split(self.data.get("split", {}))
+
+    def write(self, folder: Path, card: bytes | None = None) -> None:
+        """Write the files into a new or existing folder; not atomic, so callers write aside and rename."""
         folder.mkdir(parents=True, exist_ok=True)
         document = {name: value for name, value in asdict(self).items() if name != "model"}
-        _write_durably(folder / MODEL_FILE, self.model)
-        _write_durably(folder / DOCUMENT_FILE, json.dumps(document, indent=2, sort_keys=True).encode())
+        content = {
+            MODEL_FILE: self.model,
+            DOCUMENT_FILE: json.dumps(document, indent=2, sort_keys=True, allow_nan=False).encode(),
+        } | ({CARD_FILE: card} if card is not None else {})
+        for name, payload in content.items():
+            _write_durably(folder / name, payload)
+        _write_durably(folder / SUMS_FILE, _sums_of(content))
 
 
 class Scorer:
@@ -162,6 +215,13 @@ def releases(home: Path) -> Path:
     return home / "releases"
 
 
+def release_folder(home: Path, name: str) -> Path:
+    """Folder of a release by its name, such as fraud-detector-7. Raises BundleError where that is no name."""
+    if _RELEASE.fullmatch(name) is None:
+        raise BundleError(f"{name!r:.80} is no name of a release: fraud-detector-7 is one")
+    return releases(home) / name
+
+
 def current_release(home: Path) -> Path:
     """Folder of the release in force. Raises NoReleaseError, or BundleError when the pointer is unreadable."""
     pointer = releases(home) / POINTER_FILE
@@ -169,11 +229,11 @@ def current_release(home: Path) -> Path:
         raise NoReleaseError(
             f"no model has been released under {home}: run `make run`, or materialize the model assets in Dagster"
         )
-    document = _read_document(pointer)
+    document = _document(pointer, _read(pointer))
     name = document.get("release")
     if not isinstance(name, str):
         raise BundleError(f"{pointer} names no release")
-    folder = releases(home) / name
+    folder = release_folder(home, name)
     if not folder.is_dir():
         raise BundleError(f"{pointer} names {name}, which is not under {releases(home)}")
     return folder
@@ -196,7 +256,7 @@ def install(home: Path, bundle_dir: Path) -> Path:
     if bundle.version == UNREGISTERED:
         raise BundleError(f"{bundle_dir}: has no version yet; register it first")
     root = releases(home)
-    release = root / bundle.name
+    release, card = release_folder(home, bundle.name), card_beside(bundle_dir)
     root.mkdir(parents=True, exist_ok=True)
     with exclusive(root / ".publish.lock"):
         for left_behind in root.glob(".*.tmp"):
@@ -204,13 +264,32 @@ def install(home: Path, bundle_dir: Path) -> Path:
         if release.exists():
             if Bundle.load(release) != bundle:
                 raise BundleError(f"{release} exists with another content; a release is never rewritten")
+            seal(release)
         else:
             temporary = root / f".{bundle.name}.{uuid.uuid4().hex}.tmp"
-            bundle.write(temporary)
-            if (bundle_dir / CARD_FILE).exists():
-                shutil.copyfile(bundle_dir / CARD_FILE, temporary / CARD_FILE)
+            bundle.write(temporary, card)
             temporary.rename(release)
     return release
+
+
+def seal(folder: Path) -> bool:
+    """Give a verified bundle from before SHA256SUMS its own; whether it had none. Raises BundleError."""
+    Bundle.load(folder)
+    if (folder / SUMS_FILE).exists():
+        return False
+    there = [name for name in (*DECIDING, CARD_FILE) if (folder / name).exists()]
+    replace_file(folder / SUMS_FILE, _sums_of({name: _read(folder / name) for name in there}))
+    return True
+
+
+def card_beside(folder: Path) -> bytes | None:
+    """The card beside a bundle; None without one. Raises BundleError where it is not the one that was sealed."""
+    if not (folder / CARD_FILE).exists():
+        return None
+    card, sums = _read(folder / CARD_FILE), _read_sums(folder) or {}
+    if CARD_FILE in sums:  # a registry's card is rewritten with the verdict, until its bundle is released
+        _check_sum(folder / CARD_FILE, card, sums)
+    return card
 
 
 @contextmanager
@@ -240,17 +319,77 @@ def _write_durably(path: Path, content: bytes) -> None:
 
 
 def _read(path: Path) -> bytes:
+    most = _LARGEST.get(path.name, _LARGEST_OTHER)
     try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise BundleError(f"{path} does not exist") from error
+        if not path.is_file():  # a pipe would be waited for without end
+            raise BundleError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
+        with path.open("rb") as file:
+            payload = file.read(most + 1)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(payload) > most:
+        raise BundleError(f"{path} is larger than {most:,} bytes")
+    return payload
 
 
-def _read_document(path: Path) -> dict[str, Any]:
+def _document(path: Path, payload: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(_read(path))
-    except ValueError as error:
-        raise BundleError(f"{path} is not JSON") from error
+        document = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise BundleError(f"{path} is not a JSON object")
     return document
+
+
+def _sums_of(content: dict[str, bytes]) -> bytes:
+    return "".join(f"{hashlib.sha256(content[name]).hexdigest()}  {name}\n" for name in sorted(content)).encode()
+
+
+def _read_sums(folder: Path) -> dict[str, str] | None:
+    """Hash by file name; None in a bundle from before. Raises BundleError."""
+    path = folder / SUMS_FILE
+    if not path.exists():
+        return None
+    found = re.findall(rb"^([0-9a-f]{64})  ([a-z.]{1,40})$", _read(path), re.MULTILINE)
+    sums = {name.decode(): digest.decode() for digest, name in found}
+    if not set(DECIDING) <= sums.keys():
+        raise BundleError(f"{path} does not name {' and '.join(DECIDING)}")
+    return sums
+
+
+def _check_sum(path: Path, payload: bytes, sums: dict[str, str]) -> None:
+    found = hashlib.sha256(payload).hexdigest()
+    if found != sums[path.name]:
+        raise BundleError(f"{path} has SHA-256 {found}, its {SUMS_FILE} says {sums[path.name]}")
+
+
+def _is_instant(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _is_shallow(tree: Any) -> bool:
+    """Whether whoever walks it by recursion comes back."""
+    level = [tree]
+    for _ in range(_DEEPEST_DATA):
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        if not inner:
+            return True
+        level = [value for each in inner for value in each]
+    return False
+
+
+def _is_split(split: Any) -> bool:
+    """Whether each window that it names is two days."""
+    windows = ("train", "validation", "holdout")
+    try:
+        return isinstance(split, dict) and all(
+            len(split[name]) == 2 and date.fromisoformat(split[name][0]) <= date.fromisoformat(split[name][1])
+            for name in windows
+            if name in split
+        )
+    except (TypeError, ValueError, KeyError):
+        return False

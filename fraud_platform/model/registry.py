@@ -22,6 +22,7 @@ from fraud_platform.model.bundle import (
     CARD_FILE,
     MODEL_NAME,
     BundleError,
+    card_beside,
     exclusive,
     publish,
     releases,
@@ -136,10 +137,11 @@ class NoCardError(LookupError):
 
 
 def read_card(settings: Settings, version: int) -> str:
-    """A version's card: the one kept with its release, else the registry's. Raises NoCardError."""
-    kept = releases(settings.home) / f"{MODEL_NAME}-{version}" / CARD_FILE
-    if kept.exists():
-        return kept.read_text()
+    """A version's card: the one kept with its release, else the registry's. Raises NoCardError, BundleError where the
+    card is not the one that was released."""
+    kept = card_beside(releases(settings.home) / f"{MODEL_NAME}-{version}")
+    if kept is not None:
+        return kept.decode()
     client = open_client(settings)
     from mlflow.exceptions import MlflowException
 

@@ -13,7 +13,15 @@ from typing import Any
 
 import msgspec
 
-from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, exclusive, install, releases
+from fraud_platform.model.bundle import (
+    Bundle,
+    BundleError,
+    NoReleaseError,
+    exclusive,
+    install,
+    release_folder,
+    releases,
+)
 from fraud_platform.model.following import refuse_following
 from fraud_platform.model.ledger import Change, append_change, read_ledger
 from fraud_platform.model.routing import Routing, Stage, read_routing, write_routing
@@ -75,7 +83,7 @@ def return_to(home: Path, release: str, reason: Reason, now: datetime) -> Routin
     with _changing(home) as routing:
         if release == routing.release:
             raise ReleaseError(f"{release} is the champion already")
-        Bundle.load(releases(home) / release)
+        Bundle.load(release_folder(home, release))
         changed = Routing(release=release, since=_microseconds(now))
         _change(home, routing, changed, reason, now)
         return changed

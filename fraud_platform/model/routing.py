@@ -6,7 +6,7 @@ it with a line in the ledger (`release`).
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import mmh3
 import msgspec
@@ -31,7 +31,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     challenger: str | None = None
     stage: Stage = "none"
     """`shadow`: the challenger scores every payment and decides none. `canary`: it decides its users' payments."""
-    weight: float = 0.0
+    weight: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     """Share of users whose payments the challenger decides, in [0, 1]."""
     since: int = 0
     """UTC microseconds of the last change of challenger, stage or weight."""
@@ -47,7 +47,7 @@ def read_routing(home: Path) -> Routing:
         return msgspec.json.decode(path.read_bytes(), type=Routing)
     except FileNotFoundError as error:
         raise NoReleaseError(f"{path} does not exist") from error
-    except msgspec.DecodeError as error:
+    except msgspec.MsgspecError as error:
         raise BundleError(f"{path}: {error}") from error
 
 

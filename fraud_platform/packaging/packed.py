@@ -5,14 +5,12 @@ What belongs here: packing a home's champion, and putting it into force where th
 """
 
 import hashlib
-import shutil
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
 from fraud_platform.model.bundle import (
-    DOCUMENT_FILE,
-    MODEL_FILE,
+    DECIDING,
     Bundle,
     BundleError,
     NoReleaseError,
@@ -38,11 +36,8 @@ def pack_champion(home: Path, into: Path) -> Path:
     Raises NoReleaseError, BundleError.
     """
     champion = current_release(home)
-    Bundle.load(champion)
     packed = into / PACKED / champion.name
-    packed.mkdir(parents=True)
-    for name in (MODEL_FILE, DOCUMENT_FILE):
-        shutil.copyfile(champion / name, packed / name)
+    Bundle.load(champion).write(packed)
     return packed
 
 
@@ -80,7 +75,7 @@ def content_version(root: Path, home: Path) -> str:
     champion = current_release(home)
     files = [path for pattern in (BENTOFILE, *CODE) for path in root.glob(pattern)]
     digest = digest_of([(str(path.relative_to(root)), path.read_bytes()) for path in files])
-    model = digest_of([(name, (champion / name).read_bytes()) for name in (MODEL_FILE, DOCUMENT_FILE)])
+    model = digest_of([(name, (champion / name).read_bytes()) for name in DECIDING])
     pins = requirements_text(serving_pins(root))
     whole = hashlib.sha256("\n".join((digest, model, pins)).encode()).hexdigest()
     return f"{champion.name.rpartition('-')[2]}-{whole[:12]}"

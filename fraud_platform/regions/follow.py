@@ -22,7 +22,7 @@ from fraud_platform.inference_log.search import decided_since
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.ingest.feedback import LabelSender
 from fraud_platform.lake import Lake
-from fraud_platform.model.bundle import Bundle, BundleError, install, releases
+from fraud_platform.model.bundle import DECIDING, Bundle, BundleError, install, release_folder
 from fraud_platform.model.following import Followed, FollowingError, check_region, read_followed, write_followed
 from fraud_platform.model.release import Reason, take_over
 from fraud_platform.online.embedded_redis import ensure_redis
@@ -33,7 +33,6 @@ from fraud_platform.online.snapshot_load import last_load, load_snapshot_feast
 from fraud_platform.online.snapshot_record import in_force
 from fraud_platform.online.warm import warm_velocity
 from fraud_platform.regions.publication import (
-    DECIDING,
     FILES,
     RECORD,
     Publication,
@@ -148,7 +147,7 @@ class Follower:
 
     def _have(self, name: str, expected: dict[str, str]) -> None:
         """See to it that this home has a release, bit for bit. Raises ArtefactError, BundleError, OSError."""
-        folder = releases(self._settings.home) / name
+        folder = release_folder(self._settings.home, name)
         if self._verified.get(name) == expected and folder.is_dir():
             return
         if not folder.is_dir():

@@ -11,12 +11,10 @@ import msgspec
 
 from fraud_platform.decision.policy_record import PolicyRecord
 from fraud_platform.lake import Lake
-from fraud_platform.model.bundle import CARD_FILE, DOCUMENT_FILE, MODEL_FILE
+from fraud_platform.model.bundle import CARD_FILE, DECIDING
 from fraud_platform.model.routing import Routing
 
 RECORD = "releases/in_force.json"
-DECIDING = (MODEL_FILE, DOCUMENT_FILE)
-"""Files of a release that a decision rests on."""
 FILES = (*DECIDING, CARD_FILE)
 """All of them; a card is not always there."""
 

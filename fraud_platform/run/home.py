@@ -74,7 +74,8 @@ class Home:
         Dagster's processes corrupt their sqlite files for good when several create them at once, or one is killed while
         it does. So one command creates them in a folder of its own, which then gets its name in one step.
         """
-        for folder in (self.logs, self.run):
+        # a gateway in a container of its own mounts the last two, and nothing else of the home
+        for folder in (self.logs, self.run, self.root / "policy", self.root / "gateway"):
             folder.mkdir(parents=True, exist_ok=True)
         with (self.run / "prepare.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -213,6 +213,9 @@ def test_fallback_rules_flag_by_the_limits_of_the_settings(world: World) -> None
         ("count(*) > 5", "may not be used"),
         ("random() > 0.5", "random"),
         ("received_at > now()", "now"),
+        ("received_at > current_localtimestamp()", "current_localtimestamp"),
+        ("version() > channel", "version"),
+        ("#1 > 5", "a column by number"),
         ("age(received_at) > interval 1 day", "age"),
         ("received_at > current_date", "there is no column current_date"),
         ("read_text('/etc/passwd') is null", "may not be used"),
@@ -240,6 +243,7 @@ def test_a_rule_may_say_what_sql_says_of_one_row() -> None:
         ("AMOUNT between 4 and 6 -- small", [True, False, False], [False, False, True]),
         ("channel in ('pos', 'atm') or hour(received_at) < 6", [True, True, True], [False, False, False]),
         ("coalesce(amount, 0) = 0", [False, False, True], [False, False, False]),
+        ("nullif(amount, 5) > 1", [False, True, False], [True, False, True]),
         ("case when channel like 'o%' then abs(-amount) > 4 else false end", [True, False, False], [False] * 3),
     ):
         found = Rule(text, PAYMENTS, "1GB").hits(rows)

@@ -25,9 +25,13 @@ GOLDEN = ROOT / "tests" / "golden" / "chart.yaml"
 RULES = ROOT / "deploy" / "prometheus" / "rules"
 DASHBOARDS = ROOT / "deploy" / "grafana" / "dashboards"
 VALUES = [
-    "image.service=registry.example/fraud-detector:7-0",
-    "image.platform=registry.example/fraud-platform:0",
-    "image.gateway=registry.example/fraud-gateway:0",
+    f"image.service=registry.example/fraud-detector@sha256:{7:064x}",
+    f"image.platform=registry.example/fraud-platform@sha256:{8:064x}",
+    f"image.gateway=registry.example/fraud-gateway@sha256:{9:064x}",
+    "network.stores.redis.to[0].ipBlock.cidr=10.9.0.1/32",
+    "network.stores.postgres.to[0].ipBlock.cidr=10.9.0.2/32",
+    r"network.stores.kafka.to[0].namespaceSelector.matchLabels.kubernetes\.io/metadata\.name=kafka",
+    "network.stores.kubernetes.to[0].ipBlock.cidr=10.9.0.3/32",
 ]
 HELM = shutil.which("helm")
 OPTIONS = ["--namespace", "fraud", "--kube-version", "1.30.0"]
@@ -221,8 +225,100 @@ def test_callers_come_by_the_gateway_alone(documents: list[Document]) -> None:
     assert prometheus["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
     (out,) = policies["fraud-gateway"]["spec"]["egress"]
     assert out["to"] == [{"podSelector": policies["fraud-decision"]["spec"]["podSelector"]}]
-    (others,) = policies["fraud-inside"]["spec"]["podSelector"]["matchExpressions"]
-    assert others == {"key": "app.kubernetes.io/component", "operator": "NotIn", "values": ["gateway"]}
+
+
+def test_every_way_out_has_a_destination_and_each_part_has_its_own(documents: list[Document]) -> None:
+    ways: dict[str, set[str]] = {}
+    parts = {pod["metadata"]["labels"]["app.kubernetes.io/component"] for _, pod in pods(documents)} | {"run"}
+    shared = {"app.kubernetes.io/name": "fraud-platform", "app.kubernetes.io/instance": "fraud"}
+    for name, policy in of_kind(documents, "NetworkPolicy").items():
+        for way in policy["spec"].get("egress", []):
+            assert way["to"], name
+            assert way["ports"], name
+            assert all(peer for peer in way["to"]), name
+            for part in parts:
+                if selects(policy["spec"]["podSelector"], shared | {"app.kubernetes.io/component": part}):
+                    ways.setdefault(part, set()).add(name.removeprefix("fraud-"))
+    everybody = {"default"}
+    working = everybody | {"to-redis", "to-postgres", "to-kafka"}
+    assert ways == {
+        "gateway": everybody | {"gateway"},
+        "decision": working, "consume": working, "measure": working,
+        "dagster-code": working | {"to-kubernetes", "to-platform"}, "run": working | {"to-kubernetes", "to-platform"},
+        "dagster-webserver": everybody | {"to-postgres", "to-kubernetes", "to-platform"},
+        "dagster-daemon": everybody | {"to-postgres", "to-kubernetes", "to-platform"},
+        "mlflow": everybody,
+    }  # fmt: skip
+    policies = of_kind(documents, "NetworkPolicy")
+    assert policies["fraud-to-redis"]["spec"]["egress"] == [
+        {"to": [{"ipBlock": {"cidr": "10.9.0.1/32"}}], "ports": [{"port": 6379, "protocol": "TCP"}]}
+    ]
+    (names,) = policies["fraud-default"]["spec"]["egress"]
+    assert names["to"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}]
+
+
+def test_dagster_s_code_and_mlflow_are_reached_by_dagster_alone(documents: list[Document]) -> None:
+    policy = of_kind(documents, "NetworkPolicy")["fraud-platform"]["spec"]
+    (way,) = policy["ingress"]
+    (peer,) = way["from"]
+    (expression,) = peer["podSelector"]["matchExpressions"]
+    assert expression["operator"] == "In"
+    assert set(expression["values"]) == {"dagster-code", "dagster-webserver", "dagster-daemon", "run"}
+
+
+def test_every_image_is_named_by_its_digest(documents: list[Document]) -> None:
+    images = {container["image"] for _, pod in pods(documents) for container in pod["spec"]["containers"]}
+    instance = yaml.safe_load(of_kind(documents, "ConfigMap")["fraud-dagster"]["data"]["dagster.yaml"])
+    images.add(instance["run_launcher"]["config"]["job_image"])
+    assert len(images) == 3
+    assert all(re.fullmatch(r"[^@]+@sha256:[0-9a-f]{64}", image) for image in images)
+
+
+def test_what_the_gateway_mounts_of_the_platform_is_the_policy_to_read(documents: list[Document]) -> None:
+    pod = of_kind(documents, "Deployment")["fraud-gateway"]["spec"]["template"]["spec"]
+    assert all("persistentVolumeClaim" not in volume for volume in pod["volumes"])
+    writable = {mount["name"] for mount in pod["containers"][0]["volumeMounts"] if not mount.get("readOnly")}
+    assert all("emptyDir" in volume for volume in pod["volumes"] if volume["name"] in writable)
+
+
+@pytest.mark.skipif(HELM is None, reason="helm is not on PATH: `make test-chart` fetches it and renders the chart")
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ("image.service=registry.example/fraud-detector:7-0", "image.service is registry.example/fraud-detector:7-0"),
+        ("image.gateway=registry.example/g@sha256:abc", "image.gateway is"),
+        ("image.platform=", "image.platform names the image that"),
+        ("network.stores.redis.to=null", "network.stores.redis.to names nobody"),
+        ("network.stores.kafka.to=null", "network.stores.kafka.to names nobody"),
+        ("network.stores.kubernetes.to=null", "network.stores.kubernetes.to names nobody"),
+        ("settings.lakeUrl=s3://lake", "network.stores.web.to names nobody"),
+        ("network.egressPorts[0]=443", "network.egressPorts let pods connect to anybody"),
+    ],
+)
+def test_what_would_stand_open_is_refused_and_said(changed: str, said: str) -> None:
+    assert HELM is not None
+    done = subprocess.run(
+        [HELM, "template", "fraud", str(CHART), *OPTIONS, *SET, f"--set={changed}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
+@pytest.mark.skipif(HELM is None, reason="helm is not on PATH: `make test-chart` fetches it and renders the chart")
+def test_followed_releases_give_the_gateway_the_policy_alone_and_a_tag_is_taken_where_that_is_said() -> None:
+    rendered = helm(
+        "template", "fraud", str(CHART), *OPTIONS, *SET, "--set=service.followReleases=true",
+        "--set=image.requireDigests=false", "--set=image.service=registry.example/fraud-detector:7-0",
+        "--set=settings.kafkaBootstrap=", "--set=network.stores.kafka.to=null",
+    )  # fmt: skip
+    found = [document for document in yaml.safe_load_all(rendered) if document]
+    pod = of_kind(found, "Deployment")["fraud-gateway"]["spec"]["template"]["spec"]
+    (mounted,) = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "platform"]
+    assert mounted == {
+        "name": "platform", "mountPath": "/var/lib/fraud/policy", "subPath": "policy", "readOnly": True,
+    }  # fmt: skip
+    assert "fraud-to-kafka" not in of_kind(found, "NetworkPolicy")
 
 
 def test_prometheus_scrapes_pods_that_there_are_under_the_jobs_that_the_rules_know(documents: list[Document]) -> None:
@@ -304,7 +400,7 @@ def test_secrets_are_references_and_settings_exist(documents: list[Document]) ->
         for container in pod["spec"]["containers"]:
             for variable in container["env"]:
                 assert variable["name"] in known, name
-                secret = re.search("REDIS_URL|POSTGRES_URL|PASSWORD|API_KEY$", variable["name"])
+                secret = re.search("REDIS_URL|POSTGRES_URL|KAFKA_OPTIONS|PASSWORD|API_KEY$", variable["name"])
                 assert not secret or set(variable["valueFrom"]) == {"secretKeyRef"}, variable["name"]
 
 
@@ -313,7 +409,7 @@ def test_dagster_launches_runs_in_pods_that_are_as_bound_as_the_others(documents
     launcher = instance["run_launcher"]
     assert (launcher["module"], launcher["class"]) == ("dagster_k8s", "K8sRunLauncher")
     config = launcher["config"]
-    assert config["job_image"] == "registry.example/fraud-platform:0"
+    assert config["job_image"] == f"registry.example/fraud-platform@sha256:{8:064x}"
     assert config["service_account_name"] in of_kind(documents, "ServiceAccount")
     run = config["run_k8s_config"]
     assert run["pod_spec_config"]["securityContext"]["runAsNonRoot"]

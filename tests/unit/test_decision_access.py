@@ -1,8 +1,11 @@
 """API keys: who gets in, who does not, how soon a change counts, and what lies on the disk."""
 
+import json
 import re
+import shutil
 import stat
 import time
+from collections.abc import Hashable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,8 +15,20 @@ from typer.testing import CliRunner
 from fraud_platform.cli import app
 from fraud_platform.decision import access as access_module
 from fraud_platform.decision.access import Access, is_loopback
-from fraud_platform.decision.api_keys import KeysError, Scope, add_key, keys_path, read_keys, revoke_key
+from fraud_platform.decision.api_keys import (
+    LEDGER,
+    ApiKey,
+    KeyFile,
+    KeysError,
+    Made,
+    Scope,
+    add_key,
+    keys_path,
+    read_keys,
+    revoke_key,
+)
 from fraud_platform.decision.problem import Problem
+from fraud_platform.model.ledger import ledger_file, read_ledger
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 
@@ -25,7 +40,9 @@ class Door:
         self.path = keys_path(home)
         self.time = 0.0
         self.failures: list[Exception] = []
-        self.access = Access.load(self.path, loopback=loopback, failed=self.failures.append, clock=lambda: self.time)
+        self.access = Access.load(
+            KeyFile(home), loopback=loopback, failed=self.failures.append, clock=lambda: self.time
+        )
 
     def answers(self, header: str | None, scope: Scope = "decide") -> str | int:
         """The caller, or the status of the refusal."""
@@ -110,6 +127,85 @@ def test_a_file_that_goes_bad_or_away_leaves_its_keys_in_force_and_is_told_of(tm
     assert (door.answers(header), door.answers(again)) == (401, "shop")
 
 
+def test_keys_that_are_lost_leave_the_door_shut_until_somebody_opens_it(tmp_path: Path) -> None:
+    token = run(tmp_path, "keys", "add", "shop", "--scope", "decide").splitlines()[-1]
+    keys_path(tmp_path).unlink()
+    door = Door(tmp_path, loopback=True)
+    assert (door.answers(None), door.answers(f"Bearer {token}")) == (401, 401)
+    assert door.access.required
+    (told,) = door.failures
+    assert "fraud-platform keys open" in str(told)
+    # the whole folder gone is the same; a line that a crash cut off is none, and takes nothing with it
+    shutil.rmtree(keys_path(tmp_path).parent)
+    with (tmp_path / LEDGER).open("ab") as ledger:
+        ledger.write(b'{"at": "2026-11-23T10:00:00+00:00", "what": "key", "to": {"id"')
+    assert Door(tmp_path, loopback=True).answers(None) == 401
+
+
+def test_who_opens_it_says_so_in_the_ledger_and_the_next_key_shuts_it_again(tmp_path: Path) -> None:
+    run(tmp_path, "keys", "add", "shop", "--scope", "decide")
+    assert "holds keys" in run(tmp_path, "keys", "open", "--why", "a demo", code=1)
+    keys_path(tmp_path).unlink()
+    assert "next start" in run(tmp_path, "keys", "open", "--why", "a demo")
+    (line,) = [entry for entry in read_ledger(tmp_path) if entry["to"]["state"] == "opened"]
+    assert (line["why"], line["to"]["caller"]) == ("a demo", "default")
+    assert Door(tmp_path, loopback=True).answers(None) == "default"
+    # a service that others reach is never open
+    assert Door(tmp_path).answers(None) == 401
+    run(tmp_path, "keys", "add", "shop", "--scope", "decide")
+    keys_path(tmp_path).unlink()
+    assert Door(tmp_path, loopback=True).answers(None) == 401
+
+
+def test_the_ledger_is_where_the_door_looks_for_it(tmp_path: Path) -> None:
+    assert ledger_file(tmp_path) == tmp_path / LEDGER
+
+
+def test_the_door_asks_nothing_of_a_store_but_its_interface() -> None:
+    class Database:
+        made_before = Made(frozenset(), opened=False)
+        number = 0
+
+        def state(self) -> Hashable | None:
+            return self.number or None
+
+        def keys(self) -> tuple[ApiKey, ...]:
+            return ()
+
+        def made(self) -> Made:
+            return self.made_before
+
+    store, failures = Database(), []
+
+    def door() -> Access:
+        return Access.load(store, loopback=True, failed=failures.append)
+
+    assert door().check(None, "decide") == "default"
+    store.made_before = Made(frozenset({"shop"}), opened=False)
+    with pytest.raises(Problem):
+        door().check(None, "decide")
+    assert len(failures) == 1
+
+
+@pytest.mark.parametrize(("field", "value"), [("caller", "a:b"), ("caller", "shop\n"), ("id", ""), ("id", "0" * 9)])
+def test_a_name_that_no_command_would_give_stops_the_start(tmp_path: Path, field: str, value: str) -> None:
+    make(tmp_path)
+    document = json.loads(keys_path(tmp_path).read_text())
+    document["keys"][0][field] = value
+    keys_path(tmp_path).write_text(json.dumps(document))
+    with pytest.raises(KeysError, match=field):
+        Door(tmp_path)
+
+
+def test_two_keys_of_one_id_stop_the_start(tmp_path: Path) -> None:
+    make(tmp_path)
+    document = json.loads(keys_path(tmp_path).read_text())
+    document["keys"] *= 2
+    keys_path(tmp_path).write_text(json.dumps(document))
+    with pytest.raises(KeysError, match="two keys of one id"):
+        Door(tmp_path)
+
+
 def test_a_bad_file_stops_the_start_and_says_which(tmp_path: Path) -> None:
     path = keys_path(tmp_path)
     make(tmp_path)
@@ -144,7 +240,7 @@ def test_loopback_is_what_the_machine_alone_can_reach(host: str, expected: bool)
 
 def test_a_check_is_cheap_enough_for_every_request(tmp_path: Path) -> None:
     header = make(tmp_path).encode()
-    access = Access.load(keys_path(tmp_path), loopback=False, failed=lambda error: None)
+    access = Access.load(KeyFile(tmp_path), loopback=False, failed=lambda error: None)
     best = min(_seconds(access, header) for _ in range(20))
     assert best < 10e-6, f"{best * 1e6:.2f} µs"  # 1 µs on a quiet machine; the slack is for a busy one
 

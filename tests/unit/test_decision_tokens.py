@@ -1,6 +1,9 @@
 """Tokens beside API keys: who is let in, for what, and who is not; made here by an issuer of our own."""
 
+import base64
 import json
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from fraud_platform.decision.access import open_access
+from fraud_platform.decision.api_keys import add_key, keys_path, revoke_key
+from fraud_platform.decision.key_ledger import note_key
 from fraud_platform.decision.problem import Problem
 from fraud_platform.decision.tokens import Tokens, TokensError
 
 NOW = 1_800_000_000.0
 ISSUER, AUDIENCE = "https://idp.example", "fraud-platform"
 RSA = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
+WEAK_RSA = rsa.generate_private_key(public_exponent=65_537, key_size=1_024)
 EC = ec.generate_private_key(ec.SECP256R1())
 
 
@@ -83,6 +89,14 @@ def test_a_good_token_names_caller_and_scopes(tokens: Tokens) -> None:
         ({"exp": NOW - 31}, "expired"),
         ({"exp": ...}, "exp"),
         ({"exp": "soon"}, "not good"),
+        ({"exp": float("nan")}, "`exp` is no moment"),
+        ({"exp": float("inf")}, "`exp` is no moment"),
+        ({"exp": 10**400}, "`exp` is no moment"),
+        ({"exp": "Infinity"}, "`exp` is no number"),
+        ({"exp": True}, "`exp` is no number"),
+        ({"nbf": float("nan")}, "`nbf` is no moment"),
+        ({"nbf": float("-inf")}, "`nbf` is no moment"),
+        ({"nbf": "now"}, "`nbf` is no number"),
         ({"sub": ...}, "sub"),
         ({"sub": "../x"}, "no name for a caller"),
         ({"nbf": NOW + 31}, "not good yet"),
@@ -104,6 +118,20 @@ def test_what_is_no_token_lets_nobody_in(tokens: Tokens) -> None:
         refused(tokens, text, "token")
     body = token().split(b".")
     refused(tokens, b".".join([body[0], token(sub="admin").split(b".")[1], body[2]]), "[Ss]ignature")
+
+
+def test_a_header_or_claims_nested_without_end_are_refused(tokens: Tokens) -> None:
+    head, claims, signature = token().split(b".")
+    deep = base64.urlsafe_b64encode(b'{"kid": ' + b"[" * 1_400).rstrip(b"=")
+    refused(tokens, b".".join([deep, claims, signature]), "not good")
+    deep = base64.urlsafe_b64encode(b'{"alg": "ES256", "kid": "e", "x": ' + b"[" * 1_000 + b"]" * 1_000 + b"}").rstrip(
+        b"="
+    )
+    refused(tokens, b".".join([deep, claims, signature]), "not good")
+    # signed, so that the claims are read
+    signed = head + b"." + base64.urlsafe_b64encode(b'{"exp": ' + b"[" * 1_400 + b"]" * 1_400 + b"}").rstrip(b"=")
+    algorithm = ECAlgorithm(ECAlgorithm.SHA256)
+    refused(tokens, signed + b"." + base64.urlsafe_b64encode(algorithm.sign(signed, EC)).rstrip(b"="), "not good")
 
 
 def test_a_token_that_was_good_ends(tokens: Tokens, clock: Clock) -> None:
@@ -136,9 +164,55 @@ def test_shared_secrets_are_no_keys(tmp_path: Path) -> None:
         Tokens(path, ISSUER, AUDIENCE, failed=lambda _: None)
 
 
+@pytest.mark.parametrize(
+    ("listed", "why"),
+    [
+        ([jwk(WEAK_RSA, "r", "RS256")], "RSA of 1024 bits; 2048"),
+        ([jwk(WEAK_RSA, "r", "PS256")], "RSA of 1024 bits; 2048"),
+        ([jwk(RSA, "k", "RS256"), jwk(EC, "k", "ES256")], "two keys have the `kid` k"),
+        ([{**jwk(ec.generate_private_key(ec.SECP521R1()), "e", "ES256")}], "curve|no JWKS"),
+        ([{**RSAAlgorithm.to_jwk(RSA, as_dict=True), "kid": "r", "alg": "RS256"}], "is a private key"),
+        ([{**jwk(RSA, "r", "RS256"), "kid": ["r"]}], "needs a `kid`"),
+    ],
+)  # fmt: skip
+def test_a_key_that_nobody_should_trust_stops_the_start(tmp_path: Path, listed: list[dict[str, Any]], why: str) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps({"keys": listed}))
+    with pytest.raises(TokensError, match=why):
+        Tokens(path, ISSUER, AUDIENCE, failed=lambda _: None)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"keys": ' + "[" * 100_000, " " * 1_100_000], ids=range(3))
+def test_a_file_that_is_too_deep_or_too_large_stops_the_start(tmp_path: Path, text: str) -> None:
+    (tmp_path / "keys.json").write_text(text)
+    with pytest.raises(TokensError, match="is no JWKS"):
+        Tokens(tmp_path / "keys.json", ISSUER, AUDIENCE, failed=lambda _: None)
+
+
+def test_a_token_does_not_get_the_name_of_a_caller_with_a_key(keys: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    now = datetime(2026, 11, 23, tzinfo=UTC)
+    _, shop = add_key(keys_path(home), "shop", ["decide"], now)
+    _, lost = add_key(keys_path(home), "lost", ["decide"], now)
+    revoke_key(keys_path(home), shop.id, now)
+    note_key(home, lost, "test", now)
+    door = open_access(home, loopback=True, tokens=(keys, ISSUER, AUDIENCE), failed=lambda _: None)
+    ends = time.time() + 600
+    bearer = {sub: b"Bearer " + token(sub=sub, exp=ends) for sub in ("shop", "lost", "default", "other")}
+    for taken in ("shop", "lost", "default"):
+        with pytest.raises(Problem, match="the name of a caller with an API key") as caught:
+            door.check(bearer[taken], "decide")
+        assert caught.value.status == 401
+    assert door.check(bearer["other"], "decide") == "other"
+    keys_path(home).unlink()
+    door = open_access(home, loopback=True, tokens=(keys, ISSUER, AUDIENCE), failed=lambda _: None)
+    with pytest.raises(Problem, match="the name of a caller with an API key"):
+        door.check(bearer["lost"], "decide")
+
+
 def test_access_takes_tokens_and_then_stands_open_to_nobody(keys: Path, tmp_path: Path) -> None:
     access = open_access(tmp_path, loopback=True, tokens=(keys, ISSUER, AUDIENCE), failed=lambda _: None)
-    later = token(exp=4_000_000_000)
+    later = token(exp=time.time() + 600)
     assert access.check(b"Bearer " + later, "decide") == "shop"
     assert access.required
     for authorization, status in ((None, 401), (b"Basic " + later, 401), (b"Bearer fp_nokey", 401)):

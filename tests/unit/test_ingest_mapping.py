@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
+from fraud_platform.ingest import normalize
+from fraud_platform.ingest.check import check_mapping
 from fraud_platform.ingest.mapped_source import MappedSource
-from fraud_platform.ingest.mapping import MappingError, load_mapping
+from fraud_platform.ingest.mapping import Columns, MappingError, load_mapping
 from fraud_platform.settings import Settings
 
 MINIMAL = """
@@ -30,6 +33,14 @@ def opened(
     (folder / "rows.csv").write_text(rows)
     path = written(folder, mapping.replace("{path}", str(folder / "rows.csv")))
     return MappedSource.open(path, Settings(home=folder / "var"))
+
+
+def mapping_with(section: str, key: str, expression: str) -> str:
+    """A mapping with a label, in which one key holds the expression."""
+    document = yaml.safe_load(MINIMAL.replace("{path}", "'{path}'"))
+    document["label"] = {"column": "customer", "arrives_after_days": 1, "fraud_values": ["7"]}
+    document[section][key] = expression
+    return yaml.safe_dump(document)
 
 
 def test_ids_time_and_amount_are_enough(tmp_path):
@@ -97,6 +108,86 @@ def test_a_mapping_that_its_data_does_not_bear_out_says_why(tmp_path, monkeypatc
         source.first_day()
     assert not list((tmp_path / "var").rglob("*.parquet"))
     assert not list((tmp_path / "var").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "1) FROM __source; COPY (SELECT 42) TO '{out}'; SELECT (1",
+        "(SELECT content FROM read_text('{secret}'))",
+        "(SELECT max(file) FROM glob('{secret}'))",
+        "read_text('{secret}')",
+        "getenv('HOME')",
+        "current_setting('allowed_paths')",
+        "current_user",
+        "now()",
+        "current_localtimestamp()",
+        "uuid()",
+        "sum(total)",
+        "row_number() OVER ()",
+        "unnest(['1', '2'])",
+        "total AS amount",
+        "total, customer",
+        "#1",
+        "json_serialize_plan('SELECT * FROM read_csv(''{secret}'')')",
+        "list_transform([total], lambda x: x)[1]",
+        "ago(INTERVAL 1 DAY)",
+        "json_group_array(total)",
+        "total /*",
+        pytest.param("abs(" * 900 + "1" + ")" * 900, id="deep"),
+        pytest.param("abs(" * 20_000 + "1" + ")" * 20_000, id="deeper"),
+        pytest.param("+".join(["1"] * 20_000), id="long"),
+    ],
+)
+def test_an_expression_that_reaches_beyond_its_row_is_refused_and_does_nothing(tmp_path, expression):
+    secret, out = tmp_path / "secret.txt", tmp_path / "written.csv"
+    secret.write_text("the bank's own")
+    opened(tmp_path, mapping_with("columns", "amount", expression.format(secret=secret, out=out)))
+    with pytest.raises(MappingError, match=r"^columns.amount: .* fits no column; the columns are customer") as error:
+        check_mapping(tmp_path / "shop.yaml", Settings(home=tmp_path / "var"))
+    assert "the bank's own" not in str(error.value)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "key", [*(f"columns.{name}" for name in Columns.model_fields), "label.column", "label.arrives_at"]
+)
+def test_every_expression_of_a_mapping_is_checked(tmp_path, key):
+    with pytest.raises(MappingError, match=rf"^{key}: .*a subquery"):
+        opened(tmp_path, mapping_with(*key.split("."), "(SELECT 1)")).first_day()
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("total -- as they write it", 150),
+        ("nullif(total, '')", 150),
+        ("CASE WHEN customer = '7' THEN CAST(total AS DECIMAL(9, 2)) * 2 END", 300),
+        ("split_part(total || ';1', ';', 1)", 150),
+        ("if(total IS NULL, '0', coalesce(total, '1'))", 150),
+        ("""('{"a": {"b": 2.5}}'::JSON -> 'a') ->> 'b'""", 250),
+        ("list_sum([CAST(total AS DOUBLE), 1])", 250),
+        ("TRY_CAST(regexp_extract(total, '[0-9.]+') AS DOUBLE)", 150),
+    ],
+)
+def test_an_expression_may_say_what_sql_says_of_one_row(tmp_path, expression, expected):
+    source = opened(tmp_path, mapping_with("columns", "amount", expression))
+    ((_, table),) = source.transactions([source.first_day()])
+    assert table["amount_minor"].to_pylist() == [expected]
+
+
+def test_what_a_check_let_through_would_still_find_every_file_but_the_mapped_one_shut(tmp_path, monkeypatch):
+    monkeypatch.setattr(normalize, "check_expression", lambda *_: None)
+    secret, out = tmp_path / "secret.txt", tmp_path / "written.csv"
+    secret.write_text("the bank's own")
+    for expression in (
+        f"(SELECT content FROM read_text('{secret}'))",
+        f"1) FROM __source; COPY (SELECT 42) TO '{out}'; SELECT (1",
+        "1) FROM __source; SET enable_external_access = true; SELECT (1",
+    ):
+        with pytest.raises(MappingError, match=r"disabled by configuration|has been locked"):
+            opened(tmp_path, MINIMAL.replace("total", expression)).first_day()
+        assert not out.exists()
 
 
 def test_another_currency_without_rates_says_what_to_set(tmp_path):

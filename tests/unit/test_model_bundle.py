@@ -3,6 +3,8 @@
 import hashlib
 import json
 import multiprocessing
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import xgboost
+from typer.testing import CliRunner
 
+from fraud_platform.cli import app
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.model import bundle as room
 from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, Scorer, current_release, publish
@@ -66,8 +70,16 @@ def folder(bundle: Bundle, tmp_path: Path) -> Path:
 
 
 def change(folder: Path, **fields: Any) -> None:
+    """Change the document, hashes and all: what whoever may write the folder can do."""
     document = json.loads((folder / "bundle.json").read_text())
     (folder / "bundle.json").write_text(json.dumps(document | fields))
+    rehash(folder)
+
+
+def rehash(folder: Path) -> None:
+    names = sorted(path.name for path in folder.iterdir() if path.name in ("model.ubj", "bundle.json", "card.md"))
+    sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    (folder / "SHA256SUMS").write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
 
 
 def test_a_bundle_comes_back_as_it_was_written(bundle: Bundle, folder: Path) -> None:
@@ -91,11 +103,178 @@ def test_an_altered_model_file_is_refused(folder: Path) -> None:
         ({"medians": {"user": [1.0], "merchant": [1.0]}}, "one median for each"),
         ({"threshold": "high"}, "threshold"),
         ({"colour": "red"}, "colour"),
+        ({"threshold": float("nan")}, "not JSON"),
+        ({"threshold": 1e400}, "not JSON"),
+        ({"threshold": 1.5}, "threshold is out of its range: 1.5"),
+        ({"review_threshold": 0.9}, "review_threshold is out of its range"),
+        ({"review_threshold": -0.1}, "review_threshold is out of its range"),
+        ({"calibration": {"slope": -1.0, "intercept": 0.0}}, "finite positive slope"),
+        ({"version": -1}, "version is out of its range"),
+        ({"version": 10**12}, "version is out of its range"),
+        ({"trained_at": "yesterday"}, "trained_at is out of its range"),
+        ({"data": {"split": {"train": ["2026-01-02", "soon"]}}}, "data is out of its range"),
+        ({"model_name": "../../../escaped"}, "model_name is out of its range"),
+        ({"model_name": ""}, "model_name is out of its range"),
+        ({"model_sha256": "0" * 64}, "SHA-256"),
     ],
 )
 def test_a_bundle_that_does_not_fit_this_code_is_refused(folder: Path, fields: dict[str, Any], message: str) -> None:
     change(folder, **fields)
     with pytest.raises(BundleError, match=message):
+        Bundle.load(folder)
+
+
+def test_a_median_that_no_vector_can_hold_is_refused(folder: Path) -> None:
+    medians = json.loads((folder / "bundle.json").read_text())["medians"]
+    medians["user"][1] = 1e39
+    change(folder, medians=medians)
+    with pytest.raises(BundleError, match="medians is out of its range"):
+        Bundle.load(folder)
+
+
+def test_lineage_that_is_nested_without_end_is_refused(folder: Path) -> None:
+    nested: dict[str, Any] = {}
+    for _ in range(400):
+        nested = {"data": nested}
+    change(folder, data=nested)
+    with pytest.raises(BundleError, match="data is out of its range"):
+        Bundle.load(folder)
+
+
+def test_a_name_with_a_path_writes_nothing_outside_the_home(folder: Path, tmp_path: Path) -> None:
+    for name in ("../../escaped", "/tmp/escaped", "a/b", ".hidden", "a\n", "x" * 65):
+        change(folder, model_name=name)
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(BundleError, match="model_name"):
+            publish(tmp_path / "home", folder)
+        assert sorted(tmp_path.rglob("*")) == before, name
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "../elsewhere-1", "/etc-1", "fraud-detector", "a/../b-1", "fraud-detector-1/.."]
+)
+def test_a_pointer_that_names_a_path_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
+    publish(tmp_path, folder)
+    (tmp_path / "releases" / "current.json").write_text(json.dumps({"release": name}))
+    with pytest.raises(BundleError, match="no name of a release"):
+        current_release(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["bundle.json", "model.ubj"])
+def test_one_changed_byte_of_any_deciding_file_is_found(folder: Path, file: str) -> None:
+    content = (folder / file).read_bytes()
+    for at in np.random.default_rng(5).integers(0, len(content), 40):
+        changed = bytearray(content)
+        changed[at] ^= 1
+        (folder / file).write_bytes(changed)
+        with pytest.raises(BundleError, match=r"SHA-256 .* its SHA256SUMS says"):
+            Bundle.load(folder)
+
+
+def test_a_bundle_from_before_its_hashes_loads_says_so_and_can_be_sealed(
+    bundle: Bundle, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = publish(tmp_path, folder)
+    (release / "SHA256SUMS").unlink()
+    assert Bundle.load(current_release(tmp_path)) == bundle
+    assert "fraud-platform release seal" in caplog.text
+    run = CliRunner().invoke(app, ["release", "seal"], env={"FRAUD_HOME": str(tmp_path)})
+    assert (run.exit_code, run.output) == (0, "fraud-detector-7: sealed\n")
+    caplog.clear()
+    assert Bundle.load(current_release(tmp_path)) == bundle
+    assert not caplog.text
+    (release / "bundle.json").write_bytes((release / "bundle.json").read_bytes() + b" ")
+    run = CliRunner().invoke(app, ["release", "seal"], env={"FRAUD_HOME": str(tmp_path)})
+    assert run.exit_code == 1
+
+
+@pytest.mark.parametrize("sums", [b"", b"nothing", b"\xff" * 100, b"0" * 64 + b"  model.ubj\n"])
+def test_hashes_that_name_not_both_files_are_refused(folder: Path, sums: bytes) -> None:
+    (folder / "SHA256SUMS").write_bytes(sums)
+    with pytest.raises(BundleError, match="SHA256SUMS"):
+        Bundle.load(folder)
+
+
+def test_a_card_that_was_changed_after_its_release_is_not_shown_and_stops_no_payment(
+    bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "card.md").write_text("# the card")
+    release = publish(tmp_path, folder)
+    assert room.card_beside(release) == b"# the card"
+    (release / "card.md").write_text("# another")
+    with pytest.raises(BundleError, match=r"card\.md"):
+        room.card_beside(release)
+    assert Bundle.load(release) == bundle
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("bundle.json", b"[" * 1_000_000, "not JSON"),
+        ("bundle.json", b'{"data": ' * 400_000, "not JSON"),
+        ("bundle.json", b"[]", "not a JSON object"),
+        ("bundle.json", b"\xff\xfe", "not JSON"),
+        ("bundle.json", b" " * (4 * 1024**2 + 1), "larger than"),
+        ("SHA256SUMS", b" " * 100_000, "larger than"),
+    ],
+)
+def test_a_file_that_is_too_deep_or_too_large_is_refused(folder: Path, file: str, content: bytes, message: str) -> None:
+    (folder / file).write_bytes(content)
+    if file != "SHA256SUMS":
+        rehash(folder)
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(folder)
+
+
+NASTY = (
+    "NaN",
+    "-Infinity",
+    "1e999",
+    "9" * 400,
+    "-1",
+    "0",
+    '""',
+    "null",
+    "[]",
+    "{}",
+    "true",
+    '"\\ud800"',
+    '"../x"',
+    "[" * 300,
+)
+
+
+def test_no_change_of_the_document_does_more_than_being_refused(bundle: Bundle, folder: Path) -> None:
+    random = np.random.default_rng(11)
+    text = (folder / "bundle.json").read_text()
+    values = [found.span() for found in re.finditer(r'(?<=[:\[,])\s*("[^"]*"|-?[\d.e+-]+|null)', text)]
+    ended = {"refused": 0, "taken": 0}
+    for _ in range(500):
+        content = bytearray(text.encode())
+        if random.random() < 0.5:
+            start, stop = values[int(random.integers(len(values)))]
+            content[start:stop] = NASTY[int(random.integers(len(NASTY)))].encode()
+        else:
+            at, span = int(random.integers(len(content))), int(random.integers(1, 6))
+            content[at : at + span] = random.bytes(span) if random.random() < 0.5 else b""
+        (folder / "bundle.json").write_bytes(content)
+        rehash(folder)
+        try:
+            found = Bundle.load(folder)
+        except BundleError:
+            ended["refused"] += 1
+        else:
+            ended["taken"] += 1
+            assert np.isfinite([found.threshold, found.review_threshold, found.calibration.slope]).all()
+            assert np.isfinite(found.fallback.score(np.zeros((1, WIDTH), np.float32))).all()
+            assert found.name == room.release_folder(folder, found.name).name
+    assert ended["refused"] > 300, ended
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder: Path) -> None:
+    (folder / "model.ubj").unlink()
+    os.mkfifo(folder / "model.ubj")
+    with pytest.raises(BundleError, match="is no file"):
         Bundle.load(folder)
 
 
@@ -214,8 +393,6 @@ def test_a_pointer_to_nothing_is_an_error_of_its_own(folder: Path, tmp_path: Pat
 
 def _die_at(step: int, home: Path, folder: Path) -> None:
     """Publish, and end the process before the `step`-th change of the file system."""
-    import os
-
     calls = {"left": step}
 
     def deadly(method: Any) -> Any:

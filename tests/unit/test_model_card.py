@@ -159,7 +159,7 @@ def test_a_card_goes_with_its_release_and_the_command_prints_it(
     # a release is never rewritten, its card neither; a bundle without a card can be released as well
     (tmp_path / "made" / CARD_FILE).write_text("another")
     assert (install(tmp_path / "home", tmp_path / "made") / CARD_FILE).read_text() == card
-    replace(bundle, trained_at="later").write(tmp_path / "other")
+    replace(bundle, threshold=0.95).write(tmp_path / "other")
     with pytest.raises(BundleError, match="never rewritten"):
         install(tmp_path / "home", tmp_path / "other")
     printed = CliRunner().invoke(app, ["card", "7"], env={"FRAUD_HOME": str(tmp_path / "home")})

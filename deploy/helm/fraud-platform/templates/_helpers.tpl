@@ -43,6 +43,31 @@ securityContext:
   labelSelector: { matchLabels: {{ . | fromYaml | toJson }} }
 {{- end }}
 
+{{/* An image as it was meant, by its digest: (list . "service" "`fraud-platform package`") */}}
+{{- define "fraud.image" -}}
+{{- $root := index . 0 }}
+{{- $name := index . 1 }}
+{{- $image := required (printf "image.%s names the image that %s has built" $name (index . 2)) (index $root.Values.image $name) }}
+{{- if and $root.Values.image.requireDigests (not (regexMatch "^[^@ ]+@sha256:[0-9a-f]{64}$" $image)) }}
+{{- fail (printf "image.%s is %s, and a tag may come to mean another image: name it as REPOSITORY@sha256:…, which the registry says when it is pushed; image.requireDigests=false takes tags" $name $image) }}
+{{- end }}
+{{- $image }}
+{{- end }}
+
+{{/* One rule of egress to what stands elsewhere: (list . "redis") */}}
+{{- define "fraud.egress" -}}
+{{- $name := index . 1 }}
+{{- $there := index (index . 0).Values.network.stores $name }}
+{{- if not $there.to }}
+{{- fail (printf "network.stores.%s.to names nobody: say where it stands, as peers of a NetworkPolicy, such as [{ipBlock: {cidr: 10.1.2.3/32}}] or [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: %s}}}]" $name $name) }}
+{{- end }}
+- to: {{ toJson $there.to }}
+  ports:
+    {{- range $there.ports }}
+    - { port: {{ . }}, protocol: TCP }
+    {{- end }}
+{{- end }}
+
 {{- define "fraud.settings" -}}
 - name: FRAUD_BIND_HOST
   value: 0.0.0.0
@@ -59,6 +84,10 @@ securityContext:
   valueFrom: { secretKeyRef: { name: {{ .Values.secrets.addresses }}, key: FRAUD_REDIS_URL } }
 - name: FRAUD_POSTGRES_URL
   valueFrom: { secretKeyRef: { name: {{ .Values.secrets.addresses }}, key: FRAUD_POSTGRES_URL } }
+{{- if not (hasKey .Values.settings "kafkaOptions") }}
+- name: FRAUD_KAFKA_OPTIONS
+  valueFrom: { secretKeyRef: { name: {{ .Values.secrets.addresses }}, key: FRAUD_KAFKA_OPTIONS, optional: true } }
+{{- end }}
 {{ include "fraud.settings" . }}
 {{- end }}
 
