@@ -5,6 +5,7 @@ A file that does not name the user is not touched, so an erasure that was killed
 """
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -12,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fraud_platform.erasure.mentions import mentions, searchable
-from fraud_platform.erasure.rows import anonymised
+from fraud_platform.erasure.names import Names
+from fraud_platform.erasure.rows import Pseudonyms, anonymised
 from fraud_platform.lake import Lake
 from fraud_platform.settings import Settings
 
@@ -51,21 +53,21 @@ def lakes(settings: Settings) -> dict[str, Lake]:
     return found
 
 
-def find(settings: Settings, user: str, pseudonym: str | None) -> Found:
-    """Read every Parquet file of every root, and count the rows that name the user."""
+def find(settings: Settings, names: Names, pseudonyms: Collection[str]) -> Found:
+    """Read every Parquet file of every root, and count the rows that name the person."""
     found = Found()
     for name, lake in lakes(settings).items():
         for path in lake.every_file(".parquet"):
             table = lake.table_of(path) if name.endswith("lake") else name
-            count = _count(lake, path, user, pseudonym, found.transactions)
+            count = _count(lake, path, names, pseudonyms, found.transactions)
             if count:
                 found.rows[table if name in ("lake", "imports", "online_source") else f"{name}, {table}"] += count
                 found.paths.append((lake, path))
     return found
 
 
-def _count(lake: Lake, path: str, user: str, pseudonym: str | None, transactions: set[str]) -> int:
-    """Rows of a file that name the user; their transactions are added to those known."""
+def _count(lake: Lake, path: str, names: Names, pseudonyms: Collection[str], transactions: set[str]) -> int:
+    """Rows of a file that name the person; their transactions are added to those known."""
     count = 0
     with lake.open_file(path) as file:
         parquet = pq.ParquetFile(file)
@@ -75,18 +77,18 @@ def _count(lake: Lake, path: str, user: str, pseudonym: str | None, transactions
             return 0
         owned = {"transaction_id", "user_id"} <= set(schema.names)
         wanted = [*columns, "transaction_id"] if owned else columns
+        called = pa.array([*names.users, *pseudonyms])
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted):
             rows = pa.table(batch)
-            count += int(mentions(rows, user).sum())
+            count += int(mentions(rows, names).sum())
             if owned:
-                names = pa.array([name for name in (user, pseudonym) if name is not None])
-                theirs = rows.filter(pc.fill_null(pc.is_in(rows["user_id"], names), False))
+                theirs = rows.filter(pc.fill_null(pc.is_in(rows["user_id"], called), False))
                 transactions.update(theirs["transaction_id"].drop_null().to_pylist())
     return count
 
 
-def take_out(found: Found, user: str, pseudonym: str) -> None:
-    """Rewrite every file that names the user; each is replaced whole."""
+def take_out(found: Found, names: Names, pseudonyms: Pseudonyms) -> None:
+    """Rewrite every file that names the person; each is replaced whole."""
     for lake, path in found.paths:
         seen = lake.seen(path)
         try:
@@ -97,9 +99,9 @@ def take_out(found: Found, user: str, pseudonym: str) -> None:
         except FileNotFoundError:
             # merged meanwhile: the look afterwards finds the other file
             continue
-        theirs = mentions(rows, user)
+        theirs = mentions(rows, names)
         table = lake.table_of(path)
-        kept = rows.filter(pa.array(~theirs)) if table in DELETED else anonymised(rows, theirs, user, pseudonym)
+        kept = rows.filter(pa.array(~theirs)) if table in DELETED else anonymised(rows, theirs, names, pseudonyms)
         if table in SORTED_BY_USER:
             kept = kept.sort_by("user_id")
         sink = pa.BufferOutputStream()

@@ -26,6 +26,9 @@ from typer.testing import CliRunner
 from fraud_platform.cli import app
 from fraud_platform.decision.policy_change import PolicyChange, change_policy
 from fraud_platform.decision.policy_record import read_policy
+from fraud_platform.erasure import erase as erasing
+from fraud_platform.erasure.names import Names
+from fraud_platform.erasure.suppression import WithoutErased, read_suppression, suppress, suppression_path
 from fraud_platform.features import tables
 from fraud_platform.history import build_history
 from fraud_platform.inference_log.record import encode_record
@@ -34,7 +37,7 @@ from fraud_platform.ingest.feedback import FeedbackLabel, FeedbackWriter, read_f
 from fraud_platform.ingest.mapped_source import MappedSource
 from fraud_platform.ingest.steps import ingest_transactions
 from fraud_platform.lake import Lake, open_lake
-from fraud_platform.model.ledger import ledger_file
+from fraud_platform.model.ledger import read_ledger
 from fraud_platform.online.cold_writer import cold_table, write_cold
 from fraud_platform.online.decision_key import decision_key
 from fraud_platform.online.embedded_postgres import ensure_postgres, stop_postgres
@@ -42,7 +45,7 @@ from fraud_platform.online.embedded_redis import ensure_redis, stop_redis
 from fraud_platform.online.packed import PROJECT, USER_VECTOR, VIEWS
 from fraud_platform.online.snapshot_load import load_snapshot_direct, packed_snapshot
 from fraud_platform.online.warm import warm_velocity
-from fraud_platform.recovery.backup import backup, restore
+from fraud_platform.recovery.backup import BackupError, backup, restore
 from fraud_platform.regions.publish import Publisher
 from fraud_platform.settings import Settings
 from tests.person_finder import Finder, Sighting
@@ -102,19 +105,30 @@ class World:
     folder: Path
     lake: Lake
 
-    def sightings(self, *others: Path) -> list[Sighting]:
+    def sightings(self, *others: Path, under_way: bool = False) -> list[Sighting]:
+        """under_way: an erasure is not complete, and keeps a file of what it knows, which it names."""
         finder = Finder(PERSON, [OWN], [*DECOYS, f"{OWN}-too"])
-        return finder.everywhere(
-            self.settings.home, self.settings.lake, ensure_redis(self.settings), ensure_postgres(self.settings), *others
+        settings = self.settings
+        found = finder.everywhere(
+            settings.home, settings.lake, ensure_redis(settings), ensure_postgres(settings), *others
         )
+        kept = [seen for seen in found if seen.place.endswith(".underway.json")]
+        assert bool(kept) == under_way
+        return [seen for seen in found if seen not in kept]
 
     def erase(self, *arguments: str) -> tuple[int, str]:
         environment = {
             "FRAUD_HOME": str(self.settings.home), "FRAUD_REDIS_PORT": str(self.settings.redis_port),
-            "COLUMNS": "240", "NO_COLOR": "1",
+            "FRAUD_POSTGRES_URL": ensure_postgres(self.settings), "COLUMNS": "240", "NO_COLOR": "1",
         }  # fmt: skip
         result = CliRunner().invoke(app, ["erase", "--user", PERSON, *arguments], env=environment)
         return result.exit_code, re.sub(r"\s+", " ", result.output)
+
+
+def pseudonym(output: str) -> str:
+    found = re.search(r"erased-[0-9a-f]{24}", output)
+    assert found is not None
+    return found[0]
 
 
 @pytest.fixture(scope="module")
@@ -130,19 +144,27 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server for all tests of this file: an empty database is the slowest to make of all."""
+    settings = Settings(home=tmp_path_factory.mktemp("postgres"))
+    try:
+        yield ensure_postgres(settings)
+    finally:
+        stop_postgres(settings)
+
+
 def import_again(settings: Settings) -> None:
     """What an import of the second history does: the cache of its rows, its days in the lake."""
     assert settings.mapping is not None
-    from fraud_platform.erasure.suppression import WithoutErased
-
     source = WithoutErased(MappedSource.open(settings.mapping.parent / "json.yaml", settings), settings.home)
     ingest_transactions(open_lake(settings), source, JSON_DAYS, "EUR")
 
 
 @pytest.fixture
-def world(history: Path, tmp_path: Path, make_settings: Callable[..., Settings]) -> Iterator[World]:
+def world(history: Path, postgres: str, tmp_path: Path, make_settings: Callable[..., Settings]) -> Iterator[World]:
     """The history in every store, and everything else that people and callers have said of the person."""
-    settings = make_settings(mapping=history / "csv.yaml")
+    settings = make_settings(mapping=history / "csv.yaml", postgres_url=postgres)
     shutil.copytree(history / "home", settings.home)
     lake = open_lake(settings)
     day = lake.days(tables.TRAINING_SET)[-1]
@@ -153,7 +175,8 @@ def world(history: Path, tmp_path: Path, make_settings: Callable[..., Settings])
             warm_velocity(settings, lake, client, day, now_us=NOW_US)
             for one in decisions():
                 client.set(decision_key(one.caller, one.request.transaction_id), encode_record(one))
-        with psycopg.connect(ensure_postgres(settings)) as connection:
+        with psycopg.connect(postgres) as connection:
+            connection.execute(f'DROP TABLE IF EXISTS "{cold_table(PROJECT, USER_VECTOR)}"')
             connection.execute(
                 f'CREATE TABLE "{cold_table(PROJECT, USER_VECTOR)}" (entity_key BYTEA, feature_name TEXT, '
                 "value BYTEA, event_ts TIMESTAMPTZ, PRIMARY KEY (entity_key, feature_name))"
@@ -171,7 +194,6 @@ def world(history: Path, tmp_path: Path, make_settings: Callable[..., Settings])
         yield World(settings, tmp_path, lake)
     finally:
         stop_redis(settings)
-        stop_postgres(settings)
 
 
 def decisions() -> list[Any]:
@@ -193,7 +215,7 @@ def decisions() -> list[Any]:
 
 COMMENTS = {
     "1": "called, is angry",
-    "5": f"the card of {PERSON} too, {DECOYS[0]} knows nothing, \"{PERSON}\" says so of {OWN}",
+    "5": f'the card of {PERSON} too, {DECOYS[0]} knows nothing, "{PERSON}" says so of {OWN}',
     "6": f"nothing to do with {DECOYS[0]}",
 }
 
@@ -245,16 +267,22 @@ def test_a_person_is_nowhere_after_an_erasure_and_whoever_shares_a_thing_with_th
         assert any(place in each for each in before), (place, before)
 
     code, text = world.erase("--yes")
-    assert [str(each) for each in world.sightings()] == []
+    assert [str(each) for each in world.sightings(under_way=True)] == []
     # what lies outside of the home is named, with what to do
     assert code == 1, text
     assert f"--backup {kept}" in text
+    assert ".underway.json: what this erasure has to know" in text
     code, text = world.erase("--yes", "--backup", str(kept))
     assert (code, [str(each) for each in world.sightings(kept)]) == (0, []), text
 
     # a backup is whole again, and knows who was erased
     assert restore(world.settings, kept, dry_run=True, overwrite=True) is not None
     assert (kept / "home" / "erasure" / "suppressed.json").exists()
+
+    moved = kept.rename(world.folder / "moved")
+    code, text = world.erase()
+    assert f"is not in {kept} any more: if it was moved, name it with --backup" in text
+    assert f"backup {moved}" not in text
 
     # others keep what is theirs
     found = Finder(DECOYS[0], [f"{OWN}-too"]).folder(world.settings.home)
@@ -291,13 +319,17 @@ def test_what_cannot_be_taken_out_is_named_one_by_one_with_what_to_do(world: Wor
     assert "table tags" in text
     assert "table event_logs" in text
     # and nothing else is left
-    left = {str(each).split(":")[0].split(",")[0].split("[")[0] for each in world.sightings()}
+    left = {str(each).split(":")[0].split(",")[0].split("[")[0] for each in world.sightings(under_way=True)}
     assert left == {path.relative_to(world.settings.home.parent).as_posix() for path in paths}
     for path in paths:
         path.unlink()
     code, text = world.erase("--yes")
     assert (code, world.sightings()) == (0, []), text
-    assert PERSON not in ledger_file(world.settings.home).read_text()
+    # a line that was altered says by whom and when, any other does not
+    lines = read_ledger(world.settings.home)
+    assert [line["why"] for line in lines if "redacted" in line] == [
+        f"{pseudonym(text)} is a mule with {pseudonym(text)}"
+    ]
 
 
 def test_an_import_of_the_same_files_brings_the_person_back_in_no_line_however_broken(world: World) -> None:
@@ -311,3 +343,74 @@ def test_an_import_of_the_same_files_brings_the_person_back_in_no_line_however_b
     texts = [row["row"] for day in world.lake.days(tables.QUARANTINE)
              for row in world.lake.read(tables.QUARANTINE, day).to_pylist()]  # fmt: skip
     assert any(DECOYS[0] in text for text in texts)
+
+
+def test_an_erasure_that_was_killed_or_saw_nothing_is_found_out_and_completed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def dies(*_: Any) -> None:
+        raise Killed
+
+    # rows have lost the device by then, and no row tells any more whose it was
+    monkeypatch.setattr(erasing.home, "blank_comments", dies)
+    with pytest.raises(Killed):
+        erasing.erase(world.settings, PERSON, who="test", now=NOW)
+    monkeypatch.undo()
+    assert any("feedback/" in seen.place for seen in world.sightings(under_way=True))
+
+    # what takes out and what counts are blind alike: the look afterwards is not
+    with monkeypatch.context() as blind:
+        blind.setattr(erasing.home, "comments", lambda *_: iter(()))
+        blind.setattr(erasing.policies, "count_lists", lambda *_: 0)
+        code, text = world.erase("--yes")
+    assert code == 1
+    assert re.search(r"feedback/arrived=\S+\.jsonl: ", text)
+
+    code, text = world.erase("--yes")
+    assert (code, [str(each) for each in world.sightings()]) == (0, []), text
+
+
+def test_a_backup_whose_erasure_was_killed_is_refused_until_another_has_completed_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = world.folder / "backup"
+    backup(world.settings, kept, NOW)
+
+    class Killed(BaseException):
+        pass
+
+    def dies(*_: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(erasing.kept.files, "blank_comments", lambda home, *rest: dies() if home != kept else None)
+    with pytest.raises(Killed):
+        erasing.kept.take_out(*taken_out(world, kept))
+    monkeypatch.undo()
+    with pytest.raises(BackupError, match="was not completed: run `erase --yes --backup"):
+        restore(world.settings, kept, dry_run=True)
+    erasing.kept.take_out(*taken_out(world, kept))
+    restored = world.settings.model_copy(update={"home": world.folder / "restored", "lake_url": None})
+    assert len(restore(restored, kept)) > 5
+    places = {seen.place for seen in Finder(PERSON, [OWN], [*DECOYS, f"{OWN}-too"]).folder(world.folder / "restored")}
+    assert places == set()
+
+    other = read_suppression(kept / "home")
+    assert other is not None
+    stranger = msgspec.structs.replace(other, key="0" * 64)
+    suppression_path(kept / "home").write_bytes(msgspec.json.encode(stranger))
+    with pytest.raises(BackupError, match="a backup of another home"):
+        erasing.kept.take_out(*taken_out(world, kept))
+    suppression_path(kept / "home").write_bytes(msgspec.json.format(msgspec.json.encode(other), indent=2))
+
+    # a file that somebody else has altered is not made good by an erasure
+    (kept / "home" / "policy" / "1.json").write_text("{}")
+    with pytest.raises(BackupError, match=r"1\.json is not what was kept"):
+        erasing.kept.take_out(*taken_out(world, kept))
+
+
+def taken_out(world: World, folder: Path) -> tuple[Any, ...]:
+    names = Names(PERSON, devices=frozenset({OWN}))
+    return world.settings.home, folder, {"1"}, names, suppress(world.settings.home, names, NOW_US), "test", NOW
