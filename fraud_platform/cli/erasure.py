@@ -3,6 +3,7 @@
 What belongs here: options and tables. What does not: the work (`fraud_platform.erasure`).
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,34 +19,44 @@ app = typer.Typer()
 @app.command()
 def erase(
     user: Annotated[str, typer.Option("--user", metavar="ID", help="The user's identifier, as payments bear it.")],
+    backup: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--backup", exists=True, file_okay=False, help="A backup to take the user out of too; repeatable."
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be done.")] = False,
 ) -> None:
     """Delete one user where nothing needs the rows, put a pseudonym where sums do, and look again.
 
-    The exit code is 0 when no store names the user any more. Run again after a kill, it goes on.
+    The exit code is 0 when nothing names the user any more: after the erasure all that is kept is searched once more,
+    by other means. Run again after a kill, it goes on.
     """
     from fraud_platform.decision.policy_record import PolicyError
     from fraud_platform.erasure.erase import OUT_OF_REACH, look
     from fraud_platform.erasure.erase import erase as run
+    from fraud_platform.model.bundle import BundleError
     from fraud_platform.online.embedded_postgres import PostgresUnavailableError
     from fraud_platform.online.embedded_redis import RedisUnavailableError
+    from fraud_platform.recovery.backup import BackupError
 
     if not user or user.startswith("erased-"):
         raise refused("--user: an identifier is needed, and no pseudonym")
-    current = settings_of_environment()
+    current, backups = settings_of_environment(), backup or []
+    failures = (RedisUnavailableError, PostgresUnavailableError, PolicyError, BundleError, BackupError, OSError)
     try:
         if not yes:
-            _show("Would be done; do it with --yes", look(current, user), None)
+            _show("Would be done; do it with --yes", look(current, user, backups=backups, plainly=False), None)
         else:
-            done = run(current, user, who=by_hand(), now=now())
+            done = run(current, user, who=by_hand(), now=now(), backups=backups)
             _show(f"Done; in its place stands {done.pseudonym}", done.before, done.after)
-    except (RedisUnavailableError, PostgresUnavailableError, PolicyError, OSError) as error:
+    except failures as error:
         raise refused(f"not complete, run it again: {error}") from error
     console().print("Out of reach:", *(f"- {line}" for line in OUT_OF_REACH), sep="\n", highlight=False)
     if yes and done.after.total:
         raise refused(
-            f"the user is still named {done.after.total} time(s). A spool's segment that a running worker has open is "
-            "cut when the worker begins another; run this again then"
+            f"the user is still named {done.after.total} time(s): the lines above with a ! say where and what to do. A "
+            "spool's segment that a running worker has open is cut when the worker begins another; run this again then"
         )
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fraud_platform.decision.access import DEFAULT_CALLER
+from fraud_platform.callers import DEFAULT_CALLER
 from fraud_platform.decision.api_keys import OPENED, ApiKey, KeysError, keys_path, read_keys
 from fraud_platform.model.bundle import exclusive, releases
 from fraud_platform.model.ledger import Change, append_change, read_ledger

@@ -5,6 +5,7 @@ A file that does not name the user is not touched, so an erasure that was killed
 """
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -12,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fraud_platform.erasure.mentions import mentions, searchable
-from fraud_platform.erasure.rows import anonymised
+from fraud_platform.erasure.names import Names
+from fraud_platform.erasure.rows import Pseudonyms, anonymised
 from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.lake import Lake
 from fraud_platform.settings import Settings
@@ -55,23 +57,23 @@ def lakes(settings: Settings) -> dict[str, Lake]:
     return found
 
 
-def find(settings: Settings, user: str, pseudonym: str | None) -> Found:
-    """Read every Parquet file of every root, and count the rows that name the user."""
+def find(settings: Settings, names: Names, pseudonyms: Collection[str]) -> Found:
+    """Read every Parquet file of every root, and count the rows that name the person."""
     found = Found()
     for name, lake in lakes(settings).items():
         for path in lake.every_file(".parquet"):
             table = lake.table_of(path) if name.endswith("lake") else name
             # an import's rows are in the lake as well, which knows whose they are
             payments = set() if name.endswith("imports") else found.payments
-            count = _count(lake, path, user, pseudonym, payments)
+            count = _count(lake, path, names, pseudonyms, payments)
             if count:
                 found.rows[table if name in ("lake", "imports", "online_source") else f"{name}, {table}"] += count
                 found.paths.append((lake, path))
     return found
 
 
-def _count(lake: Lake, path: str, user: str, pseudonym: str | None, payments: set[Payment]) -> int:
-    """Rows of a file that name the user; their payments are added to those known."""
+def _count(lake: Lake, path: str, names: Names, pseudonyms: Collection[str], payments: set[Payment]) -> int:
+    """Rows of a file that name the person; their payments are added to those known."""
     count = 0
     with lake.open_file(path) as file:
         parquet = pq.ParquetFile(file)
@@ -82,19 +84,19 @@ def _count(lake: Lake, path: str, user: str, pseudonym: str | None, payments: se
         owned = {"transaction_id", "user_id", "received_at"} <= set(schema.names)
         keys = [name for name in ("transaction_id", "caller", "received_at") if owned and name in schema.names]
         wanted = [*columns, *keys]
+        called = pa.array([*names.users, *pseudonyms])
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted):
             rows = pa.table(batch)
-            count += int(mentions(rows, user).sum())
+            count += int(mentions(rows, names).sum())
             if owned:
-                names = pa.array([name for name in (user, pseudonym) if name is not None])
-                theirs = rows.filter(pc.fill_null(pc.is_in(rows["user_id"], names), False))
+                theirs = rows.filter(pc.fill_null(pc.is_in(rows["user_id"], called), False))
                 theirs = with_callers(lake, theirs.filter(pc.is_valid(theirs["transaction_id"])))
                 payments.update(zip(theirs["caller"].to_pylist(), theirs["transaction_id"].to_pylist(), strict=True))
     return count
 
 
-def take_out(found: Found, user: str, pseudonym: str) -> None:
-    """Rewrite every file that names the user; each is replaced whole."""
+def take_out(found: Found, names: Names, pseudonyms: Pseudonyms) -> None:
+    """Rewrite every file that names the person; each is replaced whole."""
     for lake, path in found.paths:
         seen = lake.seen(path)
         try:
@@ -105,9 +107,9 @@ def take_out(found: Found, user: str, pseudonym: str) -> None:
         except FileNotFoundError:
             # merged meanwhile: the look afterwards finds the other file
             continue
-        theirs = mentions(rows, user)
+        theirs = mentions(rows, names)
         table = lake.table_of(path)
-        kept = rows.filter(pa.array(~theirs)) if table in DELETED else anonymised(rows, theirs, user, pseudonym)
+        kept = rows.filter(pa.array(~theirs)) if table in DELETED else anonymised(rows, theirs, names, pseudonyms)
         if table in SORTED_BY_USER:
             kept = kept.sort_by("user_id")
         sink = pa.BufferOutputStream()

@@ -1,11 +1,10 @@
-"""Where rows name a user: as a value, in a list, in JSON, in an encoded record.
+"""Where rows name a person: as a value, in a list, in JSON, in a line that is no JSON, in an encoded record.
 
-What belongs here: finding. What does not: what becomes of what was found (`rows`). Every column is looked at but those
-that name something else, since a bank may number merchants like users. An identifier is found as a whole value; one
-that is part of another value, such as a transaction_id made of it, is not.
+What belongs here: finding. What does not: how a person is written (`names`), what becomes of what was found (`rows`).
+Every column is looked at but those that name something else, since a bank may number merchants like users; an
+identifier that is part of another one, such as a transaction_id made of it, is not found.
 """
 
-import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fraud_platform.inference_log.record import decode_record
+from fraud_platform.erasure.names import Names
+from fraud_platform.inference_log.record import DecisionRecord, decode_record
 
 Bools = NDArray[np.bool_]
 
@@ -24,6 +24,8 @@ OTHERS = frozenset(
     {"merchant_id", "merchants", "transaction_id", "decision_id", "caller", "country", "user_country", "countries"}
 )
 """Columns and JSON keys whose values name something other than a user."""
+SOURCE_TEXTS = ("row", "source_row")
+"""Columns of a rejected row's own text."""
 
 
 def searchable(schema: pa.Schema) -> list[str]:
@@ -32,55 +34,111 @@ def searchable(schema: pa.Schema) -> list[str]:
     return [field.name for field in schema if field.name not in OTHERS and any(kind(field.type) for kind in kinds)]
 
 
-def mentions(rows: pa.Table, user: str) -> Bools:
-    """Which rows name the user in any column."""
+def mentions(rows: pa.Table, names: Names) -> Bools:
+    """Which rows name the person in any column."""
     found = np.zeros(rows.num_rows, bool)
     for name in searchable(rows.schema):
-        found |= mentioned(rows[name], user)
+        found |= _mentioned(name, rows[name], names)
     return found
 
 
-def mentioned(column: pa.ChunkedArray, user: str) -> Bools:
-    """Which values of one searchable column name the user."""
+def owned(rows: pa.Table, names: Names) -> Bools:
+    """Which rows are the person's own: by user_id, or where it is null by a device that is theirs alone."""
+    found = np.zeros(rows.num_rows, bool)
+    for name, values in (("user_id", names.users), ("device_id", sorted(names.devices))):
+        if name in rows.column_names and _is_text(rows.schema.field(name).type):
+            found |= _is_in(rows[name], values)
+    return found
+
+
+def _mentioned(name: str, column: pa.ChunkedArray, names: Names) -> Bools:
+    """Which values of one searchable column name the person."""
     found = np.zeros(len(column), bool)
     if not len(column):
         return found
+    if name in ("user_id", "device_id") and _is_text(column.type):
+        return _is_in(column, names.users if name == "user_id" else sorted(names.devices))
     if _is_texts(column.type):
         lists = pa.chunked_array([column]).combine_chunks() if isinstance(column, pa.Array) else column.combine_chunks()
-        hits = pc.fill_null(pc.equal(pc.list_flatten(lists), user), False)
-        found[pc.list_parent_indices(lists).filter(hits).to_numpy()] = True
+        hits = _is_in(pc.list_flatten(lists), names.users)
+        found[pc.list_parent_indices(lists).filter(pa.array(hits)).to_numpy()] = True
         return found
-    needle = user.encode() if _is_bytes(column.type) else user
-    maybe = pc.fill_null(pc.match_substring(column, needle), False).to_numpy(zero_copy_only=False)
-    for position in np.flatnonzero(maybe):
-        found[position] = says(column[int(position)].as_py(), user)
+    for position in np.flatnonzero(_maybe(column, names)):
+        value = column[int(position)].as_py()
+        found[position] = record_names(value, names) if isinstance(value, bytes) else text_names(name, value, names)
     return found
 
 
-def says(value: str | bytes, user: str) -> bool:
-    """Whether a text is the identifier or JSON that names it, or bytes are a record that does.
+def _is_in(column: pa.ChunkedArray | pa.Array, values: list[str]) -> Bools:
+    found: Bools = pc.fill_null(pc.is_in(column, pa.array(values, column.type)), False).to_numpy(zero_copy_only=False)
+    return found
 
-    Bytes that are no record and hold the identifier anywhere count as naming it.
-    """
-    if isinstance(value, str):
-        return value == user or any(str(leaf) == user for leaf in leaves(value))
+
+def _maybe(column: pa.ChunkedArray, names: Names) -> Bools:
+    """Which values may name the person: quick, and never false where they do."""
+    binary = _is_bytes(column.type)
+    found = np.zeros(len(column), bool)
+    for core in names.cores:
+        hits = pc.match_substring(column, core.encode() if binary else core)
+        found |= pc.fill_null(hits, False).to_numpy(zero_copy_only=False)
+    if names.scientific is not None:
+        hits = pc.match_substring_regex(column, names.scientific)
+        found |= pc.fill_null(hits, False).to_numpy(zero_copy_only=False)
+    return found
+
+
+def text_names(column: str, value: str, names: Names) -> bool:
+    """Whether a column's text is the user's identifier, names the person, or is JSON that does."""
+    if names.is_user(value):
+        return True
+    parsed = _json(value)
+    if parsed is not None:
+        return any(names.in_text(str(leaf)) for leaf in _leaves(parsed))
+    return names.in_text(value) if column in SOURCE_TEXTS else names.in_prose(value)
+
+
+def record_names(value: bytes, names: Names) -> bool:
+    """Whether bytes are a decision record of the user's, or one that names the person, or no record and name them."""
     try:
-        return decode_record(value).request.user_id == user
+        record = decode_record(value)
     except msgspec.MsgspecError:
-        return user.encode() in value
+        return names.in_bytes(value)
+    return names.is_user(record.request.user_id) or bool(naming(record, names))
 
 
-def leaves(text: str) -> Iterator[Any]:
-    """The values of a JSON object or array that may name a user; none of any other text."""
+def naming(record: DecisionRecord, names: Names) -> list[str]:
+    """Fields of the request, which may be empty, whose text names the person."""
+    request = record.request
+    told = {name: getattr(request, name) for name in ("merchant_category", "channel", "device_id")}
+    return [
+        name
+        for name, value in told.items()
+        if value is not None
+        and (names.is_user(value) or names.in_prose(value) or (name == "device_id" and value in names.devices))
+    ]
+
+
+def texts_of(row: str) -> Iterator[str]:
+    """The texts of a rejected row that may name a user: JSON's values, and the whole of what is no JSON."""
+    parsed = _json(row)
+    yield from (str(leaf) for leaf in _leaves(parsed)) if parsed is not None else [row]
+
+
+def _json(text: str) -> Any:
+    """An object or array; None of any other text."""
     if text[:1] in ("{", "["):
-        with contextlib.suppress(ValueError):
-            yield from _leaves(json.loads(text))
+        try:
+            return json.loads(text)
+        except ValueError:
+            return None
+    return None
 
 
 def _leaves(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
         for key, item in value.items():
             if key not in OTHERS:
+                yield key
                 yield from _leaves(item)
     elif isinstance(value, list):
         for item in value:

@@ -6,6 +6,7 @@ What belongs here: which rows are a user's. What does not: the tables' layout (`
 import psycopg
 from psycopg import sql
 
+from fraud_platform.erasure.names import Names
 from fraud_platform.online import layout
 from fraud_platform.online.packed import USER_VECTOR
 
@@ -19,24 +20,28 @@ def _tables(connection: psycopg.Connection) -> list[sql.Identifier]:
     return [sql.Identifier(name) for (name,) in found.fetchall()]
 
 
-def _key(user: str) -> bytes:
+def _keys(names: Names) -> list[bytes]:
     # the project is part of the table's name and not of the key
-    return layout.entity_key("", USER_VECTOR.join_key, user)
+    return [layout.entity_key("", USER_VECTOR.join_key, user) for user in names.users]
 
 
-def count_rows(connection: psycopg.Connection, user: str) -> int:
+def count_rows(connection: psycopg.Connection, names: Names) -> int:
     """Rows of the user in all tables."""
     count = 0
     for table in _tables(connection):
-        query = sql.SQL("SELECT count(*) FROM {} WHERE entity_key = %s").format(table)
-        row = connection.execute(query, (_key(user),)).fetchone()
+        query = sql.SQL("SELECT count(*) FROM {} WHERE entity_key = ANY(%s)").format(table)
+        row = connection.execute(query, (_keys(names),)).fetchone()
         count += int(row[0]) if row else 0
     return count
 
 
-def delete_rows(connection: psycopg.Connection, user: str) -> None:
-    """Delete the user's rows and make their space free; the next load replaces the table. Needs autocommit."""
+def delete_rows(connection: psycopg.Connection, names: Names) -> None:
+    """Delete the user's rows, make their space free, and let the planner's samples of the keys be drawn anew.
+
+    The next load replaces the table. Needs autocommit.
+    """
     for table in _tables(connection):
-        query = sql.SQL("DELETE FROM {} WHERE entity_key = %s").format(table)
-        if connection.execute(query, (_key(user),)).rowcount:
-            connection.execute(sql.SQL("VACUUM {}").format(table))
+        query = sql.SQL("DELETE FROM {} WHERE entity_key = ANY(%s)").format(table)
+        connection.execute(query, (_keys(names),))
+        # also where nothing was deleted now: an erasure that was killed may have ended between the two
+        connection.execute(sql.SQL("VACUUM (ANALYZE) {}").format(table))

@@ -11,7 +11,8 @@ from typing import Any
 
 import redis
 
-from fraud_platform.erasure.mentions import says
+from fraud_platform.erasure.mentions import record_names
+from fraud_platform.erasure.names import Names
 from fraud_platform.online import layout
 from fraud_platform.online.embedded_redis import ensure_redis
 from fraud_platform.online.packed import PROJECT, USER_VECTOR
@@ -22,41 +23,44 @@ _DECISIONS = b"fraud:decision:"
 _REWRITE_SECONDS = 600.0
 
 
-def find_keys(client: RedisClient, user: str) -> dict[str, list[tuple[redis.Redis, bytes]]]:
-    """A user's keys by what they hold, under any prefix, each with the server that has it."""
-    row = layout.entity_key(PROJECT, USER_VECTOR.join_key, user)
-    tag = b"{user:%s}" % user.encode()
+def find_keys(client: RedisClient, names: Names) -> dict[str, list[tuple[redis.Redis, bytes]]]:
+    """A user's keys by what they hold, under any prefix, each with the server that has it.
+
+    A decision on another's payment that names the person is deleted too: the lake has it.
+    """
+    rows = tuple(layout.entity_key(PROJECT, USER_VECTOR.join_key, user) for user in names.users)
+    tags = [b"{user:%s}" % user.encode() for user in names.users]
     found: dict[str, list[tuple[redis.Redis, bytes]]] = {"packed row": [], "velocity, identities": [], "decisions": []}
     for master, keys in scan(client, b""):
         decided = [key for key in keys if _DECISIONS in key]
-        found["packed row"] += [(master, key) for key in keys if key.endswith(row)]
-        found["velocity, identities"] += [(master, key) for key in keys if tag in key]
+        found["packed row"] += [(master, key) for key in keys if key.endswith(rows)]
+        found["velocity, identities"] += [(master, key) for key in keys if any(tag in key for tag in tags)]
         if decided:
             with master.pipeline(transaction=False) as pipe:
                 for key in decided:
                     pipe.get(key)
                 values = pipe.execute()
-            mine = [key for key, value in zip(decided, values, strict=True) if value and says(value, user)]
+            mine = [key for key, value in zip(decided, values, strict=True) if value and record_names(value, names)]
             found["decisions"] += [(master, key) for key in mine]
     return found
 
 
-def count_keys(client: RedisClient, user: str) -> Counter[str]:
+def count_keys(client: RedisClient, names: Names) -> Counter[str]:
     """How many keys are the user's, by what they hold."""
-    return Counter({name: len(keys) for name, keys in find_keys(client, user).items()})
+    return Counter({name: len(keys) for name, keys in find_keys(client, names).items()})
 
 
-def delete_keys(client: RedisClient, user: str) -> None:
+def delete_keys(client: RedisClient, names: Names) -> None:
     """Delete the user's keys."""
-    for keys in find_keys(client, user).values():
+    for keys in find_keys(client, names).values():
         for master, key in keys:
             delete(master, [key])
 
 
-def count_stream(client: RedisClient, settings: Settings, user: str) -> int:
+def count_stream(client: RedisClient, settings: Settings, names: Names) -> int:
     """Decisions of the user that wait in the embedded broker."""
     entries: list[tuple[bytes, dict[bytes, bytes]]] = client.xrange(settings.redis_stream)  # type: ignore[assignment]
-    return sum(says(value, user) for _, fields in entries for value in fields.values())
+    return sum(record_names(value, names) for _, fields in entries for value in fields.values())
 
 
 def forget_on_disk(settings: Settings) -> None:

@@ -7,7 +7,7 @@ it was, also when it is built again. `device_is_new` is emptied with the device,
 replay would find them differing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fraud_platform.erasure.mentions import OTHERS, Bools, says
+from fraud_platform.erasure.mentions import OTHERS, Bools, naming, owned, text_names
+from fraud_platform.erasure.names import Names
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.inference_log.record import (
     DecisionRecord,
@@ -29,31 +30,40 @@ DEVICE_IS_NEW = "device_is_new"
 EMPTIED = ("device_id", "device_key", "devices", "known_devices", "latitude", "longitude", DEVICE_IS_NEW)
 """Columns that are null for an erased user, as they are where no device is known."""
 
+Pseudonyms = Mapping[str, str]
+"""The name in the place of each spelling of the user's identifier."""
 
-def anonymised(rows: pa.Table, theirs: Bools, user: str, pseudonym: str) -> pa.Table:
-    """The rows with the erased user's, `theirs`, made the pseudonym's; schema and order stay."""
+
+def anonymised(rows: pa.Table, theirs: Bools, names: Names, pseudonyms: Pseudonyms) -> pa.Table:
+    """The rows without the person in `theirs`, those that name them; schema and order stay.
+
+    Their own rows are the pseudonym's then. Of another user's row the text goes that names them, and nothing else.
+    """
     if not theirs.any():
         return rows
-    changed = [_column(rows, field, theirs, user, pseudonym) for field in rows.schema]
+    own = theirs & owned(rows, names)
+    changed = [_column(rows, field, theirs, own, names, pseudonyms) for field in rows.schema]
     return pa.table(changed, schema=rows.schema)
 
 
-def _column(rows: pa.Table, field: pa.Field, theirs: Bools, user: str, pseudonym: str) -> pa.ChunkedArray:
+def _column(
+    rows: pa.Table, field: pa.Field, theirs: Bools, own: Bools, names: Names, pseudonyms: Pseudonyms
+) -> pa.ChunkedArray:
     kind, name, column = field.type, field.name, rows[field.name]
     if name in OTHERS:
         return column
     if name in EMPTIED:
-        return pc.if_else(pa.array(theirs), pa.scalar(None, kind), column)
+        return pc.if_else(pa.array(own), pa.scalar(None, kind), column)
     if pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
         # lists of a tile's members are in order
-        return _each(column, kind, theirs, lambda value: _renamed(value, user, pseudonym))
+        return _each(column, kind, theirs, lambda value: _renamed(value, pseudonyms))
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return _each(column, kind, theirs, lambda value: _text(value, user, pseudonym, nullable=field.nullable))
+        return _each(column, kind, theirs, lambda value: _text(field, value, names, pseudonyms))
     if name == "record":
-        return _each(column, kind, theirs, lambda value: anonymised_record(value, pseudonym))
+        return _each(column, kind, theirs, lambda value: anonymised_record(value, names, pseudonyms))
     if name == "vector" and "catalogue_hash" in rows.column_names:
         known = pc.is_in(rows["catalogue_hash"], value_set=pa.array(sorted(CATALOGUE.alike)))
-        return _each(column, kind, theirs & known.to_numpy(zero_copy_only=False), _without_device)
+        return _each(column, kind, own & known.to_numpy(zero_copy_only=False), _without_device)
     return column
 
 
@@ -71,16 +81,16 @@ def _chunks(column: pa.ChunkedArray | pa.Array) -> list[pa.Array]:
     return list(column.chunks) if isinstance(column, pa.ChunkedArray) else [column]
 
 
-def _renamed(members: list[str], user: str, pseudonym: str) -> list[str]:
-    return sorted(pseudonym if member == user else member for member in members) if user in members else members
+def _renamed(members: list[str], pseudonyms: Pseudonyms) -> list[str]:
+    return sorted(pseudonyms.get(member, member) for member in members) if set(members) & set(pseudonyms) else members
 
 
-def _text(value: str, user: str, pseudonym: str, *, nullable: bool) -> str | None:
-    if value == user:
-        return pseudonym
-    if says(value, user):
-        # a source's own row beside a column of its own
-        return None if nullable else ""
+def _text(field: pa.Field, value: str, names: Names, pseudonyms: Pseudonyms) -> str | None:
+    if value in pseudonyms:
+        return pseudonyms[value]
+    if text_names(field.name, value, names):
+        # a source's own row beside a column of its own, or what a caller wrote
+        return None if field.nullable else ""
     return value
 
 
@@ -89,13 +99,16 @@ def _without_device(vector: list[float | None]) -> list[float | None]:
     return [*vector[:position], float("nan"), *vector[position + 1 :]]
 
 
-def anonymised_record(payload: bytes, pseudonym: str) -> bytes:
-    """An encoded decision record as the pseudonym's. Raises msgspec.MsgspecError for bytes that are no record."""
+def anonymised_record(payload: bytes, names: Names, pseudonyms: Pseudonyms) -> bytes:
+    """An encoded decision record without the person. Raises msgspec.MsgspecError for bytes that are no record."""
     record: DecisionRecord = decode_record(payload)
-    request = msgspec.structs.replace(record.request, user_id=pseudonym, device_id=None, latitude=None, longitude=None)
-    vector = record.values
-    if record.catalogue_hash in CATALOGUE.alike:
-        vector[CATALOGUE.names.index(DEVICE_IS_NEW)] = np.nan
+    request, vector = record.request, record.values
+    emptied: dict[str, Any] = dict.fromkeys(naming(record, names))
+    if request.user_id in pseudonyms:
+        emptied |= {"user_id": pseudonyms[request.user_id], "device_id": None, "latitude": None, "longitude": None}
+        if record.catalogue_hash in CATALOGUE.alike:
+            vector[CATALOGUE.names.index(DEVICE_IS_NEW)] = np.nan
+    request = msgspec.structs.replace(request, **emptied)
     return encode_record(
         msgspec.structs.replace(
             # a hash of the old body would confirm a guess of who paid

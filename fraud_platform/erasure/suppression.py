@@ -3,19 +3,22 @@
 What belongs here: the file `<home>/erasure/suppressed.json`, and a source without the erased. What does not: what
 becomes of rows (`rows`).
 
-A pseudonym is an HMAC of the user's identifier under a random key of this home: nobody computes it, or the identifier
-from it, without the key. Whoever has the key can confirm a guess; that is what an import does. Destroying the file
-makes every pseudonym final, at the price that an import knows the erased no more.
+A pseudonym is an HMAC of an identifier, a user's or that of a device that was theirs alone, under a random key of this
+home: nobody computes it, or the identifier from it, without the key. Whoever has the key can confirm a guess; that is
+what an import does. Destroying the file makes every pseudonym final, at the price that an import knows the erased no
+more.
 """
 
 import hmac
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from urllib.parse import unquote, unquote_plus
 
 import msgspec
 import numpy as np
@@ -24,13 +27,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fraud_platform.erasure.mentions import leaves
+from fraud_platform.erasure.mentions import owned, texts_of
+from fraud_platform.erasure.names import Names, plain
 from fraud_platform.erasure.rows import anonymised
 from fraud_platform.ingest.source import Source
 from fraud_platform.model.bundle import exclusive
 
 PREFIX = "erased-"
 _DIGITS = 24
+_WORDS = 4
+"""Words of the longest identifier, such as a name or an address, that is found inside a text."""
+_WORD = re.compile(r"[\w-]+")
+_ESCAPED = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[nrtbf])")
 _SOURCE_ROW = "source_row"
 """A rejected row as it stood in its source, JSON; see `ingest.standardize`."""
 
@@ -41,6 +49,8 @@ class Erased(msgspec.Struct, frozen=True, kw_only=True):
     pseudonym: str
     at: int
     """UTC microseconds of the erasure: what an import brings of before it is made the pseudonym's."""
+    devices: tuple[str, ...] = ()
+    """Pseudonyms of the devices that were theirs alone."""
 
 
 class Suppression(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,9 +60,9 @@ class Suppression(msgspec.Struct, frozen=True, kw_only=True):
     """256 random bits, hex."""
     erased: tuple[Erased, ...] = ()
 
-    def pseudonym(self, user: str) -> str:
-        """The name that stands in the user's place."""
-        return PREFIX + hmac.digest(bytes.fromhex(self.key), user.encode(), "sha256").hex()[:_DIGITS]
+    def pseudonym(self, identifier: str) -> str:
+        """The name that stands in the place of a user or device."""
+        return PREFIX + hmac.digest(bytes.fromhex(self.key), identifier.encode(), "sha256").hex()[:_DIGITS]
 
 
 def suppression_path(home: Path) -> Path:
@@ -78,22 +88,29 @@ def pseudonym_of(home: Path, user: str) -> str | None:
     return name if any(entry.pseudonym == name for entry in record.erased) else None
 
 
-def suppress(home: Path, user: str, now: int) -> Erased:
-    """Note that a user is erased, durably; again, the moment moves and the pseudonym stays. now: UTC microseconds."""
+def suppress(home: Path, names: Names, now: int) -> dict[str, str]:
+    """Note that a person is erased, durably; again, the moment moves and the pseudonyms stay. now: UTC microseconds.
+
+    Returns the pseudonym of each spelling of the user's identifier and of each device that is theirs alone.
+    """
     path = suppression_path(home)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with exclusive(path.with_suffix(".lock")):
         record = read_suppression(home) or Suppression(key=secrets.token_hex(32))
-        entry = Erased(pseudonym=record.pseudonym(user), at=now)
-        others = [one for one in record.erased if one.pseudonym != entry.pseudonym]
-        written = msgspec.structs.replace(record, erased=(*others, entry))
+        known = {entry.pseudonym: entry for entry in record.erased}
+        devices = {record.pseudonym(device) for device in names.devices}
+        for user in names.users:
+            pseudonym = record.pseudonym(user)
+            before = known.pop(pseudonym).devices if pseudonym in known else ()
+            known[pseudonym] = Erased(pseudonym=pseudonym, at=now, devices=tuple(sorted({*before, *devices})))
+        written = msgspec.structs.replace(record, erased=tuple(known.values()))
         temporary = path.with_suffix(".tmp")
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(written), indent=2))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    return entry
+    return {identifier: record.pseudonym(identifier) for identifier in (*names.users, *names.devices)}
 
 
 def carry_suppression(home: Path, other: Path) -> None:
@@ -118,30 +135,63 @@ def rewrite_without_erased(path: Path, record: Suppression | None) -> None:
 def without_erased(rows: pa.Table, record: Suppression | None) -> pa.Table:
     """EXPORT rows in which everybody who was erased after they were received bears the pseudonym alone.
 
-    A rejected row's own text that names one of them is left out.
+    A rejected row's own text that names one of them, in whatever place, is left out; so is a device that was theirs
+    alone where the row tells no user. Costs some 20 µs for each word of each rejected row.
     """
     if record is None or not rows.num_rows:
         return rows
     known = {entry.pseudonym: entry.at for entry in record.erased}
+    devices = {device for entry in record.erased for device in entry.devices}
     users = pc.unique(rows["user_id"]).to_pylist()
-    names = {user: record.pseudonym(user) for user in users if user is not None}
-    for user, pseudonym in names.items():
-        if pseudonym in known:
-            before = _received(rows) < known[pseudonym]
-            theirs = pc.fill_null(pc.equal(rows["user_id"], user), False).to_numpy(zero_copy_only=False)
-            rows = anonymised(rows, theirs & before, user, pseudonym)
+    for user in users:
+        erased_at = (
+            None if user is None else known.get(record.pseudonym(user), known.get(record.pseudonym(plain(user))))
+        )
+        if erased_at is not None:
+            names = Names(user, frozenset({user}))
+            theirs = owned(rows, names) & (_received(rows) < erased_at)
+            rows = anonymised(rows, theirs, names, {user: record.pseudonym(user)})
+    if devices:
+        rows = _without_devices(rows, record, devices)
     if _SOURCE_ROW in rows.column_names:
-        rows = _without_texts(rows, lambda leaf: record.pseudonym(leaf) in known)
+        rows = _without_texts(rows, record, known.keys() | devices)
     return rows
 
 
-def _without_texts(rows: pa.Table, erased: Callable[[str], bool]) -> pa.Table:
+def _without_devices(rows: pa.Table, record: Suppression, devices: set[str]) -> pa.Table:
+    """Where no user is told."""
+    nobody = pc.is_null(rows["user_id"])
+    found = pc.unique(rows["device_id"].filter(nobody)).to_pylist()
+    erased = [device for device in found if device is not None and record.pseudonym(device) in devices]
+    theirs = pc.and_(nobody, pc.fill_null(pc.is_in(rows["device_id"], pa.array(erased, pa.string())), False))
+    for name in ("device_id", "latitude", "longitude"):
+        position = rows.schema.get_field_index(name)
+        column = pc.if_else(theirs, pa.scalar(None, rows.schema.field(position).type), rows[name])
+        rows = rows.set_column(position, rows.schema.field(position), column)
+    return rows
+
+
+def _without_texts(rows: pa.Table, record: Suppression, erased: Set[str]) -> pa.Table:
     position = rows.schema.get_field_index(_SOURCE_ROW)
     texts = [
-        None if text is None or any(erased(str(leaf)) for leaf in leaves(text)) else text
+        None if text is None or any(record.pseudonym(word) in erased for word in _identifiers(text)) else text
         for text in rows[_SOURCE_ROW].to_pylist()
     ]
     return rows.set_column(position, rows.schema.field(position), pa.array(texts, pa.string()))
+
+
+def _identifiers(row: str) -> set[str]:
+    """Whatever may be an identifier in a rejected row's text: runs of up to `_WORDS` words, escapes undone."""
+    found: set[str] = set()
+    for text in texts_of(row):
+        # a line that is no JSON may have been some
+        unescaped = _ESCAPED.sub(lambda match: chr(int(match[1], 16)) if match[1] else " ", text)
+        for form in {text, unescaped, unquote(text), unquote_plus(text)}:
+            found.add(form)
+            words = [match.span() for match in _WORD.finditer(form)]
+            for first, (begin, _) in enumerate(words):
+                found |= {form[begin:end] for _, end in words[first : first + _WORDS]}
+    return found | {plain(each) for each in found}
 
 
 def _received(rows: pa.Table) -> NDArray[np.int64]:

@@ -3,6 +3,8 @@
 What belongs here: keeping it, and putting it back. What does not: the lake's tables, which an object store or a copy of
 the folder keeps; Redis and PostgreSQL, which are loaded from them.
 
+Each is noted in `<home>/backups.jsonl`, so that an erasure knows of it.
+
 It is taken while the promotion's lock is held, so that registry, releases and ledger are of one moment, and databases
 by sqlite's own backup, so that each is of one transaction. A manifest with a hash of every file is written last: a
 folder without one is no backup.
@@ -28,6 +30,9 @@ FOLDERS = ("releases", "candidates", "access", "policy", "erasure", "feedback", 
 RECORDS = "lake-records"
 """The lake's JSON documents: which history it holds, loads, the inference log's last commit."""
 MANIFEST = "manifest.json"
+ALTERING = "altering"
+"""Key of a manifest while an erasure alters its backup."""
+_MADE = "backups.jsonl"
 _LEFT_OUT = (".lock", ".tmp")
 
 
@@ -70,8 +75,27 @@ def backup(settings: Settings, folder: Path, now: datetime) -> Kept:
     at = now.isoformat()
     manifest = {"at": at, "home": str(home), "files": hashes}
     replace_file(temporary / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
+    with exclusive(releases(home) / ".promotion.lock"):
+        # before it has its name: of one that is not there an erasure says so, of one it does not know it says nothing
+        _note(home, folder, at)
     temporary.rename(folder)
     return Kept(len(hashes), sum((folder / name).stat().st_size for name in hashes), at)
+
+
+def made_backups(home: Path) -> dict[Path, str]:
+    """Every folder that this home was backed up to, and when; whether or not it is still there."""
+    path = home / _MADE
+    if not path.exists():
+        return {}
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    return {Path(line["folder"]): line["at"] for line in lines}
+
+
+def _note(home: Path, folder: Path, at: str) -> None:
+    path = home / _MADE
+    noted = made_backups(home) | {folder.absolute(): at}
+    lines = [json.dumps({"folder": str(one), "at": when}) + "\n" for one, when in noted.items()]
+    replace_file(path, "".join(lines).encode())
 
 
 def restore(settings: Settings, folder: Path, *, overwrite: bool = False, dry_run: bool = False) -> list[str]:
@@ -81,6 +105,8 @@ def restore(settings: Settings, folder: Path, *, overwrite: bool = False, dry_ru
     backup stays. Raises BackupError.
     """
     manifest = read_manifest(folder)
+    if manifest.get(ALTERING):
+        raise BackupError(f"an erasure in {folder} was not completed: run `erase --yes --backup {folder}` again")
     lake, home = Lake(settings.lake), settings.home.absolute()
     put = []
     for name, sha256 in sorted(manifest["files"].items()):

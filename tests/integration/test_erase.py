@@ -110,7 +110,7 @@ def test_nothing_names_the_user_any_more_and_everybody_else_is_as_before(world: 
     lake, days, user = world.lake, world.days, world.user
     merchants = [lake.read(tables.MERCHANT_FEATURES, day) for day in days]
     raw = [lake.read(tables.RAW_TRANSACTIONS, day) for day in days]
-    others = look(world.settings, world.other)
+    others = look(world.settings, world.other, plainly=False)
 
     done = erase(world.settings, user, who="test", now=NOW)
 
@@ -124,7 +124,7 @@ def test_nothing_names_the_user_any_more_and_everybody_else_is_as_before(world: 
     assert logged.request.user_id == done.pseudonym
 
     # another user's counts are what they were, but for the decision that is in the lake now and not in the spool
-    now = {store.name: store.count for store in look(world.settings, world.other).stores}
+    now = {store.name: store.count for store in look(world.settings, world.other, plainly=False).stores}
     moved = {"spool", "inference_log"}
     expected = {store.name: store.count for store in others.stores if store.name not in moved}
     assert {name: count for name, count in now.items() if name not in moved} == expected

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from fraud_platform.cli import app
 from fraud_platform.dataset import fix_dataset
 from fraud_platform.erasure import files
+from fraud_platform.erasure.names import Names
 from fraud_platform.features import tables
 from fraud_platform.features.in_force import spans
 from fraud_platform.features.snapshots import write_medians, write_merchant_features, write_user_features
@@ -377,7 +378,7 @@ def test_a_file_that_was_merged_during_an_erasure_does_not_come_back(lake: Lake)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Lake, "seen", merged_after_it_was_seen)
-        files.take_out(found, "u-1", "p-1")
+        files.take_out(found, Names("u-1"), {"u-1": "p-1"})
     assert [path.rsplit("/", 1)[1] for path in lake.files(TABLE, "*.parquet")] == ["data.parquet"]
 
 
