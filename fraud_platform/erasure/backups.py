@@ -20,6 +20,7 @@ import msgspec
 
 from fraud_platform.erasure import home as files
 from fraud_platform.erasure import policies
+from fraud_platform.erasure.files import Payment
 from fraud_platform.erasure.names import Names
 from fraud_platform.erasure.rows import Pseudonyms
 from fraud_platform.erasure.suppression import read_suppression, suppression_path
@@ -31,7 +32,7 @@ from fraud_platform.recovery.backup import ALTERING, MANIFEST, RECORDS, BackupEr
 def take_out(
     home: Path,
     folder: Path,
-    payments: set[files.Payment],
+    payments: set[Payment],
     names: Names,
     pseudonyms: Pseudonyms,
     who: str,

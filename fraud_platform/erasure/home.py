@@ -34,7 +34,8 @@ def count_spooled(home: Path, names: Names) -> int:
 
 
 def comments(home: Path, payments: set[Payment], names: Names) -> Iterator[tuple[Path, int, int]]:
-    """Comments that callers wrote on these payments of theirs, and where any other comment names the person: file, first byte, bytes.
+    """Comments that callers wrote on these payments of theirs, and where any other comment names the person:
+    file, first byte, bytes.
 
     Those that are gone are left out. A line that a killed writer has cut off may name them anywhere in it.
     """
