@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards bench-lake bench-engines bench-pipeline bench-kafka bench-width test-benchmarks
+.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards bench-lake bench-engines bench-pipeline bench-kafka bench-width compare test-benchmarks
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -59,6 +59,9 @@ bench-train: $(READY) ## time training as data grows, in memory and from disk, o
 
 bench-serving: $(READY) ## time decisions beside the reference pattern, Feast's SDK and an empty endpoint (15 minutes)
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
+compare: $(READY) ## hold this checkout's service against a commit's, by turns: BASE=main (ARGS="--help"; 5 minutes)
+	@$(BIN)/python -m benchmarks.compare $(BASE) $(ARGS)
 
 bench-width: $(READY) ## measure workers, instances behind the gateway, a noisy neighbour, and the queueing model (6 minutes)
 	@$(BIN)/python -m benchmarks.width $(ARGS)

@@ -24,6 +24,8 @@ from benchmarks.serving.load import PATIENCE_SECONDS, Order
 LEAST_PAIRS = 7
 CLOSED = 0.0
 """Rate of a closed loop."""
+CLOSED_CONNECTIONS = 32
+"""Enough to keep a worker busy, and few enough that none waits for Redis until its deadline because of the others."""
 
 Figures = dict[str, Any]
 
@@ -53,7 +55,7 @@ class Turns:
         """One side under load, once both rest."""
         rested = settle(self._sides)
         order = Order(
-            port=side.port, rate=rate, seconds=seconds, connections=CONNECTIONS, seed=SEED + self._first,
+            port=side.port, rate=rate, seconds=seconds, connections=CONNECTIONS if rate else CLOSED_CONNECTIONS, seed=SEED + self._first,
             users=side.users, merchants=side.merchants, key=side.key, first=self._first, latencies=True,
         )  # fmt: skip
         before, began = side.cpu_seconds(), time.monotonic()
@@ -141,8 +143,7 @@ def compare(options: argparse.Namespace) -> Figures:
             print(report.line(number + 1, pairs[-1]), flush=True)
     settings = {name: getattr(options, name) for name in ("rate", "seconds", "saturation_seconds", "users")}
     return {
-        "base": vars(base) | {"folder": None, "python": None},
-        "new": vars(checkouts[1]) | {"folder": None, "python": None},
+        **{each.name: {"commit": each.commit, "packages": each.environment} for each in checkouts},
         "settings": settings,
         "pairs": pairs,
         "ratios": report.ratios(pairs),

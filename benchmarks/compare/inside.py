@@ -1,8 +1,8 @@
 """One side of a comparison, run by that side's own checkout: its stores, its data, its model, its service.
 
 What belongs here: as little as can be, since it has to run with the code of older checkouts: their
-`benchmarks.serving.bench.Bench` does the work. What does not: load, measuring. Says in one line of JSON when the service
-answers, and ends everything when its standard input does.
+`benchmarks.serving.bench.Bench` does the work. What does not: load, measuring. It says in one line of JSON that the
+service answers, and ends everything when its standard input ends.
 """
 
 import argparse

@@ -54,7 +54,10 @@ _SHOWN = (
 def heading(rate: float) -> str:
     """The head of the lines of pairs."""
     columns = "".join(f"{f'{name}: base':>20}{'new':>8}" for name, *_ in _SHOWN)
-    return f"\nP99 and CPU µs of the service a payment at {rate:,.0f}/s, busy and throughput at saturation\n\npair{columns}  not served"
+    what = (
+        f"P99, and CPU µs of the service per payment, at {rate:,.0f}/s; throughput at saturation, and how busy it was"
+    )
+    return f"\n{what}\n\npair{columns}  not served"
 
 
 def line(number: int, pair: Figures) -> str:
