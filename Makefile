@@ -79,9 +79,10 @@ test-kafka: $(READY) ## run the inference log's tests against a real Kafka, fetc
 fetch-kafka: $(READY) ## fetch the Kafka of `make test-kafka` with Maven
 	@$(BIN)/python -c 'from tests.integration.kafka_kit import fetched; fetched()'
 
-test-benchmarks: $(READY) ## run the benchmarks of serving in a short form, to see that they run (4 minutes)
+test-benchmarks: $(READY) ## run the benchmarks of serving in a short form, to see that they run (8 minutes)
 	@deploy/system-packages.sh
-	@FRAUD_TEST_BENCHMARKS=yes $(BIN)/pytest tests/integration/test_serving_benchmark.py tests/integration/test_width_benchmark.py $(ARGS)
+	@FRAUD_TEST_BENCHMARKS=yes $(BIN)/pytest tests/integration/test_serving_benchmark.py \
+		tests/integration/test_width_benchmark.py tests/integration/test_compare_benchmark.py $(ARGS)
 
 image-base: ## make base images of Debian's packages, where no registry of images can be reached (mmdebstrap, buildah)
 	@deploy/image/base.sh

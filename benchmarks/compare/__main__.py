@@ -54,20 +54,21 @@ class Turns:
     def turn(self, side: Side, rate: float, seconds: float) -> Figures:
         """One side under load, once both rest."""
         rested = settle(self._sides)
+        connections = CONNECTIONS if rate else CLOSED_CONNECTIONS
         order = Order(
-            port=side.port, rate=rate, seconds=seconds, connections=CONNECTIONS if rate else CLOSED_CONNECTIONS, seed=SEED + self._first,
+            port=side.port, rate=rate, seconds=seconds, connections=connections, seed=SEED + self._first,
             users=side.users, merchants=side.merchants, key=side.key, first=self._first, latencies=True,
         )  # fmt: skip
         before, began = side.cpu_seconds(), time.monotonic()
         result = self._generator.run(order)
         after, took = side.cpu_seconds(), time.monotonic() - began
         self._first += result["sent"]
-        unserved = result["sent"] - result["answered"] + result["degraded"]
+        unanswered = result["sent"] - result["answered"]
         return {
             "sent": result["sent"],
-            "served": result["sent"] - unserved,
-            # whoever got no answer, or not from the model, waited as long as one can
-            "latencies": result["latencies"] + [PATIENCE_SECONDS] * unserved,
+            "served": result["answered"] - result["degraded"],
+            # whoever got no answer waited as long as one can
+            "latencies": result["latencies"] + [PATIENCE_SECONDS] * unanswered,
             "causes": result["causes"] | {"degraded": result["degraded"], "refused": result["refused"]},
             "seconds": result["seconds"],
             "service_seconds": after[0] - before[0],

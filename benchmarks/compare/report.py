@@ -21,7 +21,7 @@ Figures = dict[str, Any]
 
 
 def pooled(turns: list[Figures]) -> Figures:
-    """One side's turns of one kind in a pair, as one measurement."""
+    """One side's turns of one kind in a pair, as one measurement. Served is who got an answer that is not degraded."""
     served = max(sum(turn["served"] for turn in turns), 1)
     latencies = np.concatenate([turn["latencies"] for turn in turns])
     causes: dict[str, int] = {}
@@ -29,8 +29,9 @@ def pooled(turns: list[Figures]) -> Figures:
         for cause, count in turn["causes"].items():
             causes[cause] = causes.get(cause, 0) + count
     return {
+        "sent": sum(turn["sent"] for turn in turns),
         "served": served,
-        "unserved": sum(turn["sent"] for turn in turns) - served,
+        "served_share": served / max(sum(turn["sent"] for turn in turns), 1),
         "causes": {cause: count for cause, count in causes.items() if count},
         "rate": served / sum(turn["seconds"] for turn in turns),
         "p50_ms": float(np.percentile(latencies, 50)) * 1e3,
@@ -66,16 +67,18 @@ def line(number: int, pair: Figures) -> str:
         f"{pair['base'][phase][name]:>20,.{digits}f}{pair['new'][phase][name]:>8,.{digits}f}"
         for _, phase, name, digits in _SHOWN
     ]
-    unserved = [sum(pair[side][phase]["unserved"] for phase in ("saturated", "fixed")) for side in ("base", "new")]
+    fixed = [pair[side]["fixed"] for side in ("base", "new")]
+    unserved = [each["sent"] - each["served"] for each in fixed]
     return f"{number:>4}{''.join(cells)}  {unserved[0]}, {unserved[1]}"
 
 
 def ratios(pairs: list[Figures]) -> Figures:
-    """Of each figure, so that more is better: throughput new to base, P99 and processor time base to new."""
+    """Of each figure, so that more is better: throughput and share served new to base, the others base to new."""
     found = {}
     for name, phase, key, inverse in (
         ("throughput", "saturated", "rate", False),
         ("P99", "fixed", "p99_ms", True),
+        ("served", "fixed", "served_share", False),
         ("CPU", "fixed", "cpu_us", True),
     ):
         new, base = ([pair[side][phase][key] for pair in pairs] for side in ("new", "base"))
