@@ -9,10 +9,12 @@ nothing: what the offsets do not tell, the decisions' ids do, on a folder and on
 """
 
 import io
+import operator
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ import pyarrow.parquet as pq
 from fraud_platform.decision.standing import standing_of
 from fraud_platform.inference_log.broker import Offsets
 from fraud_platform.inference_log.positions import Committed, Positions
-from fraud_platform.inference_log.record import MARKED, DecisionRecord, decode_record
+from fraud_platform.inference_log.record import MARKED, DecisionRecord, Identity, decode_record
 from fraud_platform.lake import Lake, day_of
 from fraud_platform.schema import TIME
 
@@ -246,15 +248,18 @@ class LogTable:
         files = self._lake.files(TABLE, "*.parquet", day)
         return {key for path in files for key in self._keys(path, within)}
 
-    def find(self, transaction_id: str, caller: str, until: date, days: int) -> list[DecisionRecord]:
-        """The caller's records on a transaction in the `days` UTC days that end with `until`, back to the first day on
+    def find(self, wanted: Collection[Identity], until: date, days: int) -> dict[Identity, list[DecisionRecord]]:
+        """Each caller's records on a transaction in the `days` UTC days that end with `until`, back to the first day on
         which one stands."""
-        wanted = (pc.field("transaction_id") == transaction_id) & (pc.field("caller") == caller)
-        found: list[DecisionRecord] = []
+        found: dict[Identity, list[DecisionRecord]] = {identity: [] for identity in wanted}
         for day in reversed([day for day in self.days() if until - timedelta(days=days) < day <= until]):
-            found += self._where(day, wanted)
-            if standing_of(found) is not None:
+            left = [identity for identity, records in found.items() if standing_of(records) is None]
+            if not left:
                 break
+            # one by one: a row group is passed over where its bounds hold none of them
+            either = [(pc.field("transaction_id") == one) & (pc.field("caller") == caller) for caller, one in left]
+            for record in self._where(day, reduce(operator.or_, either)):
+                found[record.identity].append(record)
         return found
 
     def named(self, identifier: str) -> list[DecisionRecord]:
