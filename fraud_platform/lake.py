@@ -10,7 +10,8 @@ import fcntl
 import io
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -189,11 +190,39 @@ class Lake:
     def read_file(self, path: str, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
         """One file that `files` found; a column that is younger than the file is left out. Raises FileNotFoundError, also
         where it was replaced while it was read."""
+        with self._found(path) as file:
+            held = set(pq.read_schema(file).names)
+            file.seek(0)
+            return pq.read_table(file, columns=[name for name in columns if name in held], filters=where)
+
+    def rows_of(self, path: str, key: str, values: Collection[str], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows of such a file whose `key`, a column of text, is one of some values, with `columns` each.
+
+        A row group whose bounds hold none of them is passed over, and of the others the key alone is read until it is
+        found. Raises as `read_file` does.
+        """
+        ordered = sorted(values)
+        wanted = pa.array(ordered, pa.string())
+        rows: list[dict[str, Any]] = []
+        with self._found(path) as opened:
+            file = pq.ParquetFile(opened)
+            number = [file.schema.column(n).path for n in range(len(file.schema))].index(key)
+            for group in range(file.num_row_groups):
+                bounds = file.metadata.row_group(group).column(number).statistics
+                if bounds is not None and bounds.has_min_max:
+                    first = bisect_left(ordered, bounds.min)
+                    if first == len(ordered) or ordered[first] > bounds.max:
+                        continue
+                found = pc.is_in(file.read_row_group(group, [key]).column(key), wanted)
+                if pc.any(found).as_py():
+                    rows += file.read_row_group(group, list(columns)).filter(found).to_pylist()
+        return rows
+
+    @contextmanager
+    def _found(self, path: str) -> Iterator[IO[bytes]]:
         try:
             with self._fs[0].open(path, "rb") as file:
-                held = set(pq.read_schema(file).names)
-                file.seek(0)
-                return pq.read_table(file, columns=[name for name in columns if name in held], filters=where)
+                yield file
         except OSError as error:
             # s3fs reads a file by its ETag, piece by piece
             if error.errno == errno.EBUSY:

@@ -12,7 +12,7 @@ from itertools import islice
 
 from fraud_platform.inference_log.record import DecisionRecord, Identity
 
-MOST = 64
+MOST = 32
 """Decisions looked for in a pass; who comes after them waits for the next."""
 
 Search = Callable[[Collection[Identity], int], Mapping[Identity, DecisionRecord]]

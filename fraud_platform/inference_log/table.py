@@ -9,12 +9,11 @@ nothing: what the offsets do not tell, the decisions' ids do, on a folder and on
 """
 
 import io
-import operator
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
-from functools import reduce
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -253,27 +252,32 @@ class LogTable:
         which one stands."""
         found: dict[Identity, list[DecisionRecord]] = {identity: [] for identity in wanted}
         for day in reversed([day for day in self.days() if until - timedelta(days=days) < day <= until]):
-            left = [identity for identity, records in found.items() if standing_of(records) is None]
+            left = {identity for identity, records in found.items() if standing_of(records) is None}
             if not left:
                 break
-            # one by one: a row group is passed over where its bounds hold none of them
-            either = [(pc.field("transaction_id") == one) & (pc.field("caller") == caller) for caller, one in left]
-            for record in self._where(day, reduce(operator.or_, either)):
-                found[record.identity].append(record)
+            transactions = {transaction_id for _, transaction_id in left}
+            for record in self._records(day, partial(self._lake.rows_of, key="transaction_id", values=transactions)):
+                if record.identity in left:
+                    found[record.identity].append(record)
         return found
 
     def named(self, identifier: str) -> list[DecisionRecord]:
         """Every decision that has this decision_id or transaction_id, of any day and caller."""
         wanted = (pc.field("decision_id") == identifier) | (pc.field("transaction_id") == identifier)
-        return [record for day in self.days() for record in self._where(day, wanted)]
 
-    def _where(self, day: date, wanted: pc.Expression) -> list[DecisionRecord]:
+        def rows_of(path: str, columns: list[str]) -> list[dict[str, Any]]:
+            return self._lake.read_file(path, columns, wanted).to_pylist()
+
+        return [record for day in self.days() for record in self._records(day, rows_of)]
+
+    def _records(self, day: date, rows_of: Callable[..., list[dict[str, Any]]]) -> list[DecisionRecord]:
+        """A day's records by what is read of each of its files: rows_of(path, columns=…)."""
         while True:
             try:
                 return [
-                    decode_record(payload.as_py())
+                    decode_record(row["record"])
                     for path in self._lake.files(TABLE, "*.parquet", day)
-                    for payload in self._lake.read_file(path, ["record"], wanted).column("record")
+                    for row in rows_of(path, columns=["record"])
                 ]
             except FileNotFoundError:
                 # merged meanwhile: the rows are in another file now
