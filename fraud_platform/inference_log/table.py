@@ -266,7 +266,8 @@ class LogTable:
         wanted = (pc.field("decision_id") == identifier) | (pc.field("transaction_id") == identifier)
 
         def rows_of(path: str, columns: list[str]) -> list[dict[str, Any]]:
-            return self._lake.read_file(path, columns, wanted).to_pylist()
+            found: list[dict[str, Any]] = self._lake.read_file(path, columns, wanted).to_pylist()
+            return found
 
         return [record for day in self.days() for record in self._records(day, rows_of)]
 
