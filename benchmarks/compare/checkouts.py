@@ -88,13 +88,15 @@ class Side:
         self._log = folder / "log"
         # its code before this checkout's, which the environment knows as well
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FRAUD_")}
+        # two that train at once on all cores wait for each other more than they work
+        environment |= {"PYTHONPATH": str(checkout.folder), "OMP_NUM_THREADS": "1"}
         words = ["--users", self.users, "--merchants", self.merchants]
         words += ["--server-cores", *cores[0], "--load-cores", *cores[1]]
         with self._log.open("wb") as log:
             # a session of its own: Ctrl-C reaches this process alone, which then ends both sides in order
             self._process = subprocess.Popen(
                 [checkout.python, "-P", str(_INSIDE), str(folder), *map(str, words)], cwd=checkout.folder,
-                env=environment | {"PYTHONPATH": str(checkout.folder)}, text=True, start_new_session=True,
+                env=environment, text=True, start_new_session=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
             )  # fmt: skip
         self.port, self.key, self.model, self._pid = 0, "", "", 0
