@@ -196,8 +196,10 @@ class Lake:
         return file
 
     def read_file(self, path: str, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
-        """One file that `files` found; a column that is younger than the file is left out. Raises FileNotFoundError, also
-        where it was replaced while it was read."""
+        """One file that `files` found; a column that is younger than the file is left out.
+
+        Raises FileNotFoundError, also where it was replaced while it was read.
+        """
         with self._found(path) as file:
             held = set(pq.read_schema(file).names)
             file.seek(0)
