@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards bench-lake bench-engines bench-pipeline bench-kafka bench-width test-benchmarks
+.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards bench-lake bench-engines bench-pipeline bench-kafka bench-width compare test-benchmarks
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -60,6 +60,9 @@ bench-train: $(READY) ## time training as data grows, in memory and from disk, o
 bench-serving: $(READY) ## time decisions beside the reference pattern, Feast's SDK and an empty endpoint (15 minutes)
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
 
+compare: $(READY) ## hold this checkout's service against a commit's, by turns: BASE=main (ARGS="--help"; 5 minutes)
+	@$(BIN)/python -m benchmarks.compare $(BASE) $(ARGS)
+
 bench-width: $(READY) ## measure workers, instances behind the gateway, a noisy neighbour, and the queueing model (6 minutes)
 	@$(BIN)/python -m benchmarks.width $(ARGS)
 
@@ -76,9 +79,10 @@ test-kafka: $(READY) ## run the inference log's tests against a real Kafka, fetc
 fetch-kafka: $(READY) ## fetch the Kafka of `make test-kafka` with Maven
 	@$(BIN)/python -c 'from tests.integration.kafka_kit import fetched; fetched()'
 
-test-benchmarks: $(READY) ## run the benchmarks of serving in a short form, to see that they run (4 minutes)
+test-benchmarks: $(READY) ## run the benchmarks of serving in a short form, to see that they run (8 minutes)
 	@deploy/system-packages.sh
-	@FRAUD_TEST_BENCHMARKS=yes $(BIN)/pytest tests/integration/test_serving_benchmark.py tests/integration/test_width_benchmark.py $(ARGS)
+	@FRAUD_TEST_BENCHMARKS=yes $(BIN)/pytest tests/integration/test_serving_benchmark.py \
+		tests/integration/test_width_benchmark.py tests/integration/test_compare_benchmark.py $(ARGS)
 
 image-base: ## make base images of Debian's packages, where no registry of images can be reached (mmdebstrap, buildah)
 	@deploy/image/base.sh

@@ -1,15 +1,17 @@
 """The HTTP side of the contract, as one ASGI middleware in front of BentoML's own routing.
 
-What belongs here: methods, media types, body limits, deadlines, and that every error is a problem document. What does
-not: what a decision is. It stands before BentoML's own middlewares, which cost more than a decision does; `/metrics`
-and the pages of BentoML pass through.
+What belongs here: routes, methods, media types, body limits, deadlines, and that every error is a problem document.
+What does not: what a decision is. It stands before BentoML's own middlewares, which cost more than a decision does and
+keep a histogram for every path they see: `/metrics` and the pages of BentoML pass through, by name, and nothing else.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
+import bentoml._internal.server as bentoml_server
 from bentoml import get_current_service
 
 from bento.openapi import document
@@ -54,6 +56,14 @@ _POSTS: dict[str, tuple[str, Scope]] = {
 }
 """The method of the runtime that answers a route, and what a key must allow."""
 _GETS = frozenset(("/livez", "/readyz", "/docs.json"))
+_STATIC = Path(bentoml_server.__file__).parent / "static_content"
+_PAGES = frozenset(
+    ("/", "/metrics", "/healthz", "/schema.json", *(f"/static_content/{file.name}" for file in _STATIC.iterdir()))
+)
+"""What BentoML itself answers: the pages of its index with their files, and metrics. By whole names, so that no caller
+makes a label."""
+OTHER = "other"
+"""The route in metrics of whatever is none: a name of our own for what anybody may send."""
 _LIMITS = {"/v1/predict/batch": MAX_BATCH}
 """Bytes of a body, where that is more than MAX_BODY."""
 _SLOW = {"/v1/admin/reload": 4.8, "/v1/admin/policy": 4.8}
@@ -95,7 +105,7 @@ class Gateway:
         self._openapi: bytes | None = None
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
-        """Answer a route of the contract, or pass on and turn BentoML's plain 404 and 405 into problem documents."""
+        """Answer a route of the contract, pass a page of BentoML's on, or say that there is no such thing."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -105,13 +115,15 @@ class Gateway:
                 await self._answer_post(path, scope, receive, send)
             else:
                 await _send_problem(send, method_not_allowed(f"{path} takes POST"), (b"allow", b"POST"))
+        elif path not in _GETS and path not in _PAGES:
+            current_decider().answered(OTHER, 404, 0.0)
+            await _send_problem(send, not_found("no such route"))
+        elif method not in ("GET", "HEAD"):
+            await _send_problem(send, method_not_allowed(f"{path} takes GET"), (b"allow", b"GET, HEAD"))
         elif path in _GETS:
-            if method in ("GET", "HEAD"):
-                await self._answer_get(path, method, send)
-            else:
-                await _send_problem(send, method_not_allowed(f"{path} takes GET"), (b"allow", b"GET, HEAD"))
+            await self._answer_get(path, method, send)
         else:
-            await self._app(scope, receive, _Translated(send, path))
+            await self._app(scope, receive, send)
 
     async def _answer_post(self, path: str, scope: Connection, receive: Receive, send: Send) -> None:
         decider = current_decider()
@@ -217,22 +229,3 @@ async def _send(send: Send, answer: Answer, *headers: tuple[bytes, bytes], head:
 
 async def _send_problem(send: Send, problem: Problem, *headers: tuple[bytes, bytes]) -> None:
     await _send(send, Answer.of(problem), *headers)
-
-
-class _Translated:
-    """A `send` that replaces plain-text 404 and 405 answers by problem documents."""
-
-    def __init__(self, send: Send, path: str) -> None:
-        self._send = send
-        self._path = path
-        self._replaced = False
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start" and message["status"] in (404, 405):
-            self._replaced = True
-            missing = message["status"] == 404
-            problem = not_found("no such route") if missing else method_not_allowed("the route takes another method")
-            allow = [(name, value) for name, value in message.get("headers", []) if name == b"allow"]
-            await _send_problem(self._send, problem, *allow)
-        elif not self._replaced:
-            await self._send(message)

@@ -28,7 +28,7 @@ _ALWAYS = {
     400: "The body is not JSON.",
     401: "No API key, or one that is unknown or revoked.",
     403: "The API key does not allow this.",
-    408: "The body did not arrive in time.",
+    408: "The request did not arrive in time.",
     413: "The body is over 64 KiB.",
     415: "The body is not declared as application/json.",
     422: "A field breaks the contract; `field` names it.",

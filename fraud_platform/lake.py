@@ -10,7 +10,8 @@ import fcntl
 import io
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -21,6 +22,7 @@ from typing import IO, Any
 
 import duckdb
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -33,6 +35,13 @@ _ONE_PUT = 5 * 2**30
 
 class MissingPartition(FileNotFoundError):  # noqa: N818 - reads as the condition it names
     """A partition that a step needs has not been written; the message names table and day."""
+
+
+def _texts(values: Sequence[str]) -> pa.StringArray:
+    """`pa.array` of texts, which would import pandas: seconds of the first question that a worker is asked."""
+    encoded = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
 
 
 def days_between(start: date, end: date) -> list[date]:
@@ -189,9 +198,37 @@ class Lake:
     def read_file(self, path: str, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
         """One file that `files` found, without columns that are younger than it. Raises FileNotFoundError, also where
         it was replaced while it was read."""
+        with self._found(path) as file:
+            return _read(file, columns, where)
+
+    def rows_of(self, path: str, key: str, values: Collection[str], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows of such a file whose `key`, a column of text, is one of some values, with `columns` each.
+
+        A row group whose bounds hold none of them is passed over, and of the others the key alone is read until it is
+        found. Raises as `read_file` does.
+        """
+        ordered = sorted(values)
+        wanted = _texts(ordered)
+        rows: list[dict[str, Any]] = []
+        with self._found(path) as opened:
+            file = pq.ParquetFile(opened)
+            number = [file.schema.column(n).path for n in range(len(file.schema))].index(key)
+            for group in range(file.num_row_groups):
+                bounds = file.metadata.row_group(group).column(number).statistics
+                if bounds is not None and bounds.has_min_max:
+                    first = bisect_left(ordered, bounds.min)
+                    if first == len(ordered) or ordered[first] > bounds.max:
+                        continue
+                found = pc.is_in(file.read_row_group(group, [key]).column(key), wanted)
+                if pc.any(found).as_py():
+                    rows += file.read_row_group(group, list(columns)).filter(found).to_pylist()
+        return rows
+
+    @contextmanager
+    def _found(self, path: str) -> Iterator[IO[bytes]]:
         try:
             with self._fs[0].open(path, "rb") as file:
-                return _read(file, columns, where)
+                yield file
         except OSError as error:
             # s3fs reads a file by its ETag, piece by piece
             if error.errno == errno.EBUSY:

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
-from benchmarks.serving.candidates import Candidate, start
+from benchmarks.serving.candidates import Candidate, cpu_seconds, start
 from benchmarks.serving.load import Order
 from benchmarks.serving.world import World, fill, release, start_redis
 
@@ -28,8 +28,32 @@ UNDEGRADED = 0.999
 SEED = 7
 
 
+class Generator:
+    """The load's process, on cores of its own; it carries out one order at a time."""
+
+    def __init__(self, cores: set[int]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.serving.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )  # fmt: skip
+
+    def run(self, order: Order) -> dict[str, Any]:
+        """Fields of `load.Result`."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(asdict(order)) + "\n")
+        self._process.stdin.flush()
+        result: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return result
+
+    def close(self) -> None:
+        """Without orders it ends."""
+        self._process.communicate(timeout=30)
+
+
 class Bench:
-    """One run of the benchmark."""
+    """One run of the benchmark. `benchmarks.compare` uses that of older checkouts too: how it is made and entered, and
+    `start`, stay as they are."""
 
     def __init__(self, world: World, folder: Path, server_cores: set[int], load_cores: set[int]) -> None:
         self.world, self.folder = world, folder
@@ -43,10 +67,7 @@ class Bench:
         os.sched_setaffinity(self._children[0].pid, self._load_cores)
         fill(self.world)
         release(self.world)
-        self._generator = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.serving.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, preexec_fn=lambda: os.sched_setaffinity(0, self._load_cores),
-        )  # fmt: skip
+        self._generator = Generator(self._load_cores)
         log = [sys.executable, "-m", "fraud_platform.cli", "inference-log", "run"]
         environment = self.world.environment() | {"FRAUD_LOG_PORT": str(free_port())}
         # decisions go on into the lake while they are made, as they do in life
@@ -61,8 +82,7 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         for candidate in self.candidates.values():
             candidate.stop()
-        # without orders it ends
-        self._generator.communicate(timeout=30)
+        self._generator.close()
         for child in reversed(self._children):
             child.send_signal(signal.SIGTERM)
             child.wait(30)
@@ -86,14 +106,10 @@ class Bench:
         )  # fmt: skip
         self._first += int(rate * seconds)
         redis = psutil.Process(self._children[0].pid)
-        before, redis_before = candidate.cpu_seconds(), _cpu(redis)
-        assert self._generator.stdin is not None
-        assert self._generator.stdout is not None
-        self._generator.stdin.write(json.dumps(asdict(order)) + "\n")
-        self._generator.stdin.flush()
-        result = json.loads(self._generator.stdout.readline())
+        before, redis_before = candidate.cpu_seconds(), cpu_seconds(redis)
+        result = self._generator.run(order)
         used = [now - then for now, then in zip(candidate.cpu_seconds(), before, strict=True)]
-        redis_used = _cpu(redis) - redis_before
+        redis_used = cpu_seconds(redis) - redis_before
         quantiles = {f"{quantile}_ms": value * 1e3 for quantile, value in result.pop("quantiles").items()}
         good = result["answered"] - result["degraded"]
         sustained = quantiles["p99_ms"] < DEADLINE_MS and good >= UNDEGRADED * result["sent"]
@@ -121,11 +137,6 @@ class Bench:
             middle = (low + high) / 2
             low, high = (middle, high) if sustained(middle) else (low, middle)
         return low
-
-
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 def free_port() -> int:

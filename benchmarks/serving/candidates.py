@@ -39,8 +39,7 @@ class Candidate:
 
     def cpu_seconds(self) -> list[float]:
         """Processor time so far of each of the server's processes, in their order."""
-        times = [process.cpu_times() for process in self.processes()]
-        return [each.user + each.system for each in times]
+        return [cpu_seconds(process) for process in self.processes()]
 
     def pin(self, cores: set[int]) -> None:
         """Let the server's threads, and those they start, run on a set of cores alone."""
@@ -74,6 +73,12 @@ class Candidate:
         for child in children:
             if child.is_running():
                 child.kill()
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Processor time of a process so far."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _quantile(counts: list[tuple[float, float]], share: float) -> float:

@@ -1,8 +1,9 @@
 """An open-loop load: payments are due by a Poisson process, and latency counts from when each was due.
 
 What belongs here: arrivals, connections, what came back. What does not: servers, tables. A server that stalls makes
-every payment late that was due meanwhile, as it does in life; a loop that waits for answers would hide that. As a
-command it runs in a process of its own, reads one order (JSON) per line and answers each with one line of results.
+every payment late that was due meanwhile, as it does in life; a loop that waits for answers would hide that. Such a
+closed loop there is too, for how much a server answers at most, and for nothing else. As a command it runs in a process
+of its own, reads one order (JSON) per line and answers each with one line of results.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import json
 import ssl
 import sys
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
@@ -20,14 +22,17 @@ PATIENCE_SECONDS = 2.0
 """A request that has no answer by then counts as timed out."""
 
 _DRAIN_SECONDS = 3.0
+_DRAWN = 4_096
+"""Payments that are drawn at a time."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What to send where. `rate` is per second; requests are of `users` users and `merchants` merchants."""
+    """What to send where; requests are of `users` users and `merchants` merchants."""
 
     port: int
     rate: float
+    """Per second; 0: a closed loop, where each connection has a request under way all the time."""
     seconds: float
     connections: int
     seed: int
@@ -39,6 +44,8 @@ class Order:
     """Number of the first transaction: no transaction_id may come twice."""
     keep: bool = False
     """Whether the result names what was served by what."""
+    latencies: bool = False
+    """Whether the result has each latency."""
     tls: bool = False
     """Whether the port speaks TLS, as the gateway's does; its certificate is not looked at."""
 
@@ -62,6 +69,8 @@ class Result:
     mean: float = float("inf")
     deviation: float = float("inf")
     """Standard deviation of the latencies."""
+    latencies: list[float] = field(default_factory=list)
+    """Of each 200, where the order asks for them."""
     accepted: list[str] = field(default_factory=list)
     """transaction_ids that got a decision, where the order asks for them."""
     served: dict[str, int] = field(default_factory=dict)
@@ -126,6 +135,9 @@ class _Load:
         self._open: list[_Connection] = []
         self._connecting: set[asyncio.Task[None]] = set()
         self._ended = False
+        self._requests = _requests(order)
+        self._until: float | None = None
+        """Of a closed loop: when the last requests are sent."""
         self._tls = _tls() if order.tls else None
         self.free: list[_Connection] = []
 
@@ -134,25 +146,8 @@ class _Load:
         loop = asyncio.get_running_loop()
         for _ in range(order.connections):
             await self._connect()
-        random = np.random.default_rng(order.seed)
-        due = np.cumsum(random.exponential(1 / order.rate, int(order.rate * order.seconds)))
-        users = random.integers(0, order.users, len(due))
-        merchants = random.integers(0, order.merchants, len(due))
-        amounts = random.integers(100, 50_000, len(due))
-        requests = self._requests(users, merchants, amounts)
         began = loop.time()
-        lateness = []
-        for number, moment in enumerate(due + began):
-            wait = moment - loop.time()
-            if wait > 0:
-                await asyncio.sleep(wait)
-            lateness.append(loop.time() - moment)
-            result.sent += 1
-            self._send(next(requests), moment)
-            if number % 64 == 0:
-                # a generator that is late must still let answers in
-                await asyncio.sleep(0)
-                self._expire(loop.time())
+        lateness = await (self._send_when_due(began) if order.rate else self._send_when_answered(began))
         until = loop.time() + _DRAIN_SECONDS
         while (self._queue or any(one.due is not None for one in self._open)) and loop.time() < until:
             await asyncio.sleep(0.005)
@@ -166,23 +161,42 @@ class _Load:
         latencies = np.array(self._latencies or [float("inf")])
         names = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9, "max": 100}
         result.quantiles = {name: float(np.percentile(latencies, q)) for name, q in names.items()}
+        if order.latencies:
+            result.latencies = self._latencies
         if self._latencies:
             result.mean, result.deviation = float(latencies.mean()), float(latencies.std())
         result.lateness_p99 = float(np.percentile(lateness, 99)) if lateness else 0.0
         return result
 
-    def _requests(self, users: np.ndarray, merchants: np.ndarray, amounts: np.ndarray):  # type: ignore[no-untyped-def]
-        order = self._order
-        authorization = f"authorization: Bearer {order.key}\r\n" if order.key else ""
-        head = f"POST /v1/predict HTTP/1.1\r\nhost: bench\r\n{authorization}content-type: application/json\r\n"
-        now = datetime.now(UTC).isoformat()
-        for number, (user, merchant, amount) in enumerate(zip(users, merchants, amounts, strict=True)):
-            body = (
-                f'{{"transaction_id":"b-{order.first + number}","user_id":"user-{user}","merchant_id":"m-{merchant}",'
-                f'"amount":{amount / 100},"currency":"EUR","country":"DE","user_country":"DE","channel":"online",'
-                f'"device_id":"d-{user}","merchant_category":"5411","timestamp":"{now}"}}'
-            )
-            yield f"{head}content-length: {len(body)}\r\n\r\n{body}".encode()
+    async def _send_when_due(self, began: float) -> list[float]:
+        """Returns how late each was sent, in seconds."""
+        order, loop = self._order, asyncio.get_running_loop()
+        due = np.cumsum(np.random.default_rng(order.seed).exponential(1 / order.rate, int(order.rate * order.seconds)))
+        lateness = []
+        for number, moment in enumerate(due + began):
+            wait = moment - loop.time()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            lateness.append(loop.time() - moment)
+            self._result.sent += 1
+            self._send(next(self._requests), moment)
+            if number % 64 == 0:
+                # a generator that is late must still let answers in
+                await asyncio.sleep(0)
+                self._expire(loop.time())
+        return lateness
+
+    async def _send_when_answered(self, began: float) -> list[float]:
+        """The connections send by themselves, from `give`. Nothing is late that nobody waits for."""
+        loop = asyncio.get_running_loop()
+        self._until = began + self._order.seconds
+        for connection in list(self.free):
+            self.free.remove(connection)
+            self.give(connection)
+        while loop.time() < self._until:
+            await asyncio.sleep(0.05)
+            self._expire(loop.time())
+        return []
 
     def _send(self, request: bytes, due: float) -> None:
         if self.free:
@@ -192,7 +206,11 @@ class _Load:
 
     def give(self, connection: _Connection) -> None:
         """A connection has its answer: it takes the next request that waits."""
-        if self._queue:
+        now = asyncio.get_running_loop().time()
+        if self._until is not None and now < self._until:
+            self._result.sent += 1
+            connection.send(next(self._requests), now)
+        elif self._queue:
             connection.send(*self._queue.popleft())
         else:
             self.free.append(connection)
@@ -255,10 +273,29 @@ class _Load:
                 await asyncio.sleep(0.05)
                 continue
             self._open.append(made)
-            if self._queue and made in self.free:
+            if (self._queue or self._until is not None) and made in self.free:
                 self.free.remove(made)
                 self.give(made)
             return
+
+
+def _requests(order: Order) -> Iterator[bytes]:
+    """Requests without end, the same for the same seed but for the time, which is that of the first."""
+    random = np.random.default_rng([order.seed, 1])
+    authorization = f"authorization: Bearer {order.key}\r\n" if order.key else ""
+    head = f"POST /v1/predict HTTP/1.1\r\nhost: bench\r\n{authorization}content-type: application/json\r\n"
+    now = datetime.now(UTC).isoformat()
+    number = order.first
+    while True:
+        users, merchants = (random.integers(0, count, _DRAWN).tolist() for count in (order.users, order.merchants))
+        for user, merchant, cents in zip(users, merchants, random.integers(100, 50_000, _DRAWN).tolist(), strict=True):
+            body = (
+                f'{{"transaction_id":"b-{number}","user_id":"user-{user}","merchant_id":"m-{merchant}",'
+                f'"amount":{cents / 100},"currency":"EUR","country":"DE","user_country":"DE","channel":"online",'
+                f'"device_id":"d-{user}","merchant_category":"5411","timestamp":"{now}"}}'
+            )
+            yield f"{head}content-length: {len(body)}\r\n\r\n{body}".encode()
+            number += 1
 
 
 def run(order: Order) -> Result:

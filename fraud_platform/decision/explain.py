@@ -5,7 +5,7 @@ here writes: neither velocity, nor identity, nor a record.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,8 +26,9 @@ from fraud_platform.decision.request import Identifier, Rates, decode_json, name
 from fraud_platform.decision.rules import RULE_SENTENCES
 from fraud_platform.decision.serving_model import CHAMPION, Explainable, PastModels, ServingModel
 from fraud_platform.features.vector import build_vector
-from fraud_platform.inference_log.record import DecisionRecord
-from fraud_platform.inference_log.search import find_decision
+from fraud_platform.inference_log.record import DecisionRecord, Identity
+from fraud_platform.inference_log.search import find_decisions
+from fraud_platform.inference_log.shared_search import SharedSearch
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.online.wire import StoreError
 
@@ -73,6 +74,7 @@ class Explainer:
         self._search_days = search_days
         self._past = PastModels(home)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explain")
+        self._searches = SharedSearch(self._search, self._thread)
 
     async def explain(self, body: bytes, caller: str, model: ServingModel | None, policy: Policy, now: int) -> bytes:
         """The answer's JSON. policy: what a what-if is decided by. now: UTC microseconds. Raises Problem,
@@ -134,11 +136,11 @@ class Explainer:
             record = await self._decisions.find(caller, transaction_id)
         except StoreError:
             record = None
-        return record or await self._beside(lambda: self._search(transaction_id, caller, now))
+        return record or await self._searches.find((caller, transaction_id), now)
 
-    def _search(self, transaction_id: str, caller: str, now: int) -> DecisionRecord | None:
+    def _search(self, wanted: Collection[Identity], now: int) -> dict[Identity, DecisionRecord]:
         today = datetime.fromtimestamp(now // 1_000_000, UTC).date()
-        return find_decision(self._home, self._log, transaction_id, caller, until=today, days=self._search_days)
+        return find_decisions(self._home, self._log, wanted, until=today, days=self._search_days)
 
     async def _what_if(self, body: bytes, caller: str, model: ServingModel, policy: Policy, now: int) -> bytes:
         payment = parse_payment(body, self._base_currency)

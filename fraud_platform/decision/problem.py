@@ -112,8 +112,8 @@ def method_not_allowed(detail: str) -> Problem:
 
 
 def timed_out(detail: str) -> Problem:
-    """The caller did not finish sending the body."""
-    return Problem(408, "request-timeout", "The body did not arrive in time", detail)
+    """The caller did not finish sending headers or body."""
+    return Problem(408, "request-timeout", "The request did not arrive in time", detail)
 
 
 def conflict(detail: str, field: str, earlier: EarlierDecision | None) -> Problem:

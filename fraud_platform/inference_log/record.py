@@ -30,6 +30,10 @@ class ServedBy(msgspec.Struct, frozen=True, kw_only=True):
     model: str
 
 
+Identity = tuple[str, str]
+"""Caller and transaction_id: what a payment is known by, here and to whoever asks."""
+
+
 class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One decision, as it was made. Times are UTC microseconds since 1970."""
 
@@ -96,6 +100,11 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
         """What the log knows this record by: a decision that was marked as superseded is kept a second time, with the
         mark, and counts as one that is read."""
         return self.decision_id if self.superseded_by is None else f"{self.decision_id}{MARKED}"
+
+    @property
+    def identity(self) -> Identity:
+        """What it is known by."""
+        return self.caller, self.request.transaction_id
 
     @property
     def day(self) -> date:

@@ -3,29 +3,35 @@
 What belongs here: questions that need both. What does not: either's files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 from fraud_platform.decision.standing import standing_of
-from fraud_platform.inference_log.record import DecisionRecord
+from fraud_platform.inference_log.record import DecisionRecord, Identity
 from fraud_platform.inference_log.spool import find_named, find_spooled, read_spool, spooled_since
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.processing import DUPLICATE_WINDOW_US
 from fraud_platform.schema import FIRST_REGION
 
 
-def find_decision(
-    home: Path, table: LogTable, transaction_id: str, caller: str, until: date, days: int
-) -> DecisionRecord | None:
-    """The caller's latest decision on a transaction in the `days` UTC days that end with `until`, or None; of several
-    within 24 hours the one that stands.
+def find_decisions(
+    home: Path, table: LogTable, wanted: Collection[Identity], until: date, days: int
+) -> dict[Identity, DecisionRecord]:
+    """Of each caller and transaction_id that has any, the latest decision in the `days` UTC days that end with `until`;
+    of several within 24 hours the one that stands.
 
-    Reads files for up to seconds, so not for the event loop.
+    Reads files for up to seconds, whether for one or for many, so not for the event loop.
     """
-    found = find_spooled(home, transaction_id, caller, until, days) + table.find(transaction_id, caller, until, days)
-    last = max((record.received_at for record in found), default=0)
-    return standing_of(record for record in found if last - record.received_at < DUPLICATE_WINDOW_US)
+    spooled, kept = find_spooled(home, wanted, until, days), table.find(wanted, until, days)
+    standing = {}
+    for identity in wanted:
+        found = spooled[identity] + kept[identity]
+        last = max((record.received_at for record in found), default=0)
+        record = standing_of(record for record in found if last - record.received_at < DUPLICATE_WINDOW_US)
+        if record is not None:
+            standing[identity] = record
+    return standing
 
 
 class UnknownDecisionError(LookupError):

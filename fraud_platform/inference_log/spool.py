@@ -11,13 +11,13 @@ import fcntl
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
 from fraud_platform.decision.standing import standing_of
-from fraud_platform.inference_log.record import MARKED, DecisionRecord, decode_record
+from fraud_platform.inference_log.record import MARKED, DecisionRecord, Identity, decode_record
 from fraud_platform.processing import DUPLICATE_WINDOW_US
 
 SEGMENT_BYTES = 16 << 20
@@ -220,19 +220,24 @@ def find_named(home: Path, identifier: str) -> list[DecisionRecord]:
     return [record for record in found if identifier in (record.decision_id, record.request.transaction_id)]
 
 
-def find_spooled(home: Path, transaction_id: str, caller: str, until: date, days: int) -> list[DecisionRecord]:
-    """The caller's records on a transaction in the `days` UTC days that end with `until`, back to the first day on
+def find_spooled(
+    home: Path, wanted: Collection[Identity], until: date, days: int
+) -> dict[Identity, list[DecisionRecord]]:
+    """Each caller's records on a transaction in the `days` UTC days that end with `until`, back to the first day on
     which one stands.
 
     Reads what has not been cut from end to start by day: seconds for a busy day, so not for the event loop.
     """
-    needle = transaction_id.encode()
-    found: list[DecisionRecord] = []
+    found: dict[Identity, list[DecisionRecord]] = {identity: [] for identity in wanted}
     for back in range(days):
-        # most records are of other transactions: look before decoding
-        day = Spool(home, until - timedelta(days=back)).payloads()
-        records = [decode_record(payload) for payload in day if needle in payload]
-        found += [one for one in records if one.request.transaction_id == transaction_id and one.caller == caller]
-        if standing_of(found) is not None:
+        left = {identity for identity, records in found.items() if standing_of(records) is None}
+        if not left:
             break
+        needles = {transaction_id.encode() for _, transaction_id in left}
+        for payload in Spool(home, until - timedelta(days=back)).payloads():
+            # most records are of other transactions: look before decoding
+            if any(needle in payload for needle in needles):
+                record = decode_record(payload)
+                if record.identity in left:
+                    found[record.identity].append(record)
     return found

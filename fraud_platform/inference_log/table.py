@@ -11,8 +11,9 @@ nothing: what the offsets do not tell, the decisions' ids do, on a folder and on
 import io
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 from fraud_platform.decision.standing import standing_of
 from fraud_platform.inference_log.broker import Offsets
 from fraud_platform.inference_log.positions import Committed, Positions
-from fraud_platform.inference_log.record import MARKED, DecisionRecord, decode_record
+from fraud_platform.inference_log.record import MARKED, DecisionRecord, Identity, decode_record
 from fraud_platform.lake import Lake, day_of
 from fraud_platform.schema import TIME
 
@@ -263,29 +264,38 @@ class LogTable:
             rows = rows.filter(pc.is_null(rows["superseded_by"]))
             return set(zip(rows["caller"].to_pylist(), rows["transaction_id"].to_pylist(), strict=True))
 
-    def find(self, transaction_id: str, caller: str, until: date, days: int) -> list[DecisionRecord]:
-        """The caller's records on a transaction in the `days` UTC days that end with `until`, back to the first day on
+    def find(self, wanted: Collection[Identity], until: date, days: int) -> dict[Identity, list[DecisionRecord]]:
+        """Each caller's records on a transaction in the `days` UTC days that end with `until`, back to the first day on
         which one stands."""
-        wanted = (pc.field("transaction_id") == transaction_id) & (pc.field("caller") == caller)
-        found: list[DecisionRecord] = []
+        found: dict[Identity, list[DecisionRecord]] = {identity: [] for identity in wanted}
         for day in reversed([day for day in self.days() if until - timedelta(days=days) < day <= until]):
-            found += self._where(day, wanted)
-            if standing_of(found) is not None:
+            left = {identity for identity, records in found.items() if standing_of(records) is None}
+            if not left:
                 break
+            transactions = {transaction_id for _, transaction_id in left}
+            for record in self._records(day, partial(self._lake.rows_of, key="transaction_id", values=transactions)):
+                if record.identity in left:
+                    found[record.identity].append(record)
         return found
 
     def named(self, identifier: str) -> list[DecisionRecord]:
         """Every decision that has this decision_id or transaction_id, of any day and caller."""
         wanted = (pc.field("decision_id") == identifier) | (pc.field("transaction_id") == identifier)
-        return [record for day in self.days() for record in self._where(day, wanted)]
 
-    def _where(self, day: date, wanted: pc.Expression) -> list[DecisionRecord]:
+        def rows_of(path: str, columns: list[str]) -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = self._lake.read_file(path, columns, wanted).to_pylist()
+            return found
+
+        return [record for day in self.days() for record in self._records(day, rows_of)]
+
+    def _records(self, day: date, rows_of: Callable[..., list[dict[str, Any]]]) -> list[DecisionRecord]:
+        """A day's records by what is read of each of its files: rows_of(path, columns=…)."""
         while True:
             try:
                 return [
-                    decode_record(payload.as_py())
+                    decode_record(row["record"])
                     for path in self._lake.files(TABLE, "*.parquet", day)
-                    for payload in self._lake.read_file(path, ["record"], wanted).column("record")
+                    for row in rows_of(path, columns=["record"])
                 ]
             except FileNotFoundError:
                 # merged meanwhile: the rows are in another file now

@@ -1,10 +1,13 @@
 """What the gateway's tests stand on: a real nginx, the process of the rules, stand-ins for the service, a load."""
 
 import json
+import re
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,8 +49,10 @@ class Gateway:
 
 
 @contextmanager
-def running_gateway(settings: Settings) -> Iterator[Gateway]:
+def running_gateway(settings: Settings, change: Callable[[str], str] = str) -> Iterator[Gateway]:
+    """change: made to the configuration before nginx starts."""
     prepare(settings, datetime.now(UTC))
+    nginx.put(folder(settings), change((folder(settings) / nginx.CONFIGURATION).read_text()))
     process = nginx.start(folder(settings))
     try:
         with client(settings) as http:
@@ -111,6 +116,34 @@ def until(condition: Callable[[], bool], why: Callable[[], str], seconds: float 
     while not condition():
         assert time.monotonic() < ends, why()
         time.sleep(0.02)
+
+
+def pipelined(settings: Settings, requests: list[bytes]) -> list[bytes]:
+    """The answers, head and body, to requests as they are written here, sent at once over one connection.
+
+    An HTTP client would mend them first, and takes longer over it than nginx.
+    """
+    certificate, _ = certificate_files(settings)
+    context = ssl.create_default_context(cafile=str(certificate))
+    with (
+        socket.create_connection(("localhost", settings.gateway_port), timeout=30) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as tls,
+        tls.makefile("rb") as file,
+    ):
+        sending = threading.Thread(target=tls.sendall, args=(b"".join(requests),))
+        sending.start()
+        answers = []
+        for _ in requests:
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                line = file.readline()
+                assert line, f"the connection ended after {len(answers)} answers"
+                head += line
+            length = re.search(rb"(?i)content-length: (\d+)", head)
+            assert length, head
+            answers.append(head + file.read(int(length[1])))
+        sending.join()
+    return answers
 
 
 def payment(number: int = 1, **changes: Any) -> dict[str, Any]:

@@ -28,7 +28,8 @@ class Standin:
         if b"slow" in body:
             await asyncio.sleep(1)
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-        answer = {"name": self.name, "path": scope["path"], "length": len(body), "headers": headers}
+        path, query = scope["raw_path"].decode(), scope["query_string"].decode()
+        answer = {"name": self.name, "path": path, "query": query, "length": len(body), "headers": headers}
         content = json.dumps({**answer, "degraded": self.missing}).encode()
         length = (b"content-length", b"%d" % len(content))
         await send({"type": "http.response.start", "status": 200, "headers": [length]})

@@ -1,5 +1,8 @@
 """The gateway as callers meet it: a real nginx before stand-ins of the service, and before the process of the rules."""
 
+import hashlib
+import json
+import re
 import socket
 import ssl
 import time
@@ -160,6 +163,49 @@ def test_what_is_for_callers_reaches_the_service(gateway: kit.Gateway, path: str
 
 
 @pytest.mark.parametrize(
+    ("wanted", "path"),
+    [
+        ("/v1/predict", "/v1/zq81/../predict"),
+        ("/v1/predict", "/v1/./predict"),
+        ("/v1/predict", "//v1///predict"),
+        ("/v1/predict", "/%76%31/predict"),
+        ("/v1/predict", "/v1/predict?zq82=1"),
+        ("/v1/predict", "/v1/predict#zq83"),
+        ("/v1/predict/batch", "/zq84/../v1/predict/batch"),
+        ("/v1/explain", "/v1/zq85/../explain?a=b"),
+        ("/v1/feedback", "/v1/zq86/%2e%2e/feedback"),
+        ("/v1/report", "/v1/report/zq87/.."),
+        ("/docs.json", "/zq88/../docs.json"),
+        ("/readyz", "/readyz?zq89"),
+    ],
+)
+def test_the_service_is_asked_for_routes_and_not_for_what_callers_write(
+    gateway: kit.Gateway, wanted: str, path: str
+) -> None:
+    request = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{{}}".encode()
+    [found] = kit.pipelined(gateway.settings, [request])
+    if found.startswith(b"HTTP/1.1 404"):
+        # as nginx has it, a folder is another path than what lies in it
+        assert path.endswith("..")
+        return
+    assert json.loads(found.partition(b"\r\n\r\n")[2])["path"] == wanted
+    assert json.loads(found.partition(b"\r\n\r\n")[2])["query"] == ""
+
+
+def test_what_anybody_makes_up_is_not_written_into_the_log(gateway: kit.Gateway) -> None:
+    made_up = [("GET", "/zq91/%0a"), ("BREW", "/v1/predict"), ("POST", "/v1/predict?zq93")]
+    requests = [f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nx-request-id: zq9\r\n\r\n"
+                for method, path in made_up]  # fmt: skip
+    kit.pipelined(gateway.settings, [request.encode() for request in requests])
+
+    def lines() -> list[str]:
+        return [line["request"] for line in gateway.log() if line["request_id"] == "zq9"]
+
+    kit.until(lambda: len(lines()) == 3, lambda: str(lines()))
+    assert lines() == ["GET other", "OTHER /v1/predict", "POST /v1/predict"]
+
+
+@pytest.mark.parametrize(
     ("path", "limit"), [("/v1/predict", 65_536), ("/v1/explain", 65_536), ("/v1/predict/batch", 524_288)]
 )
 def test_a_body_over_the_limit_is_refused(gateway: kit.Gateway, path: str, limit: int) -> None:
@@ -195,7 +241,8 @@ def test_one_key_s_rate_is_limited_and_another_key_s_is_not(colours: Settings) -
             headers = {"authorization": f"Bearer {key}"} if key else {}
             return [gateway.http.post("/v1/predict", json=kit.payment(), headers=headers) for _ in range(8)]
 
-        for key in ("one", None):
+        one, another = (credential(number, 60).decode() for number in (1, 2))
+        for key in (one, None):
             found = asked(key)
             assert found[0].status_code == found[1].status_code == 200
             limited = [response for response in found if response.status_code != 200]
@@ -204,9 +251,11 @@ def test_one_key_s_rate_is_limited_and_another_key_s_is_not(colours: Settings) -
                 problem(response, 429, "rate-limited")
                 assert response.headers["retry-after"] == "1"
                 assert response.headers["x-request-id"]
-        assert asked("another")[0].status_code == 200
+        assert asked(another)[0].status_code == 200
+        # what is too short for a key counts as none
+        assert asked("short")[0].status_code == 429
         time.sleep(1.1)
-        assert asked("one")[0].status_code == 200
+        assert asked(one)[0].status_code == 200
 
 
 def test_whoever_changes_keys_is_limited_by_address(colours: Settings) -> None:
@@ -220,6 +269,45 @@ def test_whoever_changes_keys_is_limited_by_address(colours: Settings) -> None:
         ]
     assert statuses[0] == 200
     assert 429 in statuses
+
+
+def credential(number: int, length: int) -> bytes:
+    return hashlib.shake_256(b"%d" % number).hexdigest(length // 2).encode()
+
+
+def test_made_up_keys_that_fill_the_limits_memory_lock_nobody_out(colours: Settings) -> None:
+    """Of 1,000 bytes each, 8,000 filled the 16 MB there are and left no room for keys of another size."""
+
+    def request(authorization: bytes) -> bytes:
+        fields = b"host: localhost\r\ncontent-length: 2\r\nauthorization: Bearer " + authorization
+        return b"POST /v1/predict HTTP/1.1\r\n" + fields + b"\r\n\r\n{}"
+
+    def small(text: str) -> str:
+        assert "zone=callers:16m" in text
+        return text.replace("zone=callers:16m", "zone=callers:64k")
+
+    limits = {"home": colours.home / "flood", "gateway_port": free_port()}
+    with kit.running_gateway(colours.model_copy(update=limits), small) as gateway:
+        for begin in range(0, 2_000, 250):
+            flood = [request(credential(number, 1_000)) for number in range(begin, begin + 250)]
+            newcomers = [request(credential(-begin - length, length)) for length in (70, 300, 700, 3_000)]
+            found = [answer[9:12] for answer in kit.pipelined(gateway.settings, [*flood, *newcomers])]
+            assert set(found) == {b"200"}, f"after {begin}: {found[-4:]}"
+
+
+def test_whoever_is_limited_by_address_takes_no_room_of_keys(colours: Settings) -> None:
+    limits = {"home": colours.home / "first", "gateway_port": free_port(), "gateway_address_rate": 50}
+    with kit.running_gateway(colours.model_copy(update=limits)) as gateway:
+        text = (gateway.folder / "nginx.conf").read_text()
+        for location in re.findall(r"location = /v1/\S+ {(.*?)}", text, re.DOTALL):
+            assert re.findall("zone=([a-z]+)", location) == ["addresses", "callers"]
+        # a key's limit counts requests that came through the address's alone
+        key = credential(1, 60)
+        requests = [b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\nauthorization: " + key
+                    + b"\r\n\r\n{}"] * 200  # fmt: skip
+        statuses = [answer[9:12] for answer in kit.pipelined(gateway.settings, requests)]
+    assert statuses[0] == b"200"
+    assert statuses.count(b"429") > 100
 
 
 def test_a_server_that_is_killed_costs_no_caller_anything(gateway: kit.Gateway, key: str) -> None:

@@ -27,7 +27,7 @@ from fraud_platform.inference_log.positions import Positions
 from fraud_platform.inference_log.process import drain
 from fraud_platform.inference_log.record import encode_record
 from fraud_platform.inference_log.redis_stream import RedisStream
-from fraud_platform.inference_log.search import decided_since, find_decision
+from fraud_platform.inference_log.search import decided_since, find_decisions
 from fraud_platform.inference_log.shipper import Shipper, waiting_bytes
 from fraud_platform.inference_log.spool import SpoolWriter, segments
 from fraud_platform.inference_log.standing import log_standing
@@ -336,14 +336,17 @@ def test_a_decision_is_found_wherever_it_is_and_the_latest_counts(log: Log) -> N
     log.now += 20_000_000
     log.shipper.step()
     assert segments(home) == []
-    assert find_decision(home, table, "t-1", "default", until=DAY, days=3) == earlier
+    wanted = [("default", "t-1"), ("somebody", "t-1"), ("default", "t-149"), ("default", "unknown")]
+    assert find_decisions(home, table, wanted, until=DAY, days=3)[wanted[0]] == earlier
     table.merge(DAY)
-    assert find_decision(home, table, "t-1", "default", until=DAY, days=3) == earlier
-    assert find_decision(home, table, "t-1", "somebody", until=DAY, days=3) is None
-    assert find_decision(home, table, "t-1", "default", until=DAY + timedelta(days=3), days=3) is None
+    found = find_decisions(home, table, wanted, until=DAY, days=3)
+    assert found == {wanted[0]: earlier, wanted[2]: records(1, first=149)[0]}
+    assert find_decisions(home, table, wanted, until=DAY + timedelta(days=3), days=3) == {}
     later = record("t-1", decision_id="2" * 32, received_at=MIDNIGHT + 90_000_000_000)
     append(log.spool, later)
-    assert find_decision(home, table, "t-1", "default", until=later.day, days=3) == later
+    # each by the latest day that has it, one in the spool and one in the lake
+    found = find_decisions(home, table, wanted, until=later.day, days=3)
+    assert found == {wanted[0]: later, wanted[2]: records(1, first=149)[0]}
     assert decided_since(home, table, DAY - timedelta(days=1))
     assert decided_since(home, table, DAY)
     assert not decided_since(home, table, later.day)

@@ -206,3 +206,157 @@ async def test_what_is_under_way_when_the_server_ends_is_answered(server: Server
     assert answered.startswith(b"HTTP/1.1 200 ")
     assert b"connection: close\r\n" in answered
     writer.close()
+
+
+UPGRADES = {
+    "h2c, as Java's client asks for it": {
+        "connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAEAAEAAAAIAAAABAAMAAABk",
+    },
+    "websocket": {"connection": "keep-alive, Upgrade", "upgrade": "websocket", "sec-websocket-version": "13"},
+    "whatever": {"connection": "upgrade", "upgrade": "tea/1.0"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("headers", UPGRADES.values(), ids=UPGRADES)
+@pytest.mark.parametrize("cut", [None, 30, 180, -20, -1])
+async def test_who_asks_for_another_protocol_is_answered_in_this_one(
+    server: Server, headers: dict[str, str], cut: int | None
+) -> None:
+    wish = request(1, headers=headers)
+    parts = [wish] if cut is None else [wish[:cut], wish[cut:]]
+    # and the connection is good for more
+    found = await server.exchange(*parts, request(2), request(3, headers=headers), pause=0.02, answers=3)
+    plain = await server.exchange(request(1), request(2), request(3), answers=3)
+    assert found == plain
+    assert [json.loads(body)["id"] for body in server.decider.decided] == [1, 2, 3] * 2
+
+
+async def test_wishes_for_another_protocol_may_come_many_in_a_row(server: Server) -> None:
+    wishes = [request(number, headers=headers) for number, headers in enumerate([*UPGRADES.values()] * 4)]
+    found = await server.exchange(b"".join(wishes), answers=12)
+    assert [json.loads(each.partition(b"\r\n\r\n")[2])["of"] for each in found] == list(range(12))
+
+
+async def test_a_handshake_of_a_websocket_is_an_ordinary_request(server: Server) -> None:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in UPGRADES["websocket"].items())
+    asked = f"GET {{}} HTTP/1.1\r\nhost: here\r\n{lines}sec-websocket-key: dGhlIHNhbXBsZQ==\r\n\r\n"
+    live, missing = await server.exchange(*(asked.format(path).encode() for path in ("/livez", "/chat")), answers=2)
+    assert live.startswith(b"HTTP/1.1 200 ")
+    assert missing.startswith(b"HTTP/1.1 404 ")
+
+
+UNSOUND = {
+    "no HTTP": b"hello\r\n\r\n",
+    "TLS": bytes.fromhex("16030100c8010000c40303") + bytes(200),
+    "a method nobody has": b"BREW /v1/predict HTTP/1.1\r\nhost: here\r\n\r\n",
+    "a control character in a header": b"GET /livez HTTP/1.1\r\nhost: he\x00re\r\n\r\n",
+    "a path that is none": b"GET http://[x/livez HTTP/1.1\r\nhost: here\r\n\r\n",
+    "bytes beyond ASCII in the path": b"GET /liv\xc3\xa9z HTTP/1.1\r\nhost: here\r\n\r\n",
+    "two lengths": b"POST /v1/predict HTTP/1.1\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+    "length and chunks": b"POST /v1/predict HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n",
+    "chunks that are none": (
+        b"POST /v1/predict HTTP/1.1\r\ncontent-type: application/json\r\nauthorization: Bearer good\r\n"
+        b"transfer-encoding: chunked\r\n\r\nzz\r\n"
+    ),
+    "a proxy is wanted": b"CONNECT example.org:443 HTTP/1.1\r\nhost: example.org:443\r\n\r\n",
+    "headers without end": b"GET /livez HTTP/1.1\r\nx: " + b"x" * 33_000,
+}
+
+
+@pytest.mark.parametrize("sent", UNSOUND.values(), ids=UNSOUND)
+async def test_what_is_no_request_is_told_so_in_a_problem_document(
+    server: Server, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(sent)
+    said = await answer(reader)
+    assert said.startswith(b"HTTP/1.1 400 "), said
+    assert b"content-type: application/problem+json\r\n" in said
+    assert b"connection: close\r\n" in said
+    assert json.loads(said.partition(b"\r\n\r\n")[2])["type"] == "urn:fraud-platform:problem:bad-request"
+    # not said twice, and the connection is over
+    assert await reader.read() == b""
+    writer.close()
+    assert server.decider.answers == [("other", 400)]
+    # anybody can send this as often as they like: it is counted and not logged
+    assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
+    assert server.decider.failures == []
+
+
+async def test_what_was_asked_before_something_unsound_is_answered_first(server: Server) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(request(1, wait=0.2) + b"hello\r\n\r\n")
+    said = await answer(reader)
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close\r\n" in said
+    assert await reader.read() == b""
+    writer.close()
+
+
+@pytest.mark.parametrize("begun", [b"", b"POST /v1/predict HTTP/1.1\r\nhost: here\r\n"], ids=["nothing", "slowly"])
+@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
+async def test_headers_that_do_not_come_end_the_connection(
+    server: Server, monkeypatch: pytest.MonkeyPatch, begun: bytes, used: bool
+) -> None:
+    monkeypatch.setattr(transport, "HEAD_SECONDS", 0.4)
+    began = asyncio.get_running_loop().time()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    if used:
+        writer.write(request())
+        assert (await answer(reader)).startswith(b"HTTP/1.1 200 ")
+    writer.write(begun)
+
+    async def trickle() -> None:
+        while begun:
+            await asyncio.sleep(0.05)
+            writer.write(b"x: x\r\n")
+
+    trickling = asyncio.create_task(trickle())
+    said = await asyncio.wait_for(reader.read(), 10)
+    trickling.cancel()
+    writer.close()
+    took = asyncio.get_running_loop().time() - began
+    if begun:
+        assert said.startswith(b"HTTP/1.1 408 ")
+        assert b"content-type: application/problem+json\r\n" in said
+    else:
+        assert said == b""
+    # an idle connection that was used is uvicorn's to end, after 5 s
+    assert 0.3 < took < (8 if used and not begun else 3)
+
+
+async def test_many_small_headers_end_at_a_limit(server: Server) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET /livez HTTP/1.1\r\n")
+    for number in range(33):
+        writer.write(b"x-%d: %b\r\n" % (number, b"x" * 1_000))
+        await writer.drain()
+        await asyncio.sleep(0.002)
+    said = await answer(reader)
+    writer.close()
+    assert said.startswith(b"HTTP/1.1 400 ")
+    assert b"over 32768 bytes" in said
+
+
+async def test_a_body_after_its_answer_ends_the_connection(server: Server) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"POST /nowhere HTTP/1.1\r\nhost: here\r\ncontent-length: 9\r\n\r\n")
+    assert (await answer(reader)).startswith(b"HTTP/1.1 404 ")
+    writer.write(b"x")
+    assert await asyncio.wait_for(reader.read(), 2) == b""
+    writer.close()
+
+
+async def test_whoever_makes_up_paths_makes_no_label(server: Server) -> None:
+    paths = [
+        "/v1/a/../predict",
+        "/v1/predict/",
+        "/metrics/",
+        "/static_content/none.js",
+        "//v1/predict",
+        "/%2e%2e/livez",
+    ]
+    asked = [f"POST {path} HTTP/1.1\r\nhost: here\r\ncontent-length: 0\r\n\r\n".encode() for path in paths]
+    found = await server.exchange(*asked, answers=len(asked))
+    assert all(each.startswith(b"HTTP/1.1 404 ") and b"application/problem+json" in each for each in found)
+    assert server.decider.answers == [("other", 404)] * len(paths)

@@ -1,5 +1,6 @@
 """The gateway's configuration: the committed example is what the defaults render, limits are the service's."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,16 @@ def test_bodies_are_limited_as_the_service_limits_them() -> None:
 def test_callers_routes_are_the_service_s_and_nothing_of_admin() -> None:
     text = example()
     for route in service._POSTS:
-        named = f"location = {route} " in text or route.removeprefix("/v1/") in ("explain", "feedback", "report")
-        assert named == (not route.startswith("/v1/admin/")), route
+        assert (f"location = {route} " in text) == (not route.startswith("/v1/admin/")), route
+
+
+def test_what_is_sent_on_is_written_in_the_configuration() -> None:
+    location = ""
+    for line in example().splitlines():
+        if found := re.match(r" *location = (\S+) {", line):
+            location = found[1]
+        if "proxy_pass" in line:
+            assert re.fullmatch(rf" *proxy_pass http://(decisions|service){re.escape(location)};", line), line
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from fraud_platform.inference_log.record import (
     encode_record,
     vector_bytes,
 )
-from fraud_platform.inference_log.search import find_decision, the_decision
+from fraud_platform.inference_log.search import find_decisions, the_decision
 from fraud_platform.inference_log.spool import SpoolWriter, find_spooled, left_unsettled, read_spool, spool_folder
 from fraud_platform.inference_log.table import LogTable, rows
 from fraud_platform.lake import Lake
@@ -191,11 +191,13 @@ def test_a_decision_is_found_by_caller_and_transaction_on_the_latest_day(tmp_pat
         record("t-1", received_at=MIDNIGHT + 9, caller="other"),
         record("t-10", received_at=MIDNIGHT + 9),
     )
-    found = find_spooled(tmp_path, "t-1", "default", until=DAY, days=2)
-    assert {one.decision_id for one in found} == {"2" * 32, "3" * 32}
-    assert find_spooled(tmp_path, "t-1", "default", until=date(2026, 11, 22), days=1) == [earlier]
-    assert find_spooled(tmp_path, "t-1", "nobody", until=DAY, days=5) == []
-    assert find_spooled(tmp_path, "t-1", "default", until=date(2026, 11, 26), days=3) == []
+    mine, nobodys, unknown, tenth = ("default", "t-1"), ("nobody", "t-1"), ("default", "t-2"), ("default", "t-10")
+    found = find_spooled(tmp_path, [mine, nobodys, unknown, tenth], until=DAY, days=2)
+    assert {one.decision_id for one in found[mine]} == {"2" * 32, "3" * 32}
+    assert found[nobodys] == found[unknown] == []
+    assert [one.identity for one in found[tenth]] == [tenth]
+    assert find_spooled(tmp_path, [mine, tenth], until=date(2026, 11, 22), days=1) == {mine: [earlier], tenth: []}
+    assert find_spooled(tmp_path, [mine], until=date(2026, 11, 26), days=3) == {mine: []}
 
 
 def test_what_other_workers_wrote_is_found_as_they_write_it(tmp_path: Path) -> None:
@@ -259,9 +261,8 @@ def test_the_log_reads_what_stands_and_keeps_what_was_told(tmp_path: Path) -> No
         assert log.read(DAY, ["transaction_id"])["transaction_id"].to_pylist().count("t-2") == 1
         assert log.log_keys(DAY) >= {marked.log_key, block.log_key}
         assert marked.log_key != lost.log_key
-        found = find_decision(tmp_path, log, "t-1", "default", DAY, 3)
-        assert found is not None
-        assert found.decision_id == block.decision_id
+        found = find_decisions(tmp_path, log, [("default", "t-1")], DAY, 3)
+        assert {one.decision_id for one in found.values()} == {block.decision_id}
         assert the_decision(tmp_path, log, lost.decision_id).superseded_by == block.decision_id
 
 

@@ -75,3 +75,24 @@ def test_records_are_replaced_whole(lake: Lake) -> None:
 def test_days_between_holds_both_ends() -> None:
     assert days_between(date(2026, 2, 27), date(2026, 3, 1)) == [date(2026, 2, 27), date(2026, 2, 28), DAY]
     assert days_between(DAY, date(2026, 2, 1)) == []
+
+
+def test_rows_are_found_by_a_key_in_every_row_group_that_may_hold_them(lake: Lake) -> None:
+    import io
+
+    import pyarrow.parquet as pq
+
+    names = [f"t-{number:03d}" for number in range(100)]
+    # sorted and not: bounds that pass a row group over, and bounds that say nothing; a list moves physical columns
+    for order in (names, names[::3] + names[1::3] + names[2::3]):
+        table = pa.table({"parts": [[1, 2]] * 100, "key": [*order[:99], None], "value": list(range(100))})
+        sink = io.BytesIO()
+        pq.write_table(table, sink, row_group_size=10)
+        path = lake.part_path("found", date(2026, 1, 1), "part-1")
+        lake.write_bytes(path, sink.getvalue())
+        wanted = {order[0], order[57], order[98], order[99], "a", "t-0505", "z"}
+        found = lake.rows_of(path, "key", wanted, ["value", "key"])
+        assert found == [{"value": number, "key": order[number]} for number in (0, 57, 98)]
+        assert lake.rows_of(path, "key", ["zz"], ["value"]) == []
+    with pytest.raises(FileNotFoundError):
+        lake.rows_of(f"{path}.gone", "key", ["t-000"], ["value"])

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -90,3 +91,14 @@ def test_refusals_and_degraded_answers_are_counted_apart() -> None:
     with server(lambda number: {1: refused, 2: degraded}.get(number, OK)) as port:
         result = run(order(port))
     assert (result.refused, result.degraded, result.answered, result.errors) == (1, 1, 99, 0)
+
+
+def test_a_closed_loop_sends_when_it_is_answered_and_each_payment_once() -> None:
+    with server(lambda number: OK) as port:
+        result = run(replace(order(port, seconds=0.5), rate=0, latencies=True))
+        again = run(replace(order(port, seconds=0.5), rate=0, first=result.sent))
+    assert (result.sent, result.errors) == (result.answered, 0)
+    # far more than any rate of this file, by four connections that wait for their answers
+    assert min(result.sent, again.sent) > 200
+    assert len(result.latencies) == result.answered
+    assert max(result.latencies) < 0.5
