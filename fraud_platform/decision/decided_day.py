@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.inference_log.record import DecisionRecord
-from fraud_platform.inference_log.search import find_decision
+from fraud_platform.inference_log.search import find_decisions
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.online.wire import StoreError
 
@@ -61,7 +61,8 @@ class DecidedDays:
 
     async def _searched(self, transaction_id: str, caller: str, until: date, days: int) -> DecisionRecord | None:
         def search() -> DecisionRecord | None:
-            return find_decision(self._home, self._log, transaction_id, caller, until=until, days=days)
+            identity = caller, transaction_id
+            return find_decisions(self._home, self._log, [identity], until=until, days=days).get(identity)
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, search)
 
