@@ -4,7 +4,6 @@ One test walks the whole way, since MLflow takes seconds to start; what needs an
 """
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -218,10 +217,9 @@ def test_a_first_candidate_becomes_champion_and_a_better_one_challenger(mine: Se
     assert champions == [(None, f"{NAME}-1"), (f"{NAME}-1", f"{NAME}-3")]
 
     # a champion that was trained on the holdout's days cannot be compared
-    champion = current_release(mine.home) / "bundle.json"
-    document = json.loads(champion.read_text())
-    document["data"]["split"]["training_cut"] = "2026-12-31"
-    champion.write_text(json.dumps(document))
+    champion = Bundle.load(current_release(mine.home))
+    champion.data["split"]["training_cut"] = "2026-12-31"
+    champion.write(current_release(mine.home))
     verdict = release_if_better(lake_of(mine), mine, equal, second, who="weekly", now=kit.NOW).verdict
     assert not verdict.promote
     assert "after the holdout's start" in verdict.reasons[0]
