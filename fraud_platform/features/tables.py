@@ -11,7 +11,7 @@ QUARANTINE = "quarantine"
 TILES_VERSION = 2
 """Raised by hand when a tile's columns or arithmetic change.
 
-2: `user_tiles.last_effective_time` is no longer ahead of received_at.
+2: `user_tiles.last_effective_time` is no longer ahead of received_at, and `label_tiles` count by the ranks of sources.
 """
 
 USER_TILES = f"user_tiles/v{TILES_VERSION}"

@@ -122,6 +122,7 @@ def test_labels_arrive_after_their_delay_one_for_each_transaction(tmp_path, germ
     assert lake.read("fraud_labels", date(2015, 3, 11)).to_pylist() == [
         {
             "transaction_id": number,
+            "caller": "default",
             "transaction_date": date(2015, 3, 9),
             "arrived_at": at + timedelta(days=2),
             "source": "import",
