@@ -23,6 +23,7 @@ from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
+from fraud_platform.decision.making import DecisionMaker
 from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.rates import LakeRates
 from fraud_platform.decision.serving_model import load_model
@@ -100,11 +101,17 @@ async def serve(
     rates.refresh()
     store = OnlineStore(settings.redis_url, ttl_days=settings.online_ttl_days, clock=lambda: now[0])
     features = Ladder(store, CircuitBreaker("redis", lambda: 0.0), faults.report)
-    decisions, spool = Decisions(store), SpoolWriter(settings.home, "worker-1")
+    spool = SpoolWriter(settings.home, "worker-1")
+    decisions = Decisions(
+        store,
+        lambda: now[0],
+        superseded=lambda record: meter.failed("superseded"),
+        given_up=lambda: meter.failed("given up"),
+    )
     shared: dict[str, Any] = {"features": features, "decisions": decisions, "rates": rates, "base_currency": "EUR"}
     explainer = Explainer(home=settings.home, log=LogTable(lake), search_days=3, **shared)
     engine = DecisionEngine(
-        model=model, model_breaker=CircuitBreaker("champion", lambda: 0.0), 
+        maker=DecisionMaker(lambda: now[0], "EUR"), model=model, model_breaker=CircuitBreaker("champion", lambda: 0.0), 
         policy=Policy(0.6, 0.3, 1), recorder=spool, explainer=explainer, meter=meter, faults=faults,
         clock=lambda: now[0], capacity=100, budget=UNLIMITED, **shared,
     )  # fmt: skip

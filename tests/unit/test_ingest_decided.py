@@ -324,14 +324,20 @@ def test_a_label_of_a_copy_is_of_the_day_of_its_decision(lake: Lake) -> None:
     after = NEXT + timedelta(days=1)
     log_decisions(lake, [decision("early", at + 15 * HOUR, 1), decision("late", at, 2), decision("same", at, 3),
                          decision("theirs", at + 15 * HOUR, 4, caller="another")])  # fmt: skip
-    rows = (("early", "u-1", at), ("same", "u-1", at), ("theirs", "u-1", at), ("late", "u-1", at + 10 * HOUR))
+    # one that does not stand, first told and then marked
+    log_decisions(lake, [decision("marked", at + 15 * HOUR, 5)])
+    log_decisions(lake, [decision("marked", at + 15 * HOUR, 5, superseded_by="f" * 32)])
+    rows = (
+        ("early", "u-1", at), ("same", "u-1", at), ("theirs", "u-1", at), ("marked", "u-1", at),
+        ("late", "u-1", at + 10 * HOUR),
+    )  # fmt: skip
     source = WithDecisions(Export(rows), LogTable(lake))
     dated = [
         (row["transaction_id"], row["transaction_date"])
         for _, labels in source.labels([NEXT, after])
         for row in labels.to_pylist()
     ]
-    assert dated == [("early", NEXT), ("same", DAY), ("theirs", DAY), ("late", DAY)]
+    assert dated == [("early", NEXT), ("same", DAY), ("theirs", DAY), ("marked", DAY), ("late", DAY)]
     ingest_transactions(lake, source, [DAY, NEXT], "EUR")
     counted = {
         (row["transaction_id"], row["caller"]): day
