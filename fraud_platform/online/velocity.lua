@@ -32,8 +32,8 @@ local function integer(number)
 end
 
 local function parse(member)
-  local count, sum, epoch = string.match(member, '^(%d+):(%d+)(.*)$')
-  return tonumber(count), tonumber(sum), epoch
+  local count, sum = string.match(member, '^(%d+):(%d+)')
+  return tonumber(count), tonumber(sum)
 end
 
 local happened, amount, received_at = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -93,11 +93,8 @@ local function count_attempt(set, identity, first_window, last_window)
     return found
   end
 
-  local count, sum, epoch, previous = 0, 0, '', -1
-  if recent[1] then
-    count, sum, epoch = parse(recent[1])
-    previous = times[1]
-  end
+  local count, sum, previous = newest_at_or_before(math.huge)
+  local epoch = recent[1] and string.match(recent[1], '^%d+:%d+(.*)$') or ''
   local since = epoch ~= '' and tonumber(string.match(epoch, '^:(%d+)')) or 0
 
   local effective, duplicate = nil, 0

@@ -4,7 +4,8 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
+from pathlib import Path
 
 import ibis
 import msgspec
@@ -17,14 +18,20 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from fraud_platform import schema
-from fraud_platform.features import training_set
+from fraud_platform.currency import Rates
+from fraud_platform.features import tables, training_set
 from fraud_platform.features.catalogue import CATALOGUE, LIVE_HISTORY
+from fraud_platform.ingest.standardize import standardize
+from fraud_platform.lake import Lake
 from fraud_platform.online import velocity
 from fraud_platform.online.store import OnlineFeatures, OnlineStore
+from fraud_platform.online.warm import warm_velocity
 from fraud_platform.processing import event_time
 from fraud_platform.schema import Transaction
+from fraud_platform.settings import Settings
 from tests.feature_oracle import DAY, HOUR, MINUTE, SECOND, Counters, Row, count, last_attempt
 from tests.feature_oracle import velocity as windows_of
+from tests.feature_worlds import export
 
 NOW = 1_795_435_200 * SECOND
 NAMES = [feature.name for feature in CATALOGUE.of("velocity")]
@@ -162,7 +169,7 @@ def streams(draw: st.DrawFn) -> list[Attempt]:
         if left == 0:
             off, left = draw(jumps), draw(st.integers(1, 4))
         left -= 1
-        repeats = draw(st.sampled_from([None] * 8 + [1, 3])) if number > 3 else None
+        repeats = draw(st.sampled_from([None] * 4 + [1, 2, 3])) if number > 3 else None
         user, merchant = draw(st.sampled_from(["ana", "ana", "ben"])), draw(st.sampled_from(["kiosk", "kiosk", "shop"]))
         attempts.append(Attempt(draw(gaps), off, draw(lags), user, merchant, repeats))
     return attempts
@@ -173,13 +180,13 @@ def received(stream: list[Attempt]) -> list[tuple[Row, int]]:
     came: list[tuple[Row, int]] = []
     now = NOW
     for number, attempt in enumerate(stream):
-        now += attempt.gap
+        now += attempt.gap if attempt.repeats is None else attempt.repeats
         # no two at the same microsecond of a clock that was set
         at = now + attempt.off + 7 * number * (attempt.off != 0)
         if attempt.repeats is not None:
             again = came[number - attempt.repeats][0]
-            # Redis keeps 48 hours of an entity: what is asked again after days is another test
-            if abs(at - again.received) < HOUR and again.received - again.timestamp < HOUR:
+            # by a clock that goes on: Redis keeps 48 hours of an entity, and no more
+            if at - again.received < HOUR and again.received - again.timestamp < HOUR:
                 came.append((again, at))
                 continue
         came.append((Row(f"t{number:02}", attempt.user, attempt.merchant, 100 + number, at - attempt.lag, at), at))
@@ -224,14 +231,14 @@ def test_online_the_oracle_and_the_offline_engine_are_one(redis_url: str) -> Non
     seen: Counter[str] = Counter()
 
     # to make an example smaller takes minutes on a real server
-    @hypothesis_settings(max_examples=40, derandomize=True, phases=(Phase.explicit, Phase.generate))
+    @hypothesis_settings(max_examples=30, derandomize=True, phases=(Phase.explicit, Phase.generate))
     @given(stream=streams())
     def holds(stream: list[Attempt]) -> None:
         asyncio.run(held(stream, redis_url, seen))
 
     holds()
     kinds = ("null", "known", "known after a jump", "repeated", "repeated too late")
-    assert min(seen[kind] for kind in kinds) > 20, seen
+    assert min(seen[kind] for kind in kinds) >= 5, seen
 
 
 async def held(stream: list[Attempt], redis_url: str, seen: Counter[str]) -> None:
@@ -293,6 +300,8 @@ async def held(stream: list[Attempt], redis_url: str, seen: Counter[str]) -> Non
 )
 @hypothesis_settings(max_examples=60, derandomize=True)
 def test_the_last_attempt_is_the_same_over_columns(live: int | None, snapshot: int | None, since: int, at: int) -> None:
+    at, since = NOW + at, NOW + since if since else 0
+    live, snapshot = (None if each is None else NOW + each for each in (live, snapshot))
     reply = velocity.Reply(at, False, live, since, [])
     online = velocity.last_attempt(reply, snapshot, velocity.Epoch(epoch="e", complete_since=0))
     columns = (ibis.literal(each, type="int64") for each in (live, snapshot, at, since))
@@ -300,3 +309,61 @@ def test_the_last_attempt_is_the_same_over_columns(live: int | None, snapshot: i
     assert found == online
     if since and live is not None and snapshot is not None and snapshot > live:
         assert online is None, "which of the two clocks is right, nobody knows"
+
+
+async def test_a_warmed_store_goes_on_in_the_epoch_or_owns_up_to_what_it_cannot_know(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """The lake's history is put back: of an entity with one epoch as it was, of one whose clock jumped meanwhile never
+    as if nothing had happened."""
+    midnight = NOW // DAY * DAY
+    settings = Settings(home=tmp_path, redis_url=redis_url)
+    lake, day = Lake(str(tmp_path / "lake")), date(1970, 1, 1) + timedelta(days=midnight // DAY)
+    noon = midnight + 12 * HOUR
+    told = {
+        "plain": [(noon, 0), (noon + HOUR, 0)],
+        "jumped": [(noon, 0), (midnight + DAY - 1, 0), (noon + HOUR, noon + SECOND)],
+        "since": [(noon, noon - HOUR), (noon + HOUR, noon - HOUR)],
+    }
+    counted = [(f"{user}-{n}", user, *each) for user, all_of in told.items() for n, each in enumerate(all_of)]
+    rows = [Row(name, user, f"m-{user}", 100, at, at) for name, user, at, _ in counted]
+    write_recorded(lake, day, rows, {name: since for name, _, _, since in counted})
+    later = midnight + DAY + 10 * MINUTE
+    with redis.Redis.from_url(redis_url) as client:
+        for _ in range(2):
+            client.delete(velocity.epoch_key())
+            assert warm_velocity(settings, lake, client, day, now_us=later).complete_since == 0
+        members = {user: client.zrange(velocity.set_key("user", user), 0, -1) for user in told}
+    assert members["plain"] == [b"1:100", b"2:200"]
+    assert members["jumped"] == [b"0:0:%d" % (midnight + DAY + SECOND + 1)]
+    carried = velocity.carried(noon - HOUR)
+    assert members["since"] == [b"0:0" + carried, b"1:100" + carried, b"2:200" + carried]
+    store = OnlineStore(redis_url, ttl_days=3)
+    await store.open()
+    try:
+        for user, day_long, last in (("plain", 3.0, noon + HOUR), ("since", None, noon + HOUR), ("jumped", None, None)):
+            payment = paid(f"{user}-now", later, user=user)
+            found = await store.read(msgspec.structs.replace(payment, merchant_id=f"m-{user}"))
+            assert same(value(found, "user_txn_count_24h"), day_long), user
+            assert found.last_effective_time == last
+            assert same(value(found, "user_txn_count_1h"), None if user == "jumped" else 1.0)
+        repeat = await store.read(paid("jumped-1", later, user="jumped"))
+        assert np.isnan(repeat.velocity[:8]).all()
+        assert repeat.duplicate
+    finally:
+        await store.close()
+
+
+def write_recorded(lake: Lake, day: date, rows: list[Row], since: dict[str, int]) -> None:
+    """Decided payments as the lake keeps them, each counted at its own time in the epoch since then."""
+    result = standardize(export(rows), day, Rates("EUR", {}), "EUR", None).transactions
+    names = result["transaction_id"].to_pylist()
+    received_us = result["received_at"].cast(pa.int64())
+    for entity in velocity.ENTITIES:
+        for name, values in (
+            (f"{entity}_effective_time", received_us),
+            (f"{entity}_counted_since", pa.array([since[each] for each in names])),
+        ):
+            position = result.schema.get_field_index(name)
+            result = result.set_column(position, result.schema.field(position), values)
+    lake.write(tables.RAW_TRANSACTIONS, day, result)

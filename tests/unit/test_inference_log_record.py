@@ -1,6 +1,5 @@
 """The record keeps every bit, and the spool gives back every record that was wholly written."""
 
-import base64
 import resource
 import signal
 import subprocess
@@ -44,23 +43,15 @@ def test_a_record_comes_back_whole() -> None:
     assert decode_record(encode_record(record())) == record()
 
 
-BEFORE_EPOCHS_OF_ENTITIES = base64.b85decode(
-    "+yEm2*&r}5FfcGMFfcGMFfcGMFfcGMFfcGMFfcGMFfgZNWoBV@Y;@TmG%_(|F=S*gWHU20Ff=kZVKic6H83z^V=*x>F=J(A"
-    "ouhOuF{5=YF{5oQG0hN~qeWFxqC`c{00v;@Mr42hz`(%3z`)M{24Ln!WPkw85Sq^b24Ln!WPkv|&j1Es=0;?I0M7shVCF_-fB~an"
-    "Vq?U}" + "0" * 250 + "sxmM#HZ3tREiy8|p=Aeyt#xx{a$ja;VRUtJWpkx+Wn^h{"
-    "v2A5?V`yP+bYEs=VRUtJWpkx+Wn^h{rEPCyWo)QpXkl$|X>V?@W^!S5WG!T6bY)|7Z*ng;*+6DyW@ct)W@ct)W@ct)W@ct)W@ct)"
-    "W@ct)W@ct)W@ct)W@ct)W@ct)W@ct)W@ct)W@ct)W@ct)W@ct)W@Z7)Kjvm;W@ct)%RkwfnVFfHn#(`AnVFfHnVO|xY;13LwR2-"
-    "{a%Ep)Wo&PEUvy}4Wpik6Y-G&@(x_u-VQp|}Z*IWAz{@}200000005+SWpi}Gzy"
-)
+BEFORE_ENTITY_EPOCHS = Path(__file__).parents[1] / "golden" / "record_before_entity_epochs.msgpack"
 """A record as it was written before velocity had epochs of single users and merchants."""
 
 
 def test_a_record_written_before_epochs_of_entities_is_readable() -> None:
     expected = record(epoch="e", complete_since=7, region="west", propensity=0.5)
-    found = decode_record(BEFORE_EPOCHS_OF_ENTITIES)
+    found = decode_record(BEFORE_ENTITY_EPOCHS.read_bytes())
     assert found == expected
     assert (found.user_counted_since, found.merchant_counted_since) == (None, None)
-    assert len(encode_record(found)) == len(BEFORE_EPOCHS_OF_ENTITIES) + 2
 
 
 def test_an_old_record_is_readable_after_a_field_was_appended() -> None:
