@@ -112,12 +112,19 @@ def log_decisions(lake: Lake, records: list[DecisionRecord]) -> None:
     LogTable(lake).commit(rows((each, encode_record(each)) for each in records), {})
 
 
-def write_labels(lake: Lake, day: date, frauds: list[str], transaction_day: date, cleared: Sequence[str] = ()) -> None:
-    """Confirmed frauds that arrive on a day, and good payments that an investigator has looked at."""
+def write_labels(
+    lake: Lake,
+    day: date,
+    frauds: list[str],
+    transaction_day: date,
+    cleared: Sequence[str] = (),
+    caller: str = DEFAULT_CALLER,
+) -> None:
+    """Confirmed frauds of a caller that arrive on a day, and good payments that an investigator has looked at."""
     count = len(frauds) + len(cleared)
     plain = {
         "transaction_id": [*frauds, *cleared],
-        "caller": [DEFAULT_CALLER] * count,
+        "caller": [caller] * count,
         "transaction_date": [transaction_day] * count,
         "source": ["chargeback"] * len(frauds) + ["investigator"] * len(cleared),
         "revision": [1] * count,

@@ -58,6 +58,8 @@ def test_a_row_that_fits_is_converted_and_completed():
             "user_effective_time": None,
             "merchant_effective_time": None,
             "region": None,
+            "user_counted_since": None,
+            "merchant_counted_since": None,
             "caller": "default",
         }
     ]

@@ -60,7 +60,7 @@ def serve(lake: Lake, propensity: float = 0.25, caller: str = "default") -> None
     for row in (RELEASED, FRAUD):
         records[row] = change(records[row], **drawn)
     log_decisions(lake, records)
-    write_labels(lake, DAY + timedelta(days=1), [f"{DAY}-{FOUND}", f"{DAY}-{FRAUD}"], DAY)
+    write_labels(lake, DAY + timedelta(days=1), [f"{DAY}-{FOUND}", f"{DAY}-{FRAUD}"], DAY, caller=caller)
 
 
 def load(lake: Lake, cut: date = CUT) -> Examples:
@@ -133,7 +133,7 @@ def test_a_blocked_payment_is_known_in_a_partition_older_than_callers(lake: Lake
     lake.write(tables.TRAINING_SET, DAY, rows.drop_columns(["caller"]))
     write_training_day(lake, DAY + timedelta(days=1), vectors(np.random.default_rng(1), COUNT))
     days = [DAY, DAY + timedelta(days=1)]
-    examples = load_examples(lake, days, labels_before(lake, CUT), CUT, MATURITY)
+    examples = load_examples(lake, days, labels_before(lake, CUT, LabelRules()), CUT, MATURITY)
     assert (len(examples), examples.unknown) == (2 * COUNT - 1, 1)
 
 

@@ -132,7 +132,7 @@ def test_the_same_data_and_seed_give_the_same_bytes_in_every_file(
     other = train_candidate(lake, Settings(home=tmp_path, training_threads=1, **kit.WINDOWS), kit.NOW)
     assert other.fingerprint == candidate.fingerprint
     files = [path.relative_to(candidate.folder) for path in candidate.folder.rglob("*") if path.is_file()]
-    assert len(files) == 9
+    assert len(files) == 10
     for file in files:
         assert (other.folder / file).read_bytes() == (candidate.folder / file).read_bytes(), file
 
