@@ -82,7 +82,7 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
     def make(**fields: Any) -> Settings:
         ports = {
             name: free_port()
-            for name in ("redis_port", "dagster_port", "service_port", "mlflow_port", "log_port")
+            for name in ("dagster_port", "service_port", "mlflow_port", "log_port")
             if name not in fields
         }
         return Settings(**{"home": tmp_path / "home", **ports, **fields})

@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -31,8 +32,7 @@ def redis_memory(settings: Settings) -> Iterator[GaugeMetricFamily]:
     with connect_redis(redis_address(settings), **options, retry=Retry(NoBackoff(), 0)) as client:
         for master in masters(client):
             told: dict[str, Any] = master.info("memory")  # type: ignore[assignment]
-            place = master.connection_pool.connection_kwargs
-            node = f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
+            node = _place(master)
             used[node] = told["used_memory"]
             # without a limit of its own it grows until the machine has no more
             limit[node] = told["maxmemory"] or told["total_system_memory"]
@@ -61,6 +61,12 @@ def following(settings: Settings) -> Iterator[GaugeMetricFamily]:
     yield single("region_publication", "Publication of the first region that was looked at last.", followed.number)
     yield single("region_looked_timestamp_seconds", "When the lake was last asked for it and answered.", looked)
     yield single("region_problem", "1: something of it could not be taken over.", float(followed.problem is not None))
+
+
+def _place(master: Redis) -> str:
+    """Where a server is: host and port, or its socket."""
+    place = master.connection_pool.connection_kwargs
+    return str(place["path"]) if "path" in place else f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
 
 
 def _roots(settings: Settings) -> dict[str, psutil.Process]:

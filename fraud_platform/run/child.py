@@ -16,7 +16,7 @@ import psutil
 
 from fraud_platform.run.home import MARK, PROJECT, Home
 
-STORES = ("redis-server", "postgres")
+STORES = ("valkey-server", "redis-server", "postgres")
 """Names of the processes that outlive an `up`."""
 
 GRACE_SECONDS = 12.0

@@ -116,7 +116,7 @@ class Up:
             (folder / name).write_text(text)
 
     def start(self, build: str = "quick", *options: str) -> "subprocess.Popen[str]":
-        names = ("home", "redis_port", "dagster_port", "service_port", "mlflow_port", "log_port")
+        names = ("home", "dagster_port", "service_port", "mlflow_port", "log_port")
         environment = {**os.environ, **{f"FRAUD_{name.upper()}": str(getattr(self.settings, name)) for name in names}}
         output = (self.folder / f"up-{len(self.processes)}.txt").open("w+")
         command = [sys.executable, str(self.folder / "driver.py"), str(self.folder), build, *options]
@@ -279,7 +279,7 @@ def test_what_dies_is_reported_and_started_again_and_down_ends_it_all(up: Up) ->
     until(lambda: recorded_process(pid_file(up.home, "mlflow")) not in (None, mlflow))
     assert process.poll() is None
     pids += up.pids()
-    environment = {**os.environ, "FRAUD_HOME": str(up.settings.home), "FRAUD_REDIS_PORT": str(up.settings.redis_port)}
+    environment = {**os.environ, "FRAUD_HOME": str(up.settings.home)}
     command = [sys.executable, "-m", "fraud_platform.cli", "down"]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=40, check=True).stdout
     assert "Stopped Redis" in said

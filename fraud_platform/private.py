@@ -1,0 +1,35 @@
+"""What this user alone may read and reach: the umask of the platform's processes, and folders of mode 0700.
+
+What belongs here: modes and owners. What does not: what lies in the folders. Another user of the machine who could read
+a file of the home had people's payments; who could reach a socket in it could command the server behind.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+UMASK = 0o077
+
+
+def keep_private() -> None:
+    """Let nobody else read what this process, and whatever it starts, creates from now on."""
+    os.umask(UMASK)
+
+
+def private_folder(folder: Path) -> Path:
+    """The folder with mode 0700, created where it is missing. An older one is shut, unless it is another user's, such
+    as the root of a volume: its owner says who may enter."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.stat()
+    if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != 0o700:
+        folder.chmod(0o700)
+    return folder
+
+
+def own_folder(folder: Path) -> Path:
+    """`private_folder` where others may create what they like: raises PermissionError unless it is this user's."""
+    private_folder(folder)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise PermissionError(f"{folder} is not this user's folder; remove it")
+    return folder
