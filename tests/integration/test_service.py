@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import redis
 from hypothesis import HealthCheck, given
@@ -46,6 +47,7 @@ class Service:
     home: Path
     booster: Any
     log: Path
+    pid: int
 
     def predict(self, **changes: Any) -> httpx.Response:
         return self.http.post("/v1/predict", json=payment(**changes))
@@ -98,7 +100,7 @@ def service(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
             wait_until_ready(http, server, log)
-            yield Service(http, client, home, booster, log)
+            yield Service(http, client, home, booster, log, server.pid)
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)
@@ -117,6 +119,19 @@ def wait_until_ready(http: httpx.Client, server: "subprocess.Popen[bytes]", log:
         except httpx.TransportError:
             pass
         time.sleep(0.1)
+
+
+def test_no_port_is_open_but_the_service_s_own(service: Service) -> None:
+    tree = psutil.Process(service.pid)
+    sockets = [
+        (each, process) for process in (tree, *tree.children(recursive=True)) for each in process.net_connections()
+    ]
+    listening = {each.laddr.port for each, _ in sockets if each.status == psutil.CONN_LISTEN}
+    assert listening == {service.http.base_url.port}
+
+
+def test_readiness_says_nothing_of_a_redis_that_is_bounded_and_forgets_nothing(service: Service) -> None:
+    assert service.http.get("/readyz").json()["warnings"] == []
 
 
 def test_a_payment_is_decided_by_the_contract(service: Service) -> None:
