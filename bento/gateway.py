@@ -18,6 +18,7 @@ from fraud_platform.decision.answer import Answer
 from fraud_platform.decision.api_keys import Scope
 from fraud_platform.decision.problem import (
     Problem,
+    foreign_page,
     malformed,
     method_not_allowed,
     not_found,
@@ -53,6 +54,8 @@ _POSTS: dict[str, tuple[str, Scope]] = {
     "/v1/admin/report": ("report_for", "admin"),
 }
 """The method of the runtime that answers a route, and what a key must allow."""
+_PROBES = frozenset(("/livez", "/readyz"))
+"""Asked by whoever balances load, by whatever name; they say nothing of a payment."""
 _GETS = frozenset(("/livez", "/readyz", "/docs.json"))
 _LIMITS = {"/v1/predict/batch": MAX_BATCH}
 """Bytes of a body, where that is more than MAX_BODY."""
@@ -63,6 +66,7 @@ _SLOW = {"/v1/admin/reload": 4.8, "/v1/admin/policy": 4.8}
 class Decider(Protocol):
     """What the middleware needs of the service's instance; `bento.runtime.Runtime` has it."""
 
+    def admits(self, host: bytes, origin: bytes) -> bool: ...
     def caller(self, authorization: bytes | None, scope: Scope, reached: str) -> str: ...
     async def decide(self, body: bytes, caller: str) -> Answer: ...
     async def decide_batch(self, body: bytes, caller: str) -> Answer: ...
@@ -100,6 +104,12 @@ class Gateway:
             await self._app(scope, receive, send)
             return
         path, method = scope["path"], scope["method"]
+        if path not in _POSTS and path not in _PROBES:
+            try:
+                check_page(scope["headers"], current_decider())
+            except Problem as problem:
+                await _send_problem(send, problem)
+                return
         if path in _POSTS:
             if method == "POST":
                 await self._answer_post(path, scope, receive, send)
@@ -119,7 +129,9 @@ class Gateway:
         name, needed = _POSTS[path]
         try:
             limit = _LIMITS.get(path, MAX_BODY)
-            caller = decider.caller(check_headers(scope["headers"], limit), needed, reached(scope.get("server")))
+            headers = scope["headers"]
+            check_page(headers, decider)
+            caller = decider.caller(check_headers(headers, limit), needed, reached(scope.get("server")))
             async with asyncio.timeout(BODY_SECONDS):
                 body = await _read(receive, limit)
         except Problem as problem:
@@ -161,6 +173,18 @@ async def _refuse(send: Send, decider: Decider, path: str, problem: Problem, beg
 def reached(server: tuple[str, int | None] | None) -> str:
     """The address of this machine that a connection came to; a Unix socket has none, and is as local."""
     return server[0] if server and server[1] is not None else "localhost"
+
+
+def check_page(headers: list[tuple[bytes, bytes]], decider: Decider) -> None:
+    """Raises Problem for what a browser sends for a page of somebody else."""
+    host = origin = b""
+    for name, value in headers:
+        if name == b"host":
+            host = value
+        elif name == b"origin":
+            origin = value
+    if not decider.admits(host, origin):
+        raise foreign_page("the Origin, or the Host, is not this service's: see FRAUD_ALLOWED_HOSTS")
 
 
 def check_headers(headers: list[tuple[bytes, bytes]], limit: int) -> bytes | None:

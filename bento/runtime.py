@@ -41,6 +41,7 @@ from fraud_platform.decision.problem import unauthorized
 from fraud_platform.decision.rates import LakeRates
 from fraud_platform.decision.report_desk import ReportDesk
 from fraud_platform.decision.serving_model import ServingModel, kept_releases, load_model, load_newest
+from fraud_platform.hosts import Hosts
 from fraud_platform.inference_log.neighbours import Neighbours
 from fraud_platform.inference_log.record import DecisionRecord, encode_record
 from fraud_platform.inference_log.recorder import PatientRecorder
@@ -237,6 +238,7 @@ class Runtime:
             tokens=settings.token_check,
             failed=lambda error: self._faults.report("access", error),
         )
+        self._hosts = Hosts(settings.allowed_hosts, settings.service_port)
         self._asked = 0
         self._refused: dict[str, float] = {}
         self._release = model.version if model else ""
@@ -262,6 +264,12 @@ class Runtime:
         if not self._access.required and not is_loopback(reached):
             raise unauthorized("this service has no keys yet, and answers without keys on loopback alone")
         return self._access.check(authorization, scope)
+
+    def admits(self, host: bytes, origin: bytes) -> bool:
+        """Whether a request is of no web page, or of one of ours. Once keys exist, callers may use any name for this
+        service: a page of others has none to show."""
+        known = self._access.required or self._hosts.knows(host)
+        return known and self._hosts.welcomes(origin, host)
 
     async def decide(self, body: bytes, caller: str) -> Answer:
         """`DecisionEngine.decide`."""

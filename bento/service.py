@@ -27,7 +27,7 @@ from fraud_platform.decision.request import PaymentRequest
 from fraud_platform.model.bundle import BundleError, NoReleaseError
 from fraud_platform.model.following import FollowingError
 from fraud_platform.online.embedded_redis import RedisUnavailableError
-from fraud_platform.private import keep_private
+from fraud_platform.private import keep_private, private_folder
 from fraud_platform.settings import Settings
 
 _settings = Settings()
@@ -64,6 +64,7 @@ class FraudDetector:
     def check() -> None:
         """Fail once, with the reason, rather than in every worker again and again. Before BentoML starts anything."""
         keep_private()
+        private_folder(_settings.home)
         shut_control()
         try:
             preflight(Settings())

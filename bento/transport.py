@@ -11,7 +11,16 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from bento.gateway import ANSWER_SECONDS, MAX_BODY, PREDICT, Decider, check_headers, current_decider, reached
+from bento.gateway import (
+    ANSWER_SECONDS,
+    MAX_BODY,
+    PREDICT,
+    Decider,
+    check_headers,
+    check_page,
+    current_decider,
+    reached,
+)
 from fraud_platform.decision.answer import Answer
 from fraud_platform.decision.problem import Problem, too_large, unavailable
 
@@ -60,6 +69,7 @@ class PaymentProtocol(HttpToolsProtocol):
         body = b"".join(self._parts)
         decider = current_decider()
         try:
+            check_page(self.headers, decider)
             caller = decider.caller(check_headers(self.headers, MAX_BODY), "decide", reached(self.server))
             if len(body) > MAX_BODY:
                 raise too_large(MAX_BODY)

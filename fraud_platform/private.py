@@ -4,11 +4,17 @@ What belongs here: modes and owners. What does not: what lies in the folders. An
 a file of the home had people's payments; who could reach a socket in it could command the server behind.
 """
 
+import hashlib
 import os
 import stat
 from pathlib import Path
 
 UMASK = 0o077
+
+_LET_THROUGH = 0o710
+
+LONGEST_SOCKET = 100
+"""Bytes of a socket's path; Linux takes 107, macOS 103."""
 
 
 def keep_private() -> None:
@@ -18,12 +24,18 @@ def keep_private() -> None:
 
 def private_folder(folder: Path) -> Path:
     """The folder with mode 0700, created where it is missing. An older one is shut, unless it is another user's, such
-    as the root of a volume: its owner says who may enter."""
+    as the root of a volume: its owner says who may enter; or has been let through (`let_through`)."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = folder.stat()
-    if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != 0o700:
+    if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) not in (0o700, _LET_THROUGH):
         folder.chmod(0o700)
     return folder
+
+
+def let_through(folder: Path) -> None:
+    """Let this process' group pass through a folder of this user, and see nothing on the way."""
+    os.chown(folder, -1, os.getegid())
+    folder.chmod(_LET_THROUGH)
 
 
 def own_folder(folder: Path) -> Path:
@@ -33,3 +45,10 @@ def own_folder(folder: Path) -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise PermissionError(f"{folder} is not this user's folder; remove it")
     return folder
+
+
+def short_folder(folder: Path) -> Path:
+    """A folder under /tmp that is this user's alone, for sockets of one whose path is too long for them. /tmp is
+    everybody's: raises PermissionError where another user made it first."""
+    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    return own_folder(Path("/tmp") / f"fraud-platform-{os.geteuid()}-{name}")

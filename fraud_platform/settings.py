@@ -93,6 +93,11 @@ class Settings(BaseSettings):
         "127.0.0.1",
         description="Address that MLflow's server and the inference log's metrics listen on; neither asks for keys.",
     )
+    allowed_hosts: list[str] = Field(
+        [],
+        description="Names that Dagster, MLflow and a decision service without keys are called by, as JSON "
+        '["fraud.example"]; those of loopback and addresses are taken anyhow.',
+    )
     service_workers: int = Field(1, ge=1, description="Worker processes of the decision service.")
     api_key: SecretStr | None = Field(
         None, description="Key that this platform's own commands show the decision service, once keys exist."

@@ -6,7 +6,6 @@ folder, which is this user, reaches it.
 """
 
 import fcntl
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -25,7 +24,7 @@ from redis.retry import Retry
 
 from fraud_platform.online.redis_conf import configuration
 from fraud_platform.online.shards import connect_redis
-from fraud_platform.private import UMASK, own_folder, private_folder
+from fraud_platform.private import LONGEST_SOCKET, UMASK, private_folder, short_folder
 from fraud_platform.settings import Settings
 
 NAMES = ("valkey-server", "redis-server")
@@ -37,8 +36,6 @@ LOAD_SECONDS = 600.0
 """An append-only file of many millions of users takes minutes to load; the server says so and is waited for."""
 STOP_SECONDS = 60.0
 
-_LONGEST_SOCKET = 100
-"""Bytes of a socket's path; Linux takes 107, macOS 103."""
 _UNSAID = ',"\\'
 """What Feast's way of writing an address cannot hold."""
 
@@ -56,12 +53,10 @@ def redis_socket(settings: Settings) -> Path:
     """The embedded server's socket: in its folder, or where that path is too long, in one of this home under /tmp."""
     folder = redis_folder(settings)
     path = folder / "redis.sock"
-    if len(os.fsencode(path)) <= _LONGEST_SOCKET and not any(sign in str(path) for sign in _UNSAID):
+    if len(os.fsencode(path)) <= LONGEST_SOCKET and not any(sign in str(path) for sign in _UNSAID):
         return path
-    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     try:
-        # /tmp is everybody's: a folder that another user made there first is not entered
-        return own_folder(Path("/tmp") / f"fraud-platform-{os.geteuid()}-{name}") / "redis.sock"
+        return short_folder(folder) / "redis.sock"
     except OSError as error:
         raise RedisUnavailableError(f"the path of {folder} is too long for a socket, and {error}") from error
 

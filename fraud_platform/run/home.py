@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from fraud_platform.private import keep_private, private_folder
 from fraud_platform.settings import Settings
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -74,8 +75,8 @@ class Home:
         Dagster's processes corrupt their sqlite files for good when several create them at once, or one is killed while
         it does. So one command creates them in a folder of its own, which then gets its name in one step.
         """
-        for folder in (self.logs, self.run):
-            folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.root, self.logs, self.run):
+            private_folder(folder)
         with (self.run / "prepare.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self.dagster.exists():
@@ -121,6 +122,7 @@ def open_home(settings: Settings) -> Home:
 
 
 if __name__ == "__main__":
+    keep_private()
     _home = open_home(Settings())
     _home.prepare()
     print(_home.dagster)

@@ -105,7 +105,7 @@ def servers(settings: Settings, home: Home) -> dict[str, Server]:
         ),
         DAGSTER: face(
             DAGSTER,
-            *(str(binaries / "dagster-webserver"), "--workspace", str(workspace)),
+            *(sys.executable, "-m", "assets.webserver", "--workspace", str(workspace)),
             *("--host", HOST, "--port", str(settings.dagster_port)),
         ),
         LOG: face(LOG, sys.executable, "-m", "fraud_platform.cli", "inference-log", "run"),

@@ -1,0 +1,50 @@
+"""Which names a server of this machine answers to, and which web pages may speak to it.
+
+What belongs here: Host and Origin. What does not: who a caller is (`decision.access`), how a refusal is said. A browser
+lets every page send requests to this machine, and under a name that its owner points here (DNS rebinding) lets it read
+the answers. Such a request bears the page's name: as its Host, or as its Origin.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Hosts:
+    """The names of one server. An IP address is taken too: nobody can point one of another somewhere else."""
+
+    def __init__(self, names: Iterable[str], port: int) -> None:
+        """names: beside those of loopback. port: where the server listens."""
+        self._names = frozenset(name.lower() for name in (*names, *LOOPBACK))
+        self._usual = frozenset(f"{bracketed(name)}:{port}".encode() for name in self._names)
+
+    def knows(self, host: bytes) -> bool:
+        """Whether a Host header names this server. Without one it is no browser's."""
+        return not host or host in self._usual or self._is_ours(host)
+
+    def welcomes(self, origin: bytes, host: bytes) -> bool:
+        """Whether a page may speak to this server: one that came from it, and what is no page."""
+        if not origin:
+            return True
+        parts = urlsplit(origin.decode("latin-1").lower())
+        return parts.scheme in ("http", "https") and parts.netloc.encode("latin-1") == host.lower()
+
+    def _is_ours(self, host: bytes) -> bool:
+        try:
+            name = urlsplit(f"//{host.decode('latin-1')}").hostname or ""
+        except ValueError:
+            return False
+        if name in self._names:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def bracketed(name: str) -> str:
+    """A name as it stands in a URL: an IPv6 address in brackets."""
+    return f"[{name}]" if ":" in name else name
