@@ -1,8 +1,8 @@
 """Dagster's webserver behind a door: `python -m assets.webserver`, with `dagster-webserver`'s own options.
 
-What belongs here: which requests reach Dagster. What does not: Dagster. It asks nobody who he is and takes mutations from
-any web page: by a link, by a form, over a WebSocket. Where its own command is used by hand (`make dagster`), nothing
-stands before it.
+What belongs here: which requests reach Dagster. What does not: Dagster. It asks nobody who he is and takes mutations
+from any web page: by a link, by a form, over a WebSocket. Where its own command is used by hand (`make dagster`),
+nothing stands before it.
 """
 
 import json

@@ -106,7 +106,8 @@ class Gateway:
         path, method = scope["path"], scope["method"]
         if path not in _POSTS and path not in _PROBES:
             try:
-                check_page(scope["headers"], current_decider())
+                named = dict(scope["headers"])
+                check_page(named.get(b"host", b""), named.get(b"origin", b""), current_decider())
             except Problem as problem:
                 await _send_problem(send, problem)
                 return
@@ -129,9 +130,8 @@ class Gateway:
         name, needed = _POSTS[path]
         try:
             limit = _LIMITS.get(path, MAX_BODY)
-            headers = scope["headers"]
-            check_page(headers, decider)
-            caller = decider.caller(check_headers(headers, limit), needed, reached(scope.get("server")))
+            authorization = check_headers(scope["headers"], limit, decider)
+            caller = decider.caller(authorization, needed, reached(scope.get("server")))
             async with asyncio.timeout(BODY_SECONDS):
                 body = await _read(receive, limit)
         except Problem as problem:
@@ -175,27 +175,26 @@ def reached(server: tuple[str, int | None] | None) -> str:
     return server[0] if server and server[1] is not None else "localhost"
 
 
-def check_page(headers: list[tuple[bytes, bytes]], decider: Decider) -> None:
+def check_page(host: bytes, origin: bytes, decider: Decider) -> None:
     """Raises Problem for what a browser sends for a page of somebody else."""
-    host = origin = b""
-    for name, value in headers:
-        if name == b"host":
-            host = value
-        elif name == b"origin":
-            origin = value
     if not decider.admits(host, origin):
         raise foreign_page("the Origin, or the Host, is not this service's: see FRAUD_ALLOWED_HOSTS")
 
 
-def check_headers(headers: list[tuple[bytes, bytes]], limit: int) -> bytes | None:
+def check_headers(headers: list[tuple[bytes, bytes]], limit: int, decider: Decider) -> bytes | None:
     """Hold headers against what is read, at most `limit` bytes; returns the Authorization header. Raises Problem.
 
     From here on what is logged of the request bears its id, and its trace goes on from its traceparent.
     """
     media_type, authorization, request_id, trace_parent = b"", None, b"", b""
+    host = origin = b""
     for name, value in headers:
-        if name == b"authorization":
+        if name == b"host":
+            host = value
+        elif name == b"authorization":
             authorization = value
+        elif name == b"origin":
+            origin = value
         elif name == b"x-request-id":
             request_id = value
         elif name == b"traceparent":
@@ -209,6 +208,7 @@ def check_headers(headers: list[tuple[bytes, bytes]], limit: int) -> bytes | Non
                 raise malformed("Content-Length is not a number")
             if int(value[:20]) > limit:
                 raise too_large(limit)
+    check_page(host, origin, decider)
     if media_type != b"application/json":
         raise unsupported_media("Content-Type has to be application/json")
     # also where there is none: a connection's requests share a context

@@ -17,7 +17,6 @@ from bento.gateway import (
     PREDICT,
     Decider,
     check_headers,
-    check_page,
     current_decider,
     reached,
 )
@@ -69,8 +68,7 @@ class PaymentProtocol(HttpToolsProtocol):
         body = b"".join(self._parts)
         decider = current_decider()
         try:
-            check_page(self.headers, decider)
-            caller = decider.caller(check_headers(self.headers, MAX_BODY), "decide", reached(self.server))
+            caller = decider.caller(check_headers(self.headers, MAX_BODY, decider), "decide", reached(self.server))
             if len(body) > MAX_BODY:
                 raise too_large(MAX_BODY)
         except Problem:

@@ -17,7 +17,8 @@ class Hosts:
 
     def __init__(self, names: Iterable[str], port: int) -> None:
         """names: beside those of loopback. port: where the server listens."""
-        self._names = frozenset(name.lower() for name in (*names, *LOOPBACK))
+        self._given = frozenset(name.lower() for name in names)
+        self._names = self._given | frozenset(LOOPBACK)
         self._usual = frozenset(f"{bracketed(name)}:{port}".encode() for name in self._names)
 
     def knows(self, host: bytes) -> bool:
@@ -25,11 +26,17 @@ class Hosts:
         return not host or host in self._usual or self._is_ours(host)
 
     def welcomes(self, origin: bytes, host: bytes) -> bool:
-        """Whether a page may speak to this server: one that came from it, and what is no page."""
+        """Whether a page may speak to this server: one that came from it, under the name that was asked for or one that
+        was given, as where a proxy asks by another. What sends no Origin is no page."""
         if not origin:
             return True
-        parts = urlsplit(origin.decode("latin-1").lower())
-        return parts.scheme in ("http", "https") and parts.netloc.encode("latin-1") == host.lower()
+        try:
+            parts = urlsplit(origin.decode("latin-1").lower())
+            name = parts.hostname
+        except ValueError:
+            return False
+        ours = parts.netloc.encode("latin-1") == host.lower() or name in self._given
+        return parts.scheme in ("http", "https") and ours
 
     def _is_ours(self, host: bytes) -> bool:
         try:

@@ -134,6 +134,20 @@ def test_readiness_says_nothing_of_a_redis_that_is_bounded_and_forgets_nothing(s
     assert service.http.get("/readyz").json()["warnings"] == []
 
 
+@pytest.mark.parametrize("headers", [{"host": "attacker.example:3001"}, {"origin": "http://attacker.example"}])
+def test_a_web_page_of_somebody_else_gets_nothing(service: Service, headers: dict[str, str]) -> None:
+    body = payment(transaction_id="of-a-page")
+    for method, path, content in (
+        ("POST", "/v1/predict", body), ("POST", "/v1/admin/reload", {}), ("POST", "/v1/explain", body),
+        ("GET", "/metrics", None), ("GET", "/docs.json", None),
+    ):  # fmt: skip
+        response = service.http.request(method, path, json=content, headers=headers)
+        assert (response.status_code, response.json()["type"]) == (403, "urn:fraud-platform:problem:foreign-page"), path
+    assert service.records("of-a-page") == []
+    own = {"origin": str(service.http.base_url).rstrip("/")}
+    assert service.http.post("/v1/predict", json=body, headers=own).status_code == 200
+
+
 def test_a_payment_is_decided_by_the_contract(service: Service) -> None:
     response = service.predict(transaction_id="contract")
     answer = response.json()
@@ -389,6 +403,9 @@ def test_keys_close_the_door_and_say_what_is_allowed(service: Service) -> None:
         decided = service.http.post("/v1/predict", json=body, headers=shown)
         forbidden = service.http.post("/v1/explain", json={"transaction_id": "with-key"}, headers=shown)
         assert (decided.status_code, forbidden.status_code) == (200, 403)
+        # by whatever name: a page of others has no key to show
+        named = {**shown, "host": "payments.bank.example"}
+        assert service.http.post("/v1/predict", json=body, headers=named).status_code == 200
         assert {record.caller for record in service.records("with-key")} == {"acquirer"}
     finally:
         path.write_text('{"keys": []}')

@@ -30,6 +30,9 @@ class EchoDecider:
     answers: list[tuple[str, int]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
+    def admits(self, host: bytes, origin: bytes) -> bool:
+        return host.startswith(b"127.0.0.1") and not origin
+
     def caller(self, authorization: bytes | None, scope: str, reached: str) -> str:
         if authorization != KEY:
             raise unauthorized("the key is unknown")
