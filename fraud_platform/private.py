@@ -47,6 +47,12 @@ def own_folder(folder: Path) -> Path:
     return folder
 
 
+def socket_path(folder: Path, name: str) -> Path:
+    """Where a folder's socket is: in it, or where that path is too long, in `short_folder`. Raises PermissionError."""
+    path = folder / name
+    return path if len(os.fsencode(path)) <= LONGEST_SOCKET else short_folder(folder) / name
+
+
 def short_folder(folder: Path) -> Path:
     """A folder under /tmp that is this user's alone, for sockets of one whose path is too long for them. /tmp is
     everybody's: raises PermissionError where another user made it first."""

@@ -7,7 +7,6 @@ folder, which is this user, reaches it.
 
 import fcntl
 import importlib.util
-import os
 import shutil
 import socket
 import subprocess
@@ -24,7 +23,7 @@ from redis.retry import Retry
 
 from fraud_platform.online.redis_conf import configuration
 from fraud_platform.online.shards import connect_redis
-from fraud_platform.private import LONGEST_SOCKET, UMASK, private_folder, short_folder
+from fraud_platform.private import UMASK, private_folder, short_folder, socket_path
 from fraud_platform.settings import Settings
 
 NAMES = ("valkey-server", "redis-server")
@@ -52,13 +51,12 @@ def redis_folder(settings: Settings) -> Path:
 def redis_socket(settings: Settings) -> Path:
     """The embedded server's socket: in its folder, or where that path is too long, in one of this home under /tmp."""
     folder = redis_folder(settings)
-    path = folder / "redis.sock"
-    if len(os.fsencode(path)) <= LONGEST_SOCKET and not any(sign in str(path) for sign in _UNSAID):
-        return path
     try:
-        return short_folder(folder) / "redis.sock"
+        if any(sign in str(folder) for sign in _UNSAID):
+            return short_folder(folder) / "redis.sock"
+        return socket_path(folder, "redis.sock")
     except OSError as error:
-        raise RedisUnavailableError(f"the path of {folder} is too long for a socket, and {error}") from error
+        raise RedisUnavailableError(f"the path of {folder} cannot be that of a socket, and {error}") from error
 
 
 def embedded_url(settings: Settings) -> str:

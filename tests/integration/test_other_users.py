@@ -13,17 +13,9 @@ from fraud_platform.online.embedded_postgres import ensure_postgres, postgres_fo
 from fraud_platform.online.embedded_redis import ensure_redis, redis_socket, stop_redis
 from fraud_platform.run.home import open_home
 from fraud_platform.settings import Settings
+from tests.modes_kit import open_to_others, shut
 
 NOBODY = 65_534
-
-
-def open_to_others(home: Path) -> list[str]:
-    """Everything in a home, itself included, that group or others may read, write or enter."""
-    return [
-        f"{path} {stat.S_IMODE(path.lstat().st_mode):o}"
-        for path in (home, *home.rglob("*"))
-        if not path.is_symlink() and stat.S_IMODE(path.lstat().st_mode) & 0o077
-    ]
 
 
 def as_another_user(act: Callable[[], object]) -> str:
@@ -48,11 +40,6 @@ def as_another_user(act: Callable[[], object]) -> str:
     os.waitpid(child, 0)
     with os.fdopen(read, "rb") as said:
         return said.read().decode()
-
-
-def shut(folder: Path) -> bool:
-    """Whether nobody else gets in; a root's PostgreSQL, which is another user's, passes through."""
-    return stat.S_IMODE(folder.stat().st_mode) in ((0o700, 0o710) if os.geteuid() == 0 else (0o700,))
 
 
 def knock(path: Path) -> None:

@@ -136,14 +136,15 @@ def test_readiness_says_nothing_of_a_redis_that_is_bounded_and_forgets_nothing(s
 
 @pytest.mark.parametrize("headers", [{"host": "attacker.example:3001"}, {"origin": "http://attacker.example"}])
 def test_a_web_page_of_somebody_else_gets_nothing(service: Service, headers: dict[str, str]) -> None:
-    body = payment(transaction_id="of-a-page")
+    name = f"of-a-page-{next(iter(headers))}"
+    body = payment(transaction_id=name)
     for method, path, content in (
         ("POST", "/v1/predict", body), ("POST", "/v1/admin/reload", {}), ("POST", "/v1/explain", body),
         ("GET", "/metrics", None), ("GET", "/docs.json", None),
     ):  # fmt: skip
         response = service.http.request(method, path, json=content, headers=headers)
         assert (response.status_code, response.json()["type"]) == (403, "urn:fraud-platform:problem:foreign-page"), path
-    assert service.records("of-a-page") == []
+    assert service.records(name) == []
     own = {"origin": str(service.http.base_url).rstrip("/")}
     assert service.http.post("/v1/predict", json=body, headers=own).status_code == 200
 

@@ -23,6 +23,7 @@ from fraud_platform.run.child import Child, end_leftovers, leftovers, pid_file, 
 from fraud_platform.run.home import Home, open_home
 from fraud_platform.schema import RAW_TRANSACTIONS
 from fraud_platform.settings import Settings
+from tests.modes_kit import open_to_others
 
 SERVER = """
 import http.server, json, socket, subprocess, sys
@@ -76,6 +77,7 @@ from fraud_platform.run import up
 from fraud_platform.run.child import Child
 from fraud_platform.run.servers import FACES, Server
 from fraud_platform.settings import Settings
+from tests.modes_kit import open_to_others
 
 def servers(settings, home):
     def server(name):
@@ -189,6 +191,7 @@ def test_a_run_decides_and_says_where_everything_is_and_a_failed_later_build_doe
         assert f"http://127.0.0.1:{port}" in said
     assert str(up.home.logs) in said
     assert "I listen on" in (up.home.logs / "mlflow.log").read_text()
+    assert open_to_others(up.home.root) == []
     assert up.pids() == []
     assert redis_pid(up.settings) is not None
     assert "fraud-platform down" in said
