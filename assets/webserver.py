@@ -63,7 +63,7 @@ def main() -> None:
     """Dagster's command, its application behind the door."""
     keep_private()
     settings = Settings()
-    hosts = Hosts(settings.allowed_hosts, settings.dagster_port)
+    hosts = Hosts(settings.allowed_hosts)
     within = cli.create_app_from_workspace_process_context
     # of no public interface, so Dagster is pinned and a test holds this
     cli.create_app_from_workspace_process_context = lambda *args, **options: Door(within(*args, **options), hosts)

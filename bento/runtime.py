@@ -238,7 +238,7 @@ class Runtime:
             tokens=settings.token_check,
             failed=lambda error: self._faults.report("access", error),
         )
-        self._hosts = Hosts(settings.allowed_hosts, settings.service_port)
+        self._hosts = Hosts(settings.allowed_hosts)
         self._asked = 0
         self._refused: dict[str, float] = {}
         self._release = model.version if model else ""

@@ -13,17 +13,19 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Hosts:
-    """The names of one server. An IP address is taken too: nobody can point one of another somewhere else."""
+    """The names of one server, at any port. An IP address is taken too: nobody can let one point somewhere else."""
 
-    def __init__(self, names: Iterable[str], port: int) -> None:
-        """names: beside those of loopback. port: where the server listens."""
+    def __init__(self, names: Iterable[str]) -> None:
+        """names: beside those of loopback."""
         self._given = frozenset(name.lower() for name in names)
         self._names = self._given | frozenset(LOOPBACK)
-        self._usual = frozenset(f"{bracketed(name)}:{port}".encode() for name in self._names)
+        self._usual = frozenset(bracketed(name).encode() for name in self._names)
 
     def knows(self, host: bytes) -> bool:
         """Whether a Host header names this server. Without one it is no browser's."""
-        return not host or host in self._usual or self._is_ours(host)
+        # most are as they are written here, and cost a payment nothing but this
+        name, _, port = host.rpartition(b":")
+        return not host or (name in self._usual and port.isdigit()) or self._is_ours(host)
 
     def welcomes(self, origin: bytes, host: bytes) -> bool:
         """Whether a page may speak to this server: one that came from it, under the name that was asked for or one that

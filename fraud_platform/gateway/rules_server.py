@@ -268,7 +268,7 @@ async def serve(given: argparse.Namespace) -> None:
     rules = FallbackRules(given.high_amount, given.cross_country_amount)
     first = Policy(given.threshold, given.review_threshold, NOT_KEPT, rules)
     policy = PolicyFile(given.home, first, time.monotonic)
-    hosts = Hosts(given.allowed_host, given.port)
+    hosts = Hosts(given.allowed_host)
     app = RulesServer(policy, access, outbox, lambda: datetime.now(UTC), hosts)
     config = uvicorn.Config(
         app, host=HOST, port=given.port, lifespan="off", access_log=False, log_level="warning", timeout_keep_alive=75

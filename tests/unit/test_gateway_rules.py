@@ -59,7 +59,7 @@ def outbox(tmp_path: Path) -> Outbox:
 def server(tmp_path: Path, outbox: Outbox) -> RulesServer:
     access = open_access(tmp_path, loopback=True, tokens=None, failed=lambda _: None)
     policy = PolicyFile(tmp_path, Policy(0.7, 0.4, 3, FallbackRules()), Clock())
-    return RulesServer(policy, access, outbox, lambda: NOW, Hosts([], 3003))
+    return RulesServer(policy, access, outbox, lambda: NOW, Hosts([]))
 
 
 @pytest.mark.parametrize("headers", [{b"host": b"attacker.example"}, {b"origin": b"http://attacker.example"}])

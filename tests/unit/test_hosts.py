@@ -4,7 +4,7 @@ import pytest
 
 from fraud_platform.hosts import Hosts
 
-HOSTS = Hosts(["Fraud.example"], 3001)
+HOSTS = Hosts(["Fraud.example"])
 
 
 @pytest.mark.parametrize(
