@@ -3,23 +3,30 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import date
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import redis
 from redis_cluster_kit import Node, RedisCluster
-from service_kit import USERS, fill_online_store, publish_small_model
-from test_service_identity import NOON, Worker, body
+from service_kit import USERS, fill_online_store
 
-from fraud_platform.inference_log.spool import read_spool
+from fraud_platform.decision.breaker import CircuitBreaker
+from fraud_platform.decision.engine import DecisionEngine
+from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.online import velocity
 from fraud_platform.online.epochs import put_epoch, velocity_epoch
+from fraud_platform.online.ladder import Ladder
+from fraud_platform.online.recount import Recount
 from fraud_platform.online.redis_memory import MemoryWatch
 from fraud_platform.online.shards import connect_redis, in_slot
 from fraud_platform.online.slots import SLOTS, tags
+from fraud_platform.online.store import OnlineStore
 from fraud_platform.schema import Transaction
+from tests.engine_kit import NOW, World, body
 from tests.redis_kit import RedisServer, begin_redis
 
 TINY = 8 * 1024**2
@@ -33,13 +40,31 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
+@dataclass
+class Worker:
+    """A store, and an engine on it whose model and log are in memory."""
+
+    store: OnlineStore
+    world: World
+    engine: DecisionEngine
+
+    async def decide(self, transaction_id: str, user: str) -> dict[str, Any]:
+        answer = await self.engine.decide(body(transaction_id=transaction_id, user_id=user), "shop")
+        assert answer.status == 200
+        told: dict[str, Any] = msgspec.json.decode(answer.body)
+        return told
+
+
 @pytest.fixture
 async def worker(server: RedisServer, tmp_path: Path) -> AsyncIterator[Worker]:
-    publish_small_model(tmp_path, version=1, seed=1)
-    worker = Worker(tmp_path, server.url, "w1", 1)
-    await worker.store.open()
-    yield worker
-    await worker.close()
+    store = OnlineStore(server.url, ttl_days=3, recount=Recount(tmp_path / "recount"), clock=lambda: NOW)
+    medians = {s: np.zeros(len(CATALOGUE.of(s)), np.float32) for s in ("user", "merchant")}
+    store.medians = medians
+    world = World(tmp_path, redis=store)  # type: ignore[arg-type]
+    world.features = Ladder(store, CircuitBreaker("redis", time.monotonic), lambda _, __: None)  # type: ignore[assignment]
+    await store.open()
+    yield Worker(store, world, world.engine())
+    await store.close()
 
 
 def fill_up(client: redis.Redis) -> None:
@@ -75,7 +100,7 @@ async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 def payment(transaction_id: str, user: str) -> Transaction:
     return Transaction(
-        transaction_id=transaction_id, user_id=user, merchant_id="m-1", amount=100, event_time=NOON, received_at=NOON,
+        transaction_id=transaction_id, user_id=user, merchant_id="m-1", amount=100, event_time=NOW, received_at=NOW,
         country="DE", user_country=None, merchant_category=None, channel=None, device_key=None, latitude=None,
         longitude=None, clock_skew=False,
     )  # fmt: skip
@@ -86,33 +111,27 @@ def counted(client: redis.Redis, user: str) -> int:
 
 
 async def test_payments_are_decided_without_a_full_redis_and_each_is_counted_once_it_has_room(
-    server: RedisServer, worker: Worker, tmp_path: Path
+    server: RedisServer, worker: Worker
 ) -> None:
-    answer = await worker.engine.decide(body(transaction_id="before"), "")
-    assert msgspec.json.decode(answer.body)["served_by"]["user_features"] == "redis"
+    assert (await worker.decide("before", USERS[0]))["served_by"]["user_features"] == "redis"
     fill_up(server.client)
-    # longer than what was sent is kept where it might be lost with a server that dies
     names = [f"full-{number}" for number in range(30)]
     for name in names:
-        answer = await worker.engine.decide(body(transaction_id=name, user_id=USERS[1]), "")
-        told = msgspec.json.decode(answer.body)
-        assert (answer.status, told["served_by"]["user_features"]) == (200, "default")
+        assert (await worker.decide(name, USERS[1]))["served_by"]["user_features"] == "default"
         await asyncio.sleep(0.01)
     assert counted(server.client, USERS[1]) == 0
-    records = {r.request.transaction_id: r for r in read_spool(tmp_path, date(2026, 11, 23))}
-    assert all(records[name].values is not None for name in names)
+    vectors = {record.request.transaction_id: record.values for record in worker.world.recorder.records}
+    velocity_of = [CATALOGUE.names.index(feature.name) for feature in CATALOGUE.of("velocity")]
+    assert all(np.isnan(vectors[name][velocity_of]).all() for name in names)
     give_back(server.client)
     await until(lambda: worker.store.connected)
     assert counted(server.client, USERS[1]) == len(names)
     assert velocity_epoch(server.client) == velocity.Epoch(epoch="test", complete_since=0)
-    # the decisions of the time without room stand for the next worker
-    for name in names:
-        assert await worker.store.find("", name) is not None
 
 
 async def test_what_nobody_waits_for_is_counted_too_once_there_is_room(server: RedisServer, worker: Worker) -> None:
     fill_up(server.client)
-    worker.store.count(payment("posted", USERS[2]), caller="", claim=b"")
+    worker.store.count_later(payment("posted", USERS[2]), caller="", claim=b"")
     await until(lambda: not worker.store.connected)
     give_back(server.client)
     await until(lambda: worker.store.connected)

@@ -31,7 +31,7 @@ class EchoDecider:
     failures: list[str] = field(default_factory=list)
 
     def admits(self, host: bytes, origin: bytes) -> bool:
-        return host.startswith(b"127.0.0.1") and not origin
+        return host in (b"here", b"") and not origin
 
     def caller(self, authorization: bytes | None, scope: str, reached: str) -> str:
         if authorization != KEY:
@@ -132,6 +132,8 @@ async def test_a_payment_that_came_whole_goes_past_asgi_and_gets_the_gateways_by
     [
         ({"headers": {"authorization": "Bearer bad"}}, 401),
         ({"headers": {"content-type": "text/plain"}}, 415),
+        ({"headers": {"host": "attacker.example"}}, 403),
+        ({"headers": {"origin": "http://attacker.example"}}, 403),
         ({"headers": {"content-encoding": "gzip"}}, 415),
         ({"more": "x" * MAX_BODY}, 413),
     ],
