@@ -32,11 +32,11 @@ audit: $(READY) ## look for secrets in the checkout, and for known holes in the 
 	@$(BIN)/python .ci/audit
 
 dagster: $(READY) ## open Dagster alone, as its developers do: http://127.0.0.1:3000
-	@DAGSTER_HOME="$$($(BIN)/python -m fraud_platform.run.home)" $(BIN)/dagster dev -w workspace.yaml \
+	@umask 077; DAGSTER_HOME="$$($(BIN)/python -m fraud_platform.run.home)" $(BIN)/dagster dev -w workspace.yaml \
 		--host 127.0.0.1 --port $${FRAUD_DAGSTER_PORT:-3000}
 
 serve: $(READY) ## start the decision service alone: http://127.0.0.1:3001
-	@OMP_NUM_THREADS=1 $(BIN)/bentoml serve bento.service:FraudDetector --host 127.0.0.1 \
+	@umask 077; OMP_NUM_THREADS=1 $(BIN)/bentoml serve bento.service:FraudDetector --host 127.0.0.1 \
 		--port $${FRAUD_SERVICE_PORT:-3001}
 
 gateway: $(READY) ## start the gateway before the service, TLS: https://127.0.0.1:8443 (nginx must be installed)

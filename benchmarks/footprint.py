@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import json
 import shutil
-import socket
 import tempfile
 import time
 import uuid
@@ -71,10 +70,7 @@ def main() -> None:
 def _home() -> Iterator[Settings]:
     """Settings of a home that goes with the block, with servers of its own."""
     folder = Path(tempfile.mkdtemp(prefix="footprint-"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = Settings(home=folder, redis_port=port, history_days=DAYS, _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(home=folder, history_days=DAYS, _env_file=None)  # type: ignore[call-arg]
     try:
         yield settings
     finally:

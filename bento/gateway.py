@@ -20,6 +20,7 @@ from fraud_platform.decision.answer import Answer
 from fraud_platform.decision.api_keys import Scope
 from fraud_platform.decision.problem import (
     Problem,
+    foreign_page,
     malformed,
     method_not_allowed,
     not_found,
@@ -55,6 +56,8 @@ _POSTS: dict[str, tuple[str, Scope]] = {
     "/v1/admin/report": ("report_for", "admin"),
 }
 """The method of the runtime that answers a route, and what a key must allow."""
+_PROBES = frozenset(("/livez", "/readyz"))
+"""Asked by whoever balances load, by whatever name; they say nothing of a payment."""
 _GETS = frozenset(("/livez", "/readyz", "/docs.json"))
 _STATIC = Path(bentoml_server.__file__).parent / "static_content"
 _PAGES = frozenset(
@@ -73,6 +76,7 @@ _SLOW = {"/v1/admin/reload": 4.8, "/v1/admin/policy": 4.8}
 class Decider(Protocol):
     """What the middleware needs of the service's instance; `bento.runtime.Runtime` has it."""
 
+    def admits(self, host: bytes, origin: bytes) -> bool: ...
     def caller(self, authorization: bytes | None, scope: Scope, reached: str) -> str: ...
     async def decide(self, body: bytes, caller: str) -> Answer: ...
     async def decide_batch(self, body: bytes, caller: str) -> Answer: ...
@@ -110,6 +114,13 @@ class Gateway:
             await self._app(scope, receive, send)
             return
         path, method = scope["path"], scope["method"]
+        if path not in _POSTS and path not in _PROBES:
+            try:
+                named = dict(scope["headers"])
+                check_page(named.get(b"host", b""), named.get(b"origin", b""), current_decider())
+            except Problem as problem:
+                await _send_problem(send, problem)
+                return
         if path in _POSTS:
             if method == "POST":
                 await self._answer_post(path, scope, receive, send)
@@ -131,7 +142,8 @@ class Gateway:
         name, needed = _POSTS[path]
         try:
             limit = _LIMITS.get(path, MAX_BODY)
-            caller = decider.caller(check_headers(scope["headers"], limit), needed, reached(scope.get("server")))
+            authorization = check_headers(scope["headers"], limit, decider)
+            caller = decider.caller(authorization, needed, reached(scope.get("server")))
             async with asyncio.timeout(BODY_SECONDS):
                 body = await _read(receive, limit)
         except Problem as problem:
@@ -175,15 +187,26 @@ def reached(server: tuple[str, int | None] | None) -> str:
     return server[0] if server and server[1] is not None else "localhost"
 
 
-def check_headers(headers: list[tuple[bytes, bytes]], limit: int) -> bytes | None:
+def check_page(host: bytes, origin: bytes, decider: Decider) -> None:
+    """Raises Problem for what a browser sends for a page of somebody else."""
+    if not decider.admits(host, origin):
+        raise foreign_page("the Origin, or the Host, is not this service's: see FRAUD_ALLOWED_HOSTS")
+
+
+def check_headers(headers: list[tuple[bytes, bytes]], limit: int, decider: Decider) -> bytes | None:
     """Hold headers against what is read, at most `limit` bytes; returns the Authorization header. Raises Problem.
 
     From here on what is logged of the request bears its id, and its trace goes on from its traceparent.
     """
     media_type, authorization, request_id, trace_parent = b"", None, b"", b""
+    host = origin = b""
     for name, value in headers:
-        if name == b"authorization":
+        if name == b"host":
+            host = value
+        elif name == b"authorization":
             authorization = value
+        elif name == b"origin":
+            origin = value
         elif name == b"x-request-id":
             request_id = value
         elif name == b"traceparent":
@@ -197,6 +220,7 @@ def check_headers(headers: list[tuple[bytes, bytes]], limit: int) -> bytes | Non
                 raise malformed("Content-Length is not a number")
             if int(value[:20]) > limit:
                 raise too_large(limit)
+    check_page(host, origin, decider)
     if media_type != b"application/json":
         raise unsupported_media("Content-Type has to be application/json")
     # also where there is none: a connection's requests share a context

@@ -27,7 +27,7 @@ _REF = "#/components/schemas/{name}"
 _ALWAYS = {
     400: "The body is not JSON.",
     401: "No API key, or one that is unknown or revoked.",
-    403: "The API key does not allow this.",
+    403: "The API key does not allow this, or a web page of somebody else asks.",
     408: "The request did not arrive in time.",
     413: "The body is over 64 KiB.",
     415: "The body is not declared as application/json.",

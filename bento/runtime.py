@@ -5,6 +5,7 @@ What belongs here: composition, start-up, readiness. What does not: routes (`gat
 
 import asyncio
 import gc
+import logging
 import os
 import sys
 import time
@@ -42,6 +43,7 @@ from fraud_platform.decision.rates import LakeRates
 from fraud_platform.decision.report_desk import ReportDesk
 from fraud_platform.decision.serving_model import ServingModel, kept_releases, load_model, load_newest
 from fraud_platform.features.label_rules import label_rules
+from fraud_platform.hosts import Hosts
 from fraud_platform.inference_log.neighbours import Neighbours
 from fraud_platform.inference_log.record import DecisionRecord, encode_record
 from fraud_platform.inference_log.recorder import PatientRecorder
@@ -59,11 +61,15 @@ from fraud_platform.online.embedded_postgres import postgres_address
 from fraud_platform.online.embedded_redis import ensure_redis, redis_address
 from fraud_platform.online.ladder import Ladder
 from fraud_platform.online.recount import Recount
+from fraud_platform.online.redis_memory import MemoryWatch
+from fraud_platform.online.shards import REDIS_ERRORS
 from fraud_platform.online.snapshot_record import end_of_day
 from fraud_platform.online.store import OnlineStore
 from fraud_platform.online.wire import StoreError
 from fraud_platform.packaging.packed import packed_release, start_from
 from fraud_platform.settings import Settings
+
+logger = logging.getLogger("fraud_platform.decision")
 
 CODE = Path(__file__).parents[1]
 """The checkout, or the code of a Bento."""
@@ -72,6 +78,8 @@ OPENING_SECONDS = 2.0
 RATES_SECONDS = 600
 STANDING_SECONDS = 0.2
 VERSIONS_SECONDS = 5.0
+MEMORY_SECONDS = 1.0
+"""How often Redis is asked what it has forgotten: so long may payments be decided by velocity that is too low."""
 SPOOL_RECORDS = 200
 """Records written per turn when a disk that was full is back: some milliseconds of the event loop."""
 GC_THRESHOLDS = (5_000, 20, 20)
@@ -138,6 +146,8 @@ class Runtime:
             deadline=settings.read_deadline_ms / 1_000,
             recount=Recount(settings.home / "recount"),
         )
+        self._memory = MemoryWatch(redis_address(settings), clock=clock)
+        self._warnings: list[str] = []
         self._cold = ColdStore(
             partial(postgres_address, settings),
             ttl_days=settings.cold_ttl_days,
@@ -242,6 +252,7 @@ class Runtime:
             tokens=settings.token_check,
             failed=lambda error: self._faults.report("access", error),
         )
+        self._hosts = Hosts(settings.allowed_hosts)
         self._asked = 0
         self._refused: dict[str, float] = {}
         self._release = model.version if model else ""
@@ -254,6 +265,7 @@ class Runtime:
             self._keep_standing(),
             self._keep_settling(),
             self._keep_versions(),
+            self._keep_memory_watched(),
         )
         self._tasks = [asyncio.get_running_loop().create_task(each) for each in work]
         self._opening, self._opened_by = self._tasks[:2], time.monotonic() + OPENING_SECONDS
@@ -266,6 +278,12 @@ class Runtime:
         if not self._access.required and not is_loopback(reached):
             raise unauthorized("this service has no keys yet, and answers without keys on loopback alone")
         return self._access.check(authorization, scope)
+
+    def admits(self, host: bytes, origin: bytes) -> bool:
+        """Whether a request is of no web page, or of one of ours. Once keys exist, callers may use any name for this
+        service: a page of others has none to show."""
+        known = self._access.required or self._hosts.knows(host)
+        return known and self._hosts.welcomes(origin, host)
 
     async def decide(self, body: bytes, caller: str) -> Answer:
         """`DecisionEngine.decide`."""
@@ -337,7 +355,8 @@ class Runtime:
         }
         degraded = [name for name, check in checks.items() if not check["ok"]]
         ready = all(opening.done() for opening in self._opening) or time.monotonic() > self._opened_by
-        body = msgspec.json.encode({"ready": ready, "degraded": degraded, "checks": checks})
+        told = {"ready": ready, "degraded": degraded, "warnings": self._warnings, "checks": checks}
+        body = msgspec.json.encode(told)
         return Answer(200 if ready else 503, body)
 
     async def _keep_rates_fresh(self) -> None:
@@ -408,6 +427,19 @@ class Runtime:
                         self._meter.snapshot(name, view.removesuffix("_vector"), end)
             self._meter.forget_dead_workers()
             await asyncio.sleep(VERSIONS_SECONDS)
+
+    async def _keep_memory_watched(self) -> None:
+        """Own up to what Redis has forgotten by itself, and say where it is set to."""
+        while True:
+            try:
+                warnings = await asyncio.to_thread(self._memory.look)
+            except (*REDIS_ERRORS, OSError) as error:
+                self._faults.report("redis_memory", error)
+            else:
+                for warning in set(warnings) - set(self._warnings):
+                    logger.warning("%s", warning)
+                self._warnings = warnings
+            await asyncio.sleep(MEMORY_SECONDS)
 
     async def _keep_model_fresh(self) -> None:
         """Take what was released within a second, and whenever it is asked for."""
@@ -482,6 +514,7 @@ class Runtime:
         await asyncio.to_thread(self._explainer.close)
         await asyncio.to_thread(self._reports.close)
         await self._store.close()
+        await asyncio.to_thread(self._memory.close)
         await self._cold.close()
         await asyncio.to_thread(self._decided_days.close)
         self._label_index.close()

@@ -15,6 +15,7 @@ from pydantic import WithJsonSchema
 from starlette.middleware import Middleware
 from uvicorn.protocols.http import auto
 
+from bento.control import shut_control
 from bento.gateway import Gateway
 from bento.image import ChampionImage
 from bento.openapi import inlined
@@ -26,6 +27,7 @@ from fraud_platform.decision.request import PaymentRequest
 from fraud_platform.model.bundle import BundleError, NoReleaseError
 from fraud_platform.model.following import FollowingError
 from fraud_platform.online.embedded_redis import RedisUnavailableError
+from fraud_platform.private import keep_private, private_folder
 from fraud_platform.settings import Settings
 
 _settings = Settings()
@@ -60,7 +62,10 @@ class FraudDetector:
     @bentoml.on_deployment
     @staticmethod
     def check() -> None:
-        """Fail once, with the reason, rather than in every worker again and again."""
+        """Fail once, with the reason, rather than in every worker again and again. Before BentoML starts anything."""
+        keep_private()
+        private_folder(_settings.home)
+        shut_control()
         try:
             preflight(Settings())
         except (NoReleaseError, BundleError, FollowingError, RedisUnavailableError) as error:

@@ -95,7 +95,7 @@ class PaymentProtocol(HttpToolsProtocol):
         body = b"".join(self._parts)
         decider = current_decider()
         try:
-            caller = decider.caller(check_headers(self.headers, MAX_BODY), "decide", reached(self.server))
+            caller = decider.caller(check_headers(self.headers, MAX_BODY, decider), "decide", reached(self.server))
             if len(body) > MAX_BODY:
                 raise too_large(MAX_BODY)
         except Problem:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -81,11 +81,17 @@ def _offline_store(settings: Settings) -> str:
 
 
 def connection_string(url: str) -> str:
-    """A Redis URL as Feast writes it: host:port,db=0,…. Raises ValueError for what Feast cannot express."""
+    """A Redis URL as Feast writes it: host:port,db=0,…. Raises ValueError for what Feast cannot express.
+
+    A Unix socket is one of the options, which Feast hands to redis-py as they are; the host before them is not asked.
+    """
     hosts = [urlsplit(seed).netloc.rpartition("@")[2] for seed in seed_urls(url)] if is_cluster(url) else []
     parts = urlsplit(seed_urls(url)[0] if hosts else url)
+    if parts.scheme == "unix" and parts.path:
+        place = {"unix_socket_path": json.dumps(unquote(parts.path))}
+        return _joined(["localhost:0"], dict(parse_qsl(parts.query)) | place)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise ValueError("Feast reaches Redis by redis:// or rediss:// addresses only")
+        raise ValueError("Feast reaches Redis by redis://, rediss:// or unix:// addresses only")
     options: dict[str, str] = {} if hosts else {"db": parts.path.strip("/") or "0"}
     if parts.scheme == "rediss":
         options["ssl"] = "true"
@@ -93,9 +99,12 @@ def connection_string(url: str) -> str:
         if value:
             options[name] = json.dumps(unquote(value))  # Feast parses values as JSON: a numeric password stays a text
     options |= dict(parse_qsl(parts.query))
+    return _joined(hosts or [f"{parts.hostname}:{parts.port or 6379}"], options)
+
+
+def _joined(hosts: Sequence[str], options: Mapping[str, str]) -> str:
     if any("," in value for value in options.values()):
         raise ValueError("Feast separates the parts of a Redis address by commas, so no part may hold one")
-    hosts = hosts or [f"{parts.hostname}:{parts.port or 6379}"]
     return ",".join([*hosts, *(f"{name}={value}" for name, value in options.items())])
 
 

@@ -54,7 +54,12 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         None, description="Redis of the online store, a Cluster as redis-cluster://…; unset: an embedded server."
     )
-    redis_port: int = Field(6390, description="Port of the embedded Redis on loopback.")
+    redis_maxmemory_mb: int = Field(
+        2_048,
+        ge=64,
+        description="Megabytes that the embedded Redis takes; full, it refuses writes, and payments are decided "
+        "without it. From its next start.",
+    )
     postgres_url: SecretStr | None = Field(
         None, description="PostgreSQL of the cold store, which serves when Redis does not; unset: an embedded server."
     )
@@ -87,6 +92,11 @@ class Settings(BaseSettings):
     bind_host: str = Field(
         "127.0.0.1",
         description="Address that MLflow's server and the inference log's metrics listen on; neither asks for keys.",
+    )
+    allowed_hosts: list[str] = Field(
+        [],
+        description="Names that Dagster, MLflow and a decision service without keys are called by, as JSON "
+        '["fraud.example"]; those of loopback and addresses are taken anyhow.',
     )
     service_workers: int = Field(1, ge=1, description="Worker processes of the decision service.")
     api_key: SecretStr | None = Field(

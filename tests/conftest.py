@@ -5,8 +5,6 @@ What belongs here: what several folders of tests share. What does not: data of o
 
 import os
 import socket
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,8 @@ import hypothesis
 import pytest
 import redis
 
-from fraud_platform.online.embedded_redis import find_redis_server
 from fraud_platform.settings import Settings
+from tests.redis_kit import begin_redis
 
 TESTS = Path(__file__).parent
 KINDS = {
@@ -82,7 +80,7 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
     def make(**fields: Any) -> Settings:
         ports = {
             name: free_port()
-            for name in ("redis_port", "dagster_port", "service_port", "mlflow_port", "log_port")
+            for name in ("dagster_port", "service_port", "mlflow_port", "log_port")
             if name not in fields
         }
         return Settings(**{"home": tmp_path / "home", **ports, **fields})
@@ -99,29 +97,8 @@ def settings(make_settings: Callable[..., Settings]) -> Settings:
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real redis-server of this test process, without persistence."""
-    folder = tmp_path_factory.mktemp("redis")
-    port = free_port()
-    options = {"port": port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "hash-max-ziplist-value": 256}
-    command = [str(find_redis_server()), "--dir", str(folder)]
-    for name, value in options.items():
-        command += [f"--{name}", str(value)]
-    with (folder / "redis.log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    try:
-        client = redis.Redis(port=port)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                client.ping()
-                break
-            except redis.ConnectionError:
-                assert time.monotonic() < deadline, (folder / "redis.log").read_text()
-                time.sleep(0.02)
-        client.close()
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        server.terminate()
-        server.wait(20)
+    with begin_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from fraud_platform.cli import (
     release,
     scenario,
 )
+from fraud_platform.private import keep_private
 
 app = typer.Typer(
     help="A fraud-decision platform: raw logs to live decisions. Settings are FRAUD_* variables, see `settings`.",
@@ -31,6 +32,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def _before_any_command() -> None:
+    keep_private()
+
+
 for commands in (
     platform.app, data.app, model.app, backtest.app, scenario.app, capacity.app, erasure.app, recovery.app, package.app,
 ):  # fmt: skip

@@ -50,7 +50,7 @@ def scenario(
     try:
         story = read_story(path)
         folder = home or settings_of_environment().home / "scenarios" / path.stem
-        ports = {setting: _free_port() for setting in ("redis_port", *(face[1] for face in FACES.values()))}
+        ports = {setting: _free_port() for _, setting, _ in FACES.values()}
         settings = scenario_settings(story, folder, ports)
 
         def say(line: str) -> None:

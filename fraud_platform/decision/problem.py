@@ -86,6 +86,11 @@ def forbidden(detail: str) -> Problem:
     return Problem(403, "forbidden", "The API key does not allow this", detail)
 
 
+def foreign_page(detail: str) -> Problem:
+    """A web page of somebody else, or one that came by a name which is not this machine's."""
+    return Problem(403, "foreign-page", "Web pages of others are not answered", detail)
+
+
 def not_found(detail: str) -> Problem:
     """No such route."""
     return Problem(404, "not-found", "Not found", detail)

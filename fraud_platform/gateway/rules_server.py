@@ -31,6 +31,7 @@ from fraud_platform.decision.problem import (
     EarlierDecision,
     Problem,
     conflict,
+    foreign_page,
     invalid,
     malformed,
     not_found,
@@ -48,6 +49,7 @@ from fraud_platform.decision.wire import (
 )
 from fraud_platform.gateway.policy_file import NOT_KEPT, PolicyFile
 from fraud_platform.gateway.reporting import CAUSE, report_for_ever
+from fraud_platform.hosts import Hosts
 from fraud_platform.outbox import Outbox, line
 
 logger = logging.getLogger("fraud_platform.gateway")
@@ -104,13 +106,14 @@ class RulesServer:
     """The ASGI application. policy: the one in force; a payment here meets all of it but the thresholds. now: UTC."""
 
     def __init__(
-        self, policy: Callable[[], Policy], access: Access, outbox: Outbox, now: Callable[[], datetime]
+        self, policy: Callable[[], Policy], access: Access, outbox: Outbox, now: Callable[[], datetime], hosts: Hosts
     ) -> None:
         self._policy = policy
         self._access = access
         self._outbox = outbox
         self._now = now
         self._told: OrderedDict[tuple[str, str], _Told] = OrderedDict()
+        self._hosts = hosts
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -121,8 +124,9 @@ class RulesServer:
             elif path == "/readyz":
                 status, body = 200, READY
             elif path in ("/v1/predict", "/v1/predict/batch") and scope["method"] == "POST":
-                authorization = dict(scope["headers"]).get(b"authorization")
-                caller = self._access.check(authorization, "decide")
+                headers = dict(scope["headers"])
+                self._check_page(headers.get(b"host", b""), headers.get(b"origin", b""))
+                caller = self._access.check(headers.get(b"authorization"), "decide")
                 content = await _read(receive)
                 answer = self.decide if path == "/v1/predict" else self.decide_batch
                 status, body = 200, answer(content, caller)
@@ -131,9 +135,15 @@ class RulesServer:
         except Problem as problem:
             status, body = problem.status, problem.body()
         kind = JSON if status == HTTPStatus.OK else CONTENT_TYPE
-        headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
+        fixed = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": fixed})
         await send({"type": "http.response.body", "body": body})
+
+    def _check_page(self, host: bytes, origin: bytes) -> None:
+        """As the service does: once keys exist, any name will do. Raises Problem."""
+        known = self._access.required or self._hosts.knows(host)
+        if not (known and self._hosts.welcomes(origin, host)):
+            raise foreign_page("the Origin, or the Host, is not this server's: see FRAUD_ALLOWED_HOSTS")
 
     def decide(self, body: bytes, caller: str) -> bytes:
         """The answer to a payment, kept for the report before it is returned. Raises Problem.
@@ -240,6 +250,7 @@ def options(words: list[str] | None = None) -> argparse.Namespace:
     for name in ("threshold", "review-threshold"):
         parser.add_argument(f"--{name}", type=float, required=True, help="Likewise; named in answers.")
     parser.add_argument("--service", action="append", default=[], help="host:port that takes reports; repeatable.")
+    parser.add_argument("--allowed-host", action="append", default=[], help="Name it is called by; repeatable.")
     parser.add_argument("--keys-needed", action="store_true", help="Let nobody in while there are no keys.")
     parser.add_argument("--tokens", nargs=3, metavar=("JWKS", "ISSUER", "AUDIENCE"), help="Take such tokens too.")
     return parser.parse_args(words)
@@ -256,7 +267,9 @@ async def serve(given: argparse.Namespace) -> None:
     )
     rules = FallbackRules(given.high_amount, given.cross_country_amount)
     first = Policy(given.threshold, given.review_threshold, NOT_KEPT, rules)
-    app = RulesServer(PolicyFile(given.home, first, time.monotonic), access, outbox, lambda: datetime.now(UTC))
+    policy = PolicyFile(given.home, first, time.monotonic)
+    hosts = Hosts(given.allowed_host)
+    app = RulesServer(policy, access, outbox, lambda: datetime.now(UTC), hosts)
     config = uvicorn.Config(
         app, host=HOST, port=given.port, lifespan="off", access_log=False, log_level="warning", timeout_keep_alive=75
     )

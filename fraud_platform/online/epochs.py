@@ -10,7 +10,7 @@ import msgspec
 from redis import Redis
 
 from fraud_platform.online import velocity
-from fraud_platform.online.shards import RedisClient, by_master, per_slot
+from fraud_platform.online.shards import RedisClient, by_master, per_slot, place_of
 
 
 def velocity_epoch(redis_client: RedisClient, key_prefix: bytes = b"") -> velocity.Epoch | None:
@@ -31,6 +31,17 @@ def put_epoch(redis_client: RedisClient, epoch: velocity.Epoch, key_prefix: byte
         with master.pipeline(transaction=False) as pipe:
             for key in keys:
                 pipe.set(key, msgspec.json.encode(epoch), nx=True)
+            pipe.execute()
+
+
+def renew_epoch(redis_client: RedisClient, lossy: Redis, epoch: velocity.Epoch) -> None:
+    """Put an epoch in the place of every one that stands on a server which lost keys."""
+    for master, keys in _epoch_keys(redis_client, b""):
+        if place_of(master) != place_of(lossy):
+            continue
+        with master.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.set(key, msgspec.json.encode(epoch), xx=True)
             pipe.execute()
 
 

@@ -76,6 +76,12 @@ def masters(client: RedisClient) -> list[Redis]:
     return [client.get_redis_connection(node) for node in client.get_primaries()]  # type: ignore[no-untyped-call]
 
 
+def place_of(server: Redis) -> str:
+    """Where a server is: host and port, or its socket."""
+    place = server.connection_pool.connection_kwargs
+    return str(place["path"]) if "path" in place else f"{place.get('host', 'localhost')}:{place.get('port', 6379)}"
+
+
 def by_master(client: RedisClient, keys: Sequence[bytes]) -> Iterator[tuple[Redis, list[int]]]:
     """Each server that holds some of the keys, with their positions in ascending order."""
     if isinstance(client, Redis):

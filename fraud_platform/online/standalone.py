@@ -4,6 +4,7 @@ What belongs here: the wave of one server. What does not: the connection (`wire`
 replies mean (`store`).
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -14,6 +15,11 @@ from fraud_platform.online import velocity
 from fraud_platform.online.attempt import Attempt, Keyed
 from fraud_platform.online.decision_key import CLAIM_SCRIPT, SETTLE_SCRIPT
 from fraud_platform.online.wire import Reply, StoreError, Wire, command
+
+_OF_THE_SERVER = (
+    "OOM", "MISCONF", "READONLY", "NOSCRIPT", "LOADING", "MASTERDOWN", "NOREPLICAS", "BUSY", "NOPERM", "NOAUTH",
+)  # fmt: skip
+"""Beginnings of errors that say how the server is, and nothing of what it was asked."""
 
 SCRIPTS = (velocity.SCRIPT, SETTLE_SCRIPT, CLAIM_SCRIPT)
 
@@ -111,10 +117,7 @@ class Standalone:
         replies = await self._wire.send(payload + self._get_epoch, len(commands) + 1)
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
-                if str(reply).startswith("NOSCRIPT"):
-                    # flushed by hand; the script has not run, so the recount or a repeat counts nothing twice
-                    await load_scripts(self._wire)
-                raise StoreError(str(reply)) from reply
+                raise self._refused(reply) from reply
         (standing, user, merchant), *found, epoch = replies
         return Asked(standing, user, merchant, epoch_of(epoch), found)
 
@@ -122,13 +125,13 @@ class Standalone:
         """`Server.command`."""
         (reply,) = await self._wire.send(keyed.payload, 1)
         if isinstance(reply, hiredis.ReplyError):
-            raise StoreError(str(reply)) from reply
+            raise self._refused(reply) from reply
         return reply
 
     def post(self, attempt: Attempt) -> None:
         """`Server.post`."""
         if self._wire.ready:
-            self._wire.send(*_payload([attempt]))
+            self._wire.send(*_payload([attempt])).add_done_callback(self._posted)
 
     async def deliver(self, attempts: Sequence[Attempt]) -> bool:
         """`Server.deliver`. Raises hiredis.ReplyError for what the server refuses."""
@@ -145,6 +148,21 @@ class Standalone:
     async def renew_epochs(self, epoch: velocity.Epoch) -> None:
         """`Server.renew_epochs`."""
         await self._wire.ask(b"SET", self._epoch_key, msgspec.json.encode(epoch), b"XX")
+
+    def _posted(self, sent: "asyncio.Future[list[Reply]]") -> None:
+        if not sent.cancelled() and sent.exception() is None:
+            for reply in sent.result():
+                if isinstance(reply, hiredis.ReplyError):
+                    self._refused(reply)
+
+    def _refused(self, reply: hiredis.ReplyError) -> StoreError:
+        """A server that takes nothing now, full for one, is away until it takes what it has missed: then `catch_up`
+        goes through on a new connection. Otherwise what it refused would never be counted, and nobody would know."""
+        why = str(reply)
+        # a script's error begins otherwise before Redis 7
+        if why.startswith(_OF_THE_SERVER) or any(f": -{word} " in why for word in _OF_THE_SERVER):
+            self._wire.renew(why)
+        return StoreError(why)
 
     async def _prepare(self, wire: Wire) -> None:
         await load_scripts(wire)

@@ -184,6 +184,11 @@ class Wire:
             raise StoreError("no connection to Redis")
         return self._link.send(payload, replies, patient=True)
 
+    def renew(self, why: str) -> None:
+        """Give this connection up: waves under way fail, and the next one is prepared anew."""
+        if self._link is not None:
+            self._link.abort(why)
+
     async def close(self) -> None:
         """End the connection; waves under way fail."""
         for task in self._tasks:

@@ -16,7 +16,7 @@ from fraud_platform.settings import Settings
 
 LEFT_BEHIND = ("redis", "postgres", "dagster", "run", "log", "evaluate", "imports")
 """Folders of the home that the copy does without, or makes itself."""
-PORTS = ("redis_port", "dagster_port", "service_port", "mlflow_port", "log_port")
+PORTS = ("dagster_port", "service_port", "mlflow_port", "log_port")
 
 
 class DrillError(RuntimeError):

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import psutil
 
+from fraud_platform.private import UMASK
 from fraud_platform.run.home import MARK, PROJECT, Home
 
-STORES = ("redis-server", "postgres")
+STORES = ("valkey-server", "redis-server", "postgres")
 """Names of the processes that outlive an `up`."""
 
 GRACE_SECONDS = 12.0
@@ -70,6 +71,7 @@ class Child:
             stdout=output,
             stderr=output if output is None else subprocess.STDOUT,
             start_new_session=True,
+            umask=UMASK,
         )
         record_pid(self.home, self.name, self._process.pid)
 

@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from fraud_platform.private import keep_private, private_folder
 from fraud_platform.settings import Settings
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -75,8 +76,8 @@ class Home:
         it does. So one command creates them in a folder of its own, which then gets its name in one step.
         """
         # a gateway in a container of its own mounts the last two, and nothing else of the home
-        for folder in (self.logs, self.run, self.root / "policy", self.root / "gateway"):
-            folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.root, self.logs, self.run, self.root / "policy", self.root / "gateway"):
+            private_folder(folder)
         with (self.run / "prepare.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self.dagster.exists():
@@ -122,6 +123,7 @@ def open_home(settings: Settings) -> Home:
 
 
 if __name__ == "__main__":
+    keep_private()
     _home = open_home(Settings())
     _home.prepare()
     print(_home.dagster)

@@ -8,17 +8,25 @@ import os
 
 import uvicorn
 
+from fraud_platform.hosts import LOOPBACK, bracketed
+from fraud_platform.private import keep_private
 from fraud_platform.run.home import open_home
 from fraud_platform.settings import Settings
 
 
 def main(settings: Settings) -> None:
     """Serve until a signal ends it."""
+    keep_private()
     folder = open_home(settings).root / "mlflow"
     (folder / "artifacts").mkdir(parents=True, exist_ok=True)
     store = f"sqlite:///{folder / 'mlflow.db'}"
     # no job runner: it serves MLflow's own evaluation of prompts, and its consumers outlive a killed server
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    names = {*LOOPBACK, *settings.allowed_hosts, settings.bind_host}
+    # MLflow's own default takes any name that begins like a private address, 10.example.com for one
+    os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join(
+        each for name in names for each in (bracketed(name), f"{bracketed(name)}:{settings.mlflow_port}")
+    )
     from mlflow.server import constants
 
     os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = store

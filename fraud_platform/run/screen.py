@@ -61,7 +61,9 @@ def decision_table(decided: "Sequence[Decided]") -> Table:
             continue
         decision = Text(answer["decision"], style=DECISIONS.get(answer["decision"], ""))
         sources = ", ".join(dict.fromkeys(str(source) for source in answer["served_by"].values()))
-        table.add_row(*start, f"{answer['score']:.4f}", decision, answer["reason"], sources)
+        # None where the rules decided
+        score = "" if answer["score"] is None else f"{answer['score']:.4f}"
+        table.add_row(*start, score, decision, answer["reason"], sources)
     return table
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from fraud_platform.private import private_folder, socket_path
 from fraud_platform.run.child import Child, end_listeners
 from fraud_platform.run.home import PROJECT, Home
 from fraud_platform.settings import Settings
@@ -35,12 +36,14 @@ class PortInUseError(RuntimeError):
 
 @dataclass
 class Server:
-    """A child that answers on an address. `ready_path` None: it is ready as soon as it listens; no port: at once."""
+    """A child that answers on an address. `ready_path` None: it is ready as soon as it listens; without an address: at
+    once."""
 
     title: str
     child: Child
     port: int | None = None
     ready_path: str | None = None
+    socket: Path | None = None
 
     @property
     def url(self) -> str | None:
@@ -57,9 +60,14 @@ class Server:
         """Whether it runs and answers; asks once, for at most a second."""
         if not self.child.running:
             return False
-        if self.port is None:
-            return True
         try:
+            if self.socket is not None:
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.settimeout(1)
+                    probe.connect(str(self.socket))
+                    return True
+            if self.port is None:
+                return True
             if self.ready_path is None:
                 with socket.create_connection((HOST, self.port), timeout=1):
                     return True
@@ -72,8 +80,9 @@ def servers(settings: Settings, home: Home) -> dict[str, Server]:
     """Every server by name, not started."""
     environment = home.environment(settings)
     binaries = Path(sys.executable).parent
-    code_port = _free_port()
-    workspace = _shared_workspace(home, code_port)
+    # it runs what it is asked to, and asks nobody who he is: a socket that lets this user in alone
+    code_socket = socket_path(private_folder(home.run), "dagster-code.sock")
+    workspace = _shared_workspace(home, code_socket)
 
     def child(name: str, *command: str, **extra: str) -> Child:
         return Child(name, command, home, {**environment, **extra})
@@ -95,17 +104,17 @@ def servers(settings: Settings, home: Home) -> dict[str, Server]:
             "Dagster code server",
             child(
                 CODE,
-                *(str(binaries / "dagster"), "api", "grpc", "--host", HOST, "--port", str(code_port)),
+                *(str(binaries / "dagster"), "api", "grpc", "--socket", str(code_socket)),
                 *("--module-name", "assets.definitions", "--attribute", "defs", "--working-directory", str(PROJECT)),
                 *("--location-name", "fraud_platform"),
                 # listens before it has loaded the definitions; an error in them is then shown in Dagster
                 "--lazy-load-user-code",
             ),
-            port=code_port,
+            socket=code_socket,
         ),
         DAGSTER: face(
             DAGSTER,
-            *(str(binaries / "dagster-webserver"), "--workspace", str(workspace)),
+            *(sys.executable, "-m", "assets.webserver", "--workspace", str(workspace)),
             *("--host", HOST, "--port", str(settings.dagster_port)),
         ),
         LOG: face(LOG, sys.executable, "-m", "fraud_platform.cli", "inference-log", "run"),
@@ -155,19 +164,12 @@ def _listener(port: int) -> str:
     return ""
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _shared_workspace(home: Home, port: int) -> Path:
+def _shared_workspace(home: Home, code: Path) -> Path:
     """A workspace whose code location is one server for webserver and daemon, as `dagster dev` has it.
 
     Each would start its own from workspace.yaml: five seconds of processor time and 130 MB more.
     """
     path = home.run / "workspace.yaml"
-    location = {"grpc_server": {"host": HOST, "port": port, "location_name": "fraud_platform"}}
+    location = {"grpc_server": {"socket": str(code), "location_name": "fraud_platform"}}
     path.write_text(json.dumps({"load_from": [location]}))  # JSON is YAML
     return path

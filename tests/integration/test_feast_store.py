@@ -20,6 +20,7 @@ from feature_repo import store as feast_store
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import Lake, open_lake
 from fraud_platform.online import layout
+from fraud_platform.online.embedded_redis import ensure_redis, stop_redis
 from fraud_platform.online.packed import MERCHANT_VECTOR, PROJECT, USER_VECTOR, VIEWS, PackedView
 from fraud_platform.online.snapshot_load import IncompleteLoadError, load_snapshot_feast, packed_snapshot, read_loads
 from fraud_platform.online.snapshot_record import SnapshotRecord, in_force
@@ -314,6 +315,7 @@ def test_an_unset_environment_is_named(loaded: Loaded) -> None:
     [
         ("redis://127.0.0.1:6390/0", "127.0.0.1:6390,db=0"),
         ("redis://cache", "cache:6379,db=0"),
+        ("unix:///my%20home/redis.sock?db=2", 'localhost:0,db=2,unix_socket_path="/my home/redis.sock"'),
         ("rediss://me:p%40ss@cache:7000/3", 'cache:7000,db=3,ssl=true,username="me",password="p@ss"'),
     ],
 )
@@ -323,12 +325,28 @@ def test_a_redis_address_is_written_as_feast_reads_it(url: str, expected: str) -
     assert feast_store.connection_string(url) == expected
     nodes, options = RedisOnlineStore._parse_connection_string(expected)
     ours = redis.Redis.from_url(url).connection_pool.connection_kwargs
-    assert (nodes[0]["host"], int(nodes[0]["port"])) == (ours["host"], ours.get("port", 6379))
+    if "path" in ours:
+        assert options["unix_socket_path"] == ours["path"]
+    else:
+        assert (nodes[0]["host"], int(nodes[0]["port"])) == (ours["host"], ours.get("port", 6379))
     assert options.get("password") == ours.get("password")
     assert options.get("username") == ours.get("username")
 
 
-@pytest.mark.parametrize("url", ["unix:///tmp/redis.sock", "redis://:a,b@cache:6379/0", "nonsense"])
+def test_feast_reaches_the_embedded_redis(settings: Settings) -> None:
+    from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
+
+    url = ensure_redis(settings)
+    try:
+        store = RedisOnlineStoreConfig(connection_string=feast_store.connection_string(url))
+        with RedisOnlineStore()._get_client(store) as of_feast, redis.Redis.from_url(url) as ours:
+            ours.set("shared", "yes")
+            assert of_feast.get("shared") == b"yes"
+    finally:
+        stop_redis(settings)
+
+
+@pytest.mark.parametrize("url", ["unix:///a,b/redis.sock", "redis://:a,b@cache:6379/0", "nonsense"])
 def test_a_redis_address_that_feast_cannot_express_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="Feast"):
         feast_store.connection_string(url)

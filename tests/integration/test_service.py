@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import redis
 from hypothesis import HealthCheck, given
@@ -46,6 +47,7 @@ class Service:
     home: Path
     booster: Any
     log: Path
+    pid: int
 
     def predict(self, **changes: Any) -> httpx.Response:
         return self.http.post("/v1/predict", json=payment(**changes))
@@ -98,7 +100,7 @@ def service(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
             wait_until_ready(http, server, log)
-            yield Service(http, client, home, booster, log)
+            yield Service(http, client, home, booster, log, server.pid)
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)
@@ -117,6 +119,34 @@ def wait_until_ready(http: httpx.Client, server: "subprocess.Popen[bytes]", log:
         except httpx.TransportError:
             pass
         time.sleep(0.1)
+
+
+def test_no_port_is_open_but_the_service_s_own(service: Service) -> None:
+    tree = psutil.Process(service.pid)
+    sockets = [
+        (each, process) for process in (tree, *tree.children(recursive=True)) for each in process.net_connections()
+    ]
+    listening = {each.laddr.port for each, _ in sockets if each.status == psutil.CONN_LISTEN}
+    assert listening == {service.http.base_url.port}
+
+
+def test_readiness_says_nothing_of_a_redis_that_is_bounded_and_forgets_nothing(service: Service) -> None:
+    assert service.http.get("/readyz").json()["warnings"] == []
+
+
+@pytest.mark.parametrize("headers", [{"host": "attacker.example:3001"}, {"origin": "http://attacker.example"}])
+def test_a_web_page_of_somebody_else_gets_nothing(service: Service, headers: dict[str, str]) -> None:
+    name = f"of-a-page-{next(iter(headers))}"
+    body = payment(transaction_id=name)
+    for method, path, content in (
+        ("POST", "/v1/predict", body), ("POST", "/v1/admin/reload", {}), ("POST", "/v1/explain", body),
+        ("GET", "/metrics", None), ("GET", "/docs.json", None),
+    ):  # fmt: skip
+        response = service.http.request(method, path, json=content, headers=headers)
+        assert (response.status_code, response.json()["type"]) == (403, "urn:fraud-platform:problem:foreign-page"), path
+    assert service.records(name) == []
+    own = {"origin": str(service.http.base_url).rstrip("/")}
+    assert service.http.post("/v1/predict", json=body, headers=own).status_code == 200
 
 
 def test_a_payment_is_decided_by_the_contract(service: Service) -> None:
@@ -374,6 +404,9 @@ def test_keys_close_the_door_and_say_what_is_allowed(service: Service) -> None:
         decided = service.http.post("/v1/predict", json=body, headers=shown)
         forbidden = service.http.post("/v1/explain", json={"transaction_id": "with-key"}, headers=shown)
         assert (decided.status_code, forbidden.status_code) == (200, 403)
+        # by whatever name: a page of others has no key to show
+        named = {**shown, "host": "payments.bank.example"}
+        assert service.http.post("/v1/predict", json=body, headers=named).status_code == 200
         assert {record.caller for record in service.records("with-key")} == {"acquirer"}
     finally:
         path.write_text('{"keys": []}')

@@ -236,10 +236,14 @@ def replace_amount(transaction: Transaction) -> Transaction:
     return msgspec.structs.replace(transaction, amount=7, user_id=USERS[1])
 
 
-async def test_a_server_that_lost_its_scripts_serves_again_after_one_read(server: Server, store: OnlineStore) -> None:
+async def test_a_server_that_lost_its_scripts_gets_them_and_what_it_refused_without_them(
+    server: Server, store: OnlineStore
+) -> None:
     server.client.script_flush()
     with pytest.raises(StoreError, match="NOSCRIPT"):
         await read(store, "t-1")
+    await until(lambda: store.connected)
+    assert await counted(store) == 1
     await read(store, "t-1")
     assert await counted(store) == 1
 

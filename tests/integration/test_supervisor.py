@@ -23,6 +23,7 @@ from fraud_platform.run.child import Child, end_leftovers, leftovers, pid_file, 
 from fraud_platform.run.home import Home, open_home
 from fraud_platform.schema import RAW_TRANSACTIONS
 from fraud_platform.settings import Settings
+from tests.modes_kit import open_to_others
 
 SERVER = """
 import http.server, json, socket, subprocess, sys
@@ -116,7 +117,7 @@ class Up:
             (folder / name).write_text(text)
 
     def start(self, build: str = "quick", *options: str) -> "subprocess.Popen[str]":
-        names = ("home", "redis_port", "dagster_port", "service_port", "mlflow_port", "log_port")
+        names = ("home", "dagster_port", "service_port", "mlflow_port", "log_port")
         environment = {**os.environ, **{f"FRAUD_{name.upper()}": str(getattr(self.settings, name)) for name in names}}
         output = (self.folder / f"up-{len(self.processes)}.txt").open("w+")
         command = [sys.executable, str(self.folder / "driver.py"), str(self.folder), build, *options]
@@ -179,8 +180,10 @@ def up(settings: Settings, tmp_path: Path) -> Iterator[Up]:
 def test_a_run_decides_and_says_where_everything_is_and_a_failed_later_build_does_no_harm(
     up: Up,
 ) -> None:
+    planted = set(open_to_others(up.home.root)) - {str(up.home.root)}
     process = up.start("quick", "exit", "samples")
     assert process.wait(40) == 0, up.said()
+    assert set(open_to_others(up.home.root)) <= planted
     said = up.said()
     for story in ("an ordinary payment", "a card is tested", "and then used", "large, abroad, new device"):
         assert story in said
@@ -279,7 +282,7 @@ def test_what_dies_is_reported_and_started_again_and_down_ends_it_all(up: Up) ->
     until(lambda: recorded_process(pid_file(up.home, "mlflow")) not in (None, mlflow))
     assert process.poll() is None
     pids += up.pids()
-    environment = {**os.environ, "FRAUD_HOME": str(up.settings.home), "FRAUD_REDIS_PORT": str(up.settings.redis_port)}
+    environment = {**os.environ, "FRAUD_HOME": str(up.settings.home)}
     command = [sys.executable, "-m", "fraud_platform.cli", "down"]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=40, check=True).stdout
     assert "Stopped Redis" in said

@@ -30,6 +30,9 @@ class EchoDecider:
     answers: list[tuple[str, int]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
+    def admits(self, host: bytes, origin: bytes) -> bool:
+        return host in (b"here", b"") and not origin
+
     def caller(self, authorization: bytes | None, scope: str, reached: str) -> str:
         if authorization != KEY:
             raise unauthorized("the key is unknown")
@@ -129,6 +132,8 @@ async def test_a_payment_that_came_whole_goes_past_asgi_and_gets_the_gateways_by
     [
         ({"headers": {"authorization": "Bearer bad"}}, 401),
         ({"headers": {"content-type": "text/plain"}}, 415),
+        ({"headers": {"host": "attacker.example"}}, 403),
+        ({"headers": {"origin": "http://attacker.example"}}, 403),
         ({"headers": {"content-encoding": "gzip"}}, 415),
         ({"more": "x" * MAX_BODY}, 413),
     ],

@@ -179,7 +179,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     move_clock(clock, at(DAY, 10))
 
     def settings_of(name: str, **fields: Any) -> Settings:
-        own = {"redis_port": free_port(), "service_port": free_port(), "postgres_url": "postgresql://127.0.0.1:1/x"}
+        own = {"service_port": free_port(), "postgres_url": "postgresql://127.0.0.1:1/x"}
         settings = Settings(home=root / name, clock_file=clock, **{**own, **fields})
         settings.home.mkdir()
         return settings

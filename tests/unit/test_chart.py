@@ -411,6 +411,8 @@ def test_dagster_launches_runs_in_pods_that_are_as_bound_as_the_others(documents
     config = launcher["config"]
     assert config["job_image"] == f"registry.example/fraud-platform@sha256:{8:064x}"
     assert config["service_account_name"] in of_kind(documents, "ServiceAccount")
+    # tags of a run, which whoever launches one may write, change nothing of its pod
+    assert (config["only_allow_user_defined_k8s_config_fields"], config["only_allow_user_defined_env_vars"]) == ({}, [])
     run = config["run_k8s_config"]
     assert run["pod_spec_config"]["securityContext"]["runAsNonRoot"]
     assert run["container_config"]["securityContext"]["readOnlyRootFilesystem"]

@@ -69,12 +69,11 @@ def test_a_wrong_setting_is_named_without_a_traceback(command: str) -> None:
 
 
 def test_status_of_a_home_where_nothing_runs_says_so(settings: Settings) -> None:
-    text = said("status", code=1, FRAUD_HOME=str(settings.home), FRAUD_REDIS_PORT=str(settings.redis_port))
+    text = said("status", code=1, FRAUD_HOME=str(settings.home))
     assert text.count(" down ") == 3
     assert not settings.home.exists()
 
 
 def test_down_of_a_home_where_nothing_runs_says_so_and_creates_nothing(settings: Settings) -> None:
-    environment = {"FRAUD_HOME": str(settings.home), "FRAUD_REDIS_PORT": str(settings.redis_port)}
-    assert "Nothing of" in said("down", **environment)
+    assert "Nothing of" in said("down", FRAUD_HOME=str(settings.home))
     assert not settings.home.exists()

@@ -25,6 +25,7 @@ from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.gateway import reporting
 from fraud_platform.gateway.policy_file import PolicyFile
 from fraud_platform.gateway.rules_server import RulesServer
+from fraud_platform.hosts import Hosts
 from fraud_platform.outbox import REJECTED, Outbox
 
 NOW = datetime(2026, 11, 23, 10, 0, 5, tzinfo=UTC)
@@ -58,7 +59,25 @@ def outbox(tmp_path: Path) -> Outbox:
 def server(tmp_path: Path, outbox: Outbox) -> RulesServer:
     access = open_access(tmp_path, loopback=True, tokens=None, failed=lambda _: None)
     policy = PolicyFile(tmp_path, Policy(0.7, 0.4, 3, FallbackRules()), Clock())
-    return RulesServer(policy, access, outbox, lambda: NOW)
+    return RulesServer(policy, access, outbox, lambda: NOW, Hosts([]))
+
+
+@pytest.mark.parametrize("headers", [{b"host": b"attacker.example"}, {b"origin": b"http://attacker.example"}])
+async def test_a_web_page_of_somebody_else_is_decided_nothing(
+    server: RulesServer, tmp_path: Path, headers: dict[bytes, bytes]
+) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body()}
+
+    scope = {"path": "/v1/predict", "method": "POST", "headers": list(headers.items())}
+    await server(scope, receive, send)
+    assert sent[0]["status"] == 403
+    assert kept(tmp_path) == []
 
 
 def kept(tmp_path: Path) -> list[bytes]:

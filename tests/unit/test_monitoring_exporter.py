@@ -1,15 +1,19 @@
 """What the exporter shows is what the tables hold, and a source that breaks takes none with it."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 
 from fraud_platform.lake import Lake, open_lake
 from fraud_platform.monitoring.exporter import Exporter
 from fraud_platform.settings import Settings
+from tests.redis_kit import begin_redis
 from tests.watching_kit import DAY_END, fill_lake
 
+BOUND = 64 * 1024**2
 Failed = list[tuple[str, str]]
 
 
@@ -82,15 +86,24 @@ def test_a_source_that_breaks_is_shown_no_more_and_the_others_are(
     assert value("fraud_score_psi") == 0.01
 
 
-def test_redis_memory_is_that_of_its_server(settings: Settings, redis_url: str) -> None:
+@pytest.mark.parametrize(
+    ("maxmemory", "policy", "unsafe"), [(BOUND, "noeviction", 0), (0, "noeviction", 1), (BOUND, "volatile-lru", 1)]
+)
+def test_redis_memory_is_that_of_its_server(
+    settings: Settings, tmp_path: Path, maxmemory: int, policy: str, unsafe: float
+) -> None:
     registry = CollectorRegistry()
-    there = settings.model_copy(update={"redis_url": redis_url})
-    Exporter(there, registry, lambda source, error: pytest.fail(f"{source}: {error}")).step()
-    node = redis_url.removeprefix("redis://").removesuffix("/0")
-    used = registry.get_sample_value("fraud_redis_memory_used_bytes", {"node": node})
-    limit = registry.get_sample_value("fraud_redis_memory_limit_bytes", {"node": node})
-    assert used is not None
-    assert limit is not None
-    # no maxmemory is set: the machine's
-    assert 500_000 < used < limit
-    assert limit > 1e9
+    with begin_redis(tmp_path, **{"maxmemory": maxmemory, "maxmemory-policy": policy}) as server:
+        there = settings.model_copy(update={"redis_url": server.url})
+        Exporter(there, registry, lambda source, error: pytest.fail(f"{source}: {error}")).step()
+
+    def value(name: str) -> float:
+        found = registry.get_sample_value(name, {"node": f"127.0.0.1:{server.port}"})
+        assert found is not None
+        return found
+
+    assert 500_000 < value("fraud_redis_memory_used_bytes") < value("fraud_redis_memory_limit_bytes")
+    # where no maxmemory is set: the machine's
+    assert value("fraud_redis_memory_limit_bytes") == (maxmemory or psutil.virtual_memory().total)
+    assert value("fraud_redis_evicted_keys_total") == 0
+    assert value("fraud_redis_unsafe") == unsafe
