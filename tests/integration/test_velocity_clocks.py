@@ -144,7 +144,7 @@ async def test_a_repeat_of_what_was_given_up_sees_nothing(store: OnlineStore) ->
 
 
 # how far the service's clock is off, for one or more attempts in turn
-jumps = st.sampled_from([0, 0, 0, DAY, -DAY, 2 * DAY, HOUR, -HOUR, -2 * SECOND, 2 * SECOND, -SECOND, 3 * MINUTE])
+jumps = st.sampled_from([0, 0, DAY, -DAY, 2 * DAY, HOUR, -HOUR, -2 * SECOND, 2 * SECOND, -SECOND, 3 * MINUTE])
 # how long after the attempt before it one is received, in true time
 gaps = st.sampled_from([1, 2, 900_000, SECOND + 1, 30 * SECOND, MINUTE, 10 * MINUTE + 1, 3 * HOUR, 13 * HOUR, DAY])
 # received_at − timestamp
@@ -165,9 +165,9 @@ class Attempt:
 @st.composite
 def streams(draw: st.DrawFn) -> list[Attempt]:
     attempts, off, left = [], 0, 0
-    for number in range(draw(st.integers(4, 24))):
+    for number in range(draw(st.integers(10, 24))):
         if left == 0:
-            off, left = draw(jumps), draw(st.integers(1, 4))
+            off, left = draw(jumps), draw(st.integers(1, 3))
         left -= 1
         repeats = draw(st.sampled_from([None] * 4 + [1, 2, 3])) if number > 3 else None
         user, merchant = draw(st.sampled_from(["ana", "ana", "ben"])), draw(st.sampled_from(["kiosk", "kiosk", "shop"]))
