@@ -132,6 +132,7 @@ async def serve(
             await store.close()
             explainer.close()
             spool.close()
+    assert not superseded, "the store was there all the time"
     return meter.failures
 
 

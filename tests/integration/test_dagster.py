@@ -109,7 +109,7 @@ def test_a_range_of_days_is_one_run_with_every_check_and_row_counts(
     evaluations = result.get_asset_check_evaluations()
     history = {table: rules for table, rules in quality.RULES.items() if table.split("/")[0] in DAILY_ASSETS}
     expected = {(table, rule) for table, rules in history.items() for rule, _ in rules.names}
-    assert len(evaluations) == len(expected) + 4, "every rule, quarantine, decisions, orphans and completeness"
+    assert len(evaluations) == len(expected) + 5, "every rule, quarantine, decisions, callers, orphans and completeness"
     assert all(evaluation.passed for evaluation in evaluations)
     latest = instance.get_latest_materialization_event(dg.AssetKey("training_set"))
     assert latest is not None

@@ -196,7 +196,7 @@ def test_another_body_under_the_same_id_is_409(service: Service) -> None:
     service.predict(transaction_id="conflict")
     response = service.predict(transaction_id="conflict", amount=43)
     assert (response.status_code, response.headers["content-type"]) == (409, "application/problem+json")
-    assert response.json()["field"] == "transaction_id"
+    assert response.json()["field"] == "amount"
 
 
 JSON = {"content-type": "application/json"}
@@ -569,7 +569,7 @@ def test_what_the_document_promises_holds_for_whatever_it_allows(service: Servic
 def test_only_the_faults_that_were_provoked_reached_the_log_each_once_a_minute(service: Service) -> None:
     reports = [line for line in service.log.read_text().splitlines() if "since the last report" in line]
     kinds = [kind for kind in ("redis failed", "postgres failed", "model failed") for line in reports if kind in line]
-    assert len(kinds) == len(reports)
+    assert len(kinds) == len(reports), reports
     assert set(kinds) == {"redis failed", "postgres failed", "model failed"}
     assert 3 <= len(reports) <= 6
 

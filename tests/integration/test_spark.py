@@ -59,8 +59,24 @@ def crowded(lake: Lake) -> list[date]:
         rows.append(Row(f"w{n}", "u0", "m0", 10**11 + 1, at, at, None, None, None, None))
         rows.append(Row(f"v{n}", "nobody", "nowhere", n, at, at, "DE", None, None, "a"))
     ingest_world(lake, rows, labels)
+    _decide_some(lake)
     lake.write(tables.RAW_TRANSACTIONS, TODAY, lake.read(tables.RAW_TRANSACTIONS, TODAY).drop_columns(["caller"]))
     return days_between(FIRST_DAY, TODAY)
+
+
+def _decide_some(lake: Lake) -> None:
+    """Make every other payment of the last day one that was decided: some in an epoch that began at noon."""
+    table = lake.read(tables.RAW_TRANSACTIONS, TODAY)
+    received = table["received_at"].cast(pa.int64()).to_pylist()
+    for entity in ("user", "merchant"):
+        decided = {
+            "effective_time": [at if n % 2 else None for n, at in enumerate(received)],
+            "counted_since": [(MIDNIGHT + DAY // 2) * (n % 3 > 0) if n % 2 else None for n in range(len(received))],
+        }
+        for name, values in decided.items():
+            position = table.schema.get_field_index(f"{entity}_{name}")
+            table = table.set_column(position, table.schema.field(position), pa.array(values, pa.int64()))
+    lake.write(tables.RAW_TRANSACTIONS, TODAY, table)
 
 
 def simulated(lake: Lake) -> list[date]:
