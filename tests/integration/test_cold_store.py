@@ -27,7 +27,7 @@ from fraud_platform.online.embedded_postgres import ensure_postgres, postgres_ad
 from fraud_platform.online.ladder import Ladder
 from fraud_platform.online.packed import PROJECT, USER_VECTOR, VIEWS, PackedView
 from fraud_platform.online.snapshot_load import load_cold, load_snapshot_direct, packed_snapshot
-from fraud_platform.online.store import OnlineFeatures, OnlineStore
+from fraud_platform.online.store import Counted, OnlineFeatures, OnlineStore
 from fraud_platform.online.wire import StoreError
 from fraud_platform.schema import Transaction
 from fraud_platform.settings import Settings
@@ -227,7 +227,10 @@ class DeadRedis:
     async def read(self, payment: Transaction, *, caller: str, write: bool, claim: bytes) -> OnlineFeatures:
         raise StoreError("away")
 
-    def count(self, payment: Transaction, *, caller: str, claim: bytes) -> None:
+    async def count(self, payment: Transaction, *, caller: str, claim: bytes) -> Counted:
+        raise StoreError("away")
+
+    def count_later(self, payment: Transaction, *, caller: str, claim: bytes) -> None:
         self.counted += 1
 
 

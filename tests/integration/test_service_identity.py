@@ -20,6 +20,7 @@ from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
+from fraud_platform.decision.making import DecisionMaker
 from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.serving_model import load_model
 from fraud_platform.features.catalogue import CATALOGUE
@@ -78,17 +79,19 @@ class Worker:
         self.store = OnlineStore(url, ttl_days=3, recount=Recount(home / name))
         self.spool = SpoolWriter(home, name)
         self.meter = SilentMeter()
+        self.superseded: list[Any] = []
         faults = FaultLog(lambda: NOON, self.meter.failed)
         features = Ladder(self.store, CircuitBreaker("redis", lambda: 0.0), faults.report)
         shared: dict[str, Any] = {
             "features": features,
-            "decisions": Decisions(self.store),
+            "decisions": Decisions(self.store, lambda: NOON, self.superseded.append, lambda: None),
             "rates": lambda: Rates("EUR", {}),
             "base_currency": "EUR",
         }
         log = LogTable(Lake(str(home / "lake")))
         self.explainer = Explainer(home=home, log=log, search_days=2, **shared)
         self.engine = DecisionEngine(
+            maker=DecisionMaker(lambda: NOON, "EUR"),
             model=load_model(home / "releases" / f"fraud-detector-{version}"),
             model_breaker=CircuitBreaker("champion", lambda: 0.0),
             policy=Policy(0.6, 0.3, 1),
