@@ -75,7 +75,7 @@ def counted_order(rows: pa.Table) -> pa.Table:
         counted: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
         names = (f"{entity}_id", f"{entity}_counted_since", f"{entity}_effective_time")
         for position, (name, since, at) in enumerate(zip(*(rows[each].to_pylist() for each in names), strict=True)):
-            if since is not None:
+            if since is not None and at is not None:
                 counted[name, since].append((at, position))
         for own in counted.values():
             for (_, first), (_, second) in pairwise(sorted(own)):
