@@ -283,7 +283,7 @@ def _requests(order: Order) -> Iterator[bytes]:
     """Requests without end, the same for the same seed but for the time, which is that of the first."""
     random = np.random.default_rng([order.seed, 1])
     authorization = f"authorization: Bearer {order.key}\r\n" if order.key else ""
-    head = f"POST /v1/predict HTTP/1.1\r\nhost: bench\r\n{authorization}content-type: application/json\r\n"
+    head = f"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\n{authorization}content-type: application/json\r\n"
     now = datetime.now(UTC).isoformat()
     number = order.first
     while True:

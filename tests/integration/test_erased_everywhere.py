@@ -118,7 +118,7 @@ class World:
 
     def erase(self, *arguments: str) -> tuple[int, str]:
         environment = {
-            "FRAUD_HOME": str(self.settings.home), "FRAUD_REDIS_PORT": str(self.settings.redis_port),
+            "FRAUD_HOME": str(self.settings.home),
             "FRAUD_POSTGRES_URL": ensure_postgres(self.settings), "COLUMNS": "240", "NO_COLOR": "1",
         }  # fmt: skip
         result = CliRunner().invoke(app, ["erase", "--user", PERSON, *arguments], env=environment)

@@ -359,8 +359,9 @@ def test_when_every_server_is_gone_the_rules_decide_and_then_the_service_again(c
             assert set(answer.json()) == set(PredictAnswer.__struct_fields__)
             assert (said.decision, said.reason, said.degraded) == ("allow", "service_unavailable_fallback", True)
             assert said.served_by.model == "rules"
-        assert decided(amount=10_001).json()["reason"] == "high_amount_fallback"
-        assert decided(amount=1_001, user_country="FR").json()["reason"] == "cross_country_fallback"
+        assert decided(number=2, amount=10_001).json()["reason"] == "high_amount_fallback"
+        assert decided(number=3, amount=1_001, user_country="FR").json()["reason"] == "cross_country_fallback"
+        problem(decided(amount=10_001), 409, "transaction-conflict")
         problem(decided(amount=-1), 422, "invalid-request")
         problem(decided(transaction_id=""), 422, "invalid-request")
         problem(gateway.http.post("/v1/predict", json=kit.payment()), 401, "unauthorized")

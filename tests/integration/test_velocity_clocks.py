@@ -18,6 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from fraud_platform import schema
+from fraud_platform.callers import DEFAULT_CALLER
 from fraud_platform.currency import Rates
 from fraud_platform.features import tables, training_set
 from fraud_platform.features.catalogue import CATALOGUE, LIVE_HISTORY
@@ -198,8 +199,8 @@ def offline(rows: list[Row], found: dict[str, OnlineFeatures]) -> dict[str, dict
     by_receipt = sorted(rows, key=lambda row: (row.received, row.id))
     plain = [
         {
-            "transaction_id": row.id, "user_id": row.user, "merchant_id": row.merchant, "amount": row.amount,
-            "event_time": row.event, "received_at": row.received, "is_duplicate": False, "region": None,
+            "transaction_id": row.id, "caller": "", "user_id": row.user, "merchant_id": row.merchant,
+            "amount": row.amount, "event_time": row.event, "received_at": row.received, "is_duplicate": False, "region": None,
             **{
                 f"{entity}_{what}": getattr(found[row.id], f"{entity}_{what}")
                 for entity in velocity.ENTITIES for what in ("effective_time", "counted_since")
@@ -347,7 +348,7 @@ async def test_a_warmed_store_goes_on_in_the_epoch_or_owns_up_to_what_it_cannot_
             assert same(value(found, "user_txn_count_24h"), day_long), user
             assert found.last_effective_time == last
             assert same(value(found, "user_txn_count_1h"), None if user == "jumped" else 1.0)
-        repeat = await store.read(paid("jumped-1", later, user="jumped"))
+        repeat = await store.read(paid("jumped-1", later, user="jumped"), caller=DEFAULT_CALLER)
         assert np.isnan(repeat.velocity[:8]).all()
         assert repeat.duplicate
     finally:
