@@ -200,7 +200,8 @@ def offline(rows: list[Row], found: dict[str, OnlineFeatures]) -> dict[str, dict
     plain = [
         {
             "transaction_id": row.id, "caller": "", "user_id": row.user, "merchant_id": row.merchant,
-            "amount": row.amount, "event_time": row.event, "received_at": row.received, "is_duplicate": False, "region": None,
+            "amount": row.amount, "event_time": row.event, "received_at": row.received,
+            "is_duplicate": False, "region": None,
             **{
                 f"{entity}_{what}": getattr(found[row.id], f"{entity}_{what}")
                 for entity in velocity.ENTITIES for what in ("effective_time", "counted_since")
