@@ -6,6 +6,7 @@ on a Unix socket alone and outlives its starter, as the embedded Redis does.
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -112,6 +113,7 @@ def _start(settings: Settings) -> None:
     _clear_after_death(folder)
     # a process of its own, since the wheel keeps what it knows of a server for as long as a process lives
     command = [sys.executable, "-m", "fraud_platform.online.embedded_postgres", str(folder)]
+    new = not (folder / "PG_VERSION").exists()
     for attempt in range(_STARTS):
         try:
             subprocess.run(
@@ -123,6 +125,9 @@ def _start(settings: Settings) -> None:
                     f"the embedded PostgreSQL did not start: {error.stderr[-2000:]}"
                 ) from error
             _clear_after_death(folder)
+            if new:
+                # half a cluster would be taken for a whole one, and has no database
+                shutil.rmtree(folder, ignore_errors=True)
         except subprocess.TimeoutExpired as error:
             raise PostgresUnavailableError(f"the embedded PostgreSQL did not start in {START_SECONDS:.0f} s") from error
         else:
