@@ -224,8 +224,9 @@ def comment(home: Path) -> None:
     writer = FeedbackWriter(home, "1-1")
     for transaction_id, text in COMMENTS.items():
         label = FeedbackLabel(
-            feedback_id=transaction_id, caller="default", transaction_id=transaction_id, transaction_date=date(2026, 11, 20),
-            arrived_at=NOW_US, source="customer", revision=1, state="confirmed", comment=text,
+            feedback_id=transaction_id, caller="default", transaction_id=transaction_id,
+            transaction_date=date(2026, 11, 20), arrived_at=NOW_US, source="customer", revision=1,
+            state="confirmed", comment=text,
         )  # fmt: skip
         writer.append(label)
     writer.close()

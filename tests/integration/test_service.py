@@ -568,10 +568,12 @@ def test_what_the_document_promises_holds_for_whatever_it_allows(service: Servic
 
 def test_only_the_faults_that_were_provoked_reached_the_log_each_once_a_minute(service: Service) -> None:
     reports = [line for line in service.log.read_text().splitlines() if "since the last report" in line]
-    kinds = [kind for kind in ("redis failed", "postgres failed", "model failed") for line in reports if kind in line]
+    provoked = {"redis failed", "redis_memory failed", "postgres failed", "model failed"}
+    kinds = [kind for kind in provoked for line in reports if kind in line]
     assert len(kinds) == len(reports), reports
-    assert set(kinds) == {"redis failed", "postgres failed", "model failed"}
-    assert 3 <= len(reports) <= 6
+    # Redis' memory is asked for every second, which a short absence may miss
+    assert provoked - {"redis_memory failed"} <= set(kinds)
+    assert 3 <= len(reports) <= 8
 
 
 def test_without_a_release_the_server_says_what_to_run_and_stops(redis_server: str, tmp_path: Path) -> None:
