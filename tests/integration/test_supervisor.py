@@ -162,7 +162,7 @@ def alive(pid: int) -> bool:
 def up(settings: Settings, tmp_path: Path) -> Iterator[Up]:
     rows = [
         {
-            "transaction_id": f"t{n}", "user_id": f"u{n}", "merchant_id": "m", "currency": "EUR",
+            "transaction_id": f"t{n}", "caller": "default", "user_id": f"u{n}", "merchant_id": "m", "currency": "EUR",
             "amount_minor": 100 * n, "amount": 100 * n, "country": "DE", "clock_skew": False,
             "timestamp": datetime(2026, 1, 1, tzinfo=UTC), "received_at": datetime(2026, 1, 1, tzinfo=UTC),
             "event_time": datetime(2026, 1, 1, tzinfo=UTC),
