@@ -8,6 +8,7 @@ of its own, reads one order (JSON) per line and answers each with one line of re
 
 import asyncio
 import json
+import os
 import ssl
 import sys
 from collections import deque
@@ -307,7 +308,10 @@ def main() -> None:
     """Orders on stdin, results on stdout, one per line."""
     for line in sys.stdin:
         result = run(Order(**json.loads(line)))
-        print(json.dumps(asdict(result)), flush=True)
+        line = json.dumps(asdict(result)).encode() + b"\n"
+        # a line of latencies is longer than a pipe holds, and a buffered writer may give up its rest
+        while line:
+            line = line[os.write(sys.stdout.fileno(), line) :]
 
 
 if __name__ == "__main__":
