@@ -55,7 +55,7 @@ class DecidingModels:
         if key not in self._kept:
             try:
                 folder = release_folder(self._home, key[0].replace("/", "-"))
-                self._keep(key, serving_model(Bundle.load(folder, catalogue_hash=record.catalogue_hash)))
+                self._keep(key, serving_model(Bundle.load(folder)))
             except BundleError as error:
                 raise NotKeptError(f"{record.other_version} cannot be loaded any more: {error}") from error
         return self._kept[key]

@@ -196,7 +196,7 @@ def past_bundle(home: Path, record: DecisionRecord) -> Bundle:
     """The verified bundle of the very model that made a decision. Raises Problem (410) when it is no longer kept."""
     try:
         folder = release_folder(home, record.model_version.replace("/", "-"))
-        bundle = Bundle.load(folder, catalogue_hash=record.catalogue_hash)
+        bundle = Bundle.load(folder)
     except BundleError as error:
         raise model_gone(f"{record.model_version} cannot be loaded any more") from error
     if bundle.model_sha256 != record.scorer_hash:

@@ -251,7 +251,7 @@ class LogTable:
 
     def decided_among(self, day: date, transaction_ids: pa.Array) -> set[tuple[str, str]]:
         """Which of some transaction_ids have a decision of a day that is not marked: caller and transaction_id."""
-        columns = ["caller", "transaction_id", "superseded_by"]
+        columns = ["caller", "transaction_id", *_KEY]
         wanted = pc.field("transaction_id").isin(transaction_ids)
         while True:
             try:
@@ -261,7 +261,9 @@ class LogTable:
                 # merged meanwhile: the rows are in another file now
                 continue
             rows = pa.concat_tables([SCHEMA.empty_table().select(columns), *parts])
-            rows = rows.filter(pc.is_null(rows["superseded_by"]))
+            # a mark is a row of its own, beside the one that was written when the decision was told
+            fallen = rows["decision_id"].filter(pc.is_valid(rows["superseded_by"])).combine_chunks()
+            rows = rows.filter(pc.invert(pc.is_in(rows["decision_id"], value_set=fallen)))
             return set(zip(rows["caller"].to_pylist(), rows["transaction_id"].to_pylist(), strict=True))
 
     def find(self, wanted: Collection[Identity], until: date, days: int) -> dict[Identity, list[DecisionRecord]]:

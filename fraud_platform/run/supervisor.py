@@ -86,13 +86,12 @@ class Supervisor:
             self._wait_for((name,), self._release())
 
     def _wait_for(self, names: Sequence[str], release: str | None) -> None:
-        began = time.monotonic()
         with httpx.Client() as client, Live(self._table(), console=self.console, refresh_per_second=4) as live:
             while not (self._all_ready(client, names) and self.built):
                 self._follow_build(release)
                 live.update(self._table())
-                if time.monotonic() - began > READY_SECONDS and self.built:
-                    late = [name for name in names if name not in self.seconds]
+                late = [name for name in names if name not in self.seconds and self._is_late(name)]
+                if late and self.built:
                     raise StartError(f"{', '.join(late)} not ready in time", self.servers[late[0]].child.tail())
                 self.stop.sleep(0.15)
             live.update(self._table())
@@ -151,6 +150,10 @@ class Supervisor:
             service.child.stop()
             self.seconds.pop(SERVICE, None)
             self._start([SERVICE])
+
+    def _is_late(self, name: str) -> bool:
+        # the service starts anew on the model of a build that took long
+        return time.monotonic() - self.servers[name].child.started_at > READY_SECONDS
 
     def _start(self, names: Sequence[str]) -> None:
         for name in names:

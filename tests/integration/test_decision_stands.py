@@ -145,6 +145,8 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
         "FRAUD_GATEWAY_BLUE": json.dumps([f"127.0.0.1:{ports[2]}"]), "FRAUD_LOG_PORT": str(ports[3]),
         "FRAUD_GATEWAY_TIMEOUT_MS": "700", "FRAUD_GATEWAY_RATE": "20000", "FRAUD_CAPACITY": str(CAPACITY),
         "FRAUD_SERVICE_WORKERS": "2", "OMP_NUM_THREADS": "1",
+        # on a busy machine a payment is late, and that is another reason to leave the model out
+        "FRAUD_BUDGET_MS": "1000",
     }  # fmt: skip
     settings = Settings(home=home, redis_url=server.url, gateway_port=ports[0], log_port=ports[3])
     url = f"http://127.0.0.1:{ports[2]}"
@@ -236,7 +238,7 @@ def _flood(bank: Bank, stop: float, gateway: bool) -> int:
                 shed += 100
             else:
                 answers = (item.get("answer", {}) for item in answer.json()["answers"])
-                shed += sum(each.get("served_by", {}).get("model") == "rules" for each in answers)
+                shed += sum(each.get("served_by", {}).get("model") != "champion" for each in answers)
             if time.monotonic() > stop:
                 return shed
 

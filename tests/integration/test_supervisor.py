@@ -60,20 +60,23 @@ home, mode = pathlib.Path(sys.argv[1]), sys.argv[2]
 try:
     if mode == "slow":
         time.sleep(60)
+    if mode == "retrains":
+        time.sleep(6)
     if mode == "broken":
         sys.exit("the lake is on fire")
 except KeyboardInterrupt:
     (home / "build-interrupted").touch()
     sys.exit(130)
 (home / "releases").mkdir(exist_ok=True)
-(home / "releases" / "current.json").write_text('{"release": "fraud-detector-1"}')
+release = 2 if mode == "retrains" else 1
+(home / "releases" / "current.json").write_text('{"release": "fraud-detector-%d"}' % release)
 """
 
 DRIVER = """
 import sys
 from datetime import UTC, datetime
 from rich.console import Console
-from fraud_platform.run import up
+from fraud_platform.run import supervisor, up
 from fraud_platform.run.child import Child
 from fraud_platform.run.servers import FACES, Server
 from fraud_platform.settings import Settings
@@ -101,6 +104,8 @@ def build(settings, home):
 
 FOLDER = sys.argv[1]
 up.servers, up.build = servers, build
+if "hurried" in sys.argv:
+    supervisor.READY_SECONDS = 5.0
 if "samples" not in sys.argv:  # they import Arrow and DuckDB, which takes longer than all the rest here
     up._decide_samples = lambda *_: None
 sys.exit(up.up(Settings(), Console(width=200), lambda: datetime.now(UTC), "exit" in sys.argv))
@@ -200,6 +205,11 @@ def test_a_run_decides_and_says_where_everything_is_and_a_failed_later_build_doe
     assert "decides by the model it had" in up.said()
     assert "the lake is on fire" in up.said()
     assert up.said().count("score_below_threshold") == 8
+
+
+def test_the_service_has_its_time_to_start_after_a_build_that_took_longer(up: Up) -> None:
+    assert up.start("quick", "exit").wait(40) == 0, up.said()
+    assert up.start("retrains", "exit", "hurried").wait(60) == 0, up.said()
 
 
 def test_ctrl_c_ends_every_process_and_the_second_run_says_that_it_runs_already(up: Up) -> None:

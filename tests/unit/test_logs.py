@@ -43,8 +43,12 @@ from bento.gateway import check_headers
 from fraud_platform.logs import set_up_logs
 set_up_logs("json")
 
+class Open:
+    def admits(self, host, origin):
+        return True
+
 async def request(number):
-    check_headers([(b"content-type", b"application/json")], 100)
+    check_headers([(b"content-type", b"application/json")], 100, Open())
     logging.warning("%d begins", number)
     await asyncio.gather(asyncio.to_thread(logging.warning, "%d in a thread", number))
 
@@ -52,7 +56,7 @@ async def main():
     # one connection, which sends one request after the other
     await request(1)
     await request(2)
-    check_headers([(b"content-type", b"application/json"), (b"x-request-id", b"abc-1")], 100)
+    check_headers([(b"content-type", b"application/json"), (b"x-request-id", b"abc-1")], 100, Open())
     logging.warning("3 has one")
 
 asyncio.run(main())

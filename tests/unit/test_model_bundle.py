@@ -86,6 +86,12 @@ def test_a_bundle_comes_back_as_it_was_written(bundle: Bundle, folder: Path) -> 
     assert Bundle.load(folder) == bundle
 
 
+@pytest.mark.parametrize("catalogue_hash", sorted(CATALOGUE.alike - {CATALOGUE.hash}))
+def test_a_bundle_of_an_earlier_version_of_the_values_decides_on(folder: Path, catalogue_hash: str) -> None:
+    change(folder, catalogue_hash=catalogue_hash)
+    assert Bundle.load(folder).catalogue_hash == catalogue_hash
+
+
 def test_an_altered_model_file_is_refused(folder: Path) -> None:
     model = bytearray((folder / "model.ubj").read_bytes())
     model[len(model) // 2] ^= 1
