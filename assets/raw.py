@@ -36,6 +36,7 @@ def _rows_by_origin(reports: list[IngestReport]) -> dict[date, dict[str, int]]:
             "decided": report.decided,
             "copies_left_out": report.copies,
             "marked_on_the_day_before": report.marked_before,
+            "amounts_unknown": report.amounts_unknown,
         }
         for report in reports
     }

@@ -84,7 +84,7 @@ def export(rows: list[Row]) -> pa.Table:
         "user_id": [row.user for row in rows],
         "merchant_id": [row.merchant for row in rows],
         "amount_minor": [row.amount for row in rows],
-        "currency": ["EUR"] * len(rows),
+        "currency": [row.currency for row in rows],
         "timestamp": times([row.timestamp for row in rows]),
         "received_at": times([row.received for row in rows]),
         "country": [row.country for row in rows],
@@ -120,7 +120,9 @@ def crowded_world() -> tuple[list[Row], list[LabelRow]]:
         if rows and random.random() < 0.03:
             copy = rows[random.integers(len(rows))]
             received = copy.received + int(random.integers(0, 2 * DAY))
-            rows.append(Row(copy.id, copy.user, copy.merchant, copy.amount, copy.timestamp, received))
+            again = Row(copy.id, copy.user, copy.merchant, copy.amount, copy.timestamp, received)
+            again.currency = copy.currency
+            rows.append(again)
             continue
         received = MIDNIGHT - int(random.exponential(12)) % 98 * DAY + int(random.integers(0, DAY))
         rows.append(
@@ -136,6 +138,7 @@ def crowded_world() -> tuple[list[Row], list[LabelRow]]:
                 channel=random.choice(["online", "pos"]),
                 device=random.choice([None, "a", "b", "c"]),
                 region=str(random.choice(["", "", "west"])),
+                currency="EUR" if number % 7 else "KWD",
             )
         )
     rows = [row for row in rows if row.received < MIDNIGHT + DAY]

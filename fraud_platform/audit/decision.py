@@ -179,7 +179,7 @@ def _columns(record: DecisionRecord) -> RequestColumns:
 
     abroad = None if request.user_country is None else float(request.country != request.user_country)
     return RequestColumns(
-        amount=one(float(record.amount)),
+        amount=one(record.amount),
         event_time=np.array([record.event_time], np.int64),
         user_effective_time=one(float(record.user_effective_time)),
         last_effective_time=one(None),

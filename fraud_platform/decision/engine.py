@@ -181,7 +181,7 @@ class DecisionEngine:
         if built - received > self._budget.model_by:
             # the rules decide at once: the model could answer only when it is too late
             self._meter.overran("budget")
-        elif model is not None and policy.asks_model:
+        elif model is not None and policy.asks_model and transaction.amount is not None:
             try:
                 scored = score_by_arm(
                     model, self.challenger, payment.user_id, vector, self._model_breaker, self._faults.report

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from fraud_platform.currency import AmountError, UnknownCurrency, UnknownRate, is_country, to_minor
+from fraud_platform.currency import AmountError, UnknownCurrency, is_country, to_minor
 from fraud_platform.decision.wire import (
     Identifier,
     InvalidRequest,
@@ -94,7 +94,7 @@ def _digest(*values: object) -> str:
 class Rates(Protocol):
     """What a payment needs of a day's exchange rates; `fraud_platform.currency.Rates` has it."""
 
-    def to_base(self, amount_minor: int, currency: str, /) -> int: ...
+    def known_in_base(self, amount_minor: int, currency: str, /) -> int | None: ...
 
 
 def parse_payment(body: bytes, base_currency: str) -> Payment:
@@ -140,13 +140,12 @@ def _named_amount(error: AmountError) -> InvalidRequest:
 
 
 def to_transaction(payment: Payment, received_at: int, rates: Rates) -> Transaction:
-    """The payment in the platform's units. received_at: UTC microseconds. Raises InvalidRequest."""
+    """The payment in the platform's units; its amount is None where its currency has no recorded rate. received_at: UTC
+    microseconds. Raises InvalidRequest."""
     try:
-        amount = rates.to_base(payment.amount_minor, payment.currency)
+        amount = rates.known_in_base(payment.amount_minor, payment.currency)
     except AmountError as error:
         raise _named_amount(error) from None
-    except UnknownRate as error:
-        raise InvalidRequest("currency", str(error)) from None
     happened, clock_skew = event_time(payment.timestamp, received_at)
     return Transaction(
         transaction_id=payment.transaction_id,

@@ -87,8 +87,8 @@ class Catalogue:
 
 _TILE_COLUMNS: dict[str, tuple[str, ...]] = {
     "txn_count": ("txn_count",),
-    "amount_avg": ("amount_sum", "txn_count"),
-    "amount_std": ("amount_sum", "amount_square_sum", "txn_count"),
+    "amount_avg": ("amount_sum", "amount_known"),
+    "amount_std": ("amount_sum", "amount_square_sum", "amount_known"),
     "amount_max": ("amount_max",),
     "foreign_share": ("foreign_count", "foreign_known"),
     "online_share": ("online_count", "channel_known"),

@@ -29,6 +29,8 @@ INTEGERS = pa.list_(pa.field("element", pa.int64()))
 
 _SUMS = [
     pa.field("txn_count", pa.int64()),
+    # those whose amount is known in the base currency: what sums, means and deviations are of
+    pa.field("amount_known", pa.int64()),
     pa.field("amount_sum", pa.int64()),
     # squares of minor units overflow int64 in a day of a large merchant
     pa.field("amount_square_sum", pa.decimal128(38, 0)),
@@ -74,8 +76,9 @@ def _sums(rows: ibis.Table) -> dict[str, ibis.Value]:
     wide = rows.amount.cast("decimal(38, 0)")
     return {
         "txn_count": rows.count(),
-        "amount_sum": rows.amount.sum().cast("int64"),
-        "amount_square_sum": (wide * wide).sum().cast("decimal(38, 0)"),
+        "amount_known": rows.amount.count(),
+        "amount_sum": rows.amount.sum().coalesce(0).cast("int64"),
+        "amount_square_sum": (wide * wide).sum().coalesce(ibis.literal(0, "decimal(38, 0)")).cast("decimal(38, 0)"),
         "amount_max": rows.amount.max(),
         "foreign_count": _flag_sum(foreign),
         "foreign_known": foreign.count(),

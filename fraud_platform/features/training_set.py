@@ -47,7 +47,11 @@ _IDENTITY = [
     pa.field("merchant_effective_time", pa.int64()),
     pa.field("user_counted_since", pa.int64(), metadata={"description": "epoch of the user's counters, or 0"}),
     pa.field("merchant_counted_since", pa.int64(), metadata={"description": "the same of the merchant's"}),
-    pa.field("amount_minor", pa.int64(), metadata={"description": "amount in minor units of the base currency"}),
+    pa.field(
+        "amount_minor",
+        pa.int64(),
+        metadata={"description": "amount in minor units of the base currency; null: there was no rate"},
+    ),
     pa.field("country", pa.string()),
     pa.field("user_country", pa.string()),
     pa.field("channel", pa.string()),
@@ -88,7 +92,8 @@ def velocity(transactions: ibis.Table, first_day: date) -> ibis.Table:
             preceding=VELOCITY_WINDOWS[feature.window] - 1,
             following=0,
         )
-        aggregate = rows.count() if "txn_count" in feature.name else rows.amount.sum()
+        # a sum of amounts none of which is known is 0, as it is online
+        aggregate = rows.count() if "txn_count" in feature.name else rows.amount.coalesce(0).sum()
         complete = at - VELOCITY_WINDOWS[feature.window] + 1 >= since
         columns[feature.name] = ibis.ifelse(complete, aggregate.over(window).cast("int64"), None)
     return rows.mutate(**columns)

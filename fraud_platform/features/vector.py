@@ -169,7 +169,7 @@ def build_vector(payment: Transaction, online: OnlineValues) -> Matrix:
         mismatch = payment.country != payment.user_country
     last = math.nan if online.last_effective_time is None else float(online.last_effective_time)
     inputs = (
-        float(payment.amount),
+        math.nan if payment.amount is None else float(payment.amount),
         float(online.user_effective_time),
         last,
         _flag(None if payment.channel is None else payment.channel == "online"),

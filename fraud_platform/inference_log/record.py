@@ -21,13 +21,23 @@ MARKED = "!"
 """Behind the decision_id of a superseded decision in `DecisionRecord.log_key`."""
 
 
-class ServedBy(msgspec.Struct, frozen=True, kw_only=True):
+AMOUNT_UNKNOWN = "unknown"
+
+
+class ServedBy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The source of each part of a decision; `model` is what decided: a rung of the model, the rules, a list of the
     policy or its kill switch."""
 
     user_features: str
     merchant_features: str
     model: str
+    amount: str | None = None
+    """AMOUNT_UNKNOWN where the payment's currency had no recorded rate; absent where it had."""
+
+
+def amount_source(amount: int | None) -> str | None:
+    """`ServedBy.amount` of an amount in the base currency, or of None."""
+    return AMOUNT_UNKNOWN if amount is None else None
 
 
 Identity = tuple[str, str]
@@ -45,8 +55,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     """`Payment.content_hash` of the body; in version 1 `Payment.former_content_hash`."""
     request: Payment
     received_at: int
-    amount: int
-    """Minor units of the base currency, at the rate in force."""
+    amount: int | None
+    """Minor units of the base currency, at the rate in force; None where there was none, for good."""
     event_time: int
     clock_skew: bool
     user_effective_time: int
@@ -118,9 +128,10 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
 
     @property
     def degraded(self) -> bool:
-        """Whether anything was served by other than the first source: Redis, Redis and a whole model."""
+        """Whether anything was served by other than the first source: Redis, Redis, a whole model, a recorded rate."""
         stores = (self.served_by.user_features, self.served_by.merchant_features)
-        return stores != ("redis", "redis") or self.rung not in ("champion", "challenger")
+        whole_model = self.rung in ("champion", "challenger")
+        return stores != ("redis", "redis") or not whole_model or self.amount is None
 
     @property
     def values(self) -> NDArray[np.float32]:

@@ -51,7 +51,9 @@ SCHEMA = pa.schema(
         _field("event_time", TIME, "timestamp, or received_at where the caller's clock was off"),
         _field("amount_minor", pa.int64(), "amount in minor units of `currency`"),
         _field("currency", pa.string(), "ISO 4217 code"),
-        _field("amount", pa.int64(), "amount in minor units of the base currency"),
+        _field(
+            "amount", pa.int64(), "amount in minor units of the base currency; null: there was no rate", nullable=True
+        ),
         _field("country", pa.string(), "country of the purchase"),
         _field("user_country", pa.string(), "home country of the user", nullable=True),
         _field("merchant_category", pa.string(), "merchant category code or name", nullable=True),

@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -41,6 +42,8 @@ class MappingReport:
     """Quarantined rows by reason, most frequent first."""
     examples: list[tuple[str, str]]
     """(reason, row as JSON) of the first quarantined rows."""
+    amounts_unknown: dict[str, int]
+    """Accepted rows whose currency has no rate on their day, by currency, most frequent first."""
     labels: dict[str, int]
     """Labels by state; `not arrived` are those with a value but no arrival."""
 
@@ -56,6 +59,7 @@ def check_mapping(path: Path, settings: Settings) -> MappingReport:
     days = days_between(source.first_day(), source.last_day())
     accepted = quarantined = duplicates = days_with_rows = 0
     reasons: Counter[str] = Counter()
+    amounts_unknown: Counter[str] = Counter()
     examples: list[tuple[str, str]] = []
     users: set[str] = set()
     merchants: set[str] = set()
@@ -73,12 +77,15 @@ def check_mapping(path: Path, settings: Settings) -> MappingReport:
         duplicates += int(result.transactions["is_duplicate"].to_numpy(zero_copy_only=False).sum())
         users.update(result.transactions["user_id"].unique().to_pylist())
         merchants.update(result.transactions["merchant_id"].unique().to_pylist())
+        unknown = pc.is_null(result.transactions["amount"])
+        amounts_unknown.update(result.transactions["currency"].filter(unknown).to_pylist())
         reasons.update(result.quarantine["reason"].to_pylist())
         for row in result.quarantine.slice(0, EXAMPLES - len(examples)).to_pylist():
             examples.append((row["reason"], row["row"]))
     return MappingReport(
         source.name, source.rows, accepted, quarantined, duplicates, source.first_day(), source.last_day(),
-        days_with_rows, len(users), len(merchants), dict(reasons.most_common()), examples, source.label_counts(),
+        days_with_rows, len(users), len(merchants), dict(reasons.most_common()), examples,
+        dict(amounts_unknown.most_common()), source.label_counts(),
     )  # fmt: skip
 
 
@@ -97,6 +104,9 @@ def render(report: MappingReport) -> Group:
         ("labels", labels),
     ):
         counts.add_row(what, value)
+    if report.amounts_unknown:
+        currencies = ", ".join(f"{count:,} {code}" for code, count in report.amounts_unknown.items())
+        counts.add_row("amounts unknown", f"{currencies}: no rate is known on their day")
     parts = [counts]
     if report.reasons:
         reasons = Table("reason", "rows", title="quarantined", title_justify="left")

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fraud_platform.callers import DEFAULT_CALLER
-from fraud_platform.currency import Rates, country_codes, currency_codes
+from fraud_platform.currency import MAX_MINOR, Rates, country_codes, currency_codes
 from fraud_platform.processing import CountedRows, decided_later, device_keys, event_time, identities, mark_duplicates
 from fraud_platform.schema import EXPORT, PROCESSING_ORDER, QUARANTINE, RAW_TRANSACTIONS, TIME
 
@@ -39,7 +39,8 @@ DECIDED = (
     pa.field("merchant_counted_since", pa.int64()),
 )
 """Optional columns beside EXPORT's: what the service has settled of a payment that it decided, null for any other. Its
-amount in the base currency stands at the rates that were in force then, and is not converted anew."""
+amount in the base currency stands at the rates that were in force then, and is not converted anew: one that was null
+stays null."""
 
 STANDS_ELSEWHERE = pa.field("stands_elsewhere", pa.bool_())
 """Optional column beside EXPORT's: a decision that this day's rows may not hold stands for this row, which is then a
@@ -155,13 +156,12 @@ def _is_arrow(values: Any) -> bool:
 def _check_amounts(rows: pa.Table, rates: Rates, check: Callable[[str, Any], None]) -> None:
     currency, amount = rows["currency"], rows["amount_minor"]
     known = pc.is_in(currency, value_set=pa.array(sorted(currency_codes())))
-    converts = pc.is_in(currency, value_set=pa.array(sorted(rates.currencies)))
     check("currency is not an ISO 4217 code", pc.and_(pc.is_valid(currency), pc.invert(known)))
-    check("currency has no recorded rate", pc.and_(pc.is_valid(currency), pc.invert(converts)))
     check("amount is negative", pc.less(amount, 0))
     too_large: Bools = np.zeros(rows.num_rows, dtype=np.bool_)
-    for code in sorted(set(pc.unique(currency).to_pylist()) & rates.currencies):
-        above = pc.and_(pc.equal(currency, code), pc.greater(amount, rates.largest(code)))
+    for code in sorted(set(pc.unique(currency).to_pylist()) & currency_codes()):
+        largest = rates.largest(code) if code in rates.currencies else MAX_MINOR
+        above = pc.and_(pc.equal(currency, code), pc.greater(amount, largest))
         too_large |= pc.fill_null(above, False).to_numpy(zero_copy_only=False)
     check("amount is too large", too_large)
 
@@ -169,16 +169,20 @@ def _check_amounts(rows: pa.Table, rates: Rates, check: Callable[[str, Any], Non
 def _finish(rows: pa.Table, rates: Rates, previous: pa.Table | None) -> pa.Table:
     """Add the derived columns of RAW_TRANSACTIONS to rows that fit, in processing order."""
     minor = rows["amount_minor"].to_numpy()
-    amounts = np.zeros(rows.num_rows, dtype=np.int64)
-    for code in pc.unique(rows["currency"]).to_pylist():
+    amounts, known = np.zeros(rows.num_rows, dtype=np.int64), np.zeros(rows.num_rows, dtype=np.bool_)
+    for code in set(pc.unique(rows["currency"]).to_pylist()) & rates.currencies:
         mine = pc.equal(rows["currency"], code).to_numpy()
-        amounts[mine] = rates.to_base(minor[mine], code)
+        amounts[mine], known[mine] = rates.to_base(minor[mine], code), True
     received_us = _micros(rows["received_at"])
     event_us, skew = event_time(_micros(rows["timestamp"]), received_us)
     elsewhere = pc.fill_null(rows["stands_elsewhere"], False).to_numpy(zero_copy_only=False)
     duplicate = mark_duplicates(identities(rows), received_us, _decided(rows), elsewhere, _counted(previous))
     derived = {
-        "amount": pc.coalesce(rows["decided_amount"], pa.chunked_array([pa.array(amounts)])),
+        "amount": pc.if_else(
+            pc.is_valid(rows["decision_id"]),
+            rows["decided_amount"],
+            pa.chunked_array([pa.array(amounts, mask=~known)]),
+        ),
         "event_time": pa.array(event_us).cast(TIME),
         "clock_skew": pa.array(skew),
         "device_key": device_keys(rows["device_id"]),

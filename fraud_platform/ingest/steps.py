@@ -41,6 +41,8 @@ class IngestReport:
     """Rows of the source that were left out beforehand, a decision standing for each."""
     marked_before: int = 0
     """Rows of the day before that became duplicates, a decision of this day standing for each."""
+    amounts_unknown: int = 0
+    """Accepted rows whose currency has no recorded rate."""
     reasons: dict[str, int] = field(default_factory=dict)
 
 
@@ -81,8 +83,11 @@ def ingest_transactions(lake: Lake, source: Source, days: Sequence[date], base_c
         copies = int((export.schema.metadata or {}).get(COPIES, 0))
         duplicates = _duplicates(result.transactions)
         reports.append(
-            IngestReport(day, accepted, quarantined, duplicates, decided, copies, marked, reasons=dict(reasons))
-        )
+            IngestReport(
+                day, accepted, quarantined, duplicates, decided, copies, marked,
+                amounts_unknown=result.transactions["amount"].null_count, reasons=dict(reasons),
+            )
+        )  # fmt: skip
         previous_day, previous = day, result.transactions
     return reports
 

@@ -112,7 +112,7 @@ async def test_what_the_engine_decided_stands_bit_for_bit(settings: Settings) ->
 
 async def test_what_was_decided_by_a_former_catalogue_stands_too(settings: Settings) -> None:
     records = await decided(settings, 6)
-    (former,) = CATALOGUE.alike - {CATALOGUE.hash}
+    former = min(CATALOGUE.alike - {CATALOGUE.hash})
     for document in settings.home.glob("releases/*/bundle.json"):
         document.write_text(document.read_text().replace(CATALOGUE.hash, former))
         # a release from before there were hashes of the document
@@ -127,6 +127,26 @@ async def test_what_was_decided_by_a_former_catalogue_stands_too(settings: Setti
             check.what for check in replayed.checks
         }
         assert "this code computes" in replayed.notes[-1]
+
+
+async def test_a_decision_on_an_amount_that_is_not_known_stands_too(settings: Settings) -> None:
+    publish_small_model(settings.home, version=1, seed=1)
+    world = World(settings.home)
+    world.features = PersonalFeatures(world.redis)
+    engine = world.engine()
+    engine.model = load_model(settings.home / "releases/fraud-detector-1")
+    await engine.decide(body(currency="KWD", channel="online", user_country="FR"), "shop")
+    for explainer in world.explainers:
+        explainer.close()
+    (record,) = world.recorder.records
+    assert record.amount is None
+    replayed = again(settings, record)
+    assert replayed.stands, replayed.differing
+    by = {check.what: check for check in replayed.checks}
+    assert by["reason"].again == "amount_unknown_fallback"
+    assert np.isnan(by["amount_zscore_90d"].again)
+    # were a rate to fill it in, the decision would be another
+    assert "reason" in differing(settings, record, amount=4250)
 
 
 def test_the_features_that_a_request_gives_are_all_but_those_that_ask_a_store() -> None:

@@ -62,6 +62,7 @@ def worlds(draw: st.DrawFn) -> tuple[list[Row], list[LabelRow]]:
                 channel=draw(st.sampled_from([None, "online", "pos"])),
                 device=draw(st.sampled_from([None, "phone", "laptop"])),
                 region=draw(st.sampled_from(["", "", "west"])),
+                currency=draw(st.sampled_from(["EUR", "EUR", "EUR", "KWD"])),
             )
         )
     labels = []

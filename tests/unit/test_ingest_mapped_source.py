@@ -217,13 +217,14 @@ def test_nested_json_lines_with_rates_late_rows_and_dated_labels(tmp_path):
     lake = Lake(str(tmp_path / "lake"))
     reports = ingest_transactions(lake, source, days, "EUR")
     assert source.rows == 6
+    assert [report.amounts_unknown for report in reports] == [1, 0]
     assert reports[0].reasons == {
         "the line is not a JSON object": 2,
-        "currency has no recorded rate": 1,
         "user_id is null": 1,
     }
     assert {"{broken", "[1]"} <= set(lake.read("quarantine", days[0])["row"].to_pylist())
-    (first,) = lake.read("raw_transactions", days[0]).to_pylist()
+    first, third = lake.read("raw_transactions", days[0]).to_pylist()
+    assert (third["currency"], third["amount_minor"], third["amount"]) == ("GBP", 7, None), "its first rate comes later"
     assert (first["user_id"], first["amount"], first["currency"]) == ("12345678901234567", 1_999, "EUR")
     (second,) = lake.read("raw_transactions", days[1]).to_pylist()
     assert (second["transaction_id"], second["currency"], second["amount"]) == ("A2", "USD", 50)
