@@ -138,6 +138,8 @@ class PrometheusMeter:
         if not repeated:
             if record.amount is None:
                 self._unknown.inc("amount")
+            if record.request.channel is not None and record.channel is None:
+                self._unknown.inc("channel")
             self._features.inc("user", served.user_features)
             self._features.inc("merchant", served.merchant_features)
             features = max(served.user_features, served.merchant_features, key=_LADDER.index)

@@ -17,6 +17,14 @@ LOADED_AT = {"": 2 * HOUR, "west": 5 * HOUR}
 """Time of the day at which each region loads the snapshot of the day before."""
 
 
+MEANS_ONLINE = {
+    **dict.fromkeys(("online", "ONLINE", " Web", "e-commerce"), True),
+    **dict.fromkeys(("pos", "ATM ", "other"), False),
+    **dict.fromkeys((None, "carrier pigeon"), None),
+}
+"""What texts of a channel say."""
+
+
 @dataclass
 class Row:
     """One line of a bank's export, times in UTC microseconds."""
@@ -43,6 +51,10 @@ class Row:
     @property
     def day(self) -> int:
         return self.received // DAY
+
+    @property
+    def online(self) -> bool | None:
+        return MEANS_ONLINE[self.channel]
 
     @property
     def euros(self) -> int | None:
@@ -159,7 +171,7 @@ class Oracle:
         values["user_countries_90d"] = f32(len({row.country for row in ninety} - {None}))
         values["user_devices_90d"] = f32(len({row.device for row in ninety} - {None}))
         values["user_foreign_share_90d"] = foreign_share(ninety)
-        values["user_online_share_30d"] = share([row.channel == "online" for row in thirty if row.channel])
+        values["user_online_share_30d"] = share([row.online for row in thirty if row.online is not None])
         values["user_night_share_30d"] = share([row.event % DAY < 6 * HOUR for row in thirty])
         return values
 
@@ -251,7 +263,7 @@ class Oracle:
             "amount_to_merchant_avg_30d": ratio(amount, known["merchant_amount_avg_30d"]),
             "hour_of_day": f32(row.event % DAY // HOUR),
             "day_of_week": f32((row.event // DAY + 3) % 7),
-            "is_online": f32(None if row.channel is None else row.channel == "online"),
+            "is_online": f32(row.online),
             "country_mismatch": f32(mismatch),
             "country_is_new": f32(row.country not in countries if countries and row.country else None),
             "device_is_new": f32(row.device not in devices if devices and row.device else None),

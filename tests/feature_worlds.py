@@ -19,7 +19,7 @@ from fraud_platform.features.training_set import write_training_set
 from fraud_platform.ingest.standardize import standardize
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.settings import Settings
-from tests.feature_oracle import DAY, HOUR, LOADED_AT, MINUTE, LabelRow, Row
+from tests.feature_oracle import DAY, HOUR, LOADED_AT, MEANS_ONLINE, MINUTE, LabelRow, Row
 
 TODAY = date(2026, 3, 29)
 """A Sunday on which European clocks change, which UTC must not notice."""
@@ -135,7 +135,7 @@ def crowded_world() -> tuple[list[Row], list[LabelRow]]:
                 received=received,
                 country=random.choice(["DE", "FR", "BR"]),
                 home="DE",
-                channel=random.choice(["online", "pos"]),
+                channel=str(random.choice(["online", "pos"])) if number % 5 else list(MEANS_ONLINE)[number % 9],
                 device=random.choice([None, "a", "b", "c"]),
                 region=str(random.choice(["", "", "west"])),
                 currency="EUR" if number % 7 else "KWD",

@@ -56,7 +56,7 @@ _OF_RAW = ("currency", "merchant_category", "device_id", "latitude", "longitude"
 _OF_TRAINING = ("transaction_id", "caller", "user_id", "merchant_id", "country", "user_country", "channel")
 _OF_REQUEST = (
     *("transaction_id", "user_id", "merchant_id", "currency", "country", "user_country", "merchant_category"),
-    *("channel", "device_id", "latitude", "longitude"),
+    *("device_id", "latitude", "longitude"),
 )
 
 
@@ -168,6 +168,7 @@ class Traffic:
             name: pa.array([getattr(record, name) for record in records], PAYMENTS.field(name).type)
             for name in ("caller", "received_at", "event_time", "clock_skew")
         }
+        columns["channel"] = pa.array([record.read_channel for record in records], PAYMENTS.field("channel").type)
         decisions = np.array([record.decision for record in records], np.str_)
         return _Part(
             columns=columns,

@@ -5,7 +5,7 @@ here writes: neither velocity, nor identity, nor a record.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fraud_platform.channels import WORDS
 from fraud_platform.currency import exponent
 from fraud_platform.decision.answer import SHOWN_DECIMALS, ExplainAnswer, explain_body, top_contributions
 from fraud_platform.decision.identity import Decisions
@@ -62,6 +63,7 @@ class Explainer:
         log: LogTable,
         base_currency: str,
         search_days: int,
+        channel_words: Mapping[str, str] = WORDS,
     ) -> None:
         self._features = features
         self._decisions = decisions
@@ -69,6 +71,7 @@ class Explainer:
         self._home = home
         self._log = log
         self._base_currency = base_currency
+        self._channel_words = channel_words
         self._exponent = exponent(base_currency)
         self._reasons = Reasons(base_currency, self._exponent)
         self._search_days = search_days
@@ -154,7 +157,7 @@ class Explainer:
 
     async def _what_if(self, body: bytes, caller: str, model: ServingModel, policy: Policy, now: int) -> bytes:
         payment = parse_payment(body, self._base_currency)
-        transaction = to_transaction(payment, now, self._rates())
+        transaction = to_transaction(payment, now, self._rates(), self._channel_words)
         if transaction.amount is None:
             decision, reason = decide(policy, None, payment, None, self._exponent, now)
             return self._without_score(

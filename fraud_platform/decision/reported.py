@@ -152,6 +152,7 @@ def reported_record(
         reason=report.reason,
         latency_us=0,
         region=region,
+        channel=transaction.channel,
     )
 
 

@@ -73,7 +73,7 @@ class PaymentRequest(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[str, Meta(pattern=r"^([A-Z]{3}|\s*)$", description="ISO 4217; the base currency if absent.")] | None
     ) = None
     merchant_category: Annotated[Word, Meta(description="Merchant category code or name.")] | None = None
-    channel: Annotated[Word, Meta(description="online, pos, atm, …")] | None = None
+    channel: Annotated[Word, Meta(description="online, pos, atm, moto, other, or a synonym.")] | None = None
     device_id: Annotated[str, Meta(max_length=128, description="At most 128 characters, none of control.")] | None = (
         None
     )

@@ -16,7 +16,7 @@ from fraud_platform.features import tables
 from fraud_platform.features.catalogue import DAY, HOUR
 from fraud_platform.features.label_rules import LabelRules, label_rules
 from fraud_platform.features.labels import PAYMENT, by_caller, in_sequence, verdicts
-from fraud_platform.features.offline import Written, microseconds, open_engine, with_day_before, write_days
+from fraud_platform.features.offline import Written, microseconds, open_engine, paid_online, with_day_before, write_days
 from fraud_platform.features.sequence import CLAMP_LOOKBACK_DAYS, sequence
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.settings import Settings
@@ -88,7 +88,7 @@ def _sums(rows: ibis.Table) -> dict[str, ibis.Value]:
 def user_tiles(transactions: ibis.Table) -> ibis.Table:
     """USER_TILE rows with `date` of counted transactions; rows of the clamp's look-back must be among them."""
     rows = sequence(transactions, "user")
-    online = rows.channel == "online"
+    online = paid_online(rows.channel)
     return rows.group_by("date", "user_id").agg(
         **_sums(rows),
         online_count=_flag_sum(online),

@@ -21,6 +21,7 @@ from fraud_platform.features.offline import (
     chunks,
     microseconds,
     open_engine,
+    paid_online,
     with_day_before,
     write_days,
 )
@@ -146,7 +147,7 @@ def point_in_time(
         transaction_date=rows.date,
         _event_us=microseconds(rows.event_time),
         _last=_last(rows._live_last, rows.last_seen_us, rows.user_effective_time, rows.user_counted_since),
-        _is_online=_flag(rows.channel == "online"),
+        _is_online=_flag(paid_online(rows.channel)),
         _country_mismatch=_flag(rows.country != rows.user_country),
         _country_known=_flag(_contains(rows.known_countries, rows.country)),
         _device_known=_flag(_contains(rows.known_devices, rows.device_key)),

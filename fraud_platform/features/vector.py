@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fraud_platform.channels import is_online
 from fraud_platform.features.catalogue import CATALOGUE, DAY, HOUR, MIN_TRANSACTIONS, Source
 from fraud_platform.features.request import Floats, assemble
 from fraud_platform.schema import Transaction
@@ -172,7 +173,7 @@ def build_vector(payment: Transaction, online: OnlineValues) -> Matrix:
         math.nan if payment.amount is None else float(payment.amount),
         float(online.user_effective_time),
         last,
-        _flag(None if payment.channel is None else payment.channel == "online"),
+        _flag(is_online(payment.channel)),
         _flag(mismatch),
         _flag(known_country),
         _flag(known_device),

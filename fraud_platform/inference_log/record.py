@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from fraud_platform.decision.policy import DecisionName
 from fraud_platform.decision.request import Payment
 
-SCHEMA_VERSION = 2
-"""Of version 1 the request's hash alone differs: `hash_of_request`."""
+SCHEMA_VERSION = 3
+"""Of version 1 the request's hash differs: `hash_of_request`. Before version 3 there was no `channel`."""
 
 
 MARKED = "!"
@@ -104,6 +104,14 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     the user's own after a clock had jumped. None: not counted by velocity, or by an earlier rule of effective time."""
     merchant_counted_since: int | None = None
     """The same at the merchant."""
+    channel: str | None = None
+    """The word of `fraud_platform.channels` that the request's text meant when it was decided; None where it meant
+    none, and before schema version 3."""
+
+    @property
+    def read_channel(self) -> str | None:
+        """What features read of the channel; before schema version 3 the text as it was sent."""
+        return self.request.channel if self.schema_version < 3 else self.channel
 
     @property
     def log_key(self) -> str:

@@ -5,7 +5,7 @@ Every row of the export comes out exactly once, in `transactions` or in `quarant
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fraud_platform.callers import DEFAULT_CALLER
+from fraud_platform.channels import WORDS, channel_of
 from fraud_platform.currency import MAX_MINOR, Rates, country_codes, currency_codes
 from fraud_platform.processing import CountedRows, decided_later, device_keys, event_time, identities, mark_duplicates
 from fraud_platform.schema import EXPORT, PROCESSING_ORDER, QUARANTINE, RAW_TRANSACTIONS, TIME
@@ -67,15 +68,23 @@ class Standardized:
 
     transactions: pa.Table
     quarantine: pa.Table
+    channels_unknown: dict[str, int]
+    """Texts of `channel` that mean no channel, which are null among the transactions, and in how many of these."""
 
 
 def standardize(
-    export: pa.Table, day: date, rates: Rates, base_currency: str, previous: pa.Table | None = None
+    export: pa.Table,
+    day: date,
+    rates: Rates,
+    base_currency: str,
+    previous: pa.Table | None = None,
+    channel_words: Mapping[str, str] = WORDS,
 ) -> Standardized:
     """Check and convert the rows received on `day`.
 
     `export` has EXPORT's columns in any order, and may have PROBLEM, SOURCE_ROW, CALLER, DECIDED's and
     STANDS_ELSEWHERE. `previous` is the RAW_TRANSACTIONS partition of the day before, against which repeats are found.
+    `channel_words`: of `channels.words`.
     Raises ValueError when `rates` convert to another currency than `base_currency`.
     """
     if rates.base_currency != base_currency:
@@ -92,7 +101,10 @@ def standardize(
     fits = pc.is_null(reasons)
     # Stable: rows alike in all keys keep the source's order.
     accepted = rows.filter(fits).sort_by([(name, "ascending") for name in PROCESSING_ORDER])
-    return Standardized(_finish(accepted, rates, previous), _set_aside(export, reasons, fits))
+    transactions = _finish(accepted, rates, previous, channel_words)
+    unknown = accepted["channel"].filter(pc.is_null(transactions["channel"])).drop_null()
+    counts = {one["values"]: one["counts"] for one in pc.value_counts(unknown).to_pylist()}
+    return Standardized(transactions, _set_aside(export, reasons, fits), counts)
 
 
 def mark_decided_later(previous: pa.Table, export: pa.Table) -> pa.Table:
@@ -166,7 +178,7 @@ def _check_amounts(rows: pa.Table, rates: Rates, check: Callable[[str, Any], Non
     check("amount is too large", too_large)
 
 
-def _finish(rows: pa.Table, rates: Rates, previous: pa.Table | None) -> pa.Table:
+def _finish(rows: pa.Table, rates: Rates, previous: pa.Table | None, channel_words: Mapping[str, str]) -> pa.Table:
     """Add the derived columns of RAW_TRANSACTIONS to rows that fit, in processing order."""
     minor = rows["amount_minor"].to_numpy()
     amounts, known = np.zeros(rows.num_rows, dtype=np.int64), np.zeros(rows.num_rows, dtype=np.bool_)
@@ -183,6 +195,7 @@ def _finish(rows: pa.Table, rates: Rates, previous: pa.Table | None) -> pa.Table
             rows["decided_amount"],
             pa.chunked_array([pa.array(amounts, mask=~known)]),
         ),
+        "channel": _channels(rows["channel"], channel_words),
         "event_time": pa.array(event_us).cast(TIME),
         "clock_skew": pa.array(skew),
         "device_key": device_keys(rows["device_id"]),
@@ -190,6 +203,13 @@ def _finish(rows: pa.Table, rates: Rates, previous: pa.Table | None) -> pa.Table
     }
     columns = [derived[name] if name in derived else rows[name] for name in RAW_TRANSACTIONS.names]
     return pa.table(columns, schema=RAW_TRANSACTIONS).combine_chunks()
+
+
+def _channels(column: pa.ChunkedArray, channel_words: Mapping[str, str]) -> pa.Array:
+    """The word that each text means; null where it means none."""
+    texts = column.combine_chunks().dictionary_encode()
+    meant = [channel_of(text, channel_words) for text in texts.dictionary.to_pylist()]
+    return pa.array(meant, pa.string()).take(texts.indices)
 
 
 def _micros(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from itertools import cycle
 from typing import Any
 
 import dagster as dg
@@ -39,6 +40,8 @@ OTHERS = 6
 """Payments of another caller, each under the id of a payment of the bank's."""
 WITHOUT_RATE = ("burst-4", "burst-11", "burst-18")
 """Payments in a currency for which the bank has no rate."""
+CHANNELS_SENT = {"ONLINE": 1, " web": 1, "E-Commerce": 1, "Terminal": 0, "carrier pigeon": None, "": None}
+"""Texts of a channel that a caller sends, and `is_online` of them."""
 LATE_US = 15 * 3_600_000_000
 """How long after the bank's export had them some payments came to the service."""
 
@@ -71,6 +74,7 @@ def planted(rows: list[dict[str, Any]], yesterdays: list[dict[str, Any]]) -> lis
         for n, at in enumerate(base["received_at"] + 9_000_000 * (1 + k) for k in range(30))
     ]
     burst = [{**row, "currency": "KWD"} if row["transaction_id"] in WITHOUT_RATE else row for row in burst]
+    burst = [{**row, "channel": channel} for row, channel in zip(burst, cycle(CHANNELS_SENT), strict=False)]
     last = burst[-1]
     later = {**last, "transaction_id": "counted-first", "received_at": last["received_at"] + 50}
     earlier = {**last, "transaction_id": "received-first", "received_at": last["received_at"] + 10, "amount_minor": 7}
@@ -181,6 +185,17 @@ def test_an_amount_that_was_not_known_stays_null_and_counts(world: World) -> Non
     assert (tile["amount_sum"], tile["amount_max"]) == (sum(known), max(known))
     answers = [answer for status, answer in world.answers if answer.get("transaction_id") in WITHOUT_RATE]
     assert {answer["reason"] for answer in answers} == {"amount_unknown_fallback"}
+
+
+def test_a_channel_is_read_as_it_was_online(world: World) -> None:
+    log = {record.request.transaction_id: record for record in LogTable(world.lake).records(DAY)}
+    trained = {row["transaction_id"]: row for row in world.lake.read(tables.TRAINING_SET, DAY).to_pylist()}
+    sent = dict(zip((f"burst-{n}" for n in range(30)), cycle(CHANNELS_SENT), strict=False))
+    for name, text in sent.items():
+        assert log[name].request.channel == (text or None), "the record has what was sent"
+        assert trained[name]["is_online"] == CHANNELS_SENT[text], text
+    (tile,) = [row for row in world.lake.read(tables.USER_TILES, DAY).to_pylist() if row["user_id"] == "burst"]
+    assert (tile["channel_known"], tile["online_count"]) == (20, 15)
 
 
 def test_velocity_that_is_warmed_up_with_them_is_what_was_counted(world: World, redis_server: str) -> None:
