@@ -11,6 +11,7 @@ from assets.daily_table import daily_table
 from assets.inference_log import DRAIN_SECONDS
 from assets.partitions import PREDECESSOR, looking_back
 from assets.resources import Platform
+from fraud_platform.channels import words
 from fraud_platform.features import tables
 from fraud_platform.inference_log import table as inference_log
 from fraud_platform.inference_log.delivered import deliver
@@ -27,7 +28,8 @@ def _transactions(platform: Platform, days: list[date]) -> list[IngestReport]:
     """The days' transactions, once the lake has all that was decided on them."""
     settings = platform.settings
     deliver(settings, days, DRAIN_SECONDS)
-    return ingest_transactions(platform.lake, platform.opened[1], days, settings.base_currency)
+    known = words(settings.channel_synonyms)
+    return ingest_transactions(platform.lake, platform.opened[1], days, settings.base_currency, known)
 
 
 def _rows_by_origin(reports: list[IngestReport]) -> dict[date, dict[str, int]]:
@@ -36,6 +38,8 @@ def _rows_by_origin(reports: list[IngestReport]) -> dict[date, dict[str, int]]:
             "decided": report.decided,
             "copies_left_out": report.copies,
             "marked_on_the_day_before": report.marked_before,
+            "amounts_unknown": report.amounts_unknown,
+            "channels_unknown": report.channels_unknown,
         }
         for report in reports
     }

@@ -47,6 +47,9 @@ class PrometheusMeter:
             )
         )
         self._features = Counts(Counter("fraud_features_served", "Sources of batch features.", ["entity", "source"]))
+        self._unknown = Counts(
+            Counter("fraud_values_unknown", "Values of payments that were decided as null, by field.", ["field"])
+        )
         self._failures = Counts(Counter("fraud_failures", "Errors on our side, by stage.", ["stage"]))
         self._overruns = Counts(
             Counter("fraud_stage_overruns", "Stages of decisions that took longer than their part.", ["stage"])
@@ -133,6 +136,10 @@ class PrometheusMeter:
         served = record.served_by
         self._decisions.inc(record.decision, record.model_version, _WORDS[record.degraded], _WORDS[repeated])
         if not repeated:
+            if record.amount is None:
+                self._unknown.inc("amount")
+            if record.request.channel is not None and record.channel is None:
+                self._unknown.inc("channel")
             self._features.inc("user", served.user_features)
             self._features.inc("merchant", served.merchant_features)
             features = max(served.user_features, served.merchant_features, key=_LADDER.index)

@@ -19,6 +19,7 @@ import msgspec
 
 from bento.metrics import PrometheusMeter
 from bento.traces import TracedMeter, Tracer
+from fraud_platform.channels import words
 from fraud_platform.clock import clock_of
 from fraud_platform.decision import workers
 from fraud_platform.decision.access import is_loopback, open_access
@@ -186,6 +187,7 @@ class Runtime:
         maker = DecisionMaker(
             clock, settings.base_currency, settings.release_share, settings.seed, region=settings.region
         )
+        channel_words = words(settings.channel_synonyms)
         self._explainer = Explainer(
             features=features,
             decisions=decisions,
@@ -193,6 +195,7 @@ class Runtime:
             home=settings.home,
             log=LogTable(lake),
             base_currency=settings.base_currency,
+            channel_words=channel_words,
             search_days=settings.log_retention_days,
         )
         self._policies = PolicyFollower(settings, self._decide_by, self._faults.report, clock)
@@ -210,6 +213,7 @@ class Runtime:
             faults=self._faults,
             clock=clock,
             base_currency=settings.base_currency,
+            channel_words=channel_words,
             budget=Budget(
                 budget_ms=settings.budget_ms,
                 network_ms=settings.network_ms,
@@ -230,6 +234,7 @@ class Runtime:
             recorder=self._recorder,
             clock=clock,
             base_currency=settings.base_currency,
+            channel_words=channel_words,
         )
         self._decide_by(self.engine.policy)
         self._policy_desk = PolicyDesk(settings, clock)

@@ -9,6 +9,7 @@ from datetime import date, datetime
 
 from tqdm import tqdm
 
+from fraud_platform.channels import words
 from fraud_platform.dataset import fix_dataset
 from fraud_platform.features import tables
 from fraud_platform.features.in_force import spans
@@ -30,9 +31,10 @@ def build_history(settings: Settings, lake: Lake, now: datetime) -> None:
         return
     wanted = days_between(missing, days[-1])
     in_force = spans(days, [], settings.online_ttl_days)
+    known = words(settings.channel_synonyms)
     stages: list[tuple[str, Callable[[list[date]], object]]] = [
         ("rates", lambda todo: ingest_rates(lake, source, todo)),
-        ("transactions", lambda todo: ingest_transactions(lake, source, todo, settings.base_currency)),
+        ("transactions", lambda todo: ingest_transactions(lake, source, todo, settings.base_currency, known)),
         ("labels", lambda todo: ingest_labels(lake, source, todo)),
         ("user tiles", lambda todo: write_user_tiles(settings, lake, todo)),
         ("merchant tiles", lambda todo: write_merchant_tiles(settings, lake, todo)),

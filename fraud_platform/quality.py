@@ -85,7 +85,13 @@ def _feature_ranges(source: Source) -> tuple[str, ...]:
     return tuple(conditions)
 
 
-_TILE_RANGES = ("txn_count > 0", "amount_sum >= 0", "amount_max <= amount_sum", "foreign_count <= foreign_known")
+_TILE_RANGES = (
+    "txn_count > 0",
+    "amount_known <= txn_count",
+    "amount_sum >= 0",
+    "amount_max <= amount_sum",
+    "foreign_count <= foreign_known",
+)
 
 RULES: dict[str, TableRules] = {
     tables.RAW_TRANSACTIONS: TableRules(

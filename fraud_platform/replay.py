@@ -133,7 +133,7 @@ def _payments(raw: pa.Table, rates: Rates) -> Iterator[Transaction]:
                 transaction_id=row["transaction_id"],
                 user_id=row["user_id"],
                 merchant_id=row["merchant_id"],
-                amount=rates.to_base(row["amount_minor"], row["currency"])
+                amount=rates.known_in_base(row["amount_minor"], row["currency"])
                 if row["decision_id"] is None
                 else row["amount"],
                 event_time=int(event_time),

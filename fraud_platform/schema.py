@@ -20,10 +20,10 @@ def _field(name: str, dtype: pa.DataType, meaning: str, *, nullable: bool = Fals
 
 
 _OPTIONAL = [
-    _field("country", pa.string(), "country of the purchase, ISO 3166 alpha-2", nullable=True),
+    _field("country", pa.string(), "country of the purchase, alpha-2 as `currency.country_codes`", nullable=True),
     _field("user_country", pa.string(), "home country of the user, ISO 3166 alpha-2", nullable=True),
     _field("merchant_category", pa.string(), "merchant category code or name", nullable=True),
-    _field("channel", pa.string(), "online, pos, atm or whatever the source names", nullable=True),
+    _field("channel", pa.string(), "in an export as the source names it; else a word of `channels`", nullable=True),
     _field("device_id", pa.string(), "identifier of the device or terminal session", nullable=True),
     _field("latitude", pa.float64(), "latitude of the purchase, degrees north", nullable=True),
     _field("longitude", pa.float64(), "longitude of the purchase, degrees east", nullable=True),
@@ -51,7 +51,12 @@ RAW_TRANSACTIONS = pa.schema(
         _field("merchant_id", pa.string(), "who is paid"),
         _field("amount_minor", pa.int64(), "amount in minor units of `currency`"),
         _field("currency", pa.string(), "ISO 4217 code"),
-        _field("amount", pa.int64(), "amount in minor units of the base currency, at the day's recorded rate"),
+        _field(
+            "amount",
+            pa.int64(),
+            "amount in minor units of the base currency, at the day's recorded rate; null: there was none",
+            nullable=True,
+        ),
         _field("timestamp", TIME, "when the payment happened, by the caller's clock"),
         _field("received_at", TIME, "when it reached the bank; its UTC day is the partition"),
         _field("event_time", TIME, "timestamp, or received_at where the caller's clock was off"),
@@ -127,8 +132,8 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     transaction_id: str
     user_id: str
     merchant_id: str
-    amount: int
-    """Minor units of the base currency."""
+    amount: int | None
+    """Minor units of the base currency; None where its currency had no recorded rate."""
     event_time: int
     """UTC microseconds since 1970, after the clock-skew rule."""
     received_at: int

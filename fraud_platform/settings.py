@@ -11,6 +11,8 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from fraud_platform.channels import words
+
 
 class Settings(BaseSettings):
     """The platform's settings; each field is the environment variable FRAUD_<FIELD> in upper case."""
@@ -49,6 +51,10 @@ class Settings(BaseSettings):
         description='The same from a day on, which is not built yet: {"2026-03-01": {"online_scale": 2}}.',
     )
     base_currency: str = Field("EUR", description="ISO 4217 currency of all amounts inside; others are converted.")
+    channel_synonyms: dict[str, str] = Field(
+        {},
+        description='Further words of `channel` and what they mean, as JSON: {"portal": "online", "branch": "other"}.',
+    )
 
     # engines
     redis_url: str | None = Field(
@@ -330,6 +336,12 @@ class Settings(BaseSettings):
     whole_snapshot_days: int = Field(
         7, ge=1, description="Days after which a snapshot out of force keeps only the rows that payments asked for."
     )
+
+    @field_validator("channel_synonyms")
+    @classmethod
+    def _synonyms_mean_channels(cls, value: dict[str, str]) -> dict[str, str]:
+        words(value)
+        return value
 
     @field_validator("notify")
     @classmethod

@@ -221,6 +221,8 @@ class World:
     meter: CountingMeter = field(default_factory=CountingMeter)
     now: int = NOW
     policy: Policy = field(default_factory=lambda: Policy(0.7, 0.4, 3))
+    rate_e9: dict[str, int] = field(default_factory=dict)
+    """Of the currencies that convert, which may be changed."""
     explainers: list[Explainer] = field(default_factory=list)
     superseded: list[DecisionRecord] = field(default_factory=list)
     """Marks of decisions that were told and do not stand."""
@@ -235,7 +237,7 @@ class World:
         shared: dict[str, Any] = {
             "features": self.features,
             "decisions": self.decisions(),
-            "rates": lambda: Rates("EUR", {}),
+            "rates": lambda: Rates("EUR", self.rate_e9),
             "base_currency": "EUR",
         }
         log = LogTable(Lake(str(self.home / "lake")))
@@ -272,7 +274,7 @@ class World:
             maker=engine._maker,
             policy=lambda: engine.policy,
             past=PolicyBook(self.home),
-            rates=lambda: Rates("EUR", {}),
+            rates=lambda: Rates("EUR", self.rate_e9),
             recorder=self.recorder,
             clock=lambda: self.now,
             base_currency="EUR",

@@ -17,6 +17,14 @@ LOADED_AT = {"": 2 * HOUR, "west": 5 * HOUR}
 """Time of the day at which each region loads the snapshot of the day before."""
 
 
+MEANS_ONLINE = {
+    **dict.fromkeys(("online", "ONLINE", " Web", "e-commerce"), True),
+    **dict.fromkeys(("pos", "ATM ", "other"), False),
+    **dict.fromkeys((None, "carrier pigeon"), None),
+}
+"""What texts of a channel say."""
+
+
 @dataclass
 class Row:
     """One line of a bank's export, times in UTC microseconds."""
@@ -25,6 +33,7 @@ class Row:
     user: str
     merchant: str
     amount: int
+    """In minor units of its currency."""
     timestamp: int
     received: int
     country: str | None = None
@@ -32,6 +41,8 @@ class Row:
     channel: str | None = None
     device: str | None = None
     region: str = ""
+    currency: str = "EUR"
+    """Of another than EUR no rate is known."""
     duplicate: bool = False
     event: int = 0
     effective: dict[str, int] = field(default_factory=dict)
@@ -40,6 +51,14 @@ class Row:
     @property
     def day(self) -> int:
         return self.received // DAY
+
+    @property
+    def online(self) -> bool | None:
+        return MEANS_ONLINE[self.channel]
+
+    @property
+    def euros(self) -> int | None:
+        return self.amount if self.currency == "EUR" else None
 
 
 @dataclass
@@ -144,15 +163,15 @@ class Oracle:
         thirty = self.window("user", user, day, 30)
         values = {f"user_txn_count_{w}d": f32(len(self.window("user", user, day, w))) for w in (1, 7, 30, 90)}
         for w in (7, 30, 90):
-            values[f"user_amount_avg_{w}d"] = mean([row.amount for row in self.window("user", user, day, w)])
+            values[f"user_amount_avg_{w}d"] = mean(amounts(self.window("user", user, day, w)))
         for w, rows in ((30, thirty), (90, ninety)):
-            values[f"user_amount_std_{w}d"] = deviation([row.amount for row in rows])
-            values[f"user_amount_max_{w}d"] = f32(max((row.amount for row in rows), default=None))
+            values[f"user_amount_std_{w}d"] = deviation(amounts(rows))
+            values[f"user_amount_max_{w}d"] = f32(max(amounts(rows), default=None))
         values["user_merchants_30d"] = f32(len({row.merchant for row in thirty}))
         values["user_countries_90d"] = f32(len({row.country for row in ninety} - {None}))
         values["user_devices_90d"] = f32(len({row.device for row in ninety} - {None}))
         values["user_foreign_share_90d"] = foreign_share(ninety)
-        values["user_online_share_30d"] = share([row.channel == "online" for row in thirty if row.channel])
+        values["user_online_share_30d"] = share([row.online for row in thirty if row.online is not None])
         values["user_night_share_30d"] = share([row.event % DAY < 6 * HOUR for row in thirty])
         return values
 
@@ -162,8 +181,8 @@ class Oracle:
             return None
         thirty = self.window("merchant", merchant, day, 30)
         values = {f"merchant_txn_count_{w}d": f32(len(self.window("merchant", merchant, day, w))) for w in (1, 30, 90)}
-        values["merchant_amount_avg_30d"] = mean([row.amount for row in thirty])
-        values["merchant_amount_std_30d"] = deviation([row.amount for row in thirty])
+        values["merchant_amount_avg_30d"] = mean(amounts(thirty))
+        values["merchant_amount_std_30d"] = deviation(amounts(thirty))
         values["merchant_users_30d"] = f32(len({row.user for row in thirty}))
         values["merchant_foreign_share_30d"] = foreign_share(thirty)
         for w in (7, 30, 90):
@@ -235,15 +254,16 @@ class Oracle:
         now = row.effective["user"]
         last = last_attempt(row, max((r.effective["user"] for r in seen), default=None))
         mismatch = None if row.country is None or row.home is None else row.country != row.home
+        amount = math.nan if row.euros is None else row.euros
         return {
-            "amount": f32(row.amount),
-            "amount_to_user_avg_30d": ratio(row.amount, known["user_amount_avg_30d"]),
-            "amount_zscore_90d": ratio(row.amount - known["user_amount_avg_90d"], known["user_amount_std_90d"]),
-            "amount_to_user_max_90d": ratio(row.amount, known["user_amount_max_90d"]),
-            "amount_to_merchant_avg_30d": ratio(row.amount, known["merchant_amount_avg_30d"]),
+            "amount": f32(amount),
+            "amount_to_user_avg_30d": ratio(amount, known["user_amount_avg_30d"]),
+            "amount_zscore_90d": ratio(amount - known["user_amount_avg_90d"], known["user_amount_std_90d"]),
+            "amount_to_user_max_90d": ratio(amount, known["user_amount_max_90d"]),
+            "amount_to_merchant_avg_30d": ratio(amount, known["merchant_amount_avg_30d"]),
             "hour_of_day": f32(row.event % DAY // HOUR),
             "day_of_week": f32((row.event // DAY + 3) % 7),
-            "is_online": f32(None if row.channel is None else row.channel == "online"),
+            "is_online": f32(row.online),
             "country_mismatch": f32(mismatch),
             "country_is_new": f32(row.country not in countries if countries and row.country else None),
             "device_is_new": f32(row.device not in devices if devices and row.device else None),
@@ -262,7 +282,7 @@ def velocity(row: Row, rows: list[Row]) -> dict[str, float]:
             known = now - WINDOWS[name] >= epoch.since - 1
             values[f"{entity}_txn_count_{name}"] = f32(len(inside) if known else None)
             if entity == "user":
-                values[f"user_amount_sum_{name}"] = f32(sum(r.amount for r in inside) if known else None)
+                values[f"user_amount_sum_{name}"] = f32(sum(amounts(inside)) if known else None)
     return values
 
 
@@ -276,6 +296,11 @@ def last_attempt(row: Row, snapshot: int | None) -> int | None:
         if snapshot is not None and snapshot > (now if live is None else live):
             return None
     return max((time for time in (live, snapshot) if time is not None), default=None)
+
+
+def amounts(rows: list[Row]) -> list[int]:
+    """Those that are known: the others are payments all the same, and of no sum."""
+    return [row.euros for row in rows if row.euros is not None]
 
 
 def mean(amounts: list[int]) -> float:

@@ -19,7 +19,7 @@ from fraud_platform.features.training_set import write_training_set
 from fraud_platform.ingest.standardize import standardize
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.settings import Settings
-from tests.feature_oracle import DAY, HOUR, LOADED_AT, MINUTE, LabelRow, Row
+from tests.feature_oracle import DAY, HOUR, LOADED_AT, MEANS_ONLINE, MINUTE, LabelRow, Row
 
 TODAY = date(2026, 3, 29)
 """A Sunday on which European clocks change, which UTC must not notice."""
@@ -84,7 +84,7 @@ def export(rows: list[Row]) -> pa.Table:
         "user_id": [row.user for row in rows],
         "merchant_id": [row.merchant for row in rows],
         "amount_minor": [row.amount for row in rows],
-        "currency": ["EUR"] * len(rows),
+        "currency": [row.currency for row in rows],
         "timestamp": times([row.timestamp for row in rows]),
         "received_at": times([row.received for row in rows]),
         "country": [row.country for row in rows],
@@ -120,7 +120,9 @@ def crowded_world() -> tuple[list[Row], list[LabelRow]]:
         if rows and random.random() < 0.03:
             copy = rows[random.integers(len(rows))]
             received = copy.received + int(random.integers(0, 2 * DAY))
-            rows.append(Row(copy.id, copy.user, copy.merchant, copy.amount, copy.timestamp, received))
+            again = Row(copy.id, copy.user, copy.merchant, copy.amount, copy.timestamp, received)
+            again.currency = copy.currency
+            rows.append(again)
             continue
         received = MIDNIGHT - int(random.exponential(12)) % 98 * DAY + int(random.integers(0, DAY))
         rows.append(
@@ -133,9 +135,10 @@ def crowded_world() -> tuple[list[Row], list[LabelRow]]:
                 received=received,
                 country=random.choice(["DE", "FR", "BR"]),
                 home="DE",
-                channel=random.choice(["online", "pos"]),
+                channel=str(random.choice(["online", "pos"])) if number % 5 else list(MEANS_ONLINE)[number % 9],
                 device=random.choice([None, "a", "b", "c"]),
                 region=str(random.choice(["", "", "west"])),
+                currency="EUR" if number % 7 else "KWD",
             )
         )
     rows = [row for row in rows if row.received < MIDNIGHT + DAY]

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from fraud_platform.audit.again import DecidingModels, NotKeptError, decide_again, score_again
+from fraud_platform.channels import channel_of, is_online
 from fraud_platform.currency import exponent
 from fraud_platform.decision.policy import DECIDED_BY, RULES, Policy
 from fraud_platform.decision.policy_record import read_policy
@@ -121,6 +122,10 @@ class DecisionReplay:
         # the rate of another currency is the day's, and no part of the record
         if request.currency == self._base_currency:
             yield _check("request", "amount", record.amount, request.amount_minor)
+        # a word of a setting is of the setting of then, and no part of the record
+        meant = channel_of(request.channel)
+        if record.schema_version >= 3 and meant is not None:
+            yield _check("request", "channel", record.channel, meant)
 
     def _decision(self, record: DecisionRecord, notes: list[str]) -> Iterator[Check]:
         if record.model_version == CLIENT_MODEL:
@@ -179,11 +184,11 @@ def _columns(record: DecisionRecord) -> RequestColumns:
 
     abroad = None if request.user_country is None else float(request.country != request.user_country)
     return RequestColumns(
-        amount=one(float(record.amount)),
+        amount=one(record.amount),
         event_time=np.array([record.event_time], np.int64),
         user_effective_time=one(float(record.user_effective_time)),
         last_effective_time=one(None),
-        is_online=one(None if request.channel is None else float(request.channel == "online")),
+        is_online=one(is_online(record.read_channel)),
         country_mismatch=one(abroad),
         country_known=one(None),
         device_known=one(None),

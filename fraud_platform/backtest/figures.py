@@ -28,8 +28,8 @@ class Gathered:
 
     days: NDArray[np.int32]
     """UTC day of received_at, in days since 1970, ascending."""
-    amounts: NDArray[np.int64]
-    """Minor units of the base currency."""
+    amounts: NDArray[np.float64]
+    """Minor units of the base currency; NaN where it is not known."""
     hit: Bools
     ran: Bools
     """What ran stopped it, in the same sense as a hit."""

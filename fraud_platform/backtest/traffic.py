@@ -56,7 +56,7 @@ _OF_RAW = ("currency", "merchant_category", "device_id", "latitude", "longitude"
 _OF_TRAINING = ("transaction_id", "caller", "user_id", "merchant_id", "country", "user_country", "channel")
 _OF_REQUEST = (
     *("transaction_id", "user_id", "merchant_id", "currency", "country", "user_country", "merchant_category"),
-    *("channel", "device_id", "latitude", "longitude"),
+    *("device_id", "latitude", "longitude"),
 )
 
 
@@ -71,8 +71,8 @@ class Day:
     """Whose each is: no rule speaks of it, labels are found by it."""
     vectors: Matrix
     """(n, 50), NaN for null; a row of nulls where no vector was built, or one of another catalogue."""
-    amounts: NDArray[np.int64]
-    """Minor units of the base currency."""
+    amounts: Floats
+    """Minor units of the base currency; NaN where it is not known."""
     received_at: NDArray[np.int64]
     """UTC microseconds."""
     decided: Bools
@@ -95,7 +95,7 @@ class _Part:
     columns: dict[str, pa.Array]
     callers: pa.Array
     vectors: Matrix
-    amounts: NDArray[np.int64]
+    amounts: Floats
     scores: Floats
     ran_block: Bools
     ran_alert: Bools
@@ -147,16 +147,15 @@ class Traffic:
             ran_alert=np.concatenate([part.ran_alert for part in parts]),
         )
 
-    def _payments(
-        self, columns: dict[str, pa.Array], vectors: Matrix, amounts: NDArray[np.int64], scores: Floats
-    ) -> pa.Table:
+    def _payments(self, columns: dict[str, pa.Array], vectors: Matrix, amounts: Floats, scores: Floats) -> pa.Table:
         features = {}
         for position, feature in enumerate(CATALOGUE.features):
             values = vectors[:, position].astype(np.float64)
             in_units = values / self._unit if feature.unit == "minor units" else values
             features[feature.name] = pa.array(in_units, from_pandas=True)
         whole = features | columns
-        whole |= {"amount": pa.array(amounts / self._unit), "score": pa.array(scores, from_pandas=True)}
+        plain = {"amount": amounts / self._unit, "score": scores}
+        whole |= {name: pa.array(values, from_pandas=True) for name, values in plain.items()}
         return pa.table([whole[field.name] for field in PAYMENTS], PAYMENTS)
 
     def _logged(self, day: date) -> _Part:
@@ -169,12 +168,13 @@ class Traffic:
             name: pa.array([getattr(record, name) for record in records], PAYMENTS.field(name).type)
             for name in ("caller", "received_at", "event_time", "clock_skew")
         }
+        columns["channel"] = pa.array([record.read_channel for record in records], PAYMENTS.field("channel").type)
         decisions = np.array([record.decision for record in records], np.str_)
         return _Part(
             columns=columns,
             callers=pa.array([record.caller for record in records], pa.string()),
             vectors=np.array([_vector(record) for record in records], np.float32).reshape(-1, len(CATALOGUE.names)),
-            amounts=np.array([record.amount for record in records], np.int64),
+            amounts=np.array([record.amount for record in records], np.float64),
             scores=np.array([record.score for record in records], np.float64),
             ran_block=np.asarray(decisions == "block", np.bool_),
             ran_alert=np.asarray(decisions != "allow", np.bool_),
@@ -204,7 +204,7 @@ class Traffic:
             columns=columns,
             callers=_one(with_caller(rows)["caller"]),
             vectors=vectors,
-            amounts=rows.column("amount_minor").to_numpy(),
+            amounts=rows.column("amount_minor").cast(pa.float64()).to_numpy(),
             scores=scores,
             ran_block=scores > threshold,
             ran_alert=scores > review,

@@ -80,7 +80,7 @@ def by_fallback_rules(settings: Settings) -> What:
     def hits(day: Day) -> tuple[Bools, Bools]:
         countries = (day.payments.column(name).to_pylist() for name in ("country", "user_country"))
         decided = (
-            rules.decide(amount, places, country, home)[0]
+            rules.decide(None if np.isnan(amount) else int(amount), places, country, home)[0]
             for amount, country, home in zip(day.amounts.tolist(), *countries, strict=True)
         )
         hit = np.fromiter((decision != "allow" for decision in decided), np.bool_, len(day.amounts))

@@ -66,13 +66,19 @@ def text_of(payment: Mapping[str, Any], field: str) -> str:
     return value
 
 
+def optional_text_of(payment: Mapping[str, Any], field: str) -> str | None:
+    """A payment's optional text; empty or blank is absent, as for the service."""
+    value = payment.get(field)
+    return value if isinstance(value, str) and value.strip() else None
+
+
 def identity_of(payment: Mapping[str, Any]) -> tuple[object, ...]:
     """What makes two payments under one transaction_id the same, as for the service. Raises ValueError."""
     return (
         payment.get("user_id"),
         payment.get("merchant_id"),
         amount_of(payment).normalize(),
-        payment.get("currency"),
+        optional_text_of(payment, "currency"),
     )
 
 

@@ -26,6 +26,7 @@ from fraud_platform.client.answer import (
     decode_decision,
     encode,
     identity_of,
+    optional_text_of,
     problem_of,
     text_of,
 )
@@ -157,8 +158,9 @@ class AsyncFraudClient:
         if told is not None and told[0] == identity_of(payment):
             # what it was told, by the service or by the rules: there is one decision, and nothing new to report
             return msgspec.structs.replace(told[1], by_client=cause)
-        amount = amount_of(payment) * self._rates.get(payment.get("currency") or "", 1)
-        decision, reason = self._rules.decide_amount(amount, payment.get("country"), payment.get("user_country"))
+        amount = amount_of(payment) * self._rates.get(optional_text_of(payment, "currency") or "", 1)
+        countries = (optional_text_of(payment, field) for field in ("country", "user_country"))
+        decision, reason = self._rules.decide_amount(amount, *countries)
         if self._outbox is not None:
             kept = line(
                 payment,

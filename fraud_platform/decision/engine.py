@@ -6,9 +6,10 @@ the model (`serving_model`), which decision stands (`identity`), reports (`repor
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 
+from fraud_platform.channels import WORDS
 from fraud_platform.decision.answer import Answer, earlier_decision, predict_body
 from fraud_platform.decision.arms import Challenger, score_by_arm
 from fraud_platform.decision.batch import batch_body, parse_batch
@@ -57,6 +58,7 @@ class DecisionEngine:
         base_currency: str,
         budget: Budget,
         capacity: int,
+        channel_words: Mapping[str, str] = WORDS,
     ) -> None:
         self.model = model
         self.challenger: Challenger | None = None
@@ -72,6 +74,7 @@ class DecisionEngine:
         self._faults = faults
         self._clock = clock
         self._base_currency = base_currency
+        self._channel_words = channel_words
         self._budget = budget
         self._capacity = Capacity(capacity)
 
@@ -113,7 +116,7 @@ class DecisionEngine:
     async def _decide(self, body: bytes, caller: str, full: bool) -> Answer:
         received_at = self._clock()
         payment = parse_payment(body, self._base_currency)
-        transaction = to_transaction(payment, received_at, self._rates())
+        transaction = to_transaction(payment, received_at, self._rates(), self._channel_words)
         waiting = self._decisions.waiting(caller, payment.transaction_id)
         if waiting is not None:
             return self._answer(waiting, payment, repeated=True)
@@ -181,7 +184,7 @@ class DecisionEngine:
         if built - received > self._budget.model_by:
             # the rules decide at once: the model could answer only when it is too late
             self._meter.overran("budget")
-        elif model is not None and policy.asks_model:
+        elif model is not None and policy.asks_model and transaction.amount is not None:
             try:
                 scored = score_by_arm(
                     model, self.challenger, payment.user_id, vector, self._model_breaker, self._faults.report

@@ -5,7 +5,7 @@ here writes: neither velocity, nor identity, nor a record.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fraud_platform.channels import WORDS
 from fraud_platform.currency import exponent
 from fraud_platform.decision.answer import SHOWN_DECIMALS, ExplainAnswer, explain_body, top_contributions
 from fraud_platform.decision.identity import Decisions
@@ -62,6 +63,7 @@ class Explainer:
         log: LogTable,
         base_currency: str,
         search_days: int,
+        channel_words: Mapping[str, str] = WORDS,
     ) -> None:
         self._features = features
         self._decisions = decisions
@@ -69,6 +71,7 @@ class Explainer:
         self._home = home
         self._log = log
         self._base_currency = base_currency
+        self._channel_words = channel_words
         self._exponent = exponent(base_currency)
         self._reasons = Reasons(base_currency, self._exponent)
         self._search_days = search_days
@@ -92,7 +95,9 @@ class Explainer:
             raise unknown_transaction(f"no decision of yours in the last {self._search_days} days has this id")
         found, score = record, record.score
         if score is None:
-            return self._without_score(found)
+            return self._without_score(
+                transaction_id, "recorded", found.model_version, found.served_by.model, found.decision, found.reason
+            )
 
         def answer() -> bytes:
             # on the explaining thread: loading a past model takes long, and PastModels is not thread-safe
@@ -112,17 +117,25 @@ class Explainer:
 
         return await self._beside(answer)
 
-    def _without_score(self, record: DecisionRecord) -> bytes:
+    def _without_score(
+        self,
+        transaction_id: str,
+        basis: Literal["recorded", "what_if"],
+        model_version: str,
+        decided_by: str,
+        decision: DecisionName,
+        reason: str,
+    ) -> bytes:
         """No model, so no contributions: the rule that fired, the list or the kill switch is the whole reason."""
         return explain_body(
             ExplainAnswer(
-                transaction_id=record.request.transaction_id,
-                basis="recorded",
-                model_version=record.model_version,
-                decided_by=record.served_by.model,
+                transaction_id=transaction_id,
+                basis=basis,
+                model_version=model_version,
+                decided_by=decided_by,
                 score=None,
-                decision=record.decision,
-                reason=_SENTENCES.get(record.reason, record.reason),
+                decision=decision,
+                reason=_SENTENCES.get(reason, reason),
                 margin=None,
                 base_value=None,
                 units=UNITS,
@@ -144,7 +157,12 @@ class Explainer:
 
     async def _what_if(self, body: bytes, caller: str, model: ServingModel, policy: Policy, now: int) -> bytes:
         payment = parse_payment(body, self._base_currency)
-        transaction = to_transaction(payment, now, self._rates())
+        transaction = to_transaction(payment, now, self._rates(), self._channel_words)
+        if transaction.amount is None:
+            decision, reason = decide(policy, None, payment, None, self._exponent, now)
+            return self._without_score(
+                payment.transaction_id, "what_if", model.version, DECIDED_BY[reason], decision, reason
+            )
         online = await self._features.read(transaction, caller=caller, write=False, claim=b"")
         vector = build_vector(transaction, online)
         score = float(model.scorer.score(vector[None, :])[0])

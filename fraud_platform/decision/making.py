@@ -19,7 +19,7 @@ from fraud_platform.decision.request import Payment
 from fraud_platform.decision.serving_model import CHAMPION, ServingModel
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.vector import Matrix
-from fraud_platform.inference_log.record import SCHEMA_VERSION, DecisionRecord, ServedBy, vector_bytes
+from fraud_platform.inference_log.record import SCHEMA_VERSION, DecisionRecord, ServedBy, amount_source, vector_bytes
 from fraud_platform.schema import FIRST_REGION, Transaction
 
 NO_MODEL = "none/0"
@@ -96,6 +96,7 @@ class DecisionMaker:
                 user_features=online.served_by["user_features"],
                 merchant_features=online.served_by["merchant_features"],
                 model=DECIDED_BY.get(reason, rung),
+                amount=amount_source(transaction.amount),
             ),
             model_version=model.version if model is not None else NO_MODEL,
             scorer_hash=model.scorer_hash if model is not None else "",
@@ -114,4 +115,5 @@ class DecisionMaker:
             region=self.region,
             user_counted_since=online.user_counted_since,
             merchant_counted_since=online.merchant_counted_since,
+            channel=transaction.channel,
         )

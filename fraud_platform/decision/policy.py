@@ -48,6 +48,7 @@ DECISION_OF: dict[str, DecisionName] = {
     "high_amount_fallback": "flag_for_review",
     "cross_country_fallback": "flag_for_review",
     "service_unavailable_fallback": "allow",
+    "amount_unknown_fallback": "flag_for_review",
 }
 """What a reason decides that needs no score."""
 
@@ -126,13 +127,14 @@ class Policy:
 
 
 def decide(
-    policy: Policy, score: float | None, payment: ListedFields, amount: int, exponent: int, received_at: int
+    policy: Policy, score: float | None, payment: ListedFields, amount: int | None, exponent: int, received_at: int
 ) -> tuple[DecisionName, str]:
     """The decision on a payment and its reason: kill switch, block list, allow list, then the score or the rules.
 
     score: unrounded calibrated probability; None where no model gave one. amount: minor units of the base currency,
-    which has `exponent` decimals. received_at: UTC microseconds, by which entries of a list expire. `rules_only` takes
-    the score out of it and leaves the lists in. The same arguments give the same decision, today and in a replay.
+    which has `exponent` decimals; where it is None, a score is not heard, and the rules flag. received_at: UTC
+    microseconds, by which entries of a list expire. `rules_only` takes the score out of it and leaves the lists in. The
+    same arguments give the same decision, today and in a replay.
     Raises ValueError for a score that is to decide and is no probability.
     """
     if policy.kill_switch == "allow_all":
@@ -141,6 +143,6 @@ def decide(
         return "block", "block_list"
     if policy.allow_list.holds(payment, received_at):
         return "allow", "allow_list"
-    if score is None or not policy.asks_model:
+    if score is None or amount is None or not policy.asks_model:
         return policy.rules.decide(amount, exponent, payment.country, payment.user_country)
     return policy.of_score(score)

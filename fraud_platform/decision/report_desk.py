@@ -9,11 +9,12 @@ superseded by the decision that stands.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
+from fraud_platform.channels import WORDS
 from fraud_platform.decision.answer import Answer, earlier_decision
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.making import NOT_READ, DecisionMaker
@@ -50,6 +51,7 @@ class ReportDesk:
         recorder: Recorder,
         clock: Callable[[], int],
         base_currency: str,
+        channel_words: Mapping[str, str] = WORDS,
     ) -> None:
         self._features = features
         self._decisions = decisions
@@ -60,6 +62,7 @@ class ReportDesk:
         self._recorder = recorder
         self._clock = clock
         self._base_currency = base_currency
+        self._channel_words = channel_words
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policies")
 
     async def take(self, body: bytes, caller: str) -> Answer:
@@ -77,7 +80,7 @@ class ReportDesk:
         if not now - DUPLICATE_WINDOW_US < report.decided_at_us <= now + MAX_AHEAD_US:
             raise InvalidRequest("decided_at", "is over 24 hours ago, or over 5 minutes ahead")
         payment = report.payment
-        transaction = to_transaction(payment, now, self._rates())
+        transaction = to_transaction(payment, now, self._rates(), self._channel_words)
         content = payment.content_hash()
         owed = await self._owed(report, transaction)
         # before it is counted: a store that cannot be asked must not take a report blindly

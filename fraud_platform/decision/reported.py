@@ -23,7 +23,7 @@ from fraud_platform.decision.request import (
 )
 from fraud_platform.decision.rules import RuleReason
 from fraud_platform.features.catalogue import CATALOGUE
-from fraud_platform.inference_log.record import SCHEMA_VERSION, DecisionRecord, ServedBy, vector_bytes
+from fraud_platform.inference_log.record import SCHEMA_VERSION, DecisionRecord, ServedBy, amount_source, vector_bytes
 from fraud_platform.schema import Transaction
 
 CLIENT_MODEL = "client/0"
@@ -136,7 +136,12 @@ def reported_record(
         merchant_snapshot=None,
         epoch=None,
         complete_since=None,
-        served_by=ServedBy(user_features="default", merchant_features="default", model=DECIDED_BY[report.reason]),
+        served_by=ServedBy(
+            user_features="default",
+            merchant_features="default",
+            model=DECIDED_BY[report.reason],
+            amount=amount_source(transaction.amount),
+        ),
         model_version=CLIENT_MODEL,
         scorer_hash="",
         policy_version=policy.version,
@@ -147,6 +152,7 @@ def reported_record(
         reason=report.reason,
         latency_us=0,
         region=region,
+        channel=transaction.channel,
     )
 
 

@@ -5,12 +5,14 @@ What belongs here: what only code lists, currencies and rates can say of a field
 """
 
 import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import msgspec
 
-from fraud_platform.currency import AmountError, UnknownCurrency, UnknownRate, is_country, to_minor
+from fraud_platform.channels import WORDS, channel_of
+from fraud_platform.currency import AmountError, UnknownCurrency, is_country, to_minor
 from fraud_platform.decision.wire import (
     Identifier,
     InvalidRequest,
@@ -53,6 +55,7 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """UTC microseconds since 1970."""
     merchant_category: str | None = None
     channel: str | None = None
+    """As it was sent; `Transaction.channel` is the word that it means."""
     device_id: str | None = None
     user_country: str | None = None
     latitude: float | None = None
@@ -94,7 +97,7 @@ def _digest(*values: object) -> str:
 class Rates(Protocol):
     """What a payment needs of a day's exchange rates; `fraud_platform.currency.Rates` has it."""
 
-    def to_base(self, amount_minor: int, currency: str, /) -> int: ...
+    def known_in_base(self, amount_minor: int, currency: str, /) -> int | None: ...
 
 
 def parse_payment(body: bytes, base_currency: str) -> Payment:
@@ -139,14 +142,15 @@ def _named_amount(error: AmountError) -> InvalidRequest:
     return InvalidRequest(error.field, str(error).removeprefix(f"{error.field} "))
 
 
-def to_transaction(payment: Payment, received_at: int, rates: Rates) -> Transaction:
-    """The payment in the platform's units. received_at: UTC microseconds. Raises InvalidRequest."""
+def to_transaction(
+    payment: Payment, received_at: int, rates: Rates, channel_words: Mapping[str, str] = WORDS
+) -> Transaction:
+    """The payment in the platform's units: its amount is None where its currency has no recorded rate, its channel
+    where the text is none of `channel_words`. received_at: UTC microseconds. Raises InvalidRequest."""
     try:
-        amount = rates.to_base(payment.amount_minor, payment.currency)
+        amount = rates.known_in_base(payment.amount_minor, payment.currency)
     except AmountError as error:
         raise _named_amount(error) from None
-    except UnknownRate as error:
-        raise InvalidRequest("currency", str(error)) from None
     happened, clock_skew = event_time(payment.timestamp, received_at)
     return Transaction(
         transaction_id=payment.transaction_id,
@@ -158,7 +162,7 @@ def to_transaction(payment: Payment, received_at: int, rates: Rates) -> Transact
         country=payment.country,
         user_country=payment.user_country,
         merchant_category=payment.merchant_category,
-        channel=payment.channel,
+        channel=channel_of(payment.channel, channel_words),
         device_key=None if payment.device_id is None else device_key(payment.device_id),
         latitude=payment.latitude,
         longitude=payment.longitude,

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from fraud_platform.decision.policy import DecisionName
 
-RuleReason = Literal["high_amount_fallback", "cross_country_fallback", "service_unavailable_fallback"]
+RuleReason = Literal[
+    "high_amount_fallback", "cross_country_fallback", "service_unavailable_fallback", "amount_unknown_fallback"
+]
 
 RULE_SENTENCES: dict[str, str] = {
     "high_amount_fallback": "no model could be asked, and the amount is high",
     "cross_country_fallback": "no model could be asked, and a larger amount was paid outside the home country",
     "service_unavailable_fallback": "no model could be asked, and no rule fired",
+    "amount_unknown_fallback": "the amount is not known in the base currency, so no limit and no model can judge it",
 }
 """Each reason for people."""
 
@@ -29,9 +32,12 @@ class FallbackRules:
     cross_country_amount: int = 1_000
 
     def decide(
-        self, amount_minor: int, exponent: int, country: str | None, user_country: str | None
+        self, amount_minor: int | None, exponent: int, country: str | None, user_country: str | None
     ) -> "tuple[DecisionName, RuleReason]":
-        """`decide_amount` for an amount in minor units of a currency with `exponent` decimals."""
+        """`decide_amount` for an amount in minor units of a currency with `exponent` decimals; one that is not known
+        passes no limit, and is flagged."""
+        if amount_minor is None:
+            return "flag_for_review", "amount_unknown_fallback"
         return self.decide_amount(Decimal(amount_minor).scaleb(-exponent), country, user_country)
 
     def decide_amount(
@@ -39,9 +45,9 @@ class FallbackRules:
     ) -> "tuple[DecisionName, RuleReason]":
         """Flag a high amount, or a lower one abroad; allow the rest.
 
-        amount: finite, in units of the base currency. Where a currency cannot be converted for want of a rate, the
-        amount is passed as it stands, its units counting as units of the base currency: 15,000 JPY is flagged as
-        15,000 EUR would be. A payment is abroad when its country and the user's home country are known and differ.
+        amount: finite, in units of the base currency. Who knows no rates at all, as a client and the gateway, passes
+        the amount as it stands, its units counting as units of the base currency: 15,000 JPY is flagged as 15,000 EUR
+        would be. A payment is abroad when its country and the user's home country are known and differ.
         """
         if amount > self.high_amount:
             return "flag_for_review", "high_amount_fallback"

@@ -24,10 +24,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _FIELD = re.compile(r" - at `\$\.?([^`]*)`$")
 _MISSING = re.compile(r"^Object missing required field `([^`]+)`")
 _TEXTS = ("transaction_id", "user_id", "merchant_id", "device_id", "merchant_category", "channel")
+_MAY_BE_EMPTY = ("currency", "merchant_category", "channel", "device_id", "user_country")
 
 Identifier = Annotated[str, Meta(min_length=1, max_length=128, description="1 to 128 characters, none of control.")]
 Country = Annotated[str, Meta(pattern="^[A-Z]{2}$", description="ISO 3166 alpha-2.")]
-Word = Annotated[str, Meta(min_length=1, max_length=64)]
+Word = Annotated[str, Meta(max_length=64)]
 
 
 class InvalidRequest(ValueError):  # noqa: N818 - named as the answer it becomes
@@ -69,12 +70,17 @@ class PaymentRequest(msgspec.Struct, frozen=True, kw_only=True):
     country: Annotated[Country, Meta(description="Country of the purchase.")]
     timestamp: Annotated[datetime, Meta(tz=True, description="RFC 3339 with an offset: when the payment happened.")]
     currency: (
-        Annotated[str, Meta(pattern="^[A-Z]{3}$", description="ISO 4217; the base currency if absent.")] | None
+        Annotated[str, Meta(pattern=r"^([A-Z]{3}|\s*)$", description="ISO 4217; the base currency if absent.")] | None
     ) = None
     merchant_category: Annotated[Word, Meta(description="Merchant category code or name.")] | None = None
-    channel: Annotated[Word, Meta(description="online, pos, atm, …")] | None = None
-    device_id: Identifier | None = None
-    user_country: Annotated[Country, Meta(description="Home country of the user.")] | None = None
+    channel: Annotated[Word, Meta(description="online, pos, atm, moto, other, or a synonym.")] | None = None
+    device_id: Annotated[str, Meta(max_length=128, description="At most 128 characters, none of control.")] | None = (
+        None
+    )
+    user_country: (
+        Annotated[str, Meta(pattern=r"^([A-Z]{2}|\s*)$", description="Home country of the user, ISO 3166 alpha-2.")]
+        | None
+    ) = None
     location: Location | None = None
 
 
@@ -82,8 +88,12 @@ _decode = msgspec.json.Decoder(PaymentRequest).decode
 
 
 def read_payment(body: bytes) -> PaymentRequest:
-    """The payment in a JSON body, as far as its shape goes. Raises MalformedBody, InvalidRequest."""
+    """The payment in a JSON body, as far as its shape goes; optional text that is empty or blank is absent. Raises
+    MalformedBody, InvalidRequest."""
     request = decode_json(_decode, body)
+    empty = [name for name in _MAY_BE_EMPTY if (text := getattr(request, name)) is not None and not text.strip()]
+    if empty:
+        request = msgspec.structs.replace(request, **dict.fromkeys(empty))
     for name in _TEXTS:
         value = getattr(request, name)
         if value is not None and _CONTROL.search(value):

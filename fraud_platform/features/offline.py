@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from fraud_platform.channels import CHANNELS, ONLINE
 from fraud_platform.features import tables
 from fraud_platform.lake import Lake
 from fraud_platform.settings import Settings
@@ -100,6 +101,11 @@ def conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
         if field.name not in rows.column_names:
             rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
     return rows
+
+
+def paid_online(channel: ibis.Value) -> ibis.Value:
+    """Whether a payment was made online, by its channel; `channels.is_online` over a column."""
+    return ibis.ifelse(channel.isin(CHANNELS), channel == ONLINE, None)
 
 
 def microseconds(time: ibis.Value) -> ibis.Value:

@@ -8,9 +8,10 @@ FRAUD_LABELS = "fraud_labels"
 FX_RATES = "fx_rates"
 QUARANTINE = "quarantine"
 
-TILES_VERSION = 2
+TILES_VERSION = 3
 """Raised by hand when a tile's columns or arithmetic change.
 
+3: `amount_known`, since an amount may be null; channels are the words of `channels`.
 2: `user_tiles.last_effective_time` is no longer ahead of received_at, and `label_tiles` count by the ranks of sources.
 """
 

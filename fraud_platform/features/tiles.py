@@ -16,7 +16,7 @@ from fraud_platform.features import tables
 from fraud_platform.features.catalogue import DAY, HOUR
 from fraud_platform.features.label_rules import LabelRules, label_rules
 from fraud_platform.features.labels import PAYMENT, by_caller, in_sequence, verdicts
-from fraud_platform.features.offline import Written, microseconds, open_engine, with_day_before, write_days
+from fraud_platform.features.offline import Written, microseconds, open_engine, paid_online, with_day_before, write_days
 from fraud_platform.features.sequence import CLAMP_LOOKBACK_DAYS, sequence
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.settings import Settings
@@ -29,6 +29,8 @@ INTEGERS = pa.list_(pa.field("element", pa.int64()))
 
 _SUMS = [
     pa.field("txn_count", pa.int64()),
+    # those whose amount is known in the base currency: what sums, means and deviations are of
+    pa.field("amount_known", pa.int64()),
     pa.field("amount_sum", pa.int64()),
     # squares of minor units overflow int64 in a day of a large merchant
     pa.field("amount_square_sum", pa.decimal128(38, 0)),
@@ -74,8 +76,9 @@ def _sums(rows: ibis.Table) -> dict[str, ibis.Value]:
     wide = rows.amount.cast("decimal(38, 0)")
     return {
         "txn_count": rows.count(),
-        "amount_sum": rows.amount.sum().cast("int64"),
-        "amount_square_sum": (wide * wide).sum().cast("decimal(38, 0)"),
+        "amount_known": rows.amount.count(),
+        "amount_sum": rows.amount.sum().coalesce(0).cast("int64"),
+        "amount_square_sum": (wide * wide).sum().coalesce(ibis.literal(0, "decimal(38, 0)")).cast("decimal(38, 0)"),
         "amount_max": rows.amount.max(),
         "foreign_count": _flag_sum(foreign),
         "foreign_known": foreign.count(),
@@ -85,7 +88,7 @@ def _sums(rows: ibis.Table) -> dict[str, ibis.Value]:
 def user_tiles(transactions: ibis.Table) -> ibis.Table:
     """USER_TILE rows with `date` of counted transactions; rows of the clamp's look-back must be among them."""
     rows = sequence(transactions, "user")
-    online = rows.channel == "online"
+    online = paid_online(rows.channel)
     return rows.group_by("date", "user_id").agg(
         **_sums(rows),
         online_count=_flag_sum(online),

@@ -21,6 +21,7 @@ from fraud_platform.features.offline import (
     chunks,
     microseconds,
     open_engine,
+    paid_online,
     with_day_before,
     write_days,
 )
@@ -47,7 +48,11 @@ _IDENTITY = [
     pa.field("merchant_effective_time", pa.int64()),
     pa.field("user_counted_since", pa.int64(), metadata={"description": "epoch of the user's counters, or 0"}),
     pa.field("merchant_counted_since", pa.int64(), metadata={"description": "the same of the merchant's"}),
-    pa.field("amount_minor", pa.int64(), metadata={"description": "amount in minor units of the base currency"}),
+    pa.field(
+        "amount_minor",
+        pa.int64(),
+        metadata={"description": "amount in minor units of the base currency; null: there was no rate"},
+    ),
     pa.field("country", pa.string()),
     pa.field("user_country", pa.string()),
     pa.field("channel", pa.string()),
@@ -88,7 +93,8 @@ def velocity(transactions: ibis.Table, first_day: date) -> ibis.Table:
             preceding=VELOCITY_WINDOWS[feature.window] - 1,
             following=0,
         )
-        aggregate = rows.count() if "txn_count" in feature.name else rows.amount.sum()
+        # a sum of amounts none of which is known is 0, as it is online
+        aggregate = rows.count() if "txn_count" in feature.name else rows.amount.coalesce(0).sum()
         complete = at - VELOCITY_WINDOWS[feature.window] + 1 >= since
         columns[feature.name] = ibis.ifelse(complete, aggregate.over(window).cast("int64"), None)
     return rows.mutate(**columns)
@@ -141,7 +147,7 @@ def point_in_time(
         transaction_date=rows.date,
         _event_us=microseconds(rows.event_time),
         _last=_last(rows._live_last, rows.last_seen_us, rows.user_effective_time, rows.user_counted_since),
-        _is_online=_flag(rows.channel == "online"),
+        _is_online=_flag(paid_online(rows.channel)),
         _country_mismatch=_flag(rows.country != rows.user_country),
         _country_known=_flag(_contains(rows.known_countries, rows.country)),
         _device_known=_flag(_contains(rows.known_devices, rows.device_key)),

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fraud_platform.channels import is_online
 from fraud_platform.features.catalogue import CATALOGUE, DAY, HOUR, MIN_TRANSACTIONS, Source
 from fraud_platform.features.request import Floats, assemble
 from fraud_platform.schema import Transaction
@@ -169,10 +170,10 @@ def build_vector(payment: Transaction, online: OnlineValues) -> Matrix:
         mismatch = payment.country != payment.user_country
     last = math.nan if online.last_effective_time is None else float(online.last_effective_time)
     inputs = (
-        float(payment.amount),
+        math.nan if payment.amount is None else float(payment.amount),
         float(online.user_effective_time),
         last,
-        _flag(None if payment.channel is None else payment.channel == "online"),
+        _flag(is_online(payment.channel)),
         _flag(mismatch),
         _flag(known_country),
         _flag(known_device),

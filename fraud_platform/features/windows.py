@@ -75,6 +75,7 @@ def _windows(rows: ibis.Table, prefix: str) -> dict[str, ibis.Value]:
     for window in (1, 7, 30, 90):
         inside = rows.age < window
         totals[f"n_{window}"] = _total(rows.txn_count, inside)
+        totals[f"known_{window}"] = _total(rows.amount_known, inside)
         totals[f"sum_{window}"] = _total(rows.amount_sum, inside)
         totals[f"squares_{window}"] = (
             rows.amount_square_sum.sum(where=inside).coalesce(ibis.literal(0, "decimal(38, 0)")).cast("decimal(38, 0)")
@@ -88,14 +89,14 @@ def _windows(rows: ibis.Table, prefix: str) -> dict[str, ibis.Value]:
 def user_values(totals: ibis.Table) -> dict[str, ibis.Value]:
     """The user's features that are made of totals, and `last_seen_us`.
 
-    totals: n_1, n_7 …, sum_7 …, squares_30 …, max_30, max_90, foreign_90, foreign_known_90, online, channel_known,
-    night, last_seen_us: integers, squares as decimal(38, 0).
+    totals: n_1, n_7 …, known_7 … (amounts), sum_7 …, squares_30 …, max_30, max_90, foreign_90, foreign_known_90,
+    online, channel_known, night, last_seen_us: integers, squares as decimal(38, 0).
     """
     return {
         **{f"user_txn_count_{w}d": totals[f"n_{w}"].cast("float32") for w in (1, 7, 30, 90)},
-        **{f"user_amount_avg_{w}d": _ratio(totals[f"sum_{w}"], totals[f"n_{w}"]) for w in (7, 30, 90)},
+        **{f"user_amount_avg_{w}d": _ratio(totals[f"sum_{w}"], totals[f"known_{w}"]) for w in (7, 30, 90)},
         **{
-            f"user_amount_std_{w}d": _deviation(totals[f"n_{w}"], totals[f"sum_{w}"], totals[f"squares_{w}"])
+            f"user_amount_std_{w}d": _deviation(totals[f"known_{w}"], totals[f"sum_{w}"], totals[f"squares_{w}"])
             for w in (30, 90)
         },
         **{f"user_amount_max_{w}d": totals[f"max_{w}"].cast("float32") for w in (30, 90)},
@@ -154,8 +155,8 @@ def merchant_features(tiles: ibis.Table, labels: ibis.Table, days: ibis.Table) -
         "merchant_id",
         "snapshot",
         **{f"merchant_txn_count_{w}d": totals[f"n_{w}"].cast("float32") for w in (1, 30, 90)},
-        merchant_amount_avg_30d=_ratio(totals.sum_30, totals.n_30),
-        merchant_amount_std_30d=_deviation(totals.n_30, totals.sum_30, totals.squares_30),
+        merchant_amount_avg_30d=_ratio(totals.sum_30, totals.known_30),
+        merchant_amount_std_30d=_deviation(totals.known_30, totals.sum_30, totals.squares_30),
         merchant_foreign_share_30d=_ratio(totals.foreign_30, totals.foreign_known_30),
         **{
             f"merchant_fraud_rate_{w}d": _ratio(totals[f"frauds_{w}"].coalesce(0), totals[f"delayed_n_{w}"])

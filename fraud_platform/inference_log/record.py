@@ -13,21 +13,31 @@ from numpy.typing import NDArray
 from fraud_platform.decision.policy import DecisionName
 from fraud_platform.decision.request import Payment
 
-SCHEMA_VERSION = 2
-"""Of version 1 the request's hash alone differs: `hash_of_request`."""
+SCHEMA_VERSION = 3
+"""Of version 1 the request's hash differs: `hash_of_request`. Before version 3 there was no `channel`."""
 
 
 MARKED = "!"
 """Behind the decision_id of a superseded decision in `DecisionRecord.log_key`."""
 
 
-class ServedBy(msgspec.Struct, frozen=True, kw_only=True):
+AMOUNT_UNKNOWN = "unknown"
+
+
+class ServedBy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The source of each part of a decision; `model` is what decided: a rung of the model, the rules, a list of the
     policy or its kill switch."""
 
     user_features: str
     merchant_features: str
     model: str
+    amount: str | None = None
+    """AMOUNT_UNKNOWN where the payment's currency had no recorded rate; absent where it had."""
+
+
+def amount_source(amount: int | None) -> str | None:
+    """`ServedBy.amount` of an amount in the base currency, or of None."""
+    return AMOUNT_UNKNOWN if amount is None else None
 
 
 Identity = tuple[str, str]
@@ -45,8 +55,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     """`Payment.content_hash` of the body; in version 1 `Payment.former_content_hash`."""
     request: Payment
     received_at: int
-    amount: int
-    """Minor units of the base currency, at the rate in force."""
+    amount: int | None
+    """Minor units of the base currency, at the rate in force; None where there was none, for good."""
     event_time: int
     clock_skew: bool
     user_effective_time: int
@@ -94,6 +104,14 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     the user's own after a clock had jumped. None: not counted by velocity, or by an earlier rule of effective time."""
     merchant_counted_since: int | None = None
     """The same at the merchant."""
+    channel: str | None = None
+    """The word of `fraud_platform.channels` that the request's text meant when it was decided; None where it meant
+    none, and before schema version 3."""
+
+    @property
+    def read_channel(self) -> str | None:
+        """What features read of the channel; before schema version 3 the text as it was sent."""
+        return self.request.channel if self.schema_version < 3 else self.channel
 
     @property
     def log_key(self) -> str:
@@ -118,9 +136,10 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
 
     @property
     def degraded(self) -> bool:
-        """Whether anything was served by other than the first source: Redis, Redis and a whole model."""
+        """Whether anything was served by other than the first source: Redis, Redis, a whole model, a recorded rate."""
         stores = (self.served_by.user_features, self.served_by.merchant_features)
-        return stores != ("redis", "redis") or self.rung not in ("champion", "challenger")
+        whole_model = self.rung in ("champion", "challenger")
+        return stores != ("redis", "redis") or not whole_model or self.amount is None
 
     @property
     def values(self) -> NDArray[np.float32]:

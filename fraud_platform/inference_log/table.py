@@ -51,11 +51,13 @@ SCHEMA = pa.schema(
         _field("event_time", TIME, "timestamp, or received_at where the caller's clock was off"),
         _field("amount_minor", pa.int64(), "amount in minor units of `currency`"),
         _field("currency", pa.string(), "ISO 4217 code"),
-        _field("amount", pa.int64(), "amount in minor units of the base currency"),
+        _field(
+            "amount", pa.int64(), "amount in minor units of the base currency; null: there was no rate", nullable=True
+        ),
         _field("country", pa.string(), "country of the purchase"),
         _field("user_country", pa.string(), "home country of the user", nullable=True),
         _field("merchant_category", pa.string(), "merchant category code or name", nullable=True),
-        _field("channel", pa.string(), "online, pos, atm, …", nullable=True),
+        _field("channel", pa.string(), "as the caller sent it", nullable=True),
         _field("decision", pa.string(), "allow, block or flag_for_review"),
         _field("reason", pa.string(), "why"),
         _field("score", pa.float64(), "calibrated probability; null where the rules decided", nullable=True),
@@ -120,7 +122,9 @@ def _row(record: DecisionRecord, payload: bytes) -> dict[str, Any]:
     }
 
 
-_OF_RECORD = [name for name in SCHEMA.names if name in DecisionRecord.__struct_fields__ and name != "vector"]
+_OF_RECORD = [
+    name for name in SCHEMA.names if name in DecisionRecord.__struct_fields__ and name not in ("vector", "channel")
+]
 _OF_REQUEST = (
     *("transaction_id", "user_id", "merchant_id", "amount_minor", "currency", "country"),
     *("user_country", "merchant_category", "channel"),

@@ -9,11 +9,13 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
+from fraud_platform.channels import words
 from fraud_platform.currency import Rates
 from fraud_platform.ingest.mapped_source import MappedSource
 from fraud_platform.ingest.standardize import standardize
@@ -41,6 +43,10 @@ class MappingReport:
     """Quarantined rows by reason, most frequent first."""
     examples: list[tuple[str, str]]
     """(reason, row as JSON) of the first quarantined rows."""
+    amounts_unknown: dict[str, int]
+    """Accepted rows whose currency has no rate on their day, by currency, most frequent first."""
+    channels_unknown: dict[str, int]
+    """Accepted rows whose channel is null since its text means none, by text, most frequent first."""
     labels: dict[str, int]
     """Labels by state; `not arrived` are those with a value but no arrival."""
 
@@ -56,6 +62,9 @@ def check_mapping(path: Path, settings: Settings) -> MappingReport:
     days = days_between(source.first_day(), source.last_day())
     accepted = quarantined = duplicates = days_with_rows = 0
     reasons: Counter[str] = Counter()
+    amounts_unknown: Counter[str] = Counter()
+    channels_unknown: Counter[str] = Counter()
+    known = words(settings.channel_synonyms)
     examples: list[tuple[str, str]] = []
     users: set[str] = set()
     merchants: set[str] = set()
@@ -65,7 +74,8 @@ def check_mapping(path: Path, settings: Settings) -> MappingReport:
             continue
         before = previous[1] if previous is not None and previous[0] == day - timedelta(days=1) else None
         rates = Rates.from_table(source.rates(day), settings.base_currency)
-        result = standardize(export, day, rates, settings.base_currency, before)
+        result = standardize(export, day, rates, settings.base_currency, before, known)
+        channels_unknown.update(result.channels_unknown)
         previous = day, result.transactions
         days_with_rows += 1
         accepted += result.transactions.num_rows
@@ -73,12 +83,15 @@ def check_mapping(path: Path, settings: Settings) -> MappingReport:
         duplicates += int(result.transactions["is_duplicate"].to_numpy(zero_copy_only=False).sum())
         users.update(result.transactions["user_id"].unique().to_pylist())
         merchants.update(result.transactions["merchant_id"].unique().to_pylist())
+        unknown = pc.is_null(result.transactions["amount"])
+        amounts_unknown.update(result.transactions["currency"].filter(unknown).to_pylist())
         reasons.update(result.quarantine["reason"].to_pylist())
         for row in result.quarantine.slice(0, EXAMPLES - len(examples)).to_pylist():
             examples.append((row["reason"], row["row"]))
     return MappingReport(
         source.name, source.rows, accepted, quarantined, duplicates, source.first_day(), source.last_day(),
-        days_with_rows, len(users), len(merchants), dict(reasons.most_common()), examples, source.label_counts(),
+        days_with_rows, len(users), len(merchants), dict(reasons.most_common()), examples,
+        dict(amounts_unknown.most_common()), dict(channels_unknown.most_common()), source.label_counts(),
     )  # fmt: skip
 
 
@@ -97,6 +110,13 @@ def render(report: MappingReport) -> Group:
         ("labels", labels),
     ):
         counts.add_row(what, value)
+    if report.amounts_unknown:
+        currencies = ", ".join(f"{count:,} {code}" for code, count in report.amounts_unknown.items())
+        counts.add_row("amounts unknown", f"{currencies}: no rate is known on their day")
+    if report.channels_unknown:
+        texts = ", ".join(f"{count:,} {text!r}" for text, count in list(report.channels_unknown.items())[:EXAMPLES])
+        more = ", …" if len(report.channels_unknown) > EXAMPLES else ""
+        counts.add_row("channels unknown", Text(f"{texts}{more}: say what they mean in the mapping's `channels`"))
     parts = [counts]
     if report.reasons:
         reasons = Table("reason", "rows", title="quarantined", title_justify="left")

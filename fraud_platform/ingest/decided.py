@@ -46,6 +46,7 @@ def _row(record: DecisionRecord) -> dict[str, object]:
     return {
         **{name: getattr(record.request, name) for name in _OF_REQUEST},
         "caller": record.caller,
+        "channel": record.read_channel,
         "received_at": record.received_at,
         "decision_id": record.decision_id,
         "decided_amount": record.amount,

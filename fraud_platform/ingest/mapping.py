@@ -15,6 +15,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fraud_platform.callers import CALLER, DEFAULT_CALLER
+from fraud_platform.channels import CHANNELS
 from fraud_platform.currency import UnknownCurrency, exponent
 
 Format = Literal["parquet", "csv", "jsonl"]
@@ -114,6 +115,13 @@ def _known_currency(code: str) -> str:
     return code
 
 
+def _known_channels(meanings: dict[str, str]) -> dict[str, str]:
+    for word, channel in meanings.items():
+        if channel not in CHANNELS:
+            raise ValueError(f"{word!r}: {channel!r} is no channel; there are {', '.join(CHANNELS)}")
+    return meanings
+
+
 def _fits_a_caller(name: str) -> str:
     if not CALLER.fullmatch(name):
         raise ValueError(
@@ -142,6 +150,9 @@ class Mapping(_Strict):
         None, description="of all amounts, or of those whose currency column is null"
     )
     rates: str | None = Field(None, description="file of date, currency, rate: base units per unit of the currency")
+    channels: Annotated[dict[str, str], AfterValidator(_known_channels)] = Field(
+        default_factory=dict, description="what the source's words of `channel` mean: online, pos, atm, moto or other"
+    )
     defaults: Defaults = Field(default_factory=Defaults)
     label: LabelMapping | None = None
     first_day: date | None = Field(None, description="rows received before this UTC day are quarantined")

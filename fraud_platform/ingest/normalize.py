@@ -171,7 +171,14 @@ def _text(fields: _Fields, name: str) -> str:
 def _optional_text(mapping: Mapping, fields: _Fields, name: str) -> str:
     default = mapping.currency if name == "currency" else getattr(mapping.defaults, name, None)
     fallback = quote(default) if default is not None else "NULL::VARCHAR"
-    return f"coalesce(nullif(trim({_text(fields, name)}), ''), {fallback})" if name in fields.sql else fallback
+    text = f"coalesce(nullif(trim({_text(fields, name)}), ''), {fallback})" if name in fields.sql else fallback
+    return _meant(text, mapping.channels) if name == "channel" and mapping.channels else text
+
+
+def _meant(text: str, meanings: dict[str, str]) -> str:
+    """The channel that the mapping gives a text; the text itself where it gives none."""
+    cases = " ".join(f"WHEN {quote(word.strip().lower())} THEN {quote(meant)}" for word, meant in meanings.items())
+    return f"CASE lower({text}) {cases} ELSE {text} END"
 
 
 def _merchant(mapping: Mapping, fields: _Fields) -> str:

@@ -5,7 +5,7 @@ Every row of the export comes out exactly once, in `transactions` or in `quarant
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fraud_platform.callers import DEFAULT_CALLER
-from fraud_platform.currency import Rates, country_codes, currency_codes
+from fraud_platform.channels import WORDS, channel_of
+from fraud_platform.currency import MAX_MINOR, Rates, country_codes, currency_codes
 from fraud_platform.processing import CountedRows, decided_later, device_keys, event_time, identities, mark_duplicates
 from fraud_platform.schema import EXPORT, PROCESSING_ORDER, QUARANTINE, RAW_TRANSACTIONS, TIME
 
@@ -39,7 +40,8 @@ DECIDED = (
     pa.field("merchant_counted_since", pa.int64()),
 )
 """Optional columns beside EXPORT's: what the service has settled of a payment that it decided, null for any other. Its
-amount in the base currency stands at the rates that were in force then, and is not converted anew."""
+amount in the base currency stands at the rates that were in force then, and is not converted anew: one that was null
+stays null."""
 
 STANDS_ELSEWHERE = pa.field("stands_elsewhere", pa.bool_())
 """Optional column beside EXPORT's: a decision that this day's rows may not hold stands for this row, which is then a
@@ -66,15 +68,23 @@ class Standardized:
 
     transactions: pa.Table
     quarantine: pa.Table
+    channels_unknown: dict[str, int]
+    """Texts of `channel` that mean no channel, which are null among the transactions, and in how many of these."""
 
 
 def standardize(
-    export: pa.Table, day: date, rates: Rates, base_currency: str, previous: pa.Table | None = None
+    export: pa.Table,
+    day: date,
+    rates: Rates,
+    base_currency: str,
+    previous: pa.Table | None = None,
+    channel_words: Mapping[str, str] = WORDS,
 ) -> Standardized:
     """Check and convert the rows received on `day`.
 
     `export` has EXPORT's columns in any order, and may have PROBLEM, SOURCE_ROW, CALLER, DECIDED's and
     STANDS_ELSEWHERE. `previous` is the RAW_TRANSACTIONS partition of the day before, against which repeats are found.
+    `channel_words`: of `channels.words`.
     Raises ValueError when `rates` convert to another currency than `base_currency`.
     """
     if rates.base_currency != base_currency:
@@ -91,7 +101,10 @@ def standardize(
     fits = pc.is_null(reasons)
     # Stable: rows alike in all keys keep the source's order.
     accepted = rows.filter(fits).sort_by([(name, "ascending") for name in PROCESSING_ORDER])
-    return Standardized(_finish(accepted, rates, previous), _set_aside(export, reasons, fits))
+    transactions = _finish(accepted, rates, previous, channel_words)
+    unknown = accepted["channel"].filter(pc.is_null(transactions["channel"])).drop_null()
+    counts = {one["values"]: one["counts"] for one in pc.value_counts(unknown).to_pylist()}
+    return Standardized(transactions, _set_aside(export, reasons, fits), counts)
 
 
 def mark_decided_later(previous: pa.Table, export: pa.Table) -> pa.Table:
@@ -155,30 +168,34 @@ def _is_arrow(values: Any) -> bool:
 def _check_amounts(rows: pa.Table, rates: Rates, check: Callable[[str, Any], None]) -> None:
     currency, amount = rows["currency"], rows["amount_minor"]
     known = pc.is_in(currency, value_set=pa.array(sorted(currency_codes())))
-    converts = pc.is_in(currency, value_set=pa.array(sorted(rates.currencies)))
     check("currency is not an ISO 4217 code", pc.and_(pc.is_valid(currency), pc.invert(known)))
-    check("currency has no recorded rate", pc.and_(pc.is_valid(currency), pc.invert(converts)))
     check("amount is negative", pc.less(amount, 0))
     too_large: Bools = np.zeros(rows.num_rows, dtype=np.bool_)
-    for code in sorted(set(pc.unique(currency).to_pylist()) & rates.currencies):
-        above = pc.and_(pc.equal(currency, code), pc.greater(amount, rates.largest(code)))
+    for code in sorted(set(pc.unique(currency).to_pylist()) & currency_codes()):
+        largest = rates.largest(code) if code in rates.currencies else MAX_MINOR
+        above = pc.and_(pc.equal(currency, code), pc.greater(amount, largest))
         too_large |= pc.fill_null(above, False).to_numpy(zero_copy_only=False)
     check("amount is too large", too_large)
 
 
-def _finish(rows: pa.Table, rates: Rates, previous: pa.Table | None) -> pa.Table:
+def _finish(rows: pa.Table, rates: Rates, previous: pa.Table | None, channel_words: Mapping[str, str]) -> pa.Table:
     """Add the derived columns of RAW_TRANSACTIONS to rows that fit, in processing order."""
     minor = rows["amount_minor"].to_numpy()
-    amounts = np.zeros(rows.num_rows, dtype=np.int64)
-    for code in pc.unique(rows["currency"]).to_pylist():
+    amounts, known = np.zeros(rows.num_rows, dtype=np.int64), np.zeros(rows.num_rows, dtype=np.bool_)
+    for code in set(pc.unique(rows["currency"]).to_pylist()) & rates.currencies:
         mine = pc.equal(rows["currency"], code).to_numpy()
-        amounts[mine] = rates.to_base(minor[mine], code)
+        amounts[mine], known[mine] = rates.to_base(minor[mine], code), True
     received_us = _micros(rows["received_at"])
     event_us, skew = event_time(_micros(rows["timestamp"]), received_us)
     elsewhere = pc.fill_null(rows["stands_elsewhere"], False).to_numpy(zero_copy_only=False)
     duplicate = mark_duplicates(identities(rows), received_us, _decided(rows), elsewhere, _counted(previous))
     derived = {
-        "amount": pc.coalesce(rows["decided_amount"], pa.chunked_array([pa.array(amounts)])),
+        "amount": pc.if_else(
+            pc.is_valid(rows["decision_id"]),
+            rows["decided_amount"],
+            pa.chunked_array([pa.array(amounts, mask=~known)]),
+        ),
+        "channel": _channels(rows["channel"], channel_words),
         "event_time": pa.array(event_us).cast(TIME),
         "clock_skew": pa.array(skew),
         "device_key": device_keys(rows["device_id"]),
@@ -186,6 +203,13 @@ def _finish(rows: pa.Table, rates: Rates, previous: pa.Table | None) -> pa.Table
     }
     columns = [derived[name] if name in derived else rows[name] for name in RAW_TRANSACTIONS.names]
     return pa.table(columns, schema=RAW_TRANSACTIONS).combine_chunks()
+
+
+def _channels(column: pa.ChunkedArray, channel_words: Mapping[str, str]) -> pa.Array:
+    """The word that each text means; null where it means none."""
+    texts = column.combine_chunks().dictionary_encode()
+    meant = [channel_of(text, channel_words) for text in texts.dictionary.to_pylist()]
+    return pa.array(meant, pa.string()).take(texts.indices)
 
 
 def _micros(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:

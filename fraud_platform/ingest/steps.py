@@ -5,13 +5,14 @@ What belongs here: which partitions are written, in which order, from what. What
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 
 import pyarrow as pa
 from tqdm import tqdm
 
+from fraud_platform.channels import WORDS
 from fraud_platform.currency import Rates
 from fraud_platform.features import tables
 from fraud_platform.features.labels import labels_of
@@ -41,16 +42,22 @@ class IngestReport:
     """Rows of the source that were left out beforehand, a decision standing for each."""
     marked_before: int = 0
     """Rows of the day before that became duplicates, a decision of this day standing for each."""
+    amounts_unknown: int = 0
+    """Accepted rows whose currency has no recorded rate."""
+    channels_unknown: int = 0
+    """Accepted rows whose channel is a text that means none."""
     reasons: dict[str, int] = field(default_factory=dict)
 
 
-def ingest_transactions(lake: Lake, source: Source, days: Sequence[date], base_currency: str) -> list[IngestReport]:
+def ingest_transactions(
+    lake: Lake, source: Source, days: Sequence[date], base_currency: str, channel_words: Mapping[str, str] = WORDS
+) -> list[IngestReport]:
     """Write raw_transactions and quarantine of `days`, ascending, also where a day is empty.
 
     A day needs the day before it in the lake, against which repeats are found, unless it is the source's first. Rows of
     that day for which a decision of this one stands are marked there as duplicates, as building it again would. Amounts
     convert at the day's recorded rates; where none are recorded yet, the source's are recorded first. The quarantine is
-    written first, so a raw_transactions partition stands for a finished day.
+    written first, so a raw_transactions partition stands for a finished day. channel_words: of `channels.words`.
 
     Raises MissingPartition when the day before was not ingested.
     """
@@ -70,7 +77,9 @@ def ingest_transactions(lake: Lake, source: Source, days: Sequence[date], base_c
             if previous is not known:
                 marked = _duplicates(previous) - _duplicates(known)
                 lake.write(tables.RAW_TRANSACTIONS, day - timedelta(days=1), previous.combine_chunks())
-        result = standardize(export, day, _recorded_rates(lake, source, day, base_currency), base_currency, previous)
+        result = standardize(
+            export, day, _recorded_rates(lake, source, day, base_currency), base_currency, previous, channel_words
+        )
         accepted, quarantined = result.transactions.num_rows, result.quarantine.num_rows
         if accepted + quarantined != export.num_rows:
             raise RowsLostError(f"{day}: read {export.num_rows} rows, accounted for {accepted + quarantined}")
@@ -81,8 +90,12 @@ def ingest_transactions(lake: Lake, source: Source, days: Sequence[date], base_c
         copies = int((export.schema.metadata or {}).get(COPIES, 0))
         duplicates = _duplicates(result.transactions)
         reports.append(
-            IngestReport(day, accepted, quarantined, duplicates, decided, copies, marked, reasons=dict(reasons))
-        )
+            IngestReport(
+                day, accepted, quarantined, duplicates, decided, copies, marked,
+                amounts_unknown=result.transactions["amount"].null_count,
+                channels_unknown=sum(result.channels_unknown.values()), reasons=dict(reasons),
+            )
+        )  # fmt: skip
         previous_day, previous = day, result.transactions
     return reports
 

@@ -145,7 +145,7 @@ def gather(
         Scores(
             champion=np.where(decided, other, own),
             challenger=np.where(decided, own, other),
-            amounts=rows.column("amount").to_numpy().astype(float),
+            amounts=np.nan_to_num(rows.column("amount").to_numpy().astype(float)),
             is_challengers=pc.equal(rows.column("arm"), "challenger").to_numpy(zero_copy_only=False),
             latency_ms=rows.column("latency_us").to_numpy() / 1_000,
             is_fraud=_labels(lake, rows, now.date(), maturity_days, rules),

@@ -57,9 +57,10 @@ class CostChoice:
     """More alerts would have cost less, and the budget does not allow them."""
 
 
-def in_units(amounts_minor: NDArray[np.int64], settings: Settings) -> Floats:
-    """Amounts in units of the base currency, for adding up and showing; not for deciding."""
-    return np.asarray(amounts_minor / float(10 ** exponent(settings.base_currency)), np.float64)
+def in_units(amounts_minor: NDArray[np.number], settings: Settings) -> Floats:
+    """Amounts in units of the base currency, for adding up and showing; not for deciding. One that is not known, NaN,
+    adds nothing."""
+    return np.asarray(np.nan_to_num(amounts_minor) / float(10 ** exponent(settings.base_currency)), np.float64)
 
 
 def choose_threshold(is_fraud: Bools, scores: Floats, amounts: Floats, settings: Settings) -> CostChoice:

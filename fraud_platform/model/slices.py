@@ -48,7 +48,8 @@ def first_seen(lake: Lake, settings: Settings, holdout: Holdout) -> NDArray[np.f
 
 def slices(holdout: Holdout, seen: NDArray[np.float64], settings: Settings) -> Iterator[tuple[str, str, Bools]]:
     """Dimension, name and rows, (n,) bool, of every slice that has rows. seen: of `first_seen`."""
-    amounts = in_units(holdout.context.column("amount_minor").to_numpy(), settings)
+    minor = holdout.context.column("amount_minor").to_numpy()
+    amounts = np.where(np.isnan(minor), np.nan, in_units(minor, settings))
     yield from _bands("amount", amounts, AMOUNT_BANDS, settings.base_currency)
     for dimension in ("country", "channel"):
         yield from _values(dimension, holdout.context.column(dimension))

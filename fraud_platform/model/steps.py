@@ -153,7 +153,7 @@ def _stored(lake: Lake, split: Split, rules: LabelRules) -> Learnable:
 
 
 def _choose(unseen: OutOfFold, calibration: Calibration, settings: Settings) -> CostChoice:
-    amounts = in_units(np.nan_to_num(unseen.examples.vectors[:, _AMOUNT]).astype(np.int64), settings)
+    amounts = in_units(unseen.examples.vectors[:, _AMOUNT].astype(np.float64), settings)
     return choose_threshold(unseen.examples.is_fraud, calibration.probabilities(unseen.margins), amounts, settings)
 
 

@@ -105,7 +105,8 @@ def _figures(version: str, rows: pa.Table, seed: int) -> dict[str, object]:
     blocked = known.column("blocked").to_numpy(zero_copy_only=False)
     released = pc.equal(known.column("reason"), RELEASED).to_numpy(zero_copy_only=False)
     stopped, weights = blocked | released, _weights(known, blocked, released)
-    amounts = known.column("amount").to_numpy()
+    # the money of a payment whose amount is not known adds nothing
+    amounts = pc.fill_null(known.column("amount"), 0).to_numpy()
     return {
         "model_version": version,
         "decisions": rows.num_rows,

@@ -149,7 +149,8 @@ def call(
     if decision:
         keys.append(decision)
     happened = min(payment.event_time, payment.received_at)
-    times = (b"%d" % happened, b"%d" % payment.amount, b"%d" % payment.received_at, b"%d" % write)
+    # an amount that is not known is counted and adds nothing
+    times = (b"%d" % happened, b"%d" % (payment.amount or 0), b"%d" % payment.received_at, b"%d" % write)
     return keys[0], b"".join(
         (
             b"*%d\r\n$7\r\nEVALSHA\r\n" % (3 + len(keys) + 10 + windows),

@@ -96,8 +96,8 @@ def warmed_until(lake: Lake, epoch: str) -> date | None:
 
 def attempts(settings: Settings, lake: Lake, last_day: date, also: Sequence[Received] = ()) -> pa.Table:
     """This region's counted attempts received in the KEPT_DAYS up to `last_day`, in processing order: caller,
-    transaction_id, user_id, merchant_id, amount, received_at, received_us, both effective times and both epochs, as
-    `sequence` has them (int64).
+    transaction_id, user_id, merchant_id, amount (what velocity adds: 0 where it is not known), received_at,
+    received_us, both effective times and both epochs, as `sequence` has them (int64).
 
     also: duplicates that count as well, as they did before a decision came to stand for them."""
     first = last_day - timedelta(days=KEPT_DAYS - 1)
@@ -118,13 +118,13 @@ def attempts(settings: Settings, lake: Lake, last_day: date, also: Sequence[Rece
             "transaction_id",
             "user_id",
             "merchant_id",
-            "amount",
             "user_effective_time",
             "merchant_effective_time",
             "user_counted_since",
             "merchant_counted_since",
             "received_at",
             received_us=microseconds(ordered.received_at),
+            amount=ordered.amount.coalesce(0),
         )
     )
     return with_callers(lake, found)

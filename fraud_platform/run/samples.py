@@ -47,7 +47,7 @@ def choose_samples(lake: Lake, base_currency: str, now: datetime) -> list[Sample
     """
     rows: list[dict[str, Any]] = []
     for day in reversed(lake.days(TABLE)):
-        rows = lake.read(TABLE, day, COLUMNS).to_pylist()
+        rows = [row for row in lake.read(TABLE, day, COLUMNS).to_pylist() if row["amount"] is not None]
         if rows:
             break
     if not rows:

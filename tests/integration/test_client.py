@@ -178,13 +178,15 @@ def test_an_open_breaker_waits_for_nothing(server: FaultyServer) -> None:
 
 def test_limits_and_rates_are_the_caller_s(server: FaultyServer) -> None:
     server.fault = "401"
-    options = {"rules": FallbackRules(high_amount=100), "rates": {"JPY": Decimal("0.0061")}}
+    options = {"rules": FallbackRules(high_amount=100, cross_country_amount=20), "rates": {"JPY": Decimal("0.0061")}}
     with client(server, **options) as asking:
         assert asking.decide(payment(amount=101)).reason == "high_amount_fallback"
         assert asking.decide(payment(amount=15_000, currency="JPY")).reason == "service_unavailable_fallback"
         assert asking.decide(payment(amount=17_000, currency="JPY")).reason == "high_amount_fallback"
         # no rate: units of the currency count as units of the base currency
         assert asking.decide(payment(amount=15_000, currency="KRW")).reason == "high_amount_fallback"
+        # empty optional text is absent: a home country that is not known is no other country
+        assert asking.decide(payment(amount=50, user_country=" ", currency="")).reason == "service_unavailable_fallback"
         for wrong in ("ten", None, True, float("nan"), Decimal("Infinity"), -1):
             with pytest.raises(ValueError, match="amount"):
                 asking.decide(payment(amount=wrong))

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from itertools import cycle
 from typing import Any
 
 import dagster as dg
@@ -20,6 +21,8 @@ from fraud_platform.model.served import refuse_skew
 from fraud_platform.model.split import TrainingDataError
 from fraud_platform.monitoring.skew import CAUSES, SKEW, cause_of, offline_vectors, write_skew
 from fraud_platform.online.packed import MERCHANT_VECTOR, USER_VECTOR
+from fraud_platform.online.velocity import set_key
+from fraud_platform.online.warm import warm_velocity
 from fraud_platform.replay import replay_day, spans_of
 from fraud_platform.schema import PROCESSING_ORDER
 from fraud_platform.settings import Settings
@@ -35,6 +38,10 @@ UNSEEN = slice(-30, -26)
 
 OTHERS = 6
 """Payments of another caller, each under the id of a payment of the bank's."""
+WITHOUT_RATE = ("burst-4", "burst-11", "burst-18")
+"""Payments in a currency for which the bank has no rate."""
+CHANNELS_SENT = {"ONLINE": 1, " web": 1, "E-Commerce": 1, "Terminal": 0, "carrier pigeon": None, "": None}
+"""Texts of a channel that a caller sends, and `is_online` of them."""
 LATE_US = 15 * 3_600_000_000
 """How long after the bank's export had them some payments came to the service."""
 
@@ -56,8 +63,8 @@ class World:
 
 def planted(rows: list[dict[str, Any]], yesterdays: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The bank's payments but for UNSEEN, and what makes a day hard: a repeat, a burst, two counted in another
-    order than they were received, an amount in another currency, another caller's payments under ids of the bank's,
-    and payments that the bank's export had on the day before."""
+    order than they were received, amounts in other currencies, with and without a rate, another caller's payments
+    under ids of the bank's, and payments that the bank's export had on the day before."""
     sent = [row for row in rows if row not in rows[UNSEEN]]
     middle = next(i for i, row in enumerate(sent) if row["received_at"] > rows[0]["received_at"] + 12 * 3_600_000_000)
     base = sent[middle]
@@ -66,6 +73,8 @@ def planted(rows: list[dict[str, Any]], yesterdays: list[dict[str, Any]]) -> lis
         {**own, "transaction_id": f"burst-{n}", "received_at": at, "timestamp": at - 200, "amount_minor": 100 + 7 * n}
         for n, at in enumerate(base["received_at"] + 9_000_000 * (1 + k) for k in range(30))
     ]
+    burst = [{**row, "currency": "KWD"} if row["transaction_id"] in WITHOUT_RATE else row for row in burst]
+    burst = [{**row, "channel": channel} for row, channel in zip(burst, cycle(CHANNELS_SENT), strict=False)]
     last = burst[-1]
     later = {**last, "transaction_id": "counted-first", "received_at": last["received_at"] + 50}
     earlier = {**last, "transaction_id": "received-first", "received_at": last["received_at"] + 10, "amount_minor": 7}
@@ -154,6 +163,51 @@ def test_training_takes_what_was_served_bit_for_bit(world: World) -> None:
     assert sum(left_out.values()) + rows[0]["compared"] == len(list(LogTable(world.lake).records(DAY)))
     assert {cause for cause in CAUSES if left_out[cause]} <= {"one_sided_attempt", "not_in_training_set"}
     refuse_skew(world.lake, [DAY], accepted=[])
+
+
+def test_an_amount_that_was_not_known_stays_null_and_counts(world: World) -> None:
+    log = {record.request.transaction_id: record for record in LogTable(world.lake).records(DAY)}
+    raw, trained = (
+        {row["transaction_id"]: row for row in world.lake.read(table, DAY).to_pylist()}
+        for table in (tables.RAW_TRANSACTIONS, tables.TRAINING_SET)
+    )
+    offline = offline_vectors(world.lake, DAY)
+    for name in WITHOUT_RATE:
+        record, row, number = log[name], trained[name], int(name.removeprefix("burst-"))
+        assert record.amount is raw[name]["amount"] is row["amount_minor"] is row["amount"] is None
+        assert cause_of(record, offline[record.caller, name, record.received_at]) is None, "skew compares it"
+        assert row["user_txn_count_1h"] == number + 1
+        before = [100 + 7 * n for n in range(number) if f"burst-{n}" not in WITHOUT_RATE]
+        assert row["user_amount_sum_1h"] == sum(before)
+    (tile,) = [row for row in world.lake.read(tables.USER_TILES, DAY).to_pylist() if row["user_id"] == "burst"]
+    known = [row["amount"] for row in raw.values() if row["user_id"] == "burst" and row["amount"] is not None]
+    assert (tile["txn_count"] - tile["amount_known"], tile["amount_known"]) == (len(WITHOUT_RATE), len(known))
+    assert (tile["amount_sum"], tile["amount_max"]) == (sum(known), max(known))
+    answers = [answer for status, answer in world.answers if answer.get("transaction_id") in WITHOUT_RATE]
+    assert {answer["reason"] for answer in answers} == {"amount_unknown_fallback"}
+
+
+def test_a_channel_is_read_as_it_was_online(world: World) -> None:
+    log = {record.request.transaction_id: record for record in LogTable(world.lake).records(DAY)}
+    trained = {row["transaction_id"]: row for row in world.lake.read(tables.TRAINING_SET, DAY).to_pylist()}
+    sent = dict(zip((f"burst-{n}" for n in range(30)), cycle(CHANNELS_SENT), strict=False))
+    for name, text in sent.items():
+        assert log[name].request.channel == (text or None), "the record has what was sent"
+        assert trained[name]["is_online"] == CHANNELS_SENT[text], text
+    (tile,) = [row for row in world.lake.read(tables.USER_TILES, DAY).to_pylist() if row["user_id"] == "burst"]
+    assert (tile["channel_known"], tile["online_count"]) == (20, 15)
+
+
+def test_velocity_that_is_warmed_up_with_them_is_what_was_counted(world: World, redis_server: str) -> None:
+    import redis
+
+    with redis.Redis.from_url(redis_server) as client:
+        warm_velocity(world.settings, world.lake, client, DAY, now_us=micros(DAY, 24), key_prefix=b"warmed:")
+        live, warmed = (
+            client.zrange(set_key("user", "burst", prefix), 0, -1, withscores=True) for prefix in (b"", b"warmed:")
+        )
+    assert len(live) > 30
+    assert warmed == live
 
 
 def test_callers_under_one_id_count_apart(world: World) -> None:

@@ -67,10 +67,10 @@ async def decided(settings: Settings, count: int = 12, **changes: Any) -> list[D
     engine = world.engine()
     champion, challenger = (load_model(settings.home / f"releases/fraud-detector-{v}") for v in (1, 2))
     engine.model, engine.challenger = champion, Challenger(challenger, 0.5)
-    channels = ("online", "pos", None)
+    channels = ("online", "pos", None, " ECOMMERCE", "carrier pigeon", "webportal")
     for n in range(count):
         given: dict[str, Any] = {
-            "transaction_id": f"t-{n}", "user_id": f"u-{n}", "amount": 5 + 37.5 * n, "channel": channels[n % 3],
+            "transaction_id": f"t-{n}", "user_id": f"u-{n}", "amount": 5 + 37.5 * n, "channel": channels[n % 6],
             "user_country": ("DE", "FR", None)[n % 3], **changes,
         }  # fmt: skip
         answer = await engine.decide(body(**{k: v for k, v in given.items() if v is not None}), "shop")
@@ -110,16 +110,17 @@ async def test_what_the_engine_decided_stands_bit_for_bit(settings: Settings) ->
         assert {"score", "decision", "reason", "served_by", "other_score", "request_hash", *REBUILT} <= set(by)
 
 
-async def test_what_was_decided_by_a_former_catalogue_stands_too(settings: Settings) -> None:
+@pytest.mark.parametrize("former", sorted(CATALOGUE.alike - {CATALOGUE.hash}))
+async def test_what_was_decided_by_a_former_catalogue_stands_too(settings: Settings, former: str) -> None:
     records = await decided(settings, 6)
-    (former,) = CATALOGUE.alike - {CATALOGUE.hash}
     for document in settings.home.glob("releases/*/bundle.json"):
         document.write_text(document.read_text().replace(CATALOGUE.hash, former))
         # a release from before there were hashes of the document
         (document.parent / "SHA256SUMS").unlink()
     fields = DecisionRecord.__struct_fields__.index("user_counted_since")
     for record in records:
-        told = msgspec.msgpack.decode(encode_record(msgspec.structs.replace(record, catalogue_hash=former)))
+        earlier = msgspec.structs.replace(record, catalogue_hash=former, schema_version=2)
+        told = msgspec.msgpack.decode(encode_record(earlier))
         replayed = again(settings, decode_record(msgspec.msgpack.encode(told[:fields])))
         assert replayed.stands, (replayed.not_kept, replayed.differing)
         assert replayed.training_set == "other_catalogue"
@@ -127,6 +128,26 @@ async def test_what_was_decided_by_a_former_catalogue_stands_too(settings: Setti
             check.what for check in replayed.checks
         }
         assert "this code computes" in replayed.notes[-1]
+
+
+async def test_a_decision_on_an_amount_that_is_not_known_stands_too(settings: Settings) -> None:
+    publish_small_model(settings.home, version=1, seed=1)
+    world = World(settings.home)
+    world.features = PersonalFeatures(world.redis)
+    engine = world.engine()
+    engine.model = load_model(settings.home / "releases/fraud-detector-1")
+    await engine.decide(body(currency="KWD", channel="online", user_country="FR"), "shop")
+    for explainer in world.explainers:
+        explainer.close()
+    (record,) = world.recorder.records
+    assert record.amount is None
+    replayed = again(settings, record)
+    assert replayed.stands, replayed.differing
+    by = {check.what: check for check in replayed.checks}
+    assert by["reason"].again == "amount_unknown_fallback"
+    assert np.isnan(by["amount_zscore_90d"].again)
+    # were a rate to fill it in, the decision would be another
+    assert "reason" in differing(settings, record, amount=4250)
 
 
 def test_the_features_that_a_request_gives_are_all_but_those_that_ask_a_store() -> None:
@@ -147,7 +168,8 @@ async def test_whatever_was_altered_is_named(settings: Settings) -> None:
     assert differing(settings, record, reason="high_amount_fallback") == ["reason"]
     assert differing(settings, record, event_time=record.event_time + 3_600_000_000) == ["event_time", "hour_of_day"]
     other = msgspec.structs.replace(record.request, channel="pos")
-    assert differing(settings, record, request=other) == ["is_online"]
+    assert differing(settings, record, request=other) == ["channel"]
+    assert differing(settings, record, request=other, channel="pos") == ["is_online"]
     another = msgspec.structs.replace(record.request, merchant_id="another")
     assert differing(settings, record, request=another) == ["request_hash"]
 

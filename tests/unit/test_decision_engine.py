@@ -403,7 +403,7 @@ async def test_a_report_that_cannot_be_written_down_is_not_taken(world: World) -
         (b"{", 400, None),
         (b"[]", 422, None),
         (body(country="ZZ"), 422, "country"),
-        (body(currency="USD"), 422, "currency"),
+        (body(currency="ABC"), 422, "currency"),
     ],
 )
 async def test_a_wrong_body_is_a_problem_that_names_the_field(
@@ -414,6 +414,84 @@ async def test_a_wrong_body_is_a_problem_that_names_the_field(
     assert (answer.status, problem["status"], problem.get("field")) == (status, status, named)
     assert {"type", "title", "detail"} <= problem.keys()
     assert world.features.reads == []
+
+
+@pytest.mark.parametrize("currency", ["KWD", "INR", "ISK", "BGN"])
+async def test_a_payment_whose_amount_is_not_known_goes_to_review_and_says_why(world: World, currency: str) -> None:
+    answer = await world.engine(0.01).decide(body(currency=currency, amount=42), "default")
+    told = json.loads(answer.body)
+    assert answer.status == 200
+    assert (told["decision"], told["reason"], told["score"]) == ("flag_for_review", "amount_unknown_fallback", None)
+    assert told["degraded"] is True
+    assert told["served_by"] == {
+        "user_features": "redis", "merchant_features": "redis", "model": "rules", "amount": "unknown",
+    }  # fmt: skip
+    record = world.recorder.records[0]
+    assert (record.amount, record.request.currency, record.degraded) == (None, currency, True)
+    amounts = [name for name in CATALOGUE.names if name.startswith("amount")]
+    assert len(amounts) == 5
+    values = dict(zip(CATALOGUE.names, record.values, strict=True))
+    assert all(np.isnan(values[name]) for name in amounts)
+    assert not np.isnan(values["hour_of_day"]), "the vector is built, so that scores can be made up for"
+
+
+async def test_a_rate_that_comes_later_fills_no_amount_in(world: World) -> None:
+    engine = world.engine(0.01)
+    payload = body(currency="KWD", amount=1.25)
+    first = await engine.decide(payload, "default")
+    world.rate_e9["KWD"] = 3 * 10**9
+    assert (await engine.decide(payload, "default")).body == first.body
+    assert (await world.engine(0.01).decide(payload, "default")).body == first.body
+    assert {record.amount for record in world.recorder.records} == {None}
+    later = json.loads((await engine.decide(body(transaction_id="t-2", currency="KWD", amount=1.25), "default")).body)
+    assert (later["reason"], "amount" in later["served_by"]) == ("score_below_threshold", False)
+    conflict = await engine.decide(body(currency="KWD", amount=1.5), "default")
+    assert (conflict.status, json.loads(conflict.body)["field"]) == (409, "amount")
+
+
+@pytest.mark.parametrize(
+    ("policy", "decision", "reason"),
+    [
+        (Policy(0.7, 0.4, 3, block_list=Listed(users={"u-1": FOREVER})), "block", "block_list"),
+        (Policy(0.7, 0.4, 3, allow_list=Listed(users={"u-1": FOREVER})), "allow", "allow_list"),
+        (Policy(0.7, 0.4, 3, kill_switch="allow_all"), "allow", "kill_switch_allow_all"),
+        (Policy(0.7, 0.4, 3, kill_switch="rules_only"), "flag_for_review", "amount_unknown_fallback"),
+    ],
+)
+async def test_people_decide_before_a_missing_rate_does(
+    world: World, policy: Policy, decision: str, reason: str
+) -> None:
+    engine = world.engine(0.99)
+    engine.policy = policy
+    told = json.loads((await engine.decide(body(currency="KWD"), "default")).body)
+    assert (told["decision"], told["reason"], told["degraded"]) == (decision, reason, True)
+    assert told["served_by"]["amount"] == "unknown"
+    without = json.loads((await world.engine(None).decide(body(transaction_id="t-2", currency="KWD"), "default")).body)
+    assert (without["decision"], without["reason"]) == ("flag_for_review", "amount_unknown_fallback")
+
+
+async def test_a_payment_whose_amount_is_not_known_is_explained_by_that(world: World) -> None:
+    engine = world.engine(0.99)
+    await engine.decide(body(currency="KWD"), "default")
+    recorded = await engine.explain(b'{"transaction_id": "t-1"}', "default")
+    what_if = await engine.explain(body(currency="KWD", transaction_id="t-9"), "default")
+    for answer, basis in ((recorded, "recorded"), (what_if, "what_if")):
+        told = json.loads(answer.body)
+        assert (answer.status, told["basis"], told["decided_by"]) == (200, basis, "rules")
+        assert (told["score"], told["decision"], told["contributions"]) == (None, "flag_for_review", [])
+        assert "not known in the base currency" in told["reason"]
+
+
+async def test_a_report_of_a_payment_whose_amount_is_not_known_passes_no_limit(world: World) -> None:
+    report = {
+        "decision_id": "0123456789abcdef" * 2, "decided_at": "2026-11-23T11:30:01Z", "decision": "allow",
+        "reason": "service_unavailable_fallback", "cause": "timeout", "payment": {**PAYMENT, "currency": "KWD"},
+    }  # fmt: skip
+    answer = await world.report(world.engine(), report)
+    problem = json.loads(answer.body)
+    assert (answer.status, problem["type"].rsplit(":", 1)[1]) == (409, "contradicts-policy")
+    assert problem["earlier"]["reason"] == "amount_unknown_fallback"
+    assert {record.amount for record in world.recorder.records} == {None}
 
 
 async def test_an_explanation_names_the_five_largest_contributions_with_their_values(world: World) -> None:

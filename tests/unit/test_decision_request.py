@@ -86,7 +86,8 @@ def test_a_missing_required_field_is_named(field: str) -> None:
         ("currency", "EURO"),
         ("currency", "ABC"),
         ("currency", "XAU"),
-        ("merchant_category", ""),
+        ("merchant_category", "\x7f"),
+        ("merchant_category", "x" * 65),
         ("channel", "x" * 65),
         ("device_id", "x" * 129),
         ("timestamp", "2026-11-23T10:00:00"),
@@ -221,10 +222,25 @@ def test_another_currency_is_converted_at_the_recorded_rate() -> None:
     assert to_transaction(payment, NOON, Rates("EUR", {"JPY": 6_100_000})).amount == 610
 
 
-def test_a_currency_without_a_rate_is_an_error_of_the_currency() -> None:
-    with pytest.raises(InvalidRequest, match="SEK") as caught:
-        to_transaction(parse(body(currency="SEK")), NOON, Rates("EUR", {}))
-    assert caught.value.field == "currency"
+@pytest.mark.parametrize("currency", ["SEK", "KWD", "INR", "ISK", "BGN"])
+def test_an_amount_whose_currency_has_no_rate_is_not_known(currency: str) -> None:
+    payment = parse(body(currency=currency, amount=42))
+    assert to_transaction(payment, NOON, Rates("EUR", {"USD": 920_000_000})).amount is None
+    assert to_transaction(payment, NOON, Rates("EUR", {currency: 2 * 10**9})).amount is not None
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\t \u00a0"])
+def test_optional_text_that_is_empty_is_absent(empty: str) -> None:
+    optional = ("currency", "merchant_category", "channel", "device_id", "user_country")
+    for name in optional:
+        assert parse(body(**{name: empty})) == parse(body(**{name: ...}))
+    assert parse(body(**dict.fromkeys(optional, empty))) == parse(body(**dict.fromkeys(optional, ...)))
+
+
+@pytest.mark.parametrize("code", ["XK", "AC", "TA", "AN"])
+def test_a_country_that_payments_name_and_iso_does_not_assign_is_taken(code: str) -> None:
+    payment = parse(body(country=code, user_country=code))
+    assert (payment.country, payment.user_country) == (code, code)
 
 
 SAME = [

@@ -27,10 +27,12 @@ FLAG = "flag_for_review"
         (1_000_01, 2, None, "DE", ("allow", "service_unavailable_fallback")),
         (0, 2, "BR", "DE", ("allow", "service_unavailable_fallback")),
         (10**12, 4, None, None, (FLAG, "high_amount_fallback")),
+        (None, 2, "DE", "DE", (FLAG, "amount_unknown_fallback")),
+        (None, 2, "BR", "DE", (FLAG, "amount_unknown_fallback")),
     ],
 )
 def test_a_rule_fires_strictly_above_its_limit(
-    minor: int, exponent: int, country: str | None, home: str | None, expected: tuple[str, str]
+    minor: int | None, exponent: int, country: str | None, home: str | None, expected: tuple[str, str]
 ) -> None:
     assert FallbackRules().decide(minor, exponent, country, home) == expected
 

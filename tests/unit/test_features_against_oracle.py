@@ -14,7 +14,7 @@ from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import Lake
 from fraud_platform.settings import Settings
-from tests.feature_oracle import DAY, HOUR, MINUTE, LabelRow, Oracle, Row
+from tests.feature_oracle import DAY, HOUR, MEANS_ONLINE, MINUTE, LabelRow, Oracle, Row
 from tests.feature_worlds import MIDNIGHT, TODAY, crowded_world, write_world
 
 
@@ -59,9 +59,10 @@ def worlds(draw: st.DrawFn) -> tuple[list[Row], list[LabelRow]]:
                 received=received,
                 country=draw(st.sampled_from([None, "DE", "FR", "BR"])),
                 home=draw(st.sampled_from([None, "DE"])),
-                channel=draw(st.sampled_from([None, "online", "pos"])),
+                channel=draw(st.sampled_from(list(MEANS_ONLINE))),
                 device=draw(st.sampled_from([None, "phone", "laptop"])),
                 region=draw(st.sampled_from(["", "", "west"])),
+                currency=draw(st.sampled_from(["EUR", "EUR", "EUR", "KWD"])),
             )
         )
     labels = []

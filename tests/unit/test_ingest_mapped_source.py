@@ -217,13 +217,14 @@ def test_nested_json_lines_with_rates_late_rows_and_dated_labels(tmp_path):
     lake = Lake(str(tmp_path / "lake"))
     reports = ingest_transactions(lake, source, days, "EUR")
     assert source.rows == 6
+    assert [report.amounts_unknown for report in reports] == [1, 0]
     assert reports[0].reasons == {
         "the line is not a JSON object": 2,
-        "currency has no recorded rate": 1,
         "user_id is null": 1,
     }
     assert {"{broken", "[1]"} <= set(lake.read("quarantine", days[0])["row"].to_pylist())
-    (first,) = lake.read("raw_transactions", days[0]).to_pylist()
+    first, third = lake.read("raw_transactions", days[0]).to_pylist()
+    assert (third["currency"], third["amount_minor"], third["amount"]) == ("GBP", 7, None), "its first rate comes later"
     assert (first["user_id"], first["amount"], first["currency"]) == ("12345678901234567", 1_999, "EUR")
     (second,) = lake.read("raw_transactions", days[1]).to_pylist()
     assert (second["transaction_id"], second["currency"], second["amount"]) == ("A2", "USD", 50)
@@ -452,3 +453,32 @@ def test_a_name_that_no_caller_can_have_is_refused(tmp_path, name):
     columns = "columns: {user_id: u, amount: a, timestamp: t}"
     with pytest.raises(MappingError, match=r"caller: .* is no caller's name: 1 to 64 letters"):
         opened(tmp_path, f'path: {{path}}\ncurrency: EUR\ncaller: "{name}"\n{columns}\n', tmp_path / "x.csv")
+
+
+def test_a_mapping_says_what_its_words_of_channel_mean(tmp_path):
+    words = ["Kanal 7", "K9", "WEB", "pos", "", "Fax", "Fax"]
+    lines = [f"{n},u,1.00,2026-03-0{1 + n % 2}T10:00:00Z,{word}" for n, word in enumerate(words)]
+    (tmp_path / "a.csv").write_text("id,who,total,at,way\n" + "\n".join(lines) + "\n")
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text(
+        f"path: {tmp_path}/a.csv\ncurrency: EUR\nchannels: {{' kanal 7': online, K9: atm, web: pos}}\n"
+        "columns: {transaction_id: id, user_id: who, amount: total, timestamp: at, channel: way}\n"
+    )
+    settings = Settings(home=tmp_path / "home")
+    source = MappedSource.open(mapping, settings)
+    lake = Lake(str(tmp_path / "lake"))
+    reports = ingest_transactions(lake, source, days_between(source.first_day(), source.last_day()), "EUR")
+    rows = {row["transaction_id"]: row for day in lake.days("raw_transactions")
+            for row in lake.read("raw_transactions", day).to_pylist()}  # fmt: skip
+    assert [rows[str(n)]["channel"] for n in range(7)] == ["online", "atm", "pos", "pos", None, None, None]
+    assert sum(report.channels_unknown for report in reports) == 2
+    report = check_mapping(mapping, settings)
+    assert report.channels_unknown == {"Fax": 2}
+    screen = io.StringIO()
+    Console(width=200, file=screen).print(render(report))
+    assert "2 'Fax': say what they mean in the mapping's `channels`" in screen.getvalue()
+    known = Settings(home=tmp_path / "home", channel_synonyms={"fax": "moto"})
+    assert check_mapping(mapping, known).channels_unknown == {}
+    mapping.write_text(mapping.read_text().replace("K9: atm", "K9: cash"))
+    with pytest.raises(MappingError, match="'cash' is no channel"):
+        MappedSource.open(mapping, settings)

@@ -97,7 +97,6 @@ def test_a_wrong_clock_is_replaced_and_marked():
         ({"amount_minor": 2 * 10**12}, "amount is too large"),
         ({"currency": None}, "currency is null"),
         ({"currency": "EURO"}, "currency is not an ISO 4217 code"),
-        ({"currency": "GBP"}, "currency has no recorded rate"),
         ({"country": "XX"}, "country is not an ISO 3166"),
         ({"user_country": "de"}, "user_country is not an ISO 3166"),
         ({"latitude": 90.01}, "latitude is outside"),
@@ -203,3 +202,24 @@ def test_every_row_is_accepted_or_quarantined(rows):
 def test_rates_into_another_currency_are_refused():
     with pytest.raises(ValueError, match="base currency is USD"):
         standardize(export({}), DAY, RATES, "USD")
+
+
+def test_an_amount_without_a_rate_is_null_and_the_row_counts():
+    result = run({"currency": "EUR"}, {"transaction_id": "kwd", "currency": "KWD"})
+    assert result.quarantine.num_rows == 0
+    rows = {row["transaction_id"]: row for row in result.transactions.to_pylist()}
+    assert (rows["kwd"]["amount"], rows["kwd"]["amount_minor"], rows["kwd"]["is_duplicate"]) == (None, 1_000, False)
+    assert sum(row["amount"] is not None for row in rows.values()) == 1
+
+
+def test_what_was_decided_without_a_rate_stays_null_whatever_rates_the_import_has():
+    from fraud_platform.ingest.decided import decided_rows
+    from tests.record_kit import DAY as DECIDED_ON
+    from tests.record_kit import record
+
+    known = record("known", amount=99, decision_id="1" * 32)
+    unknown = record("unknown", amount=None, decision_id="2" * 32)
+    rows = decided_rows([known, unknown])
+    result = standardize(rows, DECIDED_ON, Rates("EUR", {"USD": 10**9}), "EUR")
+    amounts = dict(zip(*(result.transactions[name].to_pylist() for name in ("transaction_id", "amount")), strict=True))
+    assert amounts == {"known": 99, "unknown": None}

@@ -28,13 +28,15 @@ def tiles_of(day: date, users: int = 40, missing: float = 0.1) -> pa.Table:
         if draw.random() > 1 / (1 + user * 2) or (user == 3 and day > DAYS[20]):
             continue
         count = int(draw.integers(1, 4))
+        known = count - (user % 5 == 0) if day.day % 3 else 0
         rows.append(
             {
                 "user_id": f"u{user:03}",
                 "txn_count": count,
-                "amount_sum": int(draw.integers(1, 10**12)) * count,
-                "amount_square_sum": int(draw.integers(1, 10**18)) * 10**6,
-                "amount_max": int(draw.integers(1, 30)),
+                "amount_known": known,
+                "amount_sum": int(draw.integers(1, 10**12)) * known,
+                "amount_square_sum": int(draw.integers(1, 10**18)) * 10**6 * known,
+                "amount_max": int(draw.integers(1, 30)) if known else None,
                 "foreign_count": 0,
                 "foreign_known": 0 if draw.random() < missing else count,
                 "online_count": int(draw.integers(0, count + 1)),
