@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from fraud_platform.decision.policy import DecisionName
+from fraud_platform.identifiers import canonical
 
 NOT_READ = {"user_features": "default", "merchant_features": "default", "model": "rules"}
 """`served_by` of a decision that no service made."""
@@ -69,8 +70,7 @@ def text_of(payment: Mapping[str, Any], field: str) -> str:
 def identity_of(payment: Mapping[str, Any]) -> tuple[object, ...]:
     """What makes two payments under one transaction_id the same, as for the service. Raises ValueError."""
     return (
-        payment.get("user_id"),
-        payment.get("merchant_id"),
+        *(canonical(str(payment.get(field, ""))) for field in ("user_id", "merchant_id")),
         amount_of(payment).normalize(),
         payment.get("currency"),
     )

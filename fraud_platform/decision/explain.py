@@ -22,7 +22,15 @@ from fraud_platform.decision.parts import OnlineReader
 from fraud_platform.decision.policy import DECIDED_BY, POLICY_SENTENCES, DecisionName, Policy, decide
 from fraud_platform.decision.problem import not_scored, unknown_transaction
 from fraud_platform.decision.reasons import Reasons
-from fraud_platform.decision.request import Identifier, Rates, decode_json, named_fields, parse_payment, to_transaction
+from fraud_platform.decision.request import (
+    Identifier,
+    Rates,
+    decode_json,
+    identity,
+    named_fields,
+    parse_payment,
+    to_transaction,
+)
 from fraud_platform.decision.rules import RULE_SENTENCES
 from fraud_platform.decision.serving_model import CHAMPION, Explainable, PastModels, ServingModel
 from fraud_platform.features.vector import build_vector
@@ -80,7 +88,7 @@ class Explainer:
         """The answer's JSON. policy: what a what-if is decided by. now: UTC microseconds. Raises Problem,
         InvalidRequest."""
         if named_fields(body).keys() == {"transaction_id"}:
-            transaction_id = decode_json(_reference, body).transaction_id
+            transaction_id = identity("transaction_id", decode_json(_reference, body).transaction_id)
             return await self._recorded(transaction_id, caller, model, now)
         if model is None:
             raise not_scored("no model is in force; the rules decide")

@@ -17,6 +17,7 @@ from fraud_platform.decision.wire import (
     MalformedBody,
     PaymentRequest,
     decode_json,
+    identity,
     number,
     read_payment,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "PaymentRequest",
     "Rates",
     "decode_json",
+    "identity",
     "named_fields",
     "parse_payment",
     "to_transaction",

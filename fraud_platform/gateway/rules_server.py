@@ -213,7 +213,7 @@ class RulesServer:
     def decide_batch(self, body: bytes, caller: str) -> bytes:
         """`decide` for each payment of a batch; what is wrong with one is its own answer. Raises Problem."""
         try:
-            payments = decode_json(_decode_batch, body).payments
+            payments = decode_json(_decode_batch, body, inside=False).payments
         except MalformedBody as error:
             raise malformed(error.detail) from None
         except InvalidRequest as error:
