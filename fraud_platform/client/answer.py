@@ -43,6 +43,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str | None = None
     threshold: float | None = None
     policy_version: int | None = None
+    listed: str | None = None
+    """What of the payment is on the list that decided: user, merchant, device or country."""
     by_client: str | None = None
     """Why the service did not decide, None where it did: timeout, unreachable, breaker_open, bad_answer, http_503, …"""
 

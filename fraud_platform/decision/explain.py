@@ -5,6 +5,7 @@ here writes: neither velocity, nor identity, nor a record.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -16,10 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud_platform.currency import exponent
-from fraud_platform.decision.answer import SHOWN_DECIMALS, ExplainAnswer, explain_body, top_contributions
+from fraud_platform.decision.answer import SHOWN_DECIMALS, ExplainAnswer, ListedEntry, explain_body, top_contributions
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.parts import OnlineReader
-from fraud_platform.decision.policy import DECIDED_BY, POLICY_SENTENCES, DecisionName, Policy, decide
+from fraud_platform.decision.policy import (
+    DECIDED_BY,
+    LISTS,
+    POLICY_SENTENCES,
+    DecisionName,
+    ListedFields,
+    Policy,
+    decide,
+)
+from fraud_platform.decision.policy_record import PolicyError, read_policy
 from fraud_platform.decision.problem import not_scored, unknown_transaction
 from fraud_platform.decision.reasons import Reasons
 from fraud_platform.decision.request import (
@@ -39,6 +49,8 @@ from fraud_platform.inference_log.search import find_decisions
 from fraud_platform.inference_log.shared_search import SharedSearch
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.online.wire import StoreError
+
+logger = logging.getLogger("fraud_platform.decision")
 
 UNITS = "log-odds"
 _SENTENCES = RULE_SENTENCES | POLICY_SENTENCES
@@ -99,8 +111,9 @@ class Explainer:
         if record is None:
             raise unknown_transaction(f"no decision of yours in the last {self._search_days} days has this id")
         found, score = record, record.score
+        listed = await self._listed(found.reason, found.request, found.received_at, found.policy_version)
         if score is None:
-            return self._without_score(found)
+            return self._without_score(found, listed)
 
         def answer() -> bytes:
             # on the explaining thread: loading a past model takes long, and PastModels is not thread-safe
@@ -116,11 +129,37 @@ class Explainer:
                 found.decision,
                 found.reason,
                 score,
+                listed,
             )
 
         return await self._beside(answer)
 
-    def _without_score(self, record: DecisionRecord) -> bytes:
+    async def _listed(self, reason: str, payment: ListedFields, at: int, version: int) -> ListedEntry | None:
+        """The entry of a list that decided, of the policy's version that did; None where that is not kept."""
+        if reason not in LISTS:
+            return None
+
+        def look() -> ListedEntry | None:
+            try:
+                policy = read_policy(self._home, version)
+            except PolicyError as error:
+                logger.error("an explanation does not name the entry that decided: %s", error)
+                return None
+            entry = None if policy is None else policy.deciding_entry(reason, payment, at)
+            if entry is None:
+                return None
+            return ListedEntry(
+                list=reason,
+                kind=entry.kind,
+                value=entry.value,
+                until=entry.until,
+                why=entry.why,
+                policy_version=version,
+            )
+
+        return await self._beside(look)
+
+    def _without_score(self, record: DecisionRecord, listed: ListedEntry | None) -> bytes:
         """No model, so no contributions: the rule that fired, the list or the kill switch is the whole reason."""
         return explain_body(
             ExplainAnswer(
@@ -135,6 +174,7 @@ class Explainer:
                 base_value=None,
                 units=UNITS,
                 contributions=[],
+                listed=listed,
             )
         )
 
@@ -158,9 +198,19 @@ class Explainer:
         score = float(model.scorer.score(vector[None, :])[0])
         decision, reason = decide(policy, score, payment, transaction.amount, self._exponent, now)
         decider = DECIDED_BY.get(reason, CHAMPION)
+        listed = await self._listed(reason, payment, now, policy.version)
         return await self._beside(
             lambda: self._answer(
-                model.scorer, vector, payment.transaction_id, "what_if", model.version, decider, decision, reason, score
+                model.scorer,
+                vector,
+                payment.transaction_id,
+                "what_if",
+                model.version,
+                decider,
+                decision,
+                reason,
+                score,
+                listed,
             )
         )
 
@@ -178,6 +228,7 @@ class Explainer:
         decision: DecisionName,
         reason: str,
         score: float,
+        listed: ListedEntry | None,
     ) -> bytes:
         """reason: of the decision; where the score was not what decided, its sentence is the explanation's."""
         explanation = rung.explain(vector)
@@ -196,6 +247,7 @@ class Explainer:
                 base_value=round(explanation.base_value, SHOWN_DECIMALS),
                 units=UNITS,
                 contributions=contributions,
+                listed=listed,
             )
         )
 

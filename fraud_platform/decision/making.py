@@ -114,4 +114,5 @@ class DecisionMaker:
             region=self.region,
             user_counted_since=online.user_counted_since,
             merchant_counted_since=online.merchant_counted_since,
+            listed=policy.listed(reason, payment, received_at),
         )

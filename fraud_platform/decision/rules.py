@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 RuleReason = Literal["high_amount_fallback", "cross_country_fallback", "service_unavailable_fallback"]
 
 RULE_SENTENCES: dict[str, str] = {
-    "high_amount_fallback": "no model could be asked, and the amount is high",
-    "cross_country_fallback": "no model could be asked, and a larger amount was paid outside the home country",
+    "high_amount_fallback": "no model was asked, and the amount is high",
+    "cross_country_fallback": "no model was asked, and a larger amount was paid outside the home country",
     "service_unavailable_fallback": "no model could be asked, and no rule fired",
 }
 """Each reason for people."""

@@ -95,9 +95,10 @@ def read_payment(body: bytes) -> PaymentRequest:
         value = getattr(request, name)
         if value is not None and _CONTROL.search(value):
             raise InvalidRequest(name, "holds control characters")
-    known = {name: value for name in _IDS if (value := getattr(request, name)) is not None}
-    told = {name: identity(name, value) for name, value in known.items()}
-    return request if told == known else msgspec.structs.replace(request, **told)
+    sent = {name: value for name in _IDS if (value := getattr(request, name)) is not None}
+    known = {name: identity(name, value) for name, value in sent.items() if name != "device_id" or canonical(value)}
+    # a device of which nothing can be seen is none
+    return request if known == sent else msgspec.structs.replace(request, **{"device_id": None, **known})
 
 
 def identity(field: str, text: str) -> str:

@@ -10,11 +10,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud_platform.decision.policy import DecisionName
+from fraud_platform.decision.policy import DecisionName, Kind
 from fraud_platform.decision.request import Payment
 
-SCHEMA_VERSION = 2
-"""Of version 1 the request's hash alone differs: `hash_of_request`."""
+SCHEMA_VERSION = 3
+"""Of version 1 the request's hash differs: `hash_of_request`. Before version 3 there was no `listed`, and `rules_only` had
+no reason of its own."""
 
 
 MARKED = "!"
@@ -94,6 +95,9 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     the user's own after a clock had jumped. None: not counted by velocity, or by an earlier rule of effective time."""
     merchant_counted_since: int | None = None
     """The same at the merchant."""
+    listed: Kind | None = None
+    """What of the payment was on the list that decided; None where no list did, in a report, and before schema version
+    3. The entry is in the policy's version."""
 
     @property
     def log_key(self) -> str:

@@ -240,7 +240,7 @@ def test_a_change_that_is_killed_leaves_the_old_version_and_its_number_is_not_us
         b'{"version": 1}',
         lambda text: text.replace(b'"threshold": 0.7', b'"threshold": 7'),
         lambda text: text.replace(b'"threshold": 0.7', b'"threshold": 0.1'),
-        lambda text: text.replace(b'"kill_switch"', b'"kill_swich"'),
+        lambda text: text.replace(b"{", b'{"kill_swich": "off",', 1),
     ],
 )
 def test_a_record_that_cannot_be_is_refused_with_its_path(settings: Settings, broken: Any) -> None:

@@ -116,12 +116,19 @@ def test_the_service_knows_an_identifier_in_every_spelling(name: str, spelled: s
     assert payment.content_hash() == other.content_hash()
 
 
-@pytest.mark.parametrize("name", ["transaction_id", "user_id", "merchant_id", "device_id"])
-@pytest.mark.parametrize(("value", "says"), [(" \u200b", "nothing but"), ("\u0958" * 128, "longer than 128")])
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [(name, "\u0958" * 128, "longer than 128") for name in ("transaction_id", "user_id", "merchant_id", "device_id")]
+    + [(name, " \u200b", "nothing but") for name in ("transaction_id", "user_id", "merchant_id")],
+)
 def test_an_identifier_that_the_rule_leaves_nothing_of_is_refused_by_name(name: str, value: str, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says) as caught:
         parse_payment(body(**{name: value}), "EUR")
     assert caught.value.field == name
+
+
+def test_a_device_of_which_nothing_can_be_seen_is_none() -> None:
+    assert parse_payment(body(device_id=" \u200b"), "EUR").device_id is None
 
 
 async def test_a_retry_in_another_spelling_is_the_same_payment_and_counts_once(tmp_path: Path) -> None:

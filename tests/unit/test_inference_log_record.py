@@ -48,7 +48,7 @@ BEFORE_ENTITY_EPOCHS = Path(__file__).parents[1] / "golden" / "record_before_ent
 
 
 def test_a_record_written_before_epochs_of_entities_is_readable() -> None:
-    expected = record(epoch="e", complete_since=7, region="west", propensity=0.5)
+    expected = record(schema_version=2, epoch="e", complete_since=7, region="west", propensity=0.5)
     found = decode_record(BEFORE_ENTITY_EPOCHS.read_bytes())
     assert found == expected
     assert (found.user_counted_since, found.merchant_counted_since) == (None, None)
