@@ -14,8 +14,8 @@ from fraud_platform.decision.policy import DecisionName, Kind
 from fraud_platform.decision.request import Payment
 
 SCHEMA_VERSION = 3
-"""Of version 1 the request's hash differs: `hash_of_request`. Before version 3 there was no `listed`, and `rules_only` had
-no reason of its own."""
+"""Of version 1 the request's hash differs: `hash_of_request`. Before version 3 there was no `listed`, and
+`rules_only` had no reason of its own."""
 
 
 MARKED = "!"

@@ -323,6 +323,7 @@ async def test_the_desk_answers_with_what_is_in_force_and_knows_who_asked(settin
         {
             "version": 2, "since": "2026-11-24T10:00:00Z", "threshold": 0.7, "review_threshold": 0.4,
             "rule_high_amount": 10_000, "rule_cross_country_amount": 1_000, "kill_switch": "allow_all",
+                "list_matching": "exact",
             "block_list": 1, "allow_list": 0,
         },
     )  # fmt: skip
