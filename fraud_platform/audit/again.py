@@ -95,6 +95,9 @@ def decide_again(
             )
         policy = Policy(record.threshold, record.review_threshold, record.policy_version, limits)
     decision, reason = decide(policy, score, record.request, record.amount, places, record.received_at)
+    if record.schema_version < 3 and reason == "kill_switch_rules_only":
+        # what it was called then
+        reason = "service_unavailable_fallback"
     share = record.propensity or 0.0
     return released(decision, reason, share, seed, record.caller, record.request.transaction_id)[:2]
 

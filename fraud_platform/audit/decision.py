@@ -146,6 +146,9 @@ class DecisionReplay:
         yield Check("decision", "score", record.score, score, _same_score(record.score, score))
         yield _check("decision", "decision", record.decision, decision)
         yield _check("decision", "reason", record.reason, reason)
+        if policy is not None and record.schema_version >= 3:
+            again = policy.listed(reason, record.request, record.received_at)
+            yield _check("decision", "listed", record.listed, again)
         yield _check("decision", "served_by", record.served_by.model, DECIDED_BY.get(reason, rung))
         if record.other_score is None:
             return

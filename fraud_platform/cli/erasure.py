@@ -35,12 +35,13 @@ def erase(
     from fraud_platform.decision.policy_record import PolicyError
     from fraud_platform.erasure.erase import OUT_OF_REACH, look
     from fraud_platform.erasure.erase import erase as run
+    from fraud_platform.identifiers import canonical
     from fraud_platform.model.bundle import BundleError
     from fraud_platform.online.embedded_postgres import PostgresUnavailableError
     from fraud_platform.online.embedded_redis import RedisUnavailableError
     from fraud_platform.recovery.backup import BackupError
 
-    if not user or user.startswith("erased-"):
+    if not canonical(user) or user.startswith("erased-"):
         raise refused("--user: an identifier is needed, and no pseudonym")
     current, backups = settings_of_environment(), backup or []
     failures = (RedisUnavailableError, PostgresUnavailableError, PolicyError, BundleError, BackupError, OSError)

@@ -27,7 +27,12 @@ _FIELDS = {
     "rule_high_amount": "without a model, a greater amount is flagged",
     "rule_cross_country_amount": "the same outside the home country",
     "kill_switch": "off; rules_only: no model is asked; allow_all: every payment is allowed",
+    "list_matching": "exact; case: lists disregard case; look_alikes: and take for one what looks alike",
 }
+_NOT_LISTED = 3
+"""Exit code of `listed`: 1 and 2 are a command that could not answer."""
+_NAMED_CHANGES = 20
+"""Entries of one change that `history` names."""
 
 
 class Which(StrEnum):
@@ -44,6 +49,14 @@ class Kind(StrEnum):
     merchant = "merchant"
     device = "device"
     country = "country"
+
+
+class MatchingName(StrEnum):
+    """How the lists compare ids."""
+
+    exact = "exact"
+    case = "case"
+    look_alikes = "look_alikes"
 
 
 class Switch(StrEnum):
@@ -87,7 +100,8 @@ def policy_show(
     )
     listed = [(which, entry) for which in Which for entry in _entries(record, which)]
     if listed:
-        rows = [[which.value, entry.kind, entry.value, _until(entry, now()), entry.why] for which, entry in listed]
+        at = now()
+        rows = [[which.value, entry.kind, entry.value, _until(entry, at), entry.why] for which, entry in listed]
         print_table(None, ["list", "kind", "value", "until (UTC)", "why"], rows)
 
 
@@ -98,6 +112,7 @@ def policy_set(
     review_threshold: Annotated[float | None, typer.Option(help="Flag for review above this score.")] = None,
     rule_high_amount: Annotated[int | None, typer.Option(help="Flag above this amount without a model.")] = None,
     rule_cross_country_amount: Annotated[int | None, typer.Option(help="The same outside the home country.")] = None,
+    list_matching: Annotated[MatchingName | None, typer.Option(help=_FIELDS["list_matching"])] = None,
     expected_version: EXPECTED = None,
 ) -> None:
     """Change thresholds or rule limits; what is not named stays."""
@@ -108,6 +123,7 @@ def policy_set(
         review_threshold=review_threshold,
         rule_high_amount=rule_high_amount,
         rule_cross_country_amount=rule_cross_country_amount,
+        list_matching=None if list_matching is None else list_matching.value,
     )
 
 
@@ -136,6 +152,37 @@ def policy_list_add(
 def policy_list_remove(which: LIST, kind: KIND, value: VALUE, why: WHY, expected_version: EXPECTED = None) -> None:
     """Take somebody off a list."""
     _change(why, expected_version, **{f"{which.value}_list_remove": [{"kind": kind.value, "value": value}]})
+
+
+@app.command("listed")
+def policy_listed(kind: KIND, value: VALUE) -> None:
+    """Say whether a user, merchant, device or country is on a list: which entry, since when, who put it there and why.
+
+    The exit code is 0 when an entry counts, 3 when none does, and 1 or 2 when the command could not answer.
+    """
+    from fraud_platform.decision.policy_listed import find_listed
+    from fraud_platform.decision.policy_record import PolicyError, policy_in_force
+    from fraud_platform.identifiers import canonical
+
+    current, at = settings_of_environment(), now()
+    try:
+        record = policy_in_force(current, at)
+    except PolicyError as error:
+        raise refused(str(error)) from error
+    found = find_listed(current.home, record, kind.value, value, at)
+    for one in found:
+        since = "since when is not in the ledger"
+        if one.since is not None:
+            since = f"put there {one.since:%Y-%m-%d %H:%M:%S} UTC by {one.who}, with policy {one.version}"
+        end = "for good" if one.until is None else f"until {one.until:%Y-%m-%d %H:%M} UTC"
+        state = end if one.counts else f"{end}, which is past: it counts no more"
+        typer.echo(f"{one.list} list: {one.kind} {one.value}, {state}; {since}: {one.why}")
+    if not any(one.counts for one in found):
+        matching = f"lists match {record.list_matching}"
+        typer.echo(f"{kind.value} {canonical(value)} is on no list of policy {record.version} ({matching})")
+        raise typer.Exit(_NOT_LISTED)
+    if record.kill_switch == "allow_all":
+        typer.echo("the kill switch is at allow_all: no list counts at present")
 
 
 @app.command("kill-switch")
@@ -200,10 +247,13 @@ def _difference(line: dict[str, Any]) -> str:
     for name in [name for name in (*_FIELDS, "block_list", "allow_list") if name in to]:
         value = to[name]
         if isinstance(value, list):
-            said += [
-                f"{name} − {_named(entry)}" for entry in was.get(name, []) if _named(entry) not in map(_named, value)
-            ]
-            said += [f"{name} + {_named(entry)}" for entry in value]
+            added = [_named(entry) for entry in value]
+            kept = set(added)
+            removed = [one for one in map(_named, was.get(name, [])) if one not in kept]
+            for sign, entries in (("−", removed), ("+", added)):
+                said += [f"{name} {sign} {entry}" for entry in entries[:_NAMED_CHANGES]]
+                if len(entries) > _NAMED_CHANGES:
+                    said.append(f"{name} {sign} {len(entries) - _NAMED_CHANGES:,} more")
         else:
             said.append(f"{name} {_text(was[name])} → {_text(value)}" if name in was else f"{name} {_text(value)}")
     return ", ".join(said)

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+_BROKEN_ROWS = 200
+"""Rows up to which a table's cells are broken to fit the screen."""
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -74,8 +77,17 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
+def _print_long(title: str | None, header: list[str], rows: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (header, *rows)]
+    typer.echo("\n".join([*([title] if title else []), *lines]))
+
+
 def print_table(title: str | None, header: list[str], rows: list[list[str]]) -> None:
-    """A table for the screen."""
+    """A table for the screen; a long one has lines of its own width, since breaking cells costs a millisecond a row."""
+    if len(rows) > _BROKEN_ROWS:
+        _print_long(title, header, rows)
+        return
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from fraud_platform.decision.policy import DecisionName
+from fraud_platform.identifiers import canonical
 
 NOT_READ = {"user_features": "default", "merchant_features": "default", "model": "rules"}
 """`served_by` of a decision that no service made."""
@@ -42,6 +43,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str | None = None
     threshold: float | None = None
     policy_version: int | None = None
+    listed: str | None = None
+    """What of the payment is on the list that decided: user, merchant, device or country."""
     by_client: str | None = None
     """Why the service did not decide, None where it did: timeout, unreachable, breaker_open, bad_answer, http_503, …"""
 
@@ -75,8 +78,7 @@ def optional_text_of(payment: Mapping[str, Any], field: str) -> str | None:
 def identity_of(payment: Mapping[str, Any]) -> tuple[object, ...]:
     """What makes two payments under one transaction_id the same, as for the service. Raises ValueError."""
     return (
-        payment.get("user_id"),
-        payment.get("merchant_id"),
+        *(canonical(str(payment.get(field, ""))) for field in ("user_id", "merchant_id")),
         amount_of(payment).normalize(),
         optional_text_of(payment, "currency"),
     )

@@ -33,6 +33,7 @@ from fraud_platform.client.answer import (
 from fraud_platform.decision.breaker import Breaker, CircuitBreaker
 from fraud_platform.decision.problem import is_kept
 from fraud_platform.decision.rules import FallbackRules
+from fraud_platform.identifiers import canonical
 from fraud_platform.outbox import Delivered, Outbox, line
 
 logger = logging.getLogger("fraud_platform.client")
@@ -153,7 +154,7 @@ class AsyncFraudClient:
             attempt += 1
 
     async def _by_rules(self, payment: Mapping[str, Any], cause: str) -> Decision:
-        transaction_id = text_of(payment, "transaction_id")
+        transaction_id = canonical(text_of(payment, "transaction_id"))
         told = self._told.get(transaction_id)
         if told is not None and told[0] == identity_of(payment):
             # what it was told, by the service or by the rules: there is one decision, and nothing new to report

@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from fraud_platform.decision.policy import DecisionName
+from fraud_platform.decision.policy import DecisionName, Kind
 from fraud_platform.decision.problem import CONTENT_TYPE, EarlierDecision, Problem
 from fraud_platform.decision.reasons import Effect, Reasons, effect
 from fraud_platform.features.catalogue import CATALOGUE
@@ -40,7 +40,7 @@ class Answer:
         return Answer(problem.status, problem.body(), CONTENT_TYPE, problem.retry_after)
 
 
-class PredictAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class PredictAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The decision on one payment."""
 
     transaction_id: str
@@ -53,7 +53,8 @@ class PredictAnswer(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             description="score_above_threshold, score_in_review_band, score_below_threshold; released_for_measurement: "
             "above the threshold, and let through so that blocking can be measured; of the rules "
-            "high_amount_fallback, cross_country_fallback, service_unavailable_fallback."
+            "high_amount_fallback, cross_country_fallback, service_unavailable_fallback; of the policy block_list, "
+            "allow_list, kill_switch_allow_all, kill_switch_rules_only."
         ),
     ]
     threshold: float
@@ -61,6 +62,9 @@ class PredictAnswer(msgspec.Struct, frozen=True, kw_only=True):
     policy_version: int
     served_by: Annotated[ServedBy, Meta(description="The source of each part.")]
     degraded: Annotated[bool, Meta(description="A feature or the score came from other than redis and a whole model.")]
+    listed: Annotated[
+        Kind | None, Meta(description="What of the payment is on the list that decided; absent where no list did.")
+    ] = None
 
 
 class Contribution(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +79,19 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
     meaning: Annotated[str, Meta(description="What the feature is, whatever its value.")]
 
 
-class ExplainAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class ListedEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """The entry of a list that decided."""
+
+    list: str
+    """block_list or allow_list."""
+    kind: Kind
+    value: Annotated[str, Meta(description="As it stands on the list, which may match more loosely than by the id.")]
+    until: Annotated[datetime | None, Meta(description="Payments received before it are concerned; null: all.")]
+    why: Annotated[str, Meta(description="The reason that was given with the entry.")]
+    policy_version: Annotated[int, Meta(description="The version that decided, of which the entry is one.")]
+
+
+class ExplainAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why a payment has its score: exact TreeSHAP over the vector that was scored; of a decision by logistic regression
     the terms of its sum; of one by the rules the rule."""
 
@@ -100,6 +116,9 @@ class ExplainAnswer(msgspec.Struct, frozen=True, kw_only=True):
     )
     units: Annotated[str, Meta(description="Unit of margin, base_value and contributions.")]
     contributions: Annotated[list[Contribution], Meta(description=f"The {TOP} largest by magnitude.")]
+    listed: Annotated[
+        ListedEntry | None, Meta(description="The entry that decided; absent where no list did, or it is not kept.")
+    ] = None
 
 
 _encode = msgspec.json.Encoder().encode
@@ -131,6 +150,7 @@ def predict_body(record: DecisionRecord) -> bytes:
             policy_version=record.policy_version,
             served_by=record.served_by,
             degraded=record.degraded,
+            listed=record.listed,
         )
     )
 

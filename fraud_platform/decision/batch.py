@@ -48,7 +48,7 @@ _decode = msgspec.json.Decoder(BatchRequest).decode
 
 def parse_batch(body: bytes) -> list[bytes]:
     """The bodies of the payments. Raises MalformedBody, InvalidRequest."""
-    return [bytes(payment) for payment in decode_json(_decode, body).payments]
+    return [bytes(payment) for payment in decode_json(_decode, body, inside=False).payments]
 
 
 def batch_body(answers: list[Answer]) -> bytes:

@@ -5,6 +5,7 @@ here writes: neither velocity, nor identity, nor a record.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -17,13 +18,30 @@ from numpy.typing import NDArray
 
 from fraud_platform.channels import WORDS
 from fraud_platform.currency import exponent
-from fraud_platform.decision.answer import SHOWN_DECIMALS, ExplainAnswer, explain_body, top_contributions
+from fraud_platform.decision.answer import SHOWN_DECIMALS, ExplainAnswer, ListedEntry, explain_body, top_contributions
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.parts import OnlineReader
-from fraud_platform.decision.policy import DECIDED_BY, POLICY_SENTENCES, DecisionName, Policy, decide
+from fraud_platform.decision.policy import (
+    DECIDED_BY,
+    LISTS,
+    POLICY_SENTENCES,
+    DecisionName,
+    ListedFields,
+    Policy,
+    decide,
+)
+from fraud_platform.decision.policy_record import PolicyError, read_policy
 from fraud_platform.decision.problem import not_scored, unknown_transaction
 from fraud_platform.decision.reasons import Reasons
-from fraud_platform.decision.request import Identifier, Rates, decode_json, named_fields, parse_payment, to_transaction
+from fraud_platform.decision.request import (
+    Identifier,
+    Rates,
+    decode_json,
+    identity,
+    named_fields,
+    parse_payment,
+    to_transaction,
+)
 from fraud_platform.decision.rules import RULE_SENTENCES
 from fraud_platform.decision.serving_model import CHAMPION, Explainable, PastModels, ServingModel
 from fraud_platform.features.vector import build_vector
@@ -32,6 +50,8 @@ from fraud_platform.inference_log.search import find_decisions
 from fraud_platform.inference_log.shared_search import SharedSearch
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.online.wire import StoreError
+
+logger = logging.getLogger("fraud_platform.decision")
 
 UNITS = "log-odds"
 _SENTENCES = RULE_SENTENCES | POLICY_SENTENCES
@@ -83,7 +103,7 @@ class Explainer:
         """The answer's JSON. policy: what a what-if is decided by. now: UTC microseconds. Raises Problem,
         InvalidRequest."""
         if named_fields(body).keys() == {"transaction_id"}:
-            transaction_id = decode_json(_reference, body).transaction_id
+            transaction_id = identity("transaction_id", decode_json(_reference, body).transaction_id)
             return await self._recorded(transaction_id, caller, model, now)
         if model is None:
             raise not_scored("no model is in force; the rules decide")
@@ -94,9 +114,16 @@ class Explainer:
         if record is None:
             raise unknown_transaction(f"no decision of yours in the last {self._search_days} days has this id")
         found, score = record, record.score
+        listed = await self._listed(found.reason, found.request, found.received_at, found.policy_version)
         if score is None:
             return self._without_score(
-                transaction_id, "recorded", found.model_version, found.served_by.model, found.decision, found.reason
+                transaction_id,
+                "recorded",
+                found.model_version,
+                found.served_by.model,
+                found.decision,
+                found.reason,
+                listed,
             )
 
         def answer() -> bytes:
@@ -113,9 +140,35 @@ class Explainer:
                 found.decision,
                 found.reason,
                 score,
+                listed,
             )
 
         return await self._beside(answer)
+
+    async def _listed(self, reason: str, payment: ListedFields, at: int, version: int) -> ListedEntry | None:
+        """The entry of a list that decided, of the policy's version that did; None where that is not kept."""
+        if reason not in LISTS:
+            return None
+
+        def look() -> ListedEntry | None:
+            try:
+                policy = read_policy(self._home, version)
+            except PolicyError as error:
+                logger.error("an explanation does not name the entry that decided: %s", error)
+                return None
+            entry = None if policy is None else policy.deciding_entry(reason, payment, at)
+            if entry is None:
+                return None
+            return ListedEntry(
+                list=reason,
+                kind=entry.kind,
+                value=entry.value,
+                until=entry.until,
+                why=entry.why,
+                policy_version=version,
+            )
+
+        return await self._beside(look)
 
     def _without_score(
         self,
@@ -125,6 +178,7 @@ class Explainer:
         decided_by: str,
         decision: DecisionName,
         reason: str,
+        listed: ListedEntry | None,
     ) -> bytes:
         """No model, so no contributions: the rule that fired, the list or the kill switch is the whole reason."""
         return explain_body(
@@ -140,6 +194,7 @@ class Explainer:
                 base_value=None,
                 units=UNITS,
                 contributions=[],
+                listed=listed,
             )
         )
 
@@ -160,17 +215,28 @@ class Explainer:
         transaction = to_transaction(payment, now, self._rates(), self._channel_words)
         if transaction.amount is None:
             decision, reason = decide(policy, None, payment, None, self._exponent, now)
+            listed = await self._listed(reason, payment, now, policy.version)
             return self._without_score(
-                payment.transaction_id, "what_if", model.version, DECIDED_BY[reason], decision, reason
+                payment.transaction_id, "what_if", model.version, DECIDED_BY[reason], decision, reason, listed
             )
         online = await self._features.read(transaction, caller=caller, write=False, claim=b"")
         vector = build_vector(transaction, online)
         score = float(model.scorer.score(vector[None, :])[0])
         decision, reason = decide(policy, score, payment, transaction.amount, self._exponent, now)
         decider = DECIDED_BY.get(reason, CHAMPION)
+        listed = await self._listed(reason, payment, now, policy.version)
         return await self._beside(
             lambda: self._answer(
-                model.scorer, vector, payment.transaction_id, "what_if", model.version, decider, decision, reason, score
+                model.scorer,
+                vector,
+                payment.transaction_id,
+                "what_if",
+                model.version,
+                decider,
+                decision,
+                reason,
+                score,
+                listed,
             )
         )
 
@@ -188,6 +254,7 @@ class Explainer:
         decision: DecisionName,
         reason: str,
         score: float,
+        listed: ListedEntry | None,
     ) -> bytes:
         """reason: of the decision; where the score was not what decided, its sentence is the explanation's."""
         explanation = rung.explain(vector)
@@ -206,6 +273,7 @@ class Explainer:
                 base_value=round(explanation.base_value, SHOWN_DECIMALS),
                 units=UNITS,
                 contributions=contributions,
+                listed=listed,
             )
         )
 

@@ -18,7 +18,7 @@ from msgspec import Meta
 from fraud_platform.decision.answer import Answer
 from fraud_platform.decision.problem import rate_limited, unknown_transaction
 from fraud_platform.decision.quota import Quota
-from fraud_platform.decision.request import InvalidRequest, decode_json
+from fraud_platform.decision.request import InvalidRequest, decode_json, identity
 from fraud_platform.features.catalogue import DAY
 from fraud_platform.features.label_rules import LabelRules, counting
 from fraud_platform.ingest.feedback import FeedbackLabel, FeedbackWriter
@@ -136,6 +136,7 @@ class FeedbackDesk:
         if seconds:
             raise rate_limited(f"at most {self._per_minute} labels a minute are taken of one caller", ceil(seconds))
         request = decode_json(_decode, body)
+        transaction_id = identity("transaction_id", request.transaction_id)
         if request.comment is not None and _PERSONAL.search(request.comment):
             raise InvalidRequest("comment", "holds what looks like an e-mail address or a number of a person")
         now = self._clock()
@@ -143,14 +144,14 @@ class FeedbackDesk:
         given = request.transaction_date
         if given is not None and not today - timedelta(days=OLDEST_DAYS) <= given <= today:
             raise InvalidRequest("transaction_date", f"is in the future, or over {OLDEST_DAYS} days ago")
-        decided = await self._decided_on(caller, request.transaction_id, given)
+        decided = await self._decided_on(caller, transaction_id, given)
         paid = decided or given
         if paid is None:
             raise unknown_transaction("no decision of yours on it is kept; send its transaction_date as well")
         label = FeedbackLabel(
             feedback_id=uuid.uuid4().hex,
             caller=caller,
-            transaction_id=request.transaction_id,
+            transaction_id=transaction_id,
             transaction_date=paid,
             # another machine's clock may be a moment ahead: no label arrives before its payment's day
             arrived_at=max(now, (paid - _EPOCH.date()).days * DAY),

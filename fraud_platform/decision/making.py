@@ -116,4 +116,5 @@ class DecisionMaker:
             user_counted_since=online.user_counted_since,
             merchant_counted_since=online.merchant_counted_since,
             channel=transaction.channel,
+            listed=policy.listed(reason, payment, received_at),
         )

@@ -10,22 +10,30 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from fraud_platform.decision.rules import RULE_SENTENCES, FallbackRules
+from fraud_platform.identifiers import Matching, match_key
 
 DecisionName = Literal["allow", "block", "flag_for_review"]
 Reason = Literal["score_above_threshold", "score_in_review_band", "score_below_threshold"]
-PolicyReason = Literal["block_list", "allow_list", "kill_switch_allow_all"]
+PolicyReason = Literal["block_list", "allow_list", "kill_switch_allow_all", "kill_switch_rules_only"]
 STRICTNESS: dict[DecisionName, int] = {"allow": 0, "flag_for_review": 1, "block": 2}
 """Of two decisions on one payment the one with the higher figure is the stricter."""
+
+Kind = Literal["user", "merchant", "device", "country"]
+"""What a list can hold."""
 
 KillSwitch = Literal["off", "rules_only", "allow_all"]
 
 FOREVER = 2**63 - 1
 """Until when an entry without an end counts, in UTC microseconds."""
 
+LISTS = ("block_list", "allow_list")
+"""The reasons by which a list decided."""
+
 POLICY_SENTENCES: dict[str, str] = {
     "block_list": "the payment's user, merchant, device or country is on the block list",
     "allow_list": "the payment's user, merchant, device or country is on the allow list",
     "kill_switch_allow_all": "the kill switch allows every payment",
+    "kill_switch_rules_only": "the kill switch keeps the model out, and no rule fired",
 }
 """Each reason of a policy's own for people."""
 
@@ -36,6 +44,7 @@ DECIDED_BY: dict[str, str] = {
     "block_list": "list",
     "allow_list": "list",
     "kill_switch_allow_all": "kill_switch",
+    "kill_switch_rules_only": RULES,
     **dict.fromkeys(RULE_SENTENCES, RULES),
 }
 """What decided, as `served_by.model` says it, by reason; with any other reason the model did."""
@@ -45,6 +54,7 @@ DECISION_OF: dict[str, DecisionName] = {
     "block_list": "block",
     "allow_list": "allow",
     "kill_switch_allow_all": "allow",
+    "kill_switch_rules_only": "allow",
     "high_amount_fallback": "flag_for_review",
     "cross_country_fallback": "flag_for_review",
     "service_unavailable_fallback": "allow",
@@ -70,22 +80,27 @@ class ListedFields(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A list as it is looked up in: by value, the UTC microseconds before which its entry counts."""
+    """A list as it is looked up in: by `match_key` of a value, the UTC microseconds before which its entry counts."""
 
     users: Mapping[str, int] = field(default_factory=dict)
     merchants: Mapping[str, int] = field(default_factory=dict)
     devices: Mapping[str, int] = field(default_factory=dict)
     countries: Mapping[str, int] = field(default_factory=dict)
     """Of the purchase."""
+    matching: Matching = "exact"
 
-    def holds(self, payment: ListedFields, at: int) -> bool:
-        """Whether an entry of the payment's counts at a moment, UTC microseconds."""
-        return (
-            self.users.get(payment.user_id, 0) > at
-            or self.merchants.get(payment.merchant_id, 0) > at
-            or self.devices.get(payment.device_id or "", 0) > at
-            or self.countries.get(payment.country, 0) > at
-        )
+    def holds(self, payment: ListedFields, at: int) -> Kind | None:
+        """What of the payment has an entry that counts at a moment, UTC microseconds; None: nothing."""
+        user, merchant, device = payment.user_id, payment.merchant_id, payment.device_id or ""
+        if self.matching != "exact":
+            user, merchant, device = (match_key(each, self.matching) for each in (user, merchant, device))
+        if self.users.get(user, 0) > at:
+            return "user"
+        if self.merchants.get(merchant, 0) > at:
+            return "merchant"
+        if self.devices.get(device, 0) > at:
+            return "device"
+        return "country" if self.countries.get(payment.country, 0) > at else None
 
 
 @dataclass(frozen=True)
@@ -106,6 +121,12 @@ class Policy:
                 "a policy needs 0 < review_threshold <= threshold < 1, "
                 f"got {self.review_threshold} and {self.threshold}"
             )
+
+    def listed(self, reason: str, payment: ListedFields, at: int) -> Kind | None:
+        """What of a payment a list has decided by, by the decision's reason; None where no list has decided it."""
+        if reason not in LISTS:
+            return None
+        return (self.block_list if reason == "block_list" else self.allow_list).holds(payment, at)
 
     @property
     def asks_model(self) -> bool:
@@ -144,5 +165,8 @@ def decide(
     if policy.allow_list.holds(payment, received_at):
         return "allow", "allow_list"
     if score is None or amount is None or not policy.asks_model:
-        return policy.rules.decide(amount, exponent, payment.country, payment.user_country)
+        decision, reason = policy.rules.decide(amount, exponent, payment.country, payment.user_country)
+        # a model may be there: nothing is out of service
+        switched = reason == "service_unavailable_fallback" and not policy.asks_model
+        return decision, "kill_switch_rules_only" if switched else reason
     return policy.of_score(score)

@@ -11,17 +11,17 @@ import msgspec
 from msgspec import Meta
 
 from fraud_platform.currency import is_country
-from fraud_platform.decision.policy import KillSwitch
+from fraud_platform.decision.policy import KillSwitch, Kind
 from fraud_platform.decision.policy_record import (
     MOST_ENTRIES,
     Entry,
-    Kind,
     Limit,
     PolicyError,
     PolicyRecord,
     Probability,
     Value,
     Why,
+    entry_key,
     first_policy,
     folder,
     keep,
@@ -29,7 +29,8 @@ from fraud_platform.decision.policy_record import (
     put_in_force,
     read_policy,
 )
-from fraud_platform.decision.request import InvalidRequest, decode_json
+from fraud_platform.decision.request import InvalidRequest, decode_json, identity
+from fraud_platform.identifiers import Matching
 from fraud_platform.model.bundle import exclusive
 from fraud_platform.model.following import read_followed, refuse_following
 from fraud_platform.model.ledger import Change, append_change
@@ -37,7 +38,10 @@ from fraud_platform.settings import Settings
 
 _MANY = Meta(max_length=1_000)
 _NO_CHANGE = ("why", "expected_version")
-_SCALARS = ("threshold", "review_threshold", "rule_high_amount", "rule_cross_country_amount", "kill_switch")
+_SCALARS = (
+    *("threshold", "review_threshold", "rule_high_amount", "rule_cross_country_amount", "kill_switch"),
+    "list_matching",
+)
 
 
 OWN_VERSIONS = 1_000_000
@@ -85,6 +89,13 @@ class PolicyChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Annotated[
             KillSwitch,
             Meta(description="off; rules_only: no model is asked, lists count; allow_all: every payment is allowed."),
+        ]
+        | None
+    ) = None
+    list_matching: (
+        Annotated[
+            Matching,
+            Meta(description="exact; case: lists disregard case; look_alikes: and take for one what looks alike."),
         ]
         | None
     ) = None
@@ -233,9 +244,9 @@ def _changed(before: PolicyRecord, change: PolicyChange, now: datetime) -> Polic
             raise InvalidRequest("threshold", f"{high:g} would be below review_threshold, {low:g}")
         raise InvalidRequest("review_threshold", f"{low:g} would be above threshold, {high:g}")
     for name, other in (("block_list", after.allow_list), ("allow_list", after.block_list)):
-        held = {(entry.kind, entry.value) for entry in other}
+        held = {entry_key(entry.kind, entry.value, after.list_matching) for entry in other}
         for position, listing in enumerate(getattr(change, f"{name}_add")):
-            if (listing.kind, listing.value) in held:
+            if entry_key(listing.kind, listing.value, after.list_matching) in held:
                 raise InvalidRequest(
                     f"{name}_add[{position}].value",
                     f"{listing.kind} {listing.value} is on the other list; take it off there first",
@@ -251,19 +262,26 @@ def _list(
     change: PolicyChange,
     now: datetime,
 ) -> tuple[Entry, ...]:
-    """A list after a change; entries that have expired leave it with the next change of anything."""
-    entries = {(entry.kind, entry.value): entry for entry in standing if entry.until is None or entry.until > now}
+    """A list after a change; entries that have expired leave it with the next change of anything. An entry is named by
+    its id, however that is spelled, and never by a looser matching of the list: what it is taken for may be another's.
+    """
+
+    def key(entry: Entry | Listing | Delisting) -> tuple[Kind, str]:
+        return entry_key(entry.kind, entry.value, "exact")
+
+    entries = {key(entry): entry for entry in standing if entry.until is None or entry.until > now}
     for position, one in enumerate(remove):
-        if entries.pop((one.kind, one.value), None) is None:
+        if entries.pop(key(one), None) is None:
             raise InvalidRequest(f"{name}_remove[{position}].value", f"{one.kind} {one.value} is not on the list")
     for position, new in enumerate(add):
         where = f"{name}_add[{position}]"
-        if new.kind == "country" and not is_country(new.value):
+        value = identity(f"{where}.value", new.value)
+        if new.kind == "country" and not is_country(value):
             raise InvalidRequest(f"{where}.value", f"{new.value} is not an ISO 3166 alpha-2 code")
         if new.until is not None and new.until <= now:
             raise InvalidRequest(f"{where}.until", "is in the past")
         until = None if new.until is None else new.until.astimezone(UTC)
-        entries[new.kind, new.value] = Entry(kind=new.kind, value=new.value, until=until, why=change.why)
+        entries[key(new)] = Entry(kind=new.kind, value=value, until=until, why=change.why)
     if len(entries) > MOST_ENTRIES:
         raise InvalidRequest(f"{name}_add", f"the list would hold {len(entries)} entries, of at most {MOST_ENTRIES}")
     return tuple(entries.values())

@@ -17,6 +17,7 @@ from fraud_platform.decision.policy import KillSwitch
 from fraud_platform.decision.policy_change import PolicyConflictError, change_policy, parse_change
 from fraud_platform.decision.policy_record import PolicyRecord
 from fraud_platform.decision.problem import followed_policy, policy_conflict
+from fraud_platform.identifiers import Matching
 from fraud_platform.model.following import FollowingError
 from fraud_platform.settings import Settings
 
@@ -31,6 +32,7 @@ class PolicyAnswer(msgspec.Struct, frozen=True, kw_only=True):
     rule_high_amount: int
     rule_cross_country_amount: int
     kill_switch: KillSwitch
+    list_matching: Matching
     block_list: Annotated[int, Meta(description="Entries of the list.")]
     allow_list: Annotated[int, Meta(description="Entries of the list.")]
 
@@ -65,6 +67,7 @@ def _answer(record: PolicyRecord) -> PolicyAnswer:
         rule_high_amount=record.rule_high_amount,
         rule_cross_country_amount=record.rule_cross_country_amount,
         kill_switch=record.kill_switch,
+        list_matching=record.list_matching,
         block_list=len(record.block_list),
         allow_list=len(record.allow_list),
     )

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from fraud_platform.decision.policy import FOREVER, KillSwitch, Listed, Policy
+from fraud_platform.decision.policy import FOREVER, KillSwitch, Kind, Listed, ListedFields, Policy
 from fraud_platform.decision.rules import FallbackRules
+from fraud_platform.identifiers import Matching, canonical, match_key
 
 if TYPE_CHECKING:
     # the process of the rules reads this record, and starts in a moment
     from fraud_platform.settings import Settings
 
-Kind = Literal["user", "merchant", "device", "country"]
+Which = Literal["block", "allow"]
+"""A list."""
 
 MOST_ENTRIES = 10_000
 """Entries of one list: each version keeps all of them, and a worker reads all of them at a change."""
@@ -55,8 +57,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return FOREVER if self.until is None else (self.until - _EPOCH) // _MICROSECOND
 
 
-class PolicyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One version of the policy. A new field has a default, so that old versions stay readable."""
+class PolicyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One version of the policy. A new field has a default, so that old versions stay readable, and is written only
+    where it is set, so that whoever runs the release before reads new versions meanwhile."""
 
     version: Annotated[int, Meta(ge=0)]
     since: datetime
@@ -71,6 +74,8 @@ class PolicyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kill_switch: KillSwitch = "off"
     block_list: tuple[Entry, ...] = ()
     allow_list: tuple[Entry, ...] = ()
+    list_matching: Matching = "exact"
+    """Which ids both lists take for one (`identifiers.match_key`)."""
 
     def compiled(self) -> Policy:
         """The policy that decides. Raises ValueError when its bands do not nest."""
@@ -80,16 +85,43 @@ class PolicyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             version=self.version,
             rules=FallbackRules(self.rule_high_amount, self.rule_cross_country_amount),
             kill_switch=self.kill_switch,
-            block_list=_compiled(self.block_list),
-            allow_list=_compiled(self.allow_list),
+            block_list=_compiled(self.block_list, self.list_matching),
+            allow_list=_compiled(self.allow_list, self.list_matching),
         )
 
+    def deciding_entry(self, reason: str, payment: ListedFields, at: int) -> Entry | None:
+        """The entry by which a list decided a payment received at a moment (UTC microseconds), by the decision's
+        reason; None where no list decided."""
+        kind = self.compiled().listed(reason, payment, at)
+        if kind is None:
+            return None
+        value = payment.country if kind == "country" else getattr(payment, f"{kind}_id")
+        return self.entries_for("block" if reason == "block_list" else "allow", kind, value)[0]
 
-def _compiled(entries: Iterable[Entry]) -> Listed:
+    def entries_for(self, which: Which, kind: Kind, value: str) -> list[Entry]:
+        """The entries of a list that a payment with this value meets, expired ones too, the longest first."""
+        entries = self.block_list if which == "block" else self.allow_list
+        wanted = entry_key(kind, value, self.list_matching)
+        found = [entry for entry in entries if entry_key(entry.kind, entry.value, self.list_matching) == wanted]
+        return sorted(found, key=lambda entry: -entry.until_us)
+
+
+def entry_key(kind: Kind, value: str, matching: Matching) -> tuple[Kind, str]:
+    """Equal for what a list with this matching takes for one. A country is a code, and is never folded."""
+    known = canonical(value)
+    return kind, known if kind == "country" else match_key(known, matching)
+
+
+def _compiled(entries: Iterable[Entry], matching: Matching) -> Listed:
     by_kind: dict[Kind, dict[str, int]] = {"user": {}, "merchant": {}, "device": {}, "country": {}}
     for entry in entries:
-        by_kind[entry.kind][entry.value] = entry.until_us
-    return Listed(by_kind["user"], by_kind["merchant"], by_kind["device"], by_kind["country"])
+        keys = {entry_key(entry.kind, entry.value, matching)[1]}
+        if matching == "exact":
+            # versions of before the rule of identity decided payments that bear the value as it is
+            keys.add(entry.value)
+        for key in keys:
+            by_kind[entry.kind][key] = max(entry.until_us, by_kind[entry.kind].get(key, 0))
+    return Listed(by_kind["user"], by_kind["merchant"], by_kind["device"], by_kind["country"], matching)
 
 
 _decode = msgspec.json.Decoder(PolicyRecord).decode

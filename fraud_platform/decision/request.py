@@ -19,6 +19,7 @@ from fraud_platform.decision.wire import (
     MalformedBody,
     PaymentRequest,
     decode_json,
+    identity,
     number,
     read_payment,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "PaymentRequest",
     "Rates",
     "decode_json",
+    "identity",
     "named_fields",
     "parse_payment",
     "to_transaction",

@@ -16,8 +16,8 @@ RuleReason = Literal[
 ]
 
 RULE_SENTENCES: dict[str, str] = {
-    "high_amount_fallback": "no model could be asked, and the amount is high",
-    "cross_country_fallback": "no model could be asked, and a larger amount was paid outside the home country",
+    "high_amount_fallback": "no model was asked, and the amount is high",
+    "cross_country_fallback": "no model was asked, and a larger amount was paid outside the home country",
     "service_unavailable_fallback": "no model could be asked, and no rule fired",
     "amount_unknown_fallback": "the amount is not known in the base currency, so no limit and no model can judge it",
 }

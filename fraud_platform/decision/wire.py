@@ -5,14 +5,17 @@ Fields that the contract does not name are ignored, so that a caller may send mo
 of the rules imports this file, and starts in a moment: no NumPy, no Arrow.
 """
 
+import json
 import re
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
+
+from fraud_platform.identifiers import canonical
 
 T = TypeVar("T")
 
@@ -23,10 +26,14 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d{1,3})?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _FIELD = re.compile(r" - at `\$\.?([^`]*)`$")
 _MISSING = re.compile(r"^Object missing required field `([^`]+)`")
-_TEXTS = ("transaction_id", "user_id", "merchant_id", "device_id", "merchant_category", "channel")
+_IDS = ("transaction_id", "user_id", "merchant_id", "device_id")
+_TEXTS = (*_IDS, "merchant_category", "channel")
 _MAY_BE_EMPTY = ("currency", "merchant_category", "channel", "device_id", "user_country")
+_LONGEST = 128
 
-Identifier = Annotated[str, Meta(min_length=1, max_length=128, description="1 to 128 characters, none of control.")]
+Identifier = Annotated[
+    str, Meta(min_length=1, max_length=_LONGEST, description=f"1 to {_LONGEST} characters, none of control.")
+]
 Country = Annotated[str, Meta(pattern="^[A-Z]{2}$", description="ISO 3166 alpha-2.")]
 Word = Annotated[str, Meta(max_length=64)]
 
@@ -98,19 +105,57 @@ def read_payment(body: bytes) -> PaymentRequest:
         value = getattr(request, name)
         if value is not None and _CONTROL.search(value):
             raise InvalidRequest(name, "holds control characters")
-    return request
+    sent = {name: value for name in _IDS if (value := getattr(request, name)) is not None}
+    known = {name: identity(name, value) for name, value in sent.items() if name != "device_id" or canonical(value)}
+    # a device of which nothing can be seen is none
+    return request if known == sent else msgspec.structs.replace(request, **{"device_id": None, **known})
 
 
-def decode_json(decode: Callable[[bytes], T], body: bytes) -> T:
-    """Run a msgspec decoder; raises MalformedBody, or InvalidRequest naming the field."""
+def identity(field: str, text: str) -> str:
+    """An identifier by which everything here knows what the caller names (`identifiers`). Raises InvalidRequest."""
+    known = canonical(text)
+    if not known:
+        raise InvalidRequest(field, "holds nothing but white space and invisible characters")
+    if len(known) > _LONGEST:
+        raise InvalidRequest(field, f"is longer than {_LONGEST} characters in Unicode's form NFC")
+    return known
+
+
+def decode_json(decode: Callable[[bytes], T], body: bytes, *, inside: bool = True) -> T:
+    """Run a msgspec decoder; raises MalformedBody, or InvalidRequest naming the field or the key that stands twice.
+
+    inside: whether the objects within the body are looked at too, which is left out where each is decoded by itself.
+    """
     try:
-        return decode(body)
+        decoded = decode(body)
+        if inside:
+            _keys_once_everywhere(body.decode())
+        else:
+            _keys_once(_outermost(body.decode()))
     except msgspec.ValidationError as error:
         raise _named(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise MalformedBody(f"not valid JSON: {error}") from None
     except RecursionError:
         raise MalformedBody("not valid JSON: nested too deeply") from None
+    return decoded
+
+
+def _keys_once(pairs: list[tuple[str, Any]]) -> None:
+    """msgspec takes the last of equal keys and another reader the first: what nobody agrees on is not decided."""
+    names = dict(pairs)
+    if len(names) == len(pairs):
+        return
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise InvalidRequest(name[:_LONGEST], "stands twice in one object")
+        seen.add(name)
+
+
+# numbers stay texts: nothing is computed of them, however long they are
+_keys_once_everywhere = json.JSONDecoder(object_pairs_hook=_keys_once, parse_int=str, parse_float=str).decode
+_outermost = json.JSONDecoder(object_pairs_hook=list, parse_int=str, parse_float=str).decode
 
 
 def _named(message: str) -> InvalidRequest:

@@ -22,6 +22,7 @@ from fraud_platform.erasure.names import SHORTEST, Names
 from fraud_platform.erasure.person import identify, keep_under_way, under_way_path
 from fraud_platform.erasure.suppression import pseudonym_of, read_suppression, suppress
 from fraud_platform.erasure.witness import Sighting, Witness
+from fraud_platform.identifiers import canonical
 from fraud_platform.inference_log.process import drain
 from fraud_platform.lake import open_lake
 from fraud_platform.model.bundle import exclusive, releases
@@ -102,7 +103,7 @@ def look(settings: Settings, user: str, *, backups: Sequence[Path] = (), plainly
     plainly: also search all that is kept for the person's identifiers, by means that nothing here shares; without, only
     where no erasure takes anything out. Raises RedisUnavailableError, PostgresUnavailableError.
     """
-    root = settings.home
+    root, user = settings.home, canonical(user)
     pseudonym = pseudonym_of(root, user)
     names = identify(settings, user, pseudonym)
     record = read_suppression(root)
@@ -193,7 +194,7 @@ def erase(settings: Settings, user: str, *, who: str, now: datetime, backups: Se
     before = look(settings, user, backups=backups, plainly=False)
     names = before.names
     pseudonyms = suppress(settings.home, names, int(now.timestamp() * 1_000_000))
-    pseudonym = pseudonyms[user]
+    pseudonym = pseudonyms[names.user]
     keep_under_way(settings.home, pseudonym, names)
     _note(settings, pseudonym, "begun", before, who, now)
     # before the rest: what is decided from here on follows no list that names the person

@@ -2,16 +2,20 @@
 
 What belongs here: telling an identifier from a longer one that holds it. What does not: where to look (`mentions`),
 how devices and spellings are found (`person`). An identifier that a float once held, `12345.0` or `1.2345e4`, is
-another spelling of 12345; above 2^53 floats merge identifiers, so there it is none.
+another spelling of 12345; above 2^53 floats merge identifiers, so there it is none. What the rule of identity
+(`identifiers`) takes for the same is one too: rows of before the rule hold identifiers as they were sent.
 """
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
 from urllib.parse import quote, quote_plus
+
+from fraud_platform.identifiers import canonical
 
 SHORTEST = 5
 """Identifiers below this many characters stand in any prose by chance, and are looked for as whole values alone."""
@@ -31,7 +35,8 @@ _NUMBER_BEGIN, _NUMBER_END = r"(?<![0-9][.:/])", r"(?!\.[0-9])(?![:/][0-9])"
 
 
 def plain(identifier: str) -> str:
-    """An identifier without the marks of a float that once held it."""
+    """An identifier by the rule of identity, and without the marks of a float that once held it."""
+    identifier = canonical(identifier)
     if not _FLOAT.fullmatch(identifier):
         return identifier
     number = Decimal(identifier)
@@ -50,7 +55,7 @@ class Names:
     @property
     def users(self) -> list[str]:
         """Every user_id that is theirs, in order."""
-        return sorted({self.user, plain(self.user), *self.spellings})
+        return sorted({self.user, canonical(self.user), plain(self.user), *self.spellings})
 
     def is_user(self, value: str) -> bool:
         """Whether a whole value is the user's identifier, in any spelling."""
@@ -130,7 +135,11 @@ class Names:
 
 
 def _forms(name: str) -> set[str]:
-    """A name as texts hold it: as it is, escaped for JSON, encoded for a URL, quoted for CSV."""
+    """A name as texts hold it, composed or not: as it is, escaped for JSON, encoded for a URL, quoted for CSV."""
+    return {form for each in {name, unicodedata.normalize("NFD", name)} for form in _written(each)}
+
+
+def _written(name: str) -> set[str]:
     escaped = json.dumps(name)[1:-1]
     return {
         *(name, escaped, json.dumps(name, ensure_ascii=False)[1:-1], json.dumps(escaped)[1:-1]),

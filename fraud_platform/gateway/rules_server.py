@@ -167,6 +167,7 @@ class RulesServer:
         decimals = max(0, -int(amount.as_tuple().exponent))
         moment = int(now.timestamp() * 1_000_000)
         decision, reason = decide(policy, None, payment, int(amount.scaleb(decimals)), decimals, moment)
+        listed = policy.listed(reason, payment, moment)
         of_payment = (caller, payment.transaction_id, *_identity(payment, amount), decision, reason)
         decision_id = hashlib.blake2b("\0".join(map(str, of_payment)).encode(), digest_size=16).hexdigest()
         kept = line(
@@ -194,6 +195,7 @@ class RulesServer:
                 "policy_version": policy.version,
                 "served_by": {**NOT_READ, "model": DECIDED_BY[reason]},
                 "degraded": True,
+                **({} if listed is None else {"listed": listed}),
             }
         )
         earlier = EarlierDecision(
@@ -213,7 +215,7 @@ class RulesServer:
     def decide_batch(self, body: bytes, caller: str) -> bytes:
         """`decide` for each payment of a batch; what is wrong with one is its own answer. Raises Problem."""
         try:
-            payments = decode_json(_decode_batch, body).payments
+            payments = decode_json(_decode_batch, body, inside=False).payments
         except MalformedBody as error:
             raise malformed(error.detail) from None
         except InvalidRequest as error:

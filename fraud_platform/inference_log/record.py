@@ -10,11 +10,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud_platform.decision.policy import DecisionName
+from fraud_platform.decision.policy import DecisionName, Kind
 from fraud_platform.decision.request import Payment
 
 SCHEMA_VERSION = 3
-"""Of version 1 the request's hash differs: `hash_of_request`. Before version 3 there was no `channel`."""
+"""Of version 1 the request's hash differs: `hash_of_request`. Before version 3 there was no `channel` and no `listed`,
+and `rules_only` had no reason of its own."""
 
 
 MARKED = "!"
@@ -107,6 +108,9 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     channel: str | None = None
     """The word of `fraud_platform.channels` that the request's text meant when it was decided; None where it meant
     none, and before schema version 3."""
+    listed: Kind | None = None
+    """What of the payment was on the list that decided; None where no list did, in a report, and before schema version
+    3. The entry is in the policy's version."""
 
     @property
     def read_channel(self) -> str | None:

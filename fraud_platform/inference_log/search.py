@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 from fraud_platform.decision.standing import standing_of
+from fraud_platform.identifiers import canonical
 from fraud_platform.inference_log.record import DecisionRecord, Identity
 from fraud_platform.inference_log.spool import find_named, find_spooled, read_spool, spooled_since
 from fraud_platform.inference_log.table import LogTable
@@ -43,7 +44,9 @@ def the_decision(home: Path, table: LogTable, identifier: str, caller: str | Non
 
     Raises UnknownDecisionError. Reads all days, so not for the event loop.
     """
-    either = [*table.named(identifier), *find_named(home, identifier)]
+    # as it is given first: a record of before the rule of identity bears the id as its caller wrote it
+    named = dict.fromkeys((identifier, canonical(identifier)))
+    either = [record for name in named for record in (*table.named(name), *find_named(home, name))]
     mine = [record for record in either if caller in (None, record.caller)]
     # what was superseded is found by its decision_id alone
     superseded = {record.decision_id: record for record in mine if record.superseded_by is not None}

@@ -28,7 +28,7 @@ from fraud_platform.ingest.standardize import CALLER, PROBLEM, SOURCE_ROW
 from fraud_platform.schema import EXPORT, LABELS, RATES, TIME
 from fraud_platform.settings import Settings
 
-NORMALIZER_VERSION = 1
+NORMALIZER_VERSION = 2
 """Raised by hand when the same files and mapping would normalise to other rows."""
 
 _SERVED = pa.schema([*EXPORT, PROBLEM, SOURCE_ROW])

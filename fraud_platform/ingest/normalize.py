@@ -5,9 +5,11 @@ What belongs here: the SQL of amounts, ids and labels, and what makes a source's
 """
 
 import duckdb
+from duckdb.sqltypes import VARCHAR
 
 from fraud_platform.currency import currency_codes, exponent
 from fraud_platform.expression import ExpressionError, check_expression
+from fraud_platform.identifiers import SUSPECT, canonical
 from fraud_platform.ingest.mapping import CsvOptions, LabelMapping, Mapping, MappingError
 from fraud_platform.ingest.readers import SOURCE, identifier, quote, rejected_lines
 from fraud_platform.ingest.times import FLOATS, TIME_MACROS, YEARS, instant
@@ -15,6 +17,9 @@ from fraud_platform.schema import EXPORT
 
 NORMALIZED = "__normalized"
 """The table: day, EXPORT's columns, problem, source_row, label_state, label_arrived_at."""
+
+_CANONICAL = "__canonical"
+"""`identifiers.canonical` in SQL."""
 
 _TRUE, _FALSE = ("1", "true", "t"), ("0", "false", "f")
 
@@ -26,6 +31,7 @@ def build(connection: duckdb.DuckDBPyConnection, mapping: Mapping) -> int:
     label has values that nobody explained, and when no row at all has a readable time.
     """
     connection.execute(TIME_MACROS)
+    connection.create_function(_CANONICAL, canonical, [VARCHAR], VARCHAR)
     fields = _Fields(connection, mapping)
     sql = _statement(mapping, fields)
     try:
@@ -88,7 +94,9 @@ def _statement(mapping: Mapping, fields: _Fields) -> str:
     bound = ", ".join(f"{sql} AS {identifier('_' + name)}" for name, sql in fields.sql.items())
     times = {name: _instant(fields, name, mapping) for name in ("timestamp", "received_at", "arrives_at")}
     texts = {name: _optional_text(mapping, fields, name) for name in ("country", "user_country", "channel")}
-    texts |= {name: _optional_text(mapping, fields, name) for name in ("merchant_category", "device_id")}
+    texts |= {"merchant_category": _optional_text(mapping, fields, "merchant_category")}
+    # one of which nothing can be seen is none
+    texts |= {"device_id": f"nullif({_identifier(_optional_text(mapping, fields, 'device_id'))}, '')"}
     currency = _optional_text(mapping, fields, "currency")
     problem = " ".join(f"WHEN {test} THEN {quote(reason)}" for reason, test in _problems(mapping, fields))
     label = _label_state(mapping.label, fields) if mapping.label else "NULL::VARCHAR"
@@ -96,8 +104,9 @@ def _statement(mapping: Mapping, fields: _Fields) -> str:
     return f"""
 WITH bound AS (SELECT __row, __bad, __raw, {bound} FROM {SOURCE}),
 typed AS (
-    SELECT *, {_transaction_id(fields)} AS transaction_id, {_text(fields, "user_id")} AS user_id,
-        {_merchant(mapping, fields)} AS merchant_id, {currency} AS currency,
+    SELECT *, {_transaction_id(fields)} AS transaction_id,
+        {_identifier(_text(fields, "user_id"))} AS user_id,
+        {_identifier(_merchant(mapping, fields))} AS merchant_id, {currency} AS currency,
         {_number(mapping.csv, fields, "amount", "DECIMAL(24, 6)")} AS __amount,
         {_number(mapping.csv, fields, "amount", "DOUBLE")} AS __approximate,
         {times["timestamp"]} AS "timestamp", {times["received_at"]} AS received_at,
@@ -181,6 +190,11 @@ def _meant(text: str, meanings: dict[str, str]) -> str:
     return f"CASE lower({text}) {cases} ELSE {text} END"
 
 
+def _identifier(text: str) -> str:
+    """An id by the platform's rule; the few values that it may change are left to Python, the one place of the rule."""
+    return f"CASE WHEN regexp_matches({text}, {quote(SUSPECT)}) THEN {_CANONICAL}({text}) ELSE {text} END"
+
+
 def _merchant(mapping: Mapping, fields: _Fields) -> str:
     if "merchant_id" not in fields.sql:
         return quote(mapping.defaults.merchant_id)
@@ -191,7 +205,7 @@ def _merchant(mapping: Mapping, fields: _Fields) -> str:
 
 def _transaction_id(fields: _Fields) -> str:
     if "transaction_id" in fields.sql:
-        return _text(fields, "transaction_id")
+        return _identifier(_text(fields, "transaction_id"))
     # Rows alike in every column are interchangeable, so which of them is the first does not matter.
     content = "md5(to_json(__row)::VARCHAR)"
     return f"{content} || '-' || row_number() OVER (PARTITION BY {content})"

@@ -168,7 +168,7 @@ def test_every_change_is_in_force_within_two_seconds_and_no_payment_is_lost(serv
     assert {status for _, _, status, _ in load.seen} == {200}
     expected = {
         1: {"score_below_threshold", "score_in_review_band", "score_above_threshold"},
-        2: {"service_unavailable_fallback"},
+        2: {"kill_switch_rules_only"},
         3: {"kill_switch_allow_all"},
         4: {"block_list"},
         5: {"allow_list"},

@@ -1,16 +1,20 @@
 """`fraud-platform policy` and what `release status` says of it."""
 
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from fraud_platform.cli import app
-from fraud_platform.decision.policy_record import read_policy
+from fraud_platform.decision.policy_change import change_policy, parse_change
+from fraud_platform.decision.policy_record import Entry, put_in_force, read_policy
 from fraud_platform.model.ledger import Change, append_change
+from fraud_platform.settings import Settings
 from tests.integration.service_kit import publish_small_model
 
 runner = CliRunner()
@@ -93,3 +97,55 @@ def test_a_champion_that_was_measured_at_other_thresholds_proposes_them(said: An
     assert proposed
     said(*proposed[1].split(), "--why", "as measured")
     assert "measured" not in said("release", "status")
+
+
+def test_whether_somebody_is_listed_is_told_with_who_when_and_why(said: Any, tmp_path: Path) -> None:
+    said("policy", "list-add", "block", "user", "u-1", "--why", "case 4711")
+    said("policy", "list-add", "block", "user", "u-1", "--until", "2100-01-01", "--why", "case 4711 again")
+    said("policy", "list-add", "allow", "merchant", "m-1", "--for", "1h", "--why", "salaries")
+    line = re.escape("block list: user u-1, until 2100-01-01 00:00 UTC; put there ")
+    assert re.match(
+        rf"{line}\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC by \w+ by hand, with policy 3: case 4711 again\n$",
+        said("policy", "listed", "user", " u-1\u200b"),
+    )
+    assert "merchant m-1" in said("policy", "listed", "merchant", "m-1")
+    assert "user m-1 is on no list of policy 4 (lists match exact)" in said("policy", "listed", "user", "m-1", code=3)
+    said("policy", "listed", "user", "U-1", code=3)
+    said("policy", "set", "--list-matching", "case", "--why", "they write as they like")
+    assert re.search(r"list_matching +case ", said("policy", "show"))
+    assert "list_matching exact → case" in said("policy", "history")
+    assert "block list: user u-1" in said("policy", "listed", "user", "U-1")
+    said("policy", "kill-switch", "allow_all", "--why", "storm")
+    assert "no list counts at present" in said("policy", "listed", "user", "u-1")
+    assert "--help" in said("policy", "listed", "user", code=2)
+
+
+def test_an_entry_that_has_expired_is_told_and_counts_no_more(said: Any, tmp_path: Path) -> None:
+    past = datetime(2026, 1, 2, tzinfo=UTC)
+    said("policy", "set", "--threshold", "0.6", "--why", "x")
+    record = read_policy(tmp_path)
+    assert record is not None
+    entry = Entry(kind="user", value="u-1", until=past, why="a week")
+    put_in_force(tmp_path, msgspec.structs.replace(record, block_list=(entry,)))
+    told = said("policy", "listed", "user", "u-1", code=3)
+    assert "2026-01-02 00:00 UTC, which is past: it counts no more; since when is not in the ledger: a week" in told
+    assert "is on no list" in told
+
+
+def test_long_lists_are_shown_and_told_at_once(said: Any, tmp_path: Path) -> None:
+    """What every entry costs is what a list of ten thousand takes: no entry may read settings, or be laid out anew."""
+    settings = Settings(home=tmp_path)
+    for part in range(10):
+        entries = [{"kind": "user", "value": f"u-{part}-{number}"} for number in range(1_000)]
+        change = parse_change(msgspec.json.encode({"why": "a feed", "block_list_add": entries}))
+        change_policy(settings, change, "ann", datetime.now(UTC))
+    took = {}
+    for command in (("show", "--version", "1"), ("show",), ("history",), ("listed", "user", "u-9-999")):
+        began = time.process_time()
+        shown = said("policy", *command)
+        took[command] = time.process_time() - began
+        assert ("u-9-999" in shown) == (command in (("show",), ("listed", "user", "u-9-999")))
+    assert said("policy", "history").count("980 more") == 10
+    assert shown.startswith("block list: user u-9-999, for good; put there ")
+    shortest = took.pop(("show", "--version", "1"))
+    assert max(took.values()) < shortest + 2, took

@@ -299,7 +299,7 @@ async def test_a_score_of_logistic_regression_is_explained_by_it_where_a_list_de
 @pytest.mark.parametrize(
     ("switch", "changes", "decision", "reason", "model"),
     [
-        ("rules_only", {}, "allow", "service_unavailable_fallback", "rules"),
+        ("rules_only", {}, "allow", "kill_switch_rules_only", "rules"),
         ("rules_only", {"amount": 10_000.01}, "flag_for_review", "high_amount_fallback", "rules"),
         ("rules_only", {"user_id": "u-2"}, "block", "block_list", "list"),
         ("allow_all", {"user_id": "u-2"}, "allow", "kill_switch_allow_all", "kill_switch"),
@@ -367,7 +367,7 @@ async def test_a_decision_is_made_again_from_its_record_and_the_version_that_it_
         policy = kept[record.policy_version]
         again = decide(policy, record.score, record.request, record.amount, 2, record.received_at)
         assert again == (record.decision, record.reason)
-    assert len({record.reason for record in world.recorder.records}) == 9
+    assert len({record.reason for record in world.recorder.records}) == 10
 
 
 async def test_every_stage_is_measured(world: World) -> None:

@@ -240,7 +240,7 @@ def test_a_change_that_is_killed_leaves_the_old_version_and_its_number_is_not_us
         b'{"version": 1}',
         lambda text: text.replace(b'"threshold": 0.7', b'"threshold": 7'),
         lambda text: text.replace(b'"threshold": 0.7', b'"threshold": 0.1'),
-        lambda text: text.replace(b'"kill_switch"', b'"kill_swich"'),
+        lambda text: text.replace(b"{", b'{"kill_swich": "off",', 1),
     ],
 )
 def test_a_record_that_cannot_be_is_refused_with_its_path(settings: Settings, broken: Any) -> None:
@@ -323,6 +323,7 @@ async def test_the_desk_answers_with_what_is_in_force_and_knows_who_asked(settin
         {
             "version": 2, "since": "2026-11-24T10:00:00Z", "threshold": 0.7, "review_threshold": 0.4,
             "rule_high_amount": 10_000, "rule_cross_country_amount": 1_000, "kill_switch": "allow_all",
+                "list_matching": "exact",
             "block_list": 1, "allow_list": 0,
         },
     )  # fmt: skip

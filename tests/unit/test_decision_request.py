@@ -1,6 +1,7 @@
 """What a caller may send: every field that is wrong is named, amounts are exact, times are instants."""
 
 import json
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -312,3 +313,47 @@ def test_any_body_is_a_payment_or_an_invalid_request(changes: dict[str, str], ta
     transaction = to_transaction(payment, NOON, Rates("EUR", dict.fromkeys({payment.currency} - {"EUR"}, 10**9)))
     assert 0 <= transaction.amount <= 10**12
     assert -(24 * 60 + 1) * 60_000_000 <= transaction.event_time - NOON <= 6 * 60_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('{"user_id": "a", "user_id": "b"}', "user_id"),
+        ('{"user_id": "a", "user_id": "a"}', "user_id"),
+        ('{"\\u0075ser_id": "a", "user_id": "b"}', "user_id"),
+        ('{"amount": 1, "amount" :2, "user_id": ":"}', "amount"),
+        ('{"location": {"lat": 1, "lon": 2, "lat": 3}}', "lat"),
+        ('{"note": [1, {"deep": {"a": [], "b": {}, "a": 0}}]}', "a"),
+        ('{"note": 1, "big": ' + "9" * 5000 + ', "note": 1}', "note"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_by_its_name(text: str, key: str) -> None:
+    whole = body()[:-1] + b", " + text[1:].encode()
+    with pytest.raises(InvalidRequest, match="stands twice in one object") as caught:
+        parse(whole)
+    assert caught.value.field == key
+
+
+objects = st.recursive(
+    st.none() | st.text(max_size=3), lambda each: st.lists(st.tuples(st.text(max_size=2), each), max_size=4)
+)
+
+
+@given(objects)
+def test_twice_is_told_exactly(tree: Any) -> None:
+    """Against a look of its own: objects are lists of pairs here, so that a key may stand twice."""
+
+    def written(node: Any) -> str:
+        if not isinstance(node, list):
+            return json.dumps(node)
+        return "{" + ", ".join(f"{json.dumps(name)}: {written(value)}" for name, value in node) + "}"
+
+    def twice(node: Any) -> bool:
+        if not isinstance(node, list):
+            return False
+        names = [name for name, _ in node]
+        return len(names) != len(set(names)) or any(twice(value) for _, value in node)
+
+    whole = body()[:-1] + b', "note": ' + written(tree).encode() + b"}"
+    with pytest.raises(InvalidRequest, match="stands twice") if twice(tree) else nullcontext():
+        parse(whole)
