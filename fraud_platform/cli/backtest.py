@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import now, print_table, refused, settings_of_home
 
 if TYPE_CHECKING:
     from fraud_platform.backtest.traffic import InForce
@@ -55,7 +55,7 @@ def backtest(
     from fraud_platform.lake import open_lake
     from fraud_platform.model.bundle import BundleError
 
-    current = settings_of_environment()
+    current = settings_of_home()
     lake = open_lake(current)
     try:
         standing = in_force(current.home)

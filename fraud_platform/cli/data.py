@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import console, markdown_table, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import (
+    console,
+    markdown_table,
+    now,
+    print_table,
+    refused,
+    settings_of_environment,
+    settings_of_home,
+)
 
 if TYPE_CHECKING:
     from fraud_platform.settings import Settings
@@ -71,7 +79,7 @@ def prune(
     from fraud_platform.lake import open_lake
     from fraud_platform.online.retention import left_behind, prune_all
 
-    current = settings_of_environment()
+    current = settings_of_home()
     lake = open_lake(current)
     snapshots = left_behind(current, lake, int(now().timestamp() * 1_000_000))
     if not snapshots:
@@ -131,7 +139,7 @@ def replay(
 
 def _settings_of(region: str | None) -> "Settings":
     """This home's settings, as that region's."""
-    current = settings_of_environment()
+    current = settings_of_home()
     return current if region is None else current.model_copy(update={"region": region})
 
 
@@ -158,7 +166,7 @@ def _replay_decision(identifier: str, caller: str | None, vector: bool) -> bool:
     from fraud_platform.lake import open_lake
     from fraud_platform.monitoring.skew import offline_vectors
 
-    current = settings_of_environment()
+    current = settings_of_home()
     lake = open_lake(current)
     try:
         record = the_decision(current.home, LogTable(lake), identifier, caller)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import by_hand, console, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import by_hand, console, now, print_table, refused, settings_of_home
 
 if TYPE_CHECKING:
     from fraud_platform.erasure.erase import Look
@@ -42,7 +42,7 @@ def erase(
 
     if not user or user.startswith("erased-"):
         raise refused("--user: an identifier is needed, and no pseudonym")
-    current, backups = settings_of_environment(), backup or []
+    current, backups = settings_of_home(), backup or []
     failures = (RedisUnavailableError, PostgresUnavailableError, PolicyError, BundleError, BackupError, OSError)
     try:
         if not yes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import console, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import by_hand, console, now, print_table, refused, settings_of_home, settings_of_server
 
 if TYPE_CHECKING:
     from fraud_platform.gateway.config import Weights
@@ -39,7 +39,7 @@ def gateway_start() -> None:
     """Run nginx and the process of the rules until Ctrl-C; requests under way are finished first."""
     from fraud_platform.gateway.run import run
 
-    current = settings_of_environment()
+    current = settings_of_server()
     with _refusing():
         typer.echo(f"https://{current.gateway_host}:{current.gateway_port}  Ctrl-C ends it.")
         run(current, now())
@@ -52,7 +52,7 @@ def gateway_status() -> None:
     from fraud_platform.gateway.nginx import master
     from fraud_platform.gateway.switch import readiness, weights_in_force
 
-    current = settings_of_environment()
+    current = settings_of_home()
     weights = weights_in_force(current)
     runs = master(folder(current))
     rows = [["gateway", f"{current.gateway_host}:{current.gateway_port}", "", "runs" if runs else "down"]]
@@ -74,7 +74,7 @@ def gateway_switch(colour: COLOUR, why: WHY) -> None:
     from fraud_platform.gateway.switch import switch
 
     with _refusing():
-        switch(settings_of_environment(), colour.value, _reason(why), now())
+        switch(settings_of_home(), colour.value, _reason(why), now())
     console().print(f"{colour.value} gets every payment.")
 
 
@@ -86,7 +86,7 @@ def gateway_split(
     from fraud_platform.gateway.switch import split
 
     with _refusing():
-        split(settings_of_environment(), colour.value, percent, _reason(why), now())
+        split(settings_of_home(), colour.value, percent, _reason(why), now())
     console().print(f"{colour.value} gets {percent} per cent of payments.")
 
 
@@ -95,7 +95,7 @@ def gateway_drain(colour: COLOUR, why: WHY) -> None:
     """Give a colour no payment any more, so that its servers can be ended; the other, else the rules, gets them all."""
     from fraud_platform.gateway.switch import drain, weights_in_force
 
-    current = settings_of_environment()
+    current = settings_of_home()
     with _refusing():
         drain(current, colour.value, _reason(why), now())
     console().print(f"{colour.value} gets no payment any more; {_said(weights_in_force(current))}.")
@@ -107,7 +107,7 @@ def gateway_rollback(why: WHY) -> None:
     from fraud_platform.gateway.switch import roll_back
 
     with _refusing():
-        weights = roll_back(settings_of_environment(), _reason(why), now())
+        weights = roll_back(settings_of_home(), _reason(why), now())
     console().print(f"As before: {_said(weights)}.")
 
 
@@ -117,15 +117,13 @@ def gateway_reload() -> None:
     from fraud_platform.gateway.switch import reload
 
     with _refusing():
-        reload(settings_of_environment())
+        reload(settings_of_home())
 
 
 def _reason(why: str) -> "Reason":
-    import getpass
-
     from fraud_platform.model.release import Reason
 
-    return Reason(who=f"{getpass.getuser()} by hand", why=why)
+    return Reason(who=by_hand(), why=why)
 
 
 def _said(weights: "Weights") -> str:

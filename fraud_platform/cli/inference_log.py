@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import now, print_table, refused, settings_of_home, settings_of_server
 
 if TYPE_CHECKING:
     from fraud_platform.inference_log.width import Look
@@ -38,9 +38,10 @@ def log_run(
     from fraud_platform.inference_log.process import PARTS, AlreadyDoneError, run
     from fraud_platform.run.signals import stop_event
 
+    current = settings_of_server()
     with stop_event() as stop:
         try:
-            run(settings_of_environment(), (only.value,) if only else PARTS, stop)
+            run(current, (only.value,) if only else PARTS, stop)
         except (AlreadyDoneError, OSError) as error:
             raise refused(str(error)) from error
 
@@ -58,7 +59,7 @@ def log_status(
     from fraud_platform.inference_log.broker import BrokerError
     from fraud_platform.inference_log.standing import log_standing
 
-    settings = settings_of_environment()
+    settings = settings_of_home()
     try:
         standing = log_standing(settings)
         earlier = standing.look
@@ -101,7 +102,7 @@ def log_retain(
     from fraud_platform.inference_log.table import LogTable
     from fraud_platform.lake import open_lake
 
-    current = settings_of_environment()
+    current = settings_of_home()
     table = LogTable(open_lake(current))
     days = table.expired(now().date(), current.log_retention_days)
     if not days:

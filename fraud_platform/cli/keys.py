@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fraud_platform.cli.screen import by_hand, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import by_hand, now, print_table, refused, settings_of_home
 
 app = typer.Typer(help="API keys of the decision service, kept in <home>/access/keys.json.", no_args_is_help=True)
 
@@ -31,7 +31,7 @@ def keys_add(
     from fraud_platform.decision.api_keys import KeysError, add_key, keys_path
     from fraud_platform.decision.key_ledger import note_key
 
-    settings = settings_of_environment()
+    settings = settings_of_home()
     home = settings.home
     try:
         token, made = add_key(keys_path(home), name, [one.value for one in scope], now())
@@ -50,7 +50,7 @@ def keys_list() -> None:
     from fraud_platform.decision.api_keys import KeysError, keys_path, read_keys
 
     try:
-        found = read_keys(keys_path(settings_of_environment().home))
+        found = read_keys(keys_path(settings_of_home().home))
     except KeysError as error:
         raise refused(str(error)) from error
     rows = [
@@ -67,7 +67,7 @@ def keys_open(why: Annotated[str, typer.Option("--why", help="The reason, for th
     from fraud_platform.decision.api_keys import KeysError
     from fraud_platform.decision.key_ledger import note_opening
 
-    home = settings_of_environment().home
+    home = settings_of_home().home
     try:
         note_opening(home, by_hand(), why, now())
     except KeysError as error:
@@ -81,7 +81,7 @@ def keys_revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="Of `ke
     from fraud_platform.decision.api_keys import KeysError, keys_path, revoke_key
     from fraud_platform.decision.key_ledger import note_key
 
-    home = settings_of_environment().home
+    home = settings_of_home().home
     try:
         key = revoke_key(keys_path(home), key_id, now())
         note_key(home, key, by_hand(), now())

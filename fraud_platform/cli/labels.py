@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import by_hand, home_of, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import by_hand, now, print_table, refused, settings_of_home
 
 if TYPE_CHECKING:
     from fraud_platform.features.label_change import LabelChange
@@ -47,8 +47,7 @@ def labels_distrust(
     """
     from fraud_platform.features.label_rules import DistrustFile, distrust
 
-    current = settings_of_environment()
-    home = home_of(current)
+    current = settings_of_home()
     moments = {
         name: None if at is None else at.replace(tzinfo=UTC) for name, at in (("since", since), ("until", until))
     }
@@ -56,12 +55,11 @@ def labels_distrust(
         event = distrust(who=by_hand(), why=why, now=now(), source=source, caller=caller, **moments)
     except ValueError as error:
         raise refused(str(error)) from error
-    record = DistrustFile(home)
+    record = DistrustFile(current.home)
     before, after = _rules(current, []), _rules(current, [event])
     change = _changed(current, before, after)
     if yes:
         record.append(event)
-    typer.echo(f"home {home}")
     typer.echo(f"{'distrusted' if yes else 'would be distrusted'} ({event.id}): {after.distrusted[-1].said}")
     _say(current, change, taken_out=True)
     if not yes:
@@ -73,9 +71,8 @@ def labels_trust(identifier: ID, why: WHY, yes: YES = False) -> None:
     """Undo a distrust: its labels count again, as if they had never been taken out."""
     from fraud_platform.features.label_rules import DistrustFile, UnknownDistrustError, trust
 
-    current = settings_of_environment()
-    home = home_of(current)
-    record = DistrustFile(home)
+    current = settings_of_home()
+    record = DistrustFile(current.home)
     try:
         event = trust(record, identifier, who=by_hand(), why=why, now=now())
     except UnknownDistrustError as error:
@@ -85,7 +82,6 @@ def labels_trust(identifier: ID, why: WHY, yes: YES = False) -> None:
     change = _changed(current, before, after)
     if yes:
         record.append(event)
-    typer.echo(f"home {home}")
     typer.echo(f"{'trusted' if yes else 'would be trusted'} again ({identifier}): {said}")
     _say(current, change, taken_out=False)
     if not yes:
@@ -97,8 +93,7 @@ def labels_list(as_json: JSON = False) -> None:
     """Show which labels are distrusted, and the ranks of sources."""
     from fraud_platform.features.label_rules import UNKNOWN_RANK
 
-    current = settings_of_environment()
-    home_of(current)
+    current = settings_of_home()
     rules = _rules(current, [])
     if as_json:
         typer.echo(json.dumps({"ranks": dict(rules.ranks), "distrusted": [_plain(one) for one in rules.distrusted]}))
@@ -119,7 +114,7 @@ def labels_show(identifier: ID, as_json: JSON = False) -> None:
     """Show one distrust with everything that became of it, whether in force or not."""
     from fraud_platform.features.label_rules import DistrustFile, in_force
 
-    home = home_of(settings_of_environment())
+    home = settings_of_home().home
     events = [event for event in DistrustFile(home).events() if event.id == identifier]
     if not events:
         raise refused(f"no distrust {identifier} was ever recorded: `fraud-platform labels list` shows those in force")

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from fraud_platform.cli.screen import markdown_table, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import (
+    markdown_table,
+    now,
+    print_table,
+    refused,
+    say_home,
+    settings_of_environment,
+    settings_of_home,
+)
 
 app = typer.Typer()
 
@@ -37,7 +45,7 @@ def evaluate(
     from fraud_platform.model.split import TrainingDataError
     from fraud_platform.model.study import run_study
 
-    current = settings_of_environment()
+    current = settings_of_home() if mapping is None else say_home(settings_of_environment())
     if mapping is not None:
         current = current.model_copy(update={"mapping": mapping})
     windows = Windows(train_days, current.label_maturity_days if delay_days is None else delay_days, test_days, dates)
@@ -63,7 +71,7 @@ def card(
     from fraud_platform.model.ledger import read_ledger
     from fraud_platform.model.registry import NoCardError, read_card
 
-    current = settings_of_environment()
+    current = settings_of_home()
     try:
         text = read_card(current, version)
     except (BundleError, NoCardError) as error:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fraud_platform.cli.screen import console, refused, settings_of_environment
+from fraud_platform.cli.screen import console, refused, settings_of_home
 
 app = typer.Typer()
 
@@ -26,7 +26,7 @@ def package(
     from fraud_platform.packaging.image import PackagingError, build_bento, build_platform_images, build_service_image
     from fraud_platform.packaging.requirements import LockError
 
-    current, screen = settings_of_environment(), console()
+    current, screen = settings_of_home(), console()
     try:
         bento = build_bento(current)
         screen.print(f"Bento  {bento.tag}\n       {bento.folder}")

@@ -1,6 +1,6 @@
 """Commands for the platform as a whole: start, end, look, settings.
 
-What belongs here: `up`, `down`, `status`, `settings`, `reload`. What does not: data and models.
+What belongs here: `up`, `init`, `down`, `status`, `settings`, `reload`. What does not: data and models.
 """
 
 from typing import Annotated, Any
@@ -8,7 +8,15 @@ from urllib.parse import urlsplit
 
 import typer
 
-from fraud_platform.cli.screen import console, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import (
+    console,
+    now,
+    print_table,
+    refused,
+    say_home,
+    settings_of_environment,
+    settings_of_home,
+)
 
 app = typer.Typer()
 
@@ -22,7 +30,22 @@ def up(
     """Build what is missing, start every server, decide sample payments; runs until Ctrl-C."""
     from fraud_platform.run.up import up as run
 
-    raise typer.Exit(run(settings_of_environment(), console(), now, exit_when_ready))
+    raise typer.Exit(run(say_home(settings_of_environment()), console(), now, exit_when_ready))
+
+
+@app.command()
+def init() -> None:
+    """Make the folder of FRAUD_HOME a home and build nothing, for keys or a gateway before anything else; `up` does
+    this itself."""
+    from fraud_platform.homes import begin_home, is_home
+
+    home = settings_of_environment().home
+    known = is_home(home)
+    try:
+        begin_home(home)
+    except OSError as error:
+        raise refused(f"FRAUD_HOME: no home can begin there: {error}") from error
+    typer.echo(f"{home.absolute()} is a home {'already' if known else 'now'}")
 
 
 @app.command()
@@ -33,7 +56,7 @@ def down() -> None:
     from fraud_platform.run.status import down as run
 
     try:
-        raise typer.Exit(run(settings_of_environment(), console()))
+        raise typer.Exit(run(settings_of_home(), console()))
     except (RedisUnavailableError, PostgresUnavailableError) as error:
         raise refused(str(error)) from error
 
@@ -43,7 +66,7 @@ def status() -> None:
     """Show what runs; the exit code is 0 when all of it is ready."""
     from fraud_platform.run.status import status as run
 
-    raise typer.Exit(run(settings_of_environment(), console()))
+    raise typer.Exit(run(settings_of_home(), console()))
 
 
 @app.command()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fraud_platform.cli.screen import console, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import by_hand, console, now, print_table, refused, settings_of_home
 
 if TYPE_CHECKING:
     from fraud_platform.decision.policy_record import Entry, PolicyRecord
@@ -70,7 +70,7 @@ def policy_show(
     """Show the policy: numbers, kill switch, lists."""
     from fraud_platform.decision.policy_record import PolicyError, first_policy, read_policy
 
-    current = settings_of_environment()
+    current = settings_of_home()
     try:
         record = read_policy(current.home, version)
     except PolicyError as error:
@@ -153,7 +153,7 @@ def policy_history() -> None:
     """Every change: when, who, what from and to, why."""
     from fraud_platform.model.ledger import read_ledger
 
-    lines = [line for line in read_ledger(settings_of_environment().home) if line["what"] == "policy"]
+    lines = [line for line in read_ledger(settings_of_home().home) if line["what"] == "policy"]
     rows = [
         [str(line["to"]["version"]), line["at"][:19].replace("T", " "), line["who"], _difference(line), line["why"]]
         for line in lines
@@ -162,8 +162,6 @@ def policy_history() -> None:
 
 
 def _change(why: str, expected_version: int | None, **fields: Any) -> None:
-    import getpass
-
     import msgspec
 
     from fraud_platform.decision.policy_change import PolicyConflictError, change_policy, parse_change
@@ -172,11 +170,11 @@ def _change(why: str, expected_version: int | None, **fields: Any) -> None:
     from fraud_platform.model.following import FollowingError
 
     asked = {"why": why, "expected_version": expected_version, **fields}
-    current = settings_of_environment()
+    current = settings_of_home()
     try:
         change = parse_change(msgspec.json.encode({name: value for name, value in asked.items() if value is not None}))
         before = policy_in_force(current, now()).version
-        record = change_policy(current, change, f"{getpass.getuser()} by hand", now())
+        record = change_policy(current, change, by_hand(), now())
     except (InvalidRequest, PolicyConflictError, PolicyError, FollowingError) as error:
         raise refused(str(error)) from error
     same = record.version == before

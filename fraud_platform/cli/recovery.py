@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from fraud_platform.cli.screen import console, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import (
+    console,
+    now,
+    print_table,
+    refused,
+    say_home,
+    settings_of_environment,
+    settings_of_home,
+)
 
 app = typer.Typer()
 
@@ -19,8 +27,9 @@ def backup(folder: Annotated[Path, typer.Argument(help="A folder that does not e
     from fraud_platform.recovery.backup import BackupError
     from fraud_platform.recovery.backup import backup as run
 
+    current = settings_of_home()
     try:
-        kept = run(settings_of_environment(), folder, now())
+        kept = run(current, folder, now())
     except (BackupError, OSError) as error:
         raise refused(str(error)) from error
     typer.echo(f"{folder}: {kept.files} files, {kept.size / 1e6:.1f} MB, of {kept.at}")
@@ -41,7 +50,7 @@ def restore(
     from fraud_platform.run.home import open_home
     from fraud_platform.run.lock import runner
 
-    current = settings_of_environment()
+    current = say_home(settings_of_environment())
     held_by = runner(open_home(current))
     if yes and held_by:
         raise refused(f"the platform of {current.home} runs (process {held_by}): `fraud-platform down` first")
@@ -71,10 +80,11 @@ def drill(
     from fraud_platform.recovery.copied import DrillError
     from fraud_platform.recovery.drill import drill as run
 
+    current = settings_of_home()
     place = Path(tempfile.mkdtemp(prefix="fraud-drill-")) if folder is None else folder.absolute()
     copy = place / "home"
     try:
-        outcomes = run(settings_of_environment(), copy, lambda step: console().print(f"→ {step}", highlight=False))
+        outcomes = run(current, copy, lambda step: console().print(f"→ {step}", highlight=False))
     except (DrillError, OSError) as error:
         raise refused(str(error)) from error
     finally:

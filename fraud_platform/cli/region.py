@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import now, print_table, refused, say_home, settings_of_environment, settings_of_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ def region_publish(once: ONCE = False) -> None:
     from fraud_platform.model.following import FollowingError
     from fraud_platform.regions.publish import Publisher
 
-    current = settings_of_environment()
+    current = settings_of_home()
     try:
         publisher = Publisher(current, open_lake(current))
     except FollowingError as error:
@@ -59,7 +59,7 @@ def region_follow(once: ONCE = False) -> None:
     from fraud_platform.regions.follow import Follower
     from fraud_platform.run.current import was_built
 
-    current = settings_of_environment()
+    current = say_home(settings_of_environment())
     if was_built(current):
         raise refused(f"{current.home} is the first region's, where things are built: set FRAUD_HOME to another folder")
     try:
@@ -80,7 +80,7 @@ def region_status() -> None:
     from fraud_platform.model.following import read_followed
     from fraud_platform.regions.publication import read_publication
 
-    current = settings_of_environment()
+    current = settings_of_home()
     publication, followed = read_publication(open_lake(current)), read_followed(current.home)
     rows = [["region", current.region or "the first"]]
     if publication is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import by_hand, console, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import by_hand, console, now, print_table, refused, settings_of_home
 
 if TYPE_CHECKING:
     from fraud_platform.model.release import Reason
@@ -39,7 +39,7 @@ def release_status(
     from fraud_platform.model.ledger import arms_in_force
     from fraud_platform.model.rollout import look
 
-    current = settings_of_environment()
+    current = settings_of_home()
     arms = arms_in_force(current.home, at.replace(tzinfo=UTC) if at else now())
     print_table(
         None, ["champion", "challenger", "stage", "weight"],
@@ -80,7 +80,7 @@ def release_rollback(why: WHY) -> None:
     from fraud_platform.model.release import ReleaseError, champion_before, return_to, roll_back
     from fraud_platform.model.routing import read_routing
 
-    home = settings_of_environment().home
+    home = settings_of_home().home
     try:
         routing = read_routing(home)
         if routing.challenger is not None:
@@ -102,7 +102,7 @@ def release_promote(why: WHY) -> None:
     from fraud_platform.model.registry import promote
     from fraud_platform.model.routing import read_routing
 
-    current = settings_of_environment()
+    current = settings_of_home()
     try:
         challenger = read_routing(current.home).challenger
         if challenger is None:
@@ -121,7 +121,7 @@ def release_rebuild_registry() -> None:
     from fraud_platform.model.registry_rebuild import rebuild_registry
 
     try:
-        numbers = rebuild_registry(settings_of_environment())
+        numbers = rebuild_registry(settings_of_home())
     except (BundleError, NoReleaseError) as error:
         raise refused(str(error)) from error
     console().print(f"Registered: {', '.join(map(str, numbers))}." if numbers else "The registry has a champion.")
@@ -133,7 +133,7 @@ def release_seal() -> None:
     from fraud_platform.decision.serving_model import kept_releases
     from fraud_platform.model.bundle import BundleError, seal
 
-    for folder in kept_releases(settings_of_environment().home):
+    for folder in kept_releases(settings_of_home().home):
         try:
             console().print(f"{folder.name}: {'sealed' if seal(folder) else 'was sealed already'}")
         except BundleError as error:
@@ -152,7 +152,7 @@ def release_challenge(
     from fraud_platform.model.release import ReleaseError
 
     try:
-        routing = challenge(settings_of_environment(), version, _reason(why), now(), again=True)
+        routing = challenge(settings_of_home(), version, _reason(why), now(), again=True)
     except (BundleError, FollowingError, NoReleaseError, ReleaseError) as error:
         raise refused(str(error)) from error
     console().print(f"{routing.challenger} is in shadow.")

@@ -21,6 +21,7 @@ from assets.inference_log import inference_log
 from assets.resources import Platform
 from assets.retention import retention
 from fraud_platform.cli import app
+from fraud_platform.homes import begin_home
 from fraud_platform.inference_log.broker import BrokerError, Message, broker_name, open_producer, open_source
 from fraud_platform.inference_log.consumer import Consumer
 from fraud_platform.inference_log.positions import Positions
@@ -207,6 +208,7 @@ def test_what_is_behind_is_known(log: Log) -> None:
 
 
 def test_people_see_who_reads_what_and_whether_that_is_enough(log: Log) -> None:
+    begin_home(log.settings.home)
     append(log.spool, *records(30))
     log.shipper.step()
     names = ("home", "redis_url", "redis_stream", "kafka_bootstrap", "kafka_topic")

@@ -19,6 +19,7 @@ from fraud_platform.cli import app
 from fraud_platform.decision.arms import Challenger
 from fraud_platform.decision.serving_model import load_model
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.homes import begin_home
 from fraud_platform.inference_log.record import (
     DecisionRecord,
     ServedBy,
@@ -296,6 +297,7 @@ async def test_the_command_says_what_it_found_by_its_exit_code(settings: Setting
 
 
 def test_a_day_without_decisions_is_refused(settings: Settings, tmp_path: Path) -> None:
+    begin_home(tmp_path / "empty")
     environment = {"FRAUD_HOME": str(tmp_path / "empty")}
     result = CliRunner().invoke(app, ["replay", "--decided-on", "2026-01-01"], env=environment)
     assert (result.exit_code, "no decision of 2026-01-01" in result.output) == (1, True)

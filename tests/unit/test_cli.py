@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from fraud_platform.cli import app
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.homes import MARK, begin_home
 from fraud_platform.settings import Settings
 
 runner = CliRunner()
@@ -69,11 +70,12 @@ def test_a_wrong_setting_is_named_without_a_traceback(command: str) -> None:
 
 
 def test_status_of_a_home_where_nothing_runs_says_so(settings: Settings) -> None:
+    begin_home(settings.home)
     text = said("status", code=1, FRAUD_HOME=str(settings.home))
     assert text.count(" down ") == 3
-    assert not settings.home.exists()
 
 
 def test_down_of_a_home_where_nothing_runs_says_so_and_creates_nothing(settings: Settings) -> None:
+    begin_home(settings.home)
     assert "Nothing of" in said("down", FRAUD_HOME=str(settings.home))
-    assert not settings.home.exists()
+    assert [path.name for path in settings.home.iterdir()] == [MARK]

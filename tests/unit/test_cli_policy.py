@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from fraud_platform.cli import app
 from fraud_platform.decision.policy_record import read_policy
+from fraud_platform.homes import begin_home
 from fraud_platform.model.ledger import Change, append_change
 from tests.integration.service_kit import publish_small_model
 
@@ -19,6 +20,7 @@ runner = CliRunner()
 @pytest.fixture
 def said(tmp_path: Path) -> Any:
     """Runs a command in a home of its own; `code` is the expected exit code."""
+    begin_home(tmp_path)
 
     def run(*arguments: str, code: int = 0) -> str:
         environment = {"COLUMNS": "200", "NO_COLOR": "1", "FRAUD_HOME": str(tmp_path)}

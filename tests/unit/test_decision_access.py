@@ -28,6 +28,7 @@ from fraud_platform.decision.api_keys import (
     revoke_key,
 )
 from fraud_platform.decision.problem import Problem
+from fraud_platform.homes import begin_home
 from fraud_platform.model.ledger import ledger_file, read_ledger
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
@@ -253,6 +254,7 @@ def _seconds(access: Access, header: bytes, times: int = 1_000) -> float:
 
 
 def run(home: Path, *arguments: str, code: int = 0) -> str:
+    begin_home(home)
     environment = {"COLUMNS": "200", "NO_COLOR": "1", "FRAUD_HOME": str(home)}
     result = CliRunner().invoke(app, list(arguments), env=environment)
     assert result.exit_code == code, result.output
