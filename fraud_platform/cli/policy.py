@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fraud_platform.cli.screen import by_hand, console, now, print_table, refused, settings_of_home
+from fraud_platform.cli.confirm import WAIT, WAIT_SECONDS, confirm
+from fraud_platform.cli.screen import JSON, by_hand, console, now, print_json, print_table, refused, settings_of_home
 
 if TYPE_CHECKING:
     from fraud_platform.decision.policy_record import Entry, PolicyRecord
@@ -66,8 +67,11 @@ VALUE = Annotated[str, typer.Argument(help="As payments bear it: an identifier, 
 @app.command("show")
 def policy_show(
     version: Annotated[int | None, typer.Option("--version", help="A past one; default: what is in force.")] = None,
+    as_json: JSON = False,
 ) -> None:
     """Show the policy: numbers, kill switch, lists."""
+    import msgspec
+
     from fraud_platform.decision.policy_record import PolicyError, first_policy, read_policy
 
     current = settings_of_home()
@@ -75,13 +79,16 @@ def policy_show(
         record = read_policy(current.home, version)
     except PolicyError as error:
         raise refused(str(error)) from error
+    if record is None and version is not None:
+        raise refused(f"no version {version} is kept: `fraud-platform policy history` shows them")
+    if as_json:
+        print_json({"kept": record is not None, **msgspec.structs.asdict(record or first_policy(current, now()))})
+        return
     if record is not None:
         console().print(f"version {record.version}, since {record.since:%Y-%m-%d %H:%M:%S} UTC")
-    elif version is None:
+    else:
         record = first_policy(current, now())
         console().print("no policy yet: version 1 will be made of the settings, by a service's start or a change")
-    else:
-        raise refused(f"no version {version} is kept: `fraud-platform policy history` shows them")
     print_table(
         None, ["field", "value", "meaning"], [[name, _text(getattr(record, name)), _FIELDS[name]] for name in _FIELDS]
     )
@@ -95,15 +102,25 @@ def policy_show(
 def policy_set(
     why: WHY,
     threshold: Annotated[float | None, typer.Option(help="Block above this score, between 0 and 1.")] = None,
-    review_threshold: Annotated[float | None, typer.Option(help="Flag for review above this score.")] = None,
-    rule_high_amount: Annotated[int | None, typer.Option(help="Flag above this amount without a model.")] = None,
-    rule_cross_country_amount: Annotated[int | None, typer.Option(help="The same outside the home country.")] = None,
+    review_threshold: Annotated[
+        float | None, typer.Option(help="Flag for review above this score, between 0 and 1.")
+    ] = None,
+    rule_high_amount: Annotated[
+        int | None, typer.Option(help="Flag above this amount without a model; units of the base currency.")
+    ] = None,
+    rule_cross_country_amount: Annotated[
+        int | None, typer.Option(help="The same outside the home country; units of the base currency.")
+    ] = None,
     expected_version: EXPECTED = None,
+    wait: WAIT = WAIT_SECONDS,
+    as_json: JSON = False,
 ) -> None:
     """Change thresholds or rule limits; what is not named stays."""
     _change(
         why,
         expected_version,
+        wait,
+        as_json,
         threshold=threshold,
         review_threshold=review_threshold,
         rule_high_amount=rule_high_amount,
@@ -123,19 +140,30 @@ def policy_list_add(
     ] = None,
     span: Annotated[str | None, typer.Option("--for", help="How long instead, such as 12h or 7d.")] = None,
     expected_version: EXPECTED = None,
+    wait: WAIT = WAIT_SECONDS,
+    as_json: JSON = False,
 ) -> None:
     """Put a user, merchant, device or country on a list; again: with another end."""
     if span is not None and until is not None:
         raise refused("--until and --for: give one of them")
     end = until.replace(tzinfo=UTC) if until is not None else None if span is None else now() + _span(span)
     entry = {"kind": kind.value, "value": value} | ({} if end is None else {"until": end.isoformat()})
-    _change(why, expected_version, **{f"{which.value}_list_add": [entry]})
+    _change(why, expected_version, wait, as_json, **{f"{which.value}_list_add": [entry]})
 
 
 @app.command("list-remove")
-def policy_list_remove(which: LIST, kind: KIND, value: VALUE, why: WHY, expected_version: EXPECTED = None) -> None:
+def policy_list_remove(
+    which: LIST,
+    kind: KIND,
+    value: VALUE,
+    why: WHY,
+    expected_version: EXPECTED = None,
+    wait: WAIT = WAIT_SECONDS,
+    as_json: JSON = False,
+) -> None:
     """Take somebody off a list."""
-    _change(why, expected_version, **{f"{which.value}_list_remove": [{"kind": kind.value, "value": value}]})
+    entry = {"kind": kind.value, "value": value}
+    _change(why, expected_version, wait, as_json, **{f"{which.value}_list_remove": [entry]})
 
 
 @app.command("kill-switch")
@@ -143,17 +171,23 @@ def policy_kill_switch(
     position: Annotated[Switch, typer.Argument(help=_FIELDS["kill_switch"])],
     why: WHY,
     expected_version: EXPECTED = None,
+    wait: WAIT = WAIT_SECONDS,
+    as_json: JSON = False,
 ) -> None:
     """Take the model out of decisions, or let everything through; `off` undoes it."""
-    _change(why, expected_version, kill_switch=position.value)
+    _change(why, expected_version, wait, as_json, kill_switch=position.value)
 
 
 @app.command("history")
-def policy_history() -> None:
+def policy_history(as_json: JSON = False) -> None:
     """Every change: when, who, what from and to, why."""
     from fraud_platform.model.ledger import read_ledger
 
     lines = [line for line in read_ledger(settings_of_home().home) if line["what"] == "policy"]
+    if as_json:
+        told = [{name: line[name] for name in ("at", "who", "why", "from", "to")} for line in lines]
+        print_json([{"version": line["to"]["version"], **line, "change": _difference(line)} for line in told])
+        return
     rows = [
         [str(line["to"]["version"]), line["at"][:19].replace("T", " "), line["who"], _difference(line), line["why"]]
         for line in lines
@@ -161,7 +195,8 @@ def policy_history() -> None:
     print_table(None, ["version", "at (UTC)", "who", "change", "why"], rows)
 
 
-def _change(why: str, expected_version: int | None, **fields: Any) -> None:
+def _change(why: str, expected_version: int | None, wait: float, as_json: bool, **fields: Any) -> None:
+    """Make a change and wait until every worker decides by it."""
     import msgspec
 
     from fraud_platform.decision.policy_change import PolicyConflictError, change_policy, parse_change
@@ -177,8 +212,16 @@ def _change(why: str, expected_version: int | None, **fields: Any) -> None:
         record = change_policy(current, change, by_hand(), now())
     except (InvalidRequest, PolicyConflictError, PolicyError, FollowingError) as error:
         raise refused(str(error)) from error
-    same = record.version == before
-    console().print(f"policy {record.version} {'says so already' if same else 'is in force within a second'}")
+    changed = record.version != before
+    if not changed:
+        typer.echo(f"policy {record.version} says so already", err=True)
+    confirm(
+        current.home,
+        f"policy {record.version}",
+        lambda worker: worker.policy == record.version,
+        wait,
+        told={"version": record.version, "changed": changed} if as_json else None,
+    )
 
 
 def _entries(record: "PolicyRecord", which: Which) -> "tuple[Entry, ...]":

@@ -4,13 +4,16 @@ What belongs here: the group's commands. What does not: what a change does (`fra
 """
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import by_hand, console, now, print_table, refused, settings_of_home
+from fraud_platform.cli.confirm import WAIT, WAIT_SECONDS, confirm
+from fraud_platform.cli.screen import JSON, by_hand, console, now, print_table, refused, settings_of_home
 
 if TYPE_CHECKING:
+    from fraud_platform.decision.workers import WorkerNote
     from fraud_platform.model.release import Reason
     from fraud_platform.settings import Settings
 
@@ -73,8 +76,8 @@ def _say_what_differs(current: "Settings", champion: str | None) -> None:
 
 
 @app.command("rollback")
-def release_rollback(why: WHY) -> None:
-    """Take the challenger out; without one, return to the champion before. In force within seconds."""
+def release_rollback(why: WHY, wait: WAIT = WAIT_SECONDS, as_json: JSON = False) -> None:
+    """Take the challenger out; without one, return to the champion before; wait until every worker follows."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
     from fraud_platform.model.following import FollowingError
     from fraud_platform.model.release import ReleaseError, champion_before, return_to, roll_back
@@ -85,18 +88,16 @@ def release_rollback(why: WHY) -> None:
         routing = read_routing(home)
         if routing.challenger is not None:
             roll_back(home, routing.challenger, _reason(why), now())
-            console().print(f"{routing.challenger} decides nothing any more.")
         else:
-            before = champion_before(home)
-            return_to(home, before, _reason(why), now())
-            console().print(f"{before} decides again.")
+            return_to(home, champion_before(home), _reason(why), now())
     except (BundleError, FollowingError, NoReleaseError, ReleaseError) as error:
         raise refused(str(error)) from error
+    _confirm(home, wait, as_json)
 
 
 @app.command("promote")
-def release_promote(why: WHY) -> None:
-    """Make the challenger the champion now, whatever is not shown yet."""
+def release_promote(why: WHY, wait: WAIT = WAIT_SECONDS, as_json: JSON = False) -> None:
+    """Make the challenger the champion now, whatever is not shown yet; wait until every worker follows."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
     from fraud_platform.model.following import FollowingError
     from fraud_platform.model.registry import promote
@@ -111,7 +112,7 @@ def release_promote(why: WHY) -> None:
         promote(current, version, who=_reason(why).who, why=why, now=now())
     except (BundleError, FollowingError, NoReleaseError) as error:
         raise refused(str(error)) from error
-    console().print(f"{challenger} decides.")
+    _confirm(current.home, wait, as_json)
 
 
 @app.command("rebuild-registry")
@@ -144,6 +145,8 @@ def release_seal() -> None:
 def release_challenge(
     version: Annotated[int, typer.Argument(help="A registered version, also one that was rolled back before.")],
     why: WHY,
+    wait: WAIT = WAIT_SECONDS,
+    as_json: JSON = False,
 ) -> None:
     """Put a registered version into shadow beside the champion, in the place of any other challenger."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
@@ -151,8 +154,24 @@ def release_challenge(
     from fraud_platform.model.registry import challenge
     from fraud_platform.model.release import ReleaseError
 
+    current = settings_of_home()
     try:
-        routing = challenge(settings_of_home(), version, _reason(why), now(), again=True)
+        challenge(current, version, _reason(why), now(), again=True)
     except (BundleError, FollowingError, NoReleaseError, ReleaseError) as error:
         raise refused(str(error)) from error
-    console().print(f"{routing.challenger} is in shadow.")
+    _confirm(current.home, wait, as_json)
+
+
+def _confirm(home: Path, wait: float, as_json: bool) -> None:
+    """Wait until every worker has loaded who decides and who is tried beside it."""
+    from fraud_platform.model.routing import read_routing
+
+    routing = read_routing(home)
+
+    def follows(worker: "WorkerNote") -> bool:
+        release = (worker.model_version or "").replace("/", "-")
+        return (release, worker.challenger) == (routing.release, routing.challenger)
+
+    beside = f" with {routing.challenger} in {routing.stage}" if routing.challenger else ""
+    told = {"champion": routing.release, "challenger": routing.challenger, "stage": routing.stage}
+    confirm(home, f"{routing.release} as champion{beside}", follows, wait, told=told if as_json else None)

@@ -5,7 +5,7 @@ What belongs here: input and output as people see it. What does not: any command
 
 import os
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NO_HOME = 3
 """Exit code of a command in a folder that is no home."""
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON for scripts in the place of text; times are UTC.")]
 
 
 def settings_of_environment() -> "Settings":
@@ -123,3 +124,10 @@ def print_table(title: str | None, header: list[str], rows: list[list[str]]) -> 
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console().print(table)
+
+
+def print_json(told: Any) -> None:
+    """What a command tells, as JSON on stdout: its keys stay, times are RFC 3339 in UTC, shares lie in [0, 1]."""
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(told, enc_hook=str), indent=2).decode())

@@ -115,8 +115,8 @@ def test_every_change_of_a_key_is_a_line_of_the_ledger_that_tells_no_key(tmp_pat
 
     token = said("add", "shop", "--scope", "decide", "--scope", "admin")
     key_id = token.split("_")[1]
-    said("revoke", key_id)
-    said("revoke", key_id)
+    said("revoke", key_id, "--wait", "0")
+    said("revoke", key_id, "--wait", "0")
     entries = [entry for entry in read_ledger(home) if entry["what"] == "key"]
     standing = {"id": key_id, "caller": "shop", "scopes": ["decide", "admin"]}
     assert [(entry["from"], entry["to"]) for entry in entries] == [
