@@ -4,7 +4,7 @@ What belongs here: words and tables. What does not: any check.
 """
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,6 +63,27 @@ def render_day(report: DayReplay) -> "Screen":
     )
     parts.append(Text(verdict, style="green" if report.stands else "red"))
     return Screen(*parts)
+
+
+def plain_decision(replayed: Replayed) -> dict[str, Any]:
+    """A replayed decision for a program: its record, every check, the 50 values by name."""
+    record = replayed.record
+    told = {name: getattr(record, name) for name in record.__struct_fields__ if name != "vector"}
+    values = dict(zip((feature.name for feature in CATALOGUE.features), record.values.tolist(), strict=True))
+    rest = ("checks", "notes", "not_kept", "training_set")
+    return {
+        "decision_id": record.decision_id,
+        "stands": replayed.stands,
+        **{name: getattr(replayed, name) for name in rest},
+        "record": {**told, "received_at": _moment(record.received_at)},
+        "values": values,
+    }
+
+
+def plain_day(report: DayReplay) -> dict[str, Any]:
+    """A day's decisions for a program: all counts, and examples of what differs."""
+    examples = [{"decision_id": one.record.decision_id, "differing": one.differing} for one in report.examples]
+    return {**vars(report), "stands": report.stands, "examples": examples}
 
 
 def _facts(replayed: Replayed) -> "Table":

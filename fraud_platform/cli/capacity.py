@@ -3,14 +3,12 @@
 What belongs here: options and tables. What does not: the arithmetic (`fraud_platform.capacity`).
 """
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import console, print_table, refused
+from fraud_platform.cli.screen import JSON, console, print_json, print_table, refused
 
 if TYPE_CHECKING:
     from fraud_platform.capacity.figures import Figures
@@ -58,7 +56,7 @@ def capacity(
     bench: Annotated[
         Path, typer.Option("--bench", help="Folder of `make bench-serving`, `bench-width` and `bench-footprint`.")
     ] = Path("var/bench"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JSON = False,
 ) -> None:
     """From measured figures and list prices to machines, memory, disk and money, beside the reference design's."""
     from fraud_platform.capacity.figures import FiguresError, read_figures
@@ -90,26 +88,10 @@ def capacity(
         raise refused(f"rules.p99_ms of the prices: {error}") from error
     if as_json:
         used = {"serving": figures.serving, "footprint": figures.footprint, "width": figures.width}
-        typer.echo(
-            json.dumps(
-                {
-                    **ours.as_json(),
-                    "reference": asdict(theirs),
-                    "figures": {name: _plain(value) for name, value in used.items()},
-                    "sources": figures.sources,
-                    "prices": table.model_dump(),
-                },
-                indent=2,
-            )
-        )
+        reference_plan = {"reference": theirs, "figures": used, "sources": figures.sources}
+        print_json({**ours.as_json(), **reference_plan, "prices": table.model_dump()})
         return
     _show(ours, theirs, figures, table.rules)
-
-
-def _plain(value: object) -> object:
-    import msgspec
-
-    return msgspec.to_builtins(value)
 
 
 def _show(ours: "Plan", theirs: "Reference", figures: "Figures", rules: "Rules") -> None:

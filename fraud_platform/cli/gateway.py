@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import by_hand, console, now, print_table, refused, settings_of_home, settings_of_server
+from fraud_platform.cli.screen import (
+    JSON,
+    by_hand,
+    console,
+    now,
+    print_json,
+    print_table,
+    refused,
+    settings_of_home,
+    settings_of_server,
+)
 
 if TYPE_CHECKING:
     from fraud_platform.gateway.config import Weights
@@ -46,7 +56,7 @@ def gateway_start() -> None:
 
 
 @app.command("status")
-def gateway_status() -> None:
+def gateway_status(as_json: JSON = False) -> None:
     """Show who gets payments and who is ready; the exit code is 0 when the gateway runs and all who get some are."""
     from fraud_platform.gateway.config import COLOURS, HOST, folder, servers
     from fraud_platform.gateway.nginx import master
@@ -54,16 +64,24 @@ def gateway_status() -> None:
 
     current = settings_of_home()
     weights = weights_in_force(current)
-    runs = master(folder(current))
-    rows = [["gateway", f"{current.gateway_host}:{current.gateway_port}", "", "runs" if runs else "down"]]
-    good = runs is not None
-    for colour in COLOURS:
-        for address in servers(current, colour):
-            lacks = readiness(address)
-            good = good and (lacks is not None or colour not in weights)
-            rows.append([colour, address, f"{weights.get(colour, 0)}%", _state(lacks)])
-    rules = f"{HOST}:{current.rules_port}"
-    rows.append(["rules", rules, "backup" if weights else "100%", "ready" if readiness(rules) is not None else "down"])
+    runs = master(folder(current)) is not None
+    address, rules = f"{current.gateway_host}:{current.gateway_port}", f"{HOST}:{current.rules_port}"
+    behind = [(colour, at, readiness(at)) for colour in COLOURS for at in servers(current, colour)]
+    by_rules = readiness(rules) is not None
+    good = runs and all(lacks is not None or colour not in weights for colour, _, lacks in behind)
+    if as_json:
+        told = [
+            {"colour": colour, "address": at, "percent": weights.get(colour, 0), "ready": lacks is not None,
+             "lacks": lacks}
+            for colour, at, lacks in behind
+        ]  # fmt: skip
+        of_rules = {"address": rules, "percent": 0 if weights else 100, "ready": by_rules}
+        gateway = {"address": address, "runs": runs}
+        print_json({"good": good, "gateway": gateway, "servers": told, "rules": of_rules})
+        raise typer.Exit(int(not good))
+    rows = [["gateway", address, "", "runs" if runs else "down"]]
+    rows += [[colour, at, f"{weights.get(colour, 0)}%", _state(lacks)] for colour, at, lacks in behind]
+    rows.append(["rules", rules, "backup" if weights else "100%", "ready" if by_rules else "down"])
     print_table(None, ["what", "address", "payments", "state"], rows)
     raise typer.Exit(int(not good))
 

@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from fraud_platform.cli.screen import (
+    JSON,
     markdown_table,
     now,
+    print_json,
     print_table,
     refused,
     say_home,
@@ -38,6 +40,7 @@ def evaluate(
     dates: Annotated[int, typer.Option("--dates", min=1, help="How many dates, back to back.")] = 2,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Parameter sets tried per date; 1: the defaults.")] = 1,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    as_json: JSON = False,
 ) -> None:
     """Train and test models side by side on dates back to back, on any imported data; writes results and a plot."""
     from fraud_platform.ingest.mapping import MappingError
@@ -53,6 +56,9 @@ def evaluate(
         study = run_study(current, folder, windows, trials, now())
     except (MappingError, TrainingDataError) as error:
         raise refused(str(error)) from error
+    if as_json:
+        print_json({"windows": windows, "results": study.results, "plot_file": study.plot_file})
+        return
     rows = summary(study.results)
     if markdown:
         typer.echo(markdown_table(HEADER, rows))
@@ -64,6 +70,7 @@ def evaluate(
 @app.command()
 def card(
     version: Annotated[int, typer.Argument(help="A registered version, such as 7 of fraud-detector/7.")],
+    as_json: JSON = False,
 ) -> None:
     """Print a version's model card as Markdown: use, data, figures, features, limits, lineage, and when it decided."""
     from fraud_platform.model.bundle import MODEL_NAME, BundleError
@@ -76,4 +83,8 @@ def card(
         text = read_card(current, version)
     except (BundleError, NoCardError) as error:
         raise refused(str(error)) from error
-    typer.echo(f"{text}\n{standing_markdown(f'{MODEL_NAME}-{version}', read_ledger(current.home))}", nl=False)
+    standing = standing_markdown(f"{MODEL_NAME}-{version}", read_ledger(current.home))
+    if as_json:
+        print_json({"release": f"{MODEL_NAME}-{version}", "card": text, "in_force": standing})
+        return
+    typer.echo(f"{text}\n{standing}", nl=False)

@@ -130,4 +130,9 @@ def print_json(told: Any) -> None:
     """What a command tells, as JSON on stdout: its keys stay, times are RFC 3339 in UTC, shares lie in [0, 1]."""
     import msgspec
 
-    typer.echo(msgspec.json.format(msgspec.json.encode(told, enc_hook=str), indent=2).decode())
+    typer.echo(msgspec.json.format(msgspec.json.encode(told, enc_hook=_plain), indent=2).decode())
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for: numbers of NumPy, paths."""
+    return value.item() if hasattr(value, "item") else str(value)

@@ -3,8 +3,10 @@
 What belongs here: what all tests of commands share. What does not: what one command does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -91,3 +93,41 @@ def arguments(name: str, folder: Path) -> tuple[str, ...]:
         "gateway rollback": WHY,
         "gateway reload": (),
     }[name]
+
+
+def missing_in(told: Any, cells: Iterable[str]) -> list[str]:
+    """Words with a digit of a table's cells that JSON does not carry: ids, dates, counts, whatever way they are
+    written."""
+    known = {word for value in _scalars(told) for text in _written(value) for word in _words(text)}
+    return [word for cell in cells for word in _words(cell) if word not in known]
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip(".,;:()") for word in text.split() if any(letter.isdigit() for letter in word)]
+
+
+def _scalars(told: Any) -> Iterator[Any]:
+    if isinstance(told, dict):
+        for name, value in told.items():
+            yield name
+            yield from _scalars(value)
+    elif isinstance(told, list):
+        yield len(told)
+        for value in told:
+            yield from _scalars(value)
+    else:
+        yield told
+
+
+def _written(value: Any) -> Iterator[str]:
+    yield str(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield from (f"{value:,}", f"{value:g}", f"{value:.1f}", f"{value:,.1f}", f"{value:,.2f}", f"{value}%")
+        yield from (f"{value:.0%}", f"{value:.1%}", f"{value:.3%}", f"{value:,.0f}")
+    elif isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            return
+        yield f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if moment.tzinfo else value
+        yield f"{moment:%Y-%m-%d %H:%M}"
