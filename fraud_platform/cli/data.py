@@ -39,7 +39,10 @@ def features(
 
     if as_json:
         names = ("name", "source", "window", "unit", "dtype", "cold_start", "meaning")
-        features = [{name: getattr(one, name) for name in names} for one in CATALOGUE.features]
+        features = [
+            {"number": number, **{name: getattr(one, name) for name in names}}
+            for number, one in enumerate(CATALOGUE.features, start=1)
+        ]
         print_json({"catalogue": CATALOGUE.hash, "features": features})
         return
     header = ["#", "feature", "source", "window", "unit", "dtype", "cold start", "meaning"]
@@ -99,7 +102,15 @@ def prune(
     before, after = (sum(one.bytes[i] for one in done) for i in (0, 1))
     if as_json:
         named = [{"view": view.name, "day": day} for view, day in snapshots]
-        print_json({"pruned": yes, "snapshots": named, "bytes_before": before, "bytes_after": after})
+        print_json(
+            {
+                "pruned": yes,
+                "whole_snapshot_days": current.whole_snapshot_days,
+                "snapshots": named,
+                "bytes_before": before,
+                "bytes_after": after,
+            }
+        )
         return
     if not snapshots:
         typer.echo(f"No whole snapshot is out of force for more than {current.whole_snapshot_days} days.")

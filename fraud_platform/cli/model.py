@@ -56,10 +56,11 @@ def evaluate(
         study = run_study(current, folder, windows, trials, now())
     except (MappingError, TrainingDataError) as error:
         raise refused(str(error)) from error
-    if as_json:
-        print_json({"windows": windows, "results": study.results, "plot_file": study.plot_file})
-        return
     rows = summary(study.results)
+    if as_json:
+        table = {"header": HEADER, "rows": rows}
+        print_json({"windows": windows, "table": table, "results": study.results, "plot_file": study.plot_file})
+        return
     if markdown:
         typer.echo(markdown_table(HEADER, rows))
     else:

@@ -1,5 +1,6 @@
 """From the spool through a real broker into the lake: every decision once, whatever dies on the way."""
 
+import json
 import os
 import signal
 import subprocess
@@ -220,8 +221,12 @@ def test_people_see_who_reads_what_and_whether_that_is_enough(log: Log) -> None:
         return " ".join(result.output.split())
 
     assert f"{broker_name(log.settings)}, records that the lake does not have 30" in status()
+    words = ["inference-log", "status", "--seconds", "0", "--json"]
+    told = json.loads(CliRunner().invoke(app, words, env=environment).stdout)
+    assert (told["broker"], told["lag_records"], told["days"]) == (broker_name(log.settings), 30, [])
     if not log.settings.kafka_bootstrap:
         return
+    assert told["partitions"][0]["read_by"] is None
     assert status().endswith("nobody reads")
     log.consume()
     owner = log.table.positions.writer

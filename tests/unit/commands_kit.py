@@ -103,7 +103,7 @@ def missing_in(told: Any, cells: Iterable[str]) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    return [word.strip(".,;:()") for word in text.split() if any(letter.isdigit() for letter in word)]
+    return [word.strip(".,;:()") for word in text.replace("/", " ").split() if any(letter.isdigit() for letter in word)]
 
 
 def _scalars(told: Any) -> Iterator[Any]:

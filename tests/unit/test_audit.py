@@ -282,6 +282,13 @@ async def test_the_command_says_what_it_found_by_its_exit_code(settings: Setting
     code, text = run("--decision", "t-1", "--vector")
     assert (code, "the same decision again" in text, repr(records[1].score) in text) == (0, True, True)
     assert all(name in text for name in CATALOGUE.names)
+    told = json.loads(run("--decision", "t-1", "--json")[1].split("\n", 1)[1])
+    assert (told["decision_id"], told["stands"], told["record"]["score"]) == (
+        records[1].decision_id, True, records[1].score,
+    )  # fmt: skip
+    assert told["values"].keys() == {*CATALOGUE.names}
+    told = json.loads(run("--decided-on", DAY.isoformat(), "--json")[1].split("\n", 1)[1])
+    assert (told["day"], told["decisions"], told["decisions_differing"], told["stands"]) == (str(DAY), 3, 0, True)
     code, text = run("--decided-on", DAY.isoformat())
     assert (code, "3 decisions" in text, "0 decisions differ" in text) == (0, True, True)
     writer = SpoolWriter(settings.home, "altered")

@@ -155,9 +155,9 @@ def admin(status: int, content: dict[str, Any], seen: list[str]) -> Iterator[str
         server.server_close()
 
 
-def reload(url: str, home: Path) -> tuple[int, str]:
+def reload(url: str, home: Path, *more: str) -> tuple[int, str]:
     environment = {"COLUMNS": "160", "NO_COLOR": "1", "FRAUD_HOME": str(home), "FRAUD_API_KEY": "fp_secret"}
-    done = CliRunner().invoke(app, ["reload", "--url", url], env=environment)
+    done = CliRunner().invoke(app, ["reload", "--url", url, *more], env=environment)
     return done.exit_code, done.output
 
 
@@ -171,6 +171,9 @@ def test_the_command_shows_every_worker_and_fails_where_one_did_not_follow(tmp_p
     with admin(200, {"workers": [good, bad]}, seen) as url:
         code, text = reload(url, tmp_path)
     assert code == 1
+    with admin(200, {"workers": [good, bad]}, seen) as url:
+        code, told = reload(url, tmp_path, "--json")
+    assert (code, json.loads(told)) == (1, {"workers": [good, bad]})
     assert "fraud-detector/8" in text
     assert "model file is corrupt" in text
     assert "fp_secret" not in text
