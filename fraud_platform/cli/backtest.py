@@ -27,9 +27,9 @@ def backtest(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", min=0, max=1, help="Block above it, by what ran's score or --model's."),
+        typer.Option("--threshold", min=0, max=1, help="Block above this score, of what ran or of --model."),
     ] = None,
-    model: Annotated[int | None, typer.Option("--model", help="Block as this release of the home would.")] = None,
+    model: Annotated[int | None, typer.Option("--model", help="Block as this version of a release would.")] = None,
     fallback_rules: Annotated[
         bool, typer.Option("--fallback-rules", help="Flag what the rules flag where no model can be asked.")
     ] = False,

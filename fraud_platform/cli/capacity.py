@@ -40,7 +40,12 @@ def capacity(
     users: Annotated[float, typer.Option("--users", parser=_positive, metavar="NUMBER", help="Users in the store.")],
     merchants: Annotated[
         float | None,
-        typer.Option("--merchants", parser=_positive, metavar="NUMBER", help="Default: one for each 100 users."),
+        typer.Option(
+            "--merchants",
+            parser=_positive,
+            metavar="NUMBER",
+            help="Merchants; default: one for each 100 users.",
+        ),
     ] = None,
     features: Annotated[
         int, typer.Option("--features", min=1, help="Features; each above 50 takes 4 bytes more per user.")

@@ -136,7 +136,7 @@ def replay(
         str | None, typer.Option("--caller", help="Whose decision, where several have the transaction_id.")
     ] = None,
     vector: Annotated[bool, typer.Option("--vector", help="Show the decision's 50 values.")] = False,
-    sample: Annotated[int | None, typer.Option("--sample", min=1, help="Only so many of the day's decisions.")] = None,
+    sample: Annotated[int | None, typer.Option("--sample", min=1, help="Only so many decisions of the day.")] = None,
     region: Annotated[
         str | None, typer.Option("--region", help="What that region saw, empty for the first; default: this home's.")
     ] = None,

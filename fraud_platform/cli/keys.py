@@ -91,7 +91,7 @@ def keys_open(why: Annotated[str, typer.Option("--why", help="The reason, for th
 
 @app.command("revoke")
 def keys_revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="Of `keys list`.")],
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `keys list` shows it.")],
     wait: WAIT = WAIT_SECONDS,
     as_json: JSON = False,
 ) -> None:

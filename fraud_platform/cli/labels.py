@@ -22,7 +22,7 @@ app = typer.Typer(
 
 WHY = Annotated[str, typer.Option("--why", help="The reason, for the record.")]
 YES = Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would change.")]
-ID = Annotated[str, typer.Argument(metavar="ID", help="Of `labels list`.")]
+ID = Annotated[str, typer.Argument(metavar="ID", help="The distrust's id, as `labels list` shows it.")]
 _MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 
 

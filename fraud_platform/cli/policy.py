@@ -57,16 +57,17 @@ class Switch(StrEnum):
 
 WHY = Annotated[str, typer.Option("--why", help="The reason, for the ledger.")]
 EXPECTED = Annotated[
-    int | None, typer.Option("--expected-version", help="Refuse when the policy is at another version by now.")
+    int | None,
+    typer.Option("--expected-version", help="Refuse when the policy is at another version."),
 ]
-LIST = Annotated[Which, typer.Argument(help="Which list.")]
-KIND = Annotated[Kind, typer.Argument(help="What is listed.")]
+LIST = Annotated[Which, typer.Argument(help="The list: allow or block.")]
+KIND = Annotated[Kind, typer.Argument(help="What is listed: user, merchant, device or country.")]
 VALUE = Annotated[str, typer.Argument(help="As payments bear it: an identifier, or a country's code.")]
 
 
 @app.command("show")
 def policy_show(
-    version: Annotated[int | None, typer.Option("--version", help="A past one; default: what is in force.")] = None,
+    version: Annotated[int | None, typer.Option("--version", help="A past version; default: what is in force.")] = None,
     as_json: JSON = False,
 ) -> None:
     """Show the policy: numbers, kill switch, lists."""

@@ -48,7 +48,7 @@ def backup(
 
 @app.command()
 def restore(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Of `fraud-platform backup`.")],
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="What `fraud-platform backup` made.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be put back.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Put back what differs too, and not only what is missing.")
