@@ -83,7 +83,9 @@ def test_down_of_a_home_where_nothing_runs_says_so_and_creates_nothing(settings:
 
 
 _UNITS = re.compile(
-    r"\b(days?|seconds?|amount|score|version|per cent|payments|users|merchants|features|decisions|dates|sets)\b", re.I
+    r"\b(days?|seconds?|amount|base currency|score|version|per cent|payments|users|merchants|features|decisions|dates|"
+    r"sets)\b",
+    re.I,
 )
 
 
@@ -95,5 +97,5 @@ def test_each_option_is_explained_and_a_number_says_of_what(name: str) -> None:
         told = getattr(one, "help", None)
         assert told, f"{name} {one.name} has no help"
         assert len(told.split()) > 2, f"{name} {one.name}: {told!r} says too little"
-        if one.bare_type() in (int, float):
+        if one.type_descriptor.annotation in (int, float):
             assert _UNITS.search(told), f"{name} {one.name}: {told!r} names no unit"
