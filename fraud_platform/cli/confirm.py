@@ -60,8 +60,8 @@ def confirm(
         err,
     )
     if found.late:
-        pids = ", ".join(str(note.pid) for note in found.late)
-        raise refused(f"{sentence}; not confirmed by worker {pids}: look whether it hangs, or end it", NOT_CONFIRMED)
+        late = ", ".join(f"{note.pid} ({note.error})" if note.error else str(note.pid) for note in found.late)
+        raise refused(f"{sentence}; not confirmed by worker {late}: look whether it hangs, or end it", NOT_CONFIRMED)
     if not count:
         said = (
             "no worker of this home runs on this machine, so none confirms it; those in other containers or on other "

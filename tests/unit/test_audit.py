@@ -3,7 +3,7 @@
 import json
 import struct
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -286,6 +286,8 @@ async def test_the_command_says_what_it_found_by_its_exit_code(settings: Setting
     assert (told["decision_id"], told["stands"], told["record"]["score"]) == (
         records[1].decision_id, True, records[1].score,
     )  # fmt: skip
+    received = datetime.fromisoformat(told["record"]["received_at"])
+    assert received == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=records[1].received_at)
     assert told["values"].keys() == {*CATALOGUE.names}
     told = json.loads(run("--decided-on", DAY.isoformat(), "--json")[1].split("\n", 1)[1])
     assert (told["day"], told["decisions"], told["decisions_differing"], told["stands"]) == (str(DAY), 3, 0, True)
