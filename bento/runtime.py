@@ -79,6 +79,7 @@ OPENING_SECONDS = 2.0
 RATES_SECONDS = 600
 STANDING_SECONDS = 0.2
 VERSIONS_SECONDS = 5.0
+KEYS_SECONDS = 1.0
 MEMORY_SECONDS = 1.0
 """How often Redis is asked what it has forgotten: so long may payments be decided by velocity that is too low."""
 SPOOL_RECORDS = 200
@@ -198,7 +199,7 @@ class Runtime:
             channel_words=channel_words,
             search_days=settings.log_retention_days,
         )
-        self._policies = PolicyFollower(settings, self._decide_by, self._faults.report, clock)
+        self._policies = PolicyFollower(settings, self._take_policy, self._faults.report, clock)
         self.engine = DecisionEngine(
             features=features,
             decisions=decisions,
@@ -259,6 +260,8 @@ class Runtime:
         )
         self._hosts = Hosts(settings.allowed_hosts)
         self._asked = 0
+        self._not_taken: str | None = None
+        self._started = workers.process_start(os.getpid())
         self._refused: dict[str, float] = {}
         self._release = model.version if model else ""
         work = (
@@ -267,6 +270,7 @@ class Runtime:
             self._keep_rates_fresh(),
             self._keep_model_fresh(),
             self._policies.run(),
+            self._keep_keys_fresh(),
             self._keep_standing(),
             self._keep_settling(),
             self._keep_versions(),
@@ -376,6 +380,20 @@ class Runtime:
         self.engine.policy = policy
         self._meter.decides_by(policy)
 
+    def _take_policy(self, policy: Policy) -> None:
+        self._decide_by(policy)
+        self._announce()
+
+    async def _keep_keys_fresh(self) -> None:
+        """Take changed keys also while nobody asks, and say so: whoever revoked one waits for that."""
+        told = self._access.seen
+        while True:
+            await asyncio.sleep(KEYS_SECONDS)
+            self._access.look()
+            if self._access.seen != told:
+                told = self._access.seen
+                self._announce()
+
     async def _keep_standing(self) -> None:
         """Write what waits in memory once the disk takes it again, also while no payment comes; show how we stand."""
         while True:
@@ -449,9 +467,9 @@ class Runtime:
     async def _keep_model_fresh(self) -> None:
         """Take what was released within a second, and whenever it is asked for."""
         self._asked = workers.asked(self._home)
-        self._announce(None)
+        self._announce()
         while True:
-            number = workers.asked(self._home)
+            number, challenger = workers.asked(self._home), self._challenger
             error: Exception | None = None
             try:
                 routing = read_routing(self._home)
@@ -462,9 +480,9 @@ class Runtime:
                 # what serves goes on serving
                 error = caught
                 self._faults.report("model", error)
-            if number != self._asked or error is not None:
-                self._asked = number
-                self._announce(error)
+            if number != self._asked or error is not None or challenger != self._challenger:
+                self._asked, self._not_taken = number, None if error is None else str(error)
+                self._announce()
             await asyncio.sleep(RELEASE_SECONDS)
 
     def _weigh(self, routing: Routing) -> None:
@@ -480,8 +498,8 @@ class Runtime:
         if routing.release != self._release.replace("/", "-") and (asked or not self._was_refused(routing.release)):
             model = await self._loaded(routing.release)
             self._store.medians = self._cold.medians = model.medians
-            self.engine.model, self._release = model, model.version
-            self._announce(None)
+            self.engine.model, self._release, self._not_taken = model, model.version, None
+            self._announce()
         wanted = routing.challenger
         if wanted and self.engine.challenger is None and (asked or not self._was_refused(wanted)):
             self.engine.challenger = Challenger(await self._loaded(wanted), routing.weight)
@@ -498,12 +516,21 @@ class Runtime:
     def _was_refused(self, release: str) -> bool:
         return time.monotonic() < self._refused.get(release, 0.0)
 
-    def _announce(self, error: Exception | None) -> None:
+    @property
+    def _challenger(self) -> str | None:
+        """The release that scores beside the champion."""
+        return self.engine.challenger.model.release if self.engine.challenger else None
+
+    def _announce(self) -> None:
         note = workers.WorkerNote(
             pid=os.getpid(),
             model_version=self._release or None,
             asked=self._asked,
-            error=None if error is None else str(error),
+            error=self._not_taken,
+            challenger=self._challenger,
+            policy=self.engine.policy.version,
+            keys=self._access.seen,
+            started=self._started,
         )
         try:
             workers.announce(self._home, note)

@@ -24,6 +24,7 @@ from bento.transport import PaymentProtocol
 from fraud_platform.callers import DEFAULT_CALLER
 from fraud_platform.decision.answer import Answer, ExplainAnswer, PredictAnswer
 from fraud_platform.decision.request import PaymentRequest
+from fraud_platform.homes import begin_home
 from fraud_platform.model.bundle import BundleError, NoReleaseError
 from fraud_platform.model.following import FollowingError
 from fraud_platform.online.embedded_redis import RedisUnavailableError
@@ -70,6 +71,7 @@ class FraudDetector:
             preflight(Settings())
         except (NoReleaseError, BundleError, FollowingError, RedisUnavailableError) as error:
             raise BentoMLException(str(error)) from error
+        begin_home(_settings.home)
 
     @bentoml.on_shutdown
     async def close(self) -> None:

@@ -6,7 +6,7 @@ What belongs here: counts, examples, the screen. What does not: replaying and co
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,24 @@ class ReplayReport:
     def differences(self) -> int:
         """Values that differ, plus 50 for every transaction found on one side alone."""
         return sum(self.differing.values()) + self.unmatched * len(CATALOGUE.names)
+
+
+def plain(report: ReplayReport) -> dict[str, Any]:
+    """The report for a program: all counts, and what of each feature was there, as shares of the rows, and differed."""
+    features = [
+        {
+            "feature": feature.name,
+            "source": feature.source,
+            "non_null": report.non_null[position] / max(report.rows, 1),
+            "non_default": report.non_default[position] / max(report.rows, 1),
+            "differences": report.differing[feature.name],
+        }
+        for position, feature in enumerate(CATALOGUE.features)
+    ]
+    counts = {
+        name: value for name, value in vars(report).items() if name not in ("differing", "non_null", "non_default")
+    }
+    return {**counts, "values": report.values, "differences": report.differences, "features": features}
 
 
 def render(report: ReplayReport) -> "Group":

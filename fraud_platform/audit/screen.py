@@ -3,9 +3,10 @@
 What belongs here: words and tables. What does not: any check.
 """
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from fraud_platform.audit.day import DayReplay
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MOMENTS = ("received_at", "event_time", "user_effective_time", "merchant_effective_time", "complete_since")
+"""Fields of a record that are UTC microseconds."""
 _CAUSES = {
     "other_catalogue": "the decision's vector follows another catalogue",
     "degraded": "features were not served by Redis",
@@ -63,6 +67,29 @@ def render_day(report: DayReplay) -> "Screen":
     )
     parts.append(Text(verdict, style="green" if report.stands else "red"))
     return Screen(*parts)
+
+
+def plain_decision(replayed: Replayed) -> dict[str, Any]:
+    """A replayed decision for a program: its record, every check, the 50 values by name."""
+    record = replayed.record
+    told = {name: getattr(record, name) for name in record.__struct_fields__ if name != "vector"}
+    moments = {name: told[name] and _at(told[name]) for name in _MOMENTS}
+    request = msgspec.structs.asdict(record.request) | {"timestamp": _at(record.request.timestamp)}
+    values = dict(zip((feature.name for feature in CATALOGUE.features), record.values.tolist(), strict=True))
+    rest = ("checks", "notes", "not_kept", "training_set")
+    return {
+        "decision_id": record.decision_id,
+        "stands": replayed.stands,
+        **{name: getattr(replayed, name) for name in rest},
+        "record": {**told, **moments, "request": request},
+        "values": values,
+    }
+
+
+def plain_day(report: DayReplay) -> dict[str, Any]:
+    """A day's decisions for a program: all counts, and examples of what differs."""
+    examples = [{"decision_id": one.record.decision_id, "differing": one.differing} for one in report.examples]
+    return {**vars(report), "stands": report.stands, "examples": examples}
 
 
 def _facts(replayed: Replayed) -> "Table":
@@ -167,6 +194,10 @@ def _table(*names: str) -> "Table":
     for name in names:
         table.add_column(name, overflow="fold")
     return table
+
+
+def _at(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def _moment(microseconds: int) -> str:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import now, print_table, refused, settings_of_home
 
 if TYPE_CHECKING:
+    from fraud_platform.backtest.run import Backtest
     from fraud_platform.backtest.traffic import InForce
     from fraud_platform.backtest.what import What
     from fraud_platform.settings import Settings
@@ -26,9 +27,9 @@ def backtest(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", min=0, max=1, help="Block above it, by what ran's score or --model's."),
+        typer.Option("--threshold", min=0, max=1, help="Block above this score, of what ran or of --model."),
     ] = None,
-    model: Annotated[int | None, typer.Option("--model", help="Block as this release of the home would.")] = None,
+    model: Annotated[int | None, typer.Option("--model", help="Block as this version of a release would.")] = None,
     fallback_rules: Annotated[
         bool, typer.Option("--fallback-rules", help="Flag what the rules flag where no model can be asked.")
     ] = False,
@@ -38,14 +39,16 @@ def backtest(
     last: Annotated[
         datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last UTC day; default: the last.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures to this file; -: print them in the place of text.")
+    ] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Write a picture by day to this file (PNG).")] = None,
 ) -> None:
     """Try a rule, a threshold or a model on past traffic: hits, money, and what labels say of them; decides nothing."""
     chosen = [rule is not None, threshold is not None or model is not None, fallback_rules]
     if sum(chosen) != 1:
         raise refused("give --rule, or --threshold, or --model (with --threshold or without), or --fallback-rules")
-    from fraud_platform.backtest.report import FIGURES, OVERLAP, as_json, draw, figure_rows, notes, overlap_rows
+    from fraud_platform.backtest.report import as_json, draw
     from fraud_platform.backtest.rule import RuleError
     from fraud_platform.backtest.run import NoTrafficError
     from fraud_platform.backtest.run import backtest as run
@@ -55,7 +58,7 @@ def backtest(
     from fraud_platform.lake import open_lake
     from fraud_platform.model.bundle import BundleError
 
-    current = settings_of_environment()
+    current = settings_of_home()
     lake = open_lake(current)
     try:
         standing = in_force(current.home)
@@ -65,14 +68,25 @@ def backtest(
         found = run(current, traffic, what, first.date() if first else None, last.date() if last else None, present)
     except (RuleError, NoTrafficError, NoSuchModelError, BundleError, OtherDatasetError) as error:
         raise refused(str(error)) from error
+    printed = json_file is not None and json_file == Path("-")
+    if printed:
+        typer.echo(as_json(found).decode())
+        json_file = None
+    else:
+        _show(found)
+    for file, content in ((json_file, as_json), (plot_file, draw)):
+        if file is not None:
+            file.write_bytes(content(found))
+            typer.echo(f"written: {file}", err=printed)
+
+
+def _show(found: "Backtest") -> None:
+    from fraud_platform.backtest.report import FIGURES, OVERLAP, figure_rows, notes, overlap_rows
+
     print_table(f"{found.title}, {found.first_day} to {found.last_day}", FIGURES, figure_rows(found))
     print_table(None, OVERLAP, overlap_rows(found))
     for line in notes(found):
         typer.echo(line)
-    for file, content in ((json_file, as_json), (plot_file, draw)):
-        if file is not None:
-            file.write_bytes(content(found))
-            typer.echo(f"written: {file}")
 
 
 def _what(

@@ -3,20 +3,20 @@
 What belongs here: options and tables. What does not: the arithmetic (`fraud_platform.capacity`).
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import console, print_table, refused
+from fraud_platform.cli.screen import JSON, console, print_json, print_table, refused
 
 if TYPE_CHECKING:
     from fraud_platform.capacity.figures import Figures
     from fraud_platform.capacity.plan import Plan
     from fraud_platform.capacity.prices import Rules
     from fraud_platform.capacity.reference import Reference
+    from fraud_platform.capacity.width import Wide
 
 app = typer.Typer()
 
@@ -40,7 +40,12 @@ def capacity(
     users: Annotated[float, typer.Option("--users", parser=_positive, metavar="NUMBER", help="Users in the store.")],
     merchants: Annotated[
         float | None,
-        typer.Option("--merchants", parser=_positive, metavar="NUMBER", help="Default: one for each 100 users."),
+        typer.Option(
+            "--merchants",
+            parser=_positive,
+            metavar="NUMBER",
+            help="Merchants; default: one for each 100 users.",
+        ),
     ] = None,
     features: Annotated[
         int, typer.Option("--features", min=1, help="Features; each above 50 takes 4 bytes more per user.")
@@ -58,13 +63,14 @@ def capacity(
     bench: Annotated[
         Path, typer.Option("--bench", help="Folder of `make bench-serving`, `bench-width` and `bench-footprint`.")
     ] = Path("var/bench"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JSON = False,
 ) -> None:
     """From measured figures and list prices to machines, memory, disk and money, beside the reference design's."""
     from fraud_platform.capacity.figures import FiguresError, read_figures
     from fraud_platform.capacity.plan import REFERENCE_DAILY_PER_TPS, Load, plan
     from fraud_platform.capacity.prices import SHIPPED, PricesError, read_prices
     from fraud_platform.capacity.reference import reference
+    from fraud_platform.capacity.width import TYPICAL_RATES, wide
 
     try:
         table = read_prices(prices or SHIPPED)
@@ -88,34 +94,24 @@ def capacity(
         ours, theirs = plan(load, figures, table), reference(figures, table)
     except ValueError as error:
         raise refused(f"rules.p99_ms of the prices: {error}") from error
+    rules = table.rules
+    typical = [wide(rate, figures.width, headroom=rules.headroom, p99_ms=rules.p99_ms) for rate in TYPICAL_RATES]
+    widths = sorted({ours.wide, *typical}, key=lambda each: each.rate)
     if as_json:
         used = {"serving": figures.serving, "footprint": figures.footprint, "width": figures.width}
-        typer.echo(
-            json.dumps(
-                {
-                    **ours.as_json(),
-                    "reference": asdict(theirs),
-                    "figures": {name: _plain(value) for name, value in used.items()},
-                    "sources": figures.sources,
-                    "prices": table.model_dump(),
-                },
-                indent=2,
-            )
-        )
+        beside = {
+            "reference": theirs,
+            "widths": [{**asdict(each), "cores": each.cores} for each in widths],
+            "figures": used,
+            "sources": figures.sources,
+        }
+        print_json({**ours.as_json(), **beside, "prices": table.model_dump()})
         return
-    _show(ours, theirs, figures, table.rules)
+    _show(ours, theirs, widths, figures, rules)
 
 
-def _plain(value: object) -> object:
+def _show(ours: "Plan", theirs: "Reference", widths: "list[Wide]", figures: "Figures", rules: "Rules") -> None:
     import msgspec
-
-    return msgspec.to_builtins(value)
-
-
-def _show(ours: "Plan", theirs: "Reference", figures: "Figures", rules: "Rules") -> None:
-    import msgspec
-
-    from fraud_platform.capacity.width import TYPICAL_RATES, wide
 
     load = ours.load
     title = (
@@ -135,13 +131,12 @@ def _show(ours: "Plan", theirs: "Reference", figures: "Figures", rules: "Rules")
         f"(for {theirs.larger_tps:,}/s it says {theirs.larger_says_usd[0]:,} to {theirs.larger_says_usd[1]:,})"
     )
     print_table(title, ["what", "bought", "USD/month", "does it?", "meaning"], rows)
-    wider = [wide(rate, figures.width, headroom=rules.headroom, p99_ms=rules.p99_ms) for rate in TYPICAL_RATES]
     rows = [
         [
             f"{each.rate:,.0f}", str(each.workers), f"{each.busy:.0%}", f"{each.p99_ms:.1f}", str(each.redis_shards),
             "not measured" if each.gateway_cores is None else str(each.gateway_cores), str(each.cores),
         ]
-        for each in sorted({ours.wide, *wider}, key=lambda each: each.rate)
+        for each in widths
     ]  # fmt: skip
     title = f"Width: P99 within {rules.p99_ms:g} ms at {rules.headroom:g} times the rate, by the queueing model"
     columns = ["payments/s", "workers, a core each", "busy at the peak", "P99 ms", "Redis shards", "gateway cores"]

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import console, markdown_table, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import (
+    JSON,
+    console,
+    markdown_table,
+    now,
+    print_json,
+    print_table,
+    refused,
+    settings_of_environment,
+    settings_of_home,
+)
 
 if TYPE_CHECKING:
     from fraud_platform.settings import Settings
@@ -22,10 +32,19 @@ def features(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the Markdown table of the documentation.")
     ] = False,
+    as_json: JSON = False,
 ) -> None:
     """List the features: name, source, window, unit, dtype, cold start, meaning."""
     from fraud_platform.features.catalogue import CATALOGUE
 
+    if as_json:
+        names = ("name", "source", "window", "unit", "dtype", "cold_start", "meaning")
+        features = [
+            {"number": number, **{name: getattr(one, name) for name in names}}
+            for number, one in enumerate(CATALOGUE.features, start=1)
+        ]
+        print_json({"catalogue": CATALOGUE.hash, "features": features})
+        return
     header = ["#", "feature", "source", "window", "unit", "dtype", "cold start", "meaning"]
     rows = [
         [str(number), one.name, one.source, one.window, one.unit, one.dtype, one.cold_start, one.meaning]
@@ -43,6 +62,7 @@ def ingest(
     check: Annotated[
         bool, typer.Option("--check", help="Read every row and report; write nothing to the lake.")
     ] = False,
+    as_json: JSON = False,
 ) -> None:
     """Check a mapping file against the data it points at, before a history is built from it."""
     from fraud_platform.ingest.check import check_mapping, render
@@ -54,7 +74,10 @@ def ingest(
         report = check_mapping(mapping, settings_of_environment())
     except MappingError as error:
         raise refused(str(error)) from error
-    console().print(render(report))
+    if as_json:
+        print_json(report)
+    else:
+        console().print(render(report))
     if not report.complete:
         raise refused("rows were read that are neither accepted nor quarantined")
 
@@ -62,6 +85,7 @@ def ingest(
 @app.command()
 def prune(
     yes: Annotated[bool, typer.Option("--yes", help="Prune; without, only say what would be pruned.")] = False,
+    as_json: JSON = False,
 ) -> None:
     """Reduce old snapshots of features to the rows that payments asked for; Dagster does so every night.
 
@@ -71,17 +95,29 @@ def prune(
     from fraud_platform.lake import open_lake
     from fraud_platform.online.retention import left_behind, prune_all
 
-    current = settings_of_environment()
+    current = settings_of_home()
     lake = open_lake(current)
     snapshots = left_behind(current, lake, int(now().timestamp() * 1_000_000))
+    done = list(prune_all(current, lake, snapshots)) if yes and snapshots else []
+    before, after = (sum(one.bytes[i] for one in done) for i in (0, 1))
+    if as_json:
+        named = [{"view": view.name, "day": day} for view, day in snapshots]
+        print_json(
+            {
+                "pruned": yes,
+                "whole_snapshot_days": current.whole_snapshot_days,
+                "snapshots": named,
+                "bytes_before": before,
+                "bytes_after": after,
+            }
+        )
+        return
     if not snapshots:
         typer.echo(f"No whole snapshot is out of force for more than {current.whole_snapshot_days} days.")
         return
     if not yes:
         typer.echo(f"Would prune {len(snapshots)} snapshot(s), {snapshots[0][1]} and later. Do it with: --yes")
         return
-    done = list(prune_all(current, lake, snapshots))
-    before, after = (sum(one.bytes[i] for one in done) for i in (0, 1))
     typer.echo(f"Pruned {len(done)} snapshot(s): {before / 1e6:,.1f} MB became {after / 1e6:,.1f} MB.")
 
 
@@ -100,10 +136,11 @@ def replay(
         str | None, typer.Option("--caller", help="Whose decision, where several have the transaction_id.")
     ] = None,
     vector: Annotated[bool, typer.Option("--vector", help="Show the decision's 50 values.")] = False,
-    sample: Annotated[int | None, typer.Option("--sample", min=1, help="Only so many of the day's decisions.")] = None,
+    sample: Annotated[int | None, typer.Option("--sample", min=1, help="Only so many decisions of the day.")] = None,
     region: Annotated[
         str | None, typer.Option("--region", help="What that region saw, empty for the first; default: this home's.")
     ] = None,
+    as_json: JSON = False,
 ) -> None:
     """Prove the past: --date holds the online path against the training set, the others make decisions again.
 
@@ -121,44 +158,44 @@ def replay(
         raise refused("--region goes with --date and --decided-on")
     same = True
     if date is not None:
-        same = _replay_transactions(date, region)
+        same = _replay_transactions(date, region, as_json)
     if decision is not None:
-        same = _replay_decision(decision, caller, vector)
+        same = _replay_decision(decision, caller, vector, as_json)
     if decided_on is not None:
-        same = _replay_decisions(decided_on, sample, region)
+        same = _replay_decisions(decided_on, sample, region, as_json)
     raise typer.Exit(int(not same))
 
 
 def _settings_of(region: str | None) -> "Settings":
     """This home's settings, as that region's."""
-    current = settings_of_environment()
+    current = settings_of_home()
     return current if region is None else current.model_copy(update={"region": region})
 
 
-def _replay_transactions(day: datetime, region: str | None) -> bool:
+def _replay_transactions(day: datetime, region: str | None, as_json: bool) -> bool:
     from fraud_platform.lake import MissingPartition, open_lake
     from fraud_platform.online.embedded_redis import RedisUnavailableError, ensure_redis
     from fraud_platform.replay import replay_day
-    from fraud_platform.replay_report import render
+    from fraud_platform.replay_report import plain, render
 
     current = _settings_of(region)
     try:
         report = replay_day(current, open_lake(current), day.date(), ensure_redis(current))
     except (MissingPartition, RedisUnavailableError) as error:
         raise refused(str(error)) from error
-    console().print(render(report))
+    print_json(plain(report)) if as_json else console().print(render(report))
     return report.differences == 0
 
 
-def _replay_decision(identifier: str, caller: str | None, vector: bool) -> bool:
+def _replay_decision(identifier: str, caller: str | None, vector: bool, as_json: bool) -> bool:
     from fraud_platform.audit.decision import DecisionReplay
-    from fraud_platform.audit.screen import render_decision
+    from fraud_platform.audit.screen import plain_decision, render_decision
     from fraud_platform.inference_log.search import UnknownDecisionError, the_decision
     from fraud_platform.inference_log.table import LogTable
     from fraud_platform.lake import open_lake
     from fraud_platform.monitoring.skew import offline_vectors
 
-    current = settings_of_environment()
+    current = settings_of_home()
     lake = open_lake(current)
     try:
         record = the_decision(current.home, LogTable(lake), identifier, caller)
@@ -166,18 +203,18 @@ def _replay_decision(identifier: str, caller: str | None, vector: bool) -> bool:
         raise refused(str(error)) from error
     offline = offline_vectors(lake, record.day, record.request.transaction_id)
     replayed = DecisionReplay(current).replay(record, offline)
-    console().print(render_decision(replayed, vector))
+    print_json(plain_decision(replayed)) if as_json else console().print(render_decision(replayed, vector))
     return replayed.stands
 
 
-def _replay_decisions(day: datetime, sample: int | None, region: str | None) -> bool:
+def _replay_decisions(day: datetime, sample: int | None, region: str | None, as_json: bool) -> bool:
     from fraud_platform.audit.day import replay_decisions
-    from fraud_platform.audit.screen import render_day
+    from fraud_platform.audit.screen import plain_day, render_day
     from fraud_platform.lake import open_lake
 
     current = _settings_of(region)
     report = replay_decisions(current, open_lake(current), day.date(), sample)
     if not report.decisions:
         raise refused(f"the log holds no decision of {day.date()}")
-    console().print(render_day(report))
+    print_json(plain_day(report)) if as_json else console().print(render_day(report))
     return report.stands

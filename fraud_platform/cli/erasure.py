@@ -4,11 +4,11 @@ What belongs here: options and tables. What does not: the work (`fraud_platform.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fraud_platform.cli.screen import by_hand, console, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import JSON, by_hand, console, now, print_json, print_table, refused, settings_of_home
 
 if TYPE_CHECKING:
     from fraud_platform.erasure.erase import Look
@@ -26,6 +26,7 @@ def erase(
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be done.")] = False,
+    as_json: JSON = False,
 ) -> None:
     """Delete one user where nothing needs the rows, put a pseudonym where sums do, and look again.
 
@@ -43,22 +44,32 @@ def erase(
 
     if not canonical(user) or user.startswith("erased-"):
         raise refused("--user: an identifier is needed, and no pseudonym")
-    current, backups = settings_of_environment(), backup or []
+    current, backups = settings_of_home(), backup or []
     failures = (RedisUnavailableError, PostgresUnavailableError, PolicyError, BundleError, BackupError, OSError)
+    pseudonym, after = None, None
     try:
         if not yes:
-            _show("Would be done; do it with --yes", look(current, user, backups=backups, plainly=False), None)
+            before = look(current, user, backups=backups, plainly=False)
         else:
             done = run(current, user, who=by_hand(), now=now(), backups=backups)
-            _show(f"Done; in its place stands {done.pseudonym}", done.before, done.after)
+            pseudonym, before, after = done.pseudonym, done.before, done.after
     except failures as error:
         raise refused(f"not complete, run it again: {error}") from error
-    console().print("Out of reach:", *(f"- {line}" for line in OUT_OF_REACH), sep="\n", highlight=False)
-    if yes and done.after.total:
+    if as_json:
+        looks = {"before": _plain(before), "after": after and _plain(after)}
+        print_json({"done": yes, "pseudonym": pseudonym, **looks, "out_of_reach": OUT_OF_REACH})
+    else:
+        _show(f"Done; in its place stands {pseudonym}" if yes else "Would be done; do it with --yes", before, after)
+        console().print("Out of reach:", *(f"- {line}" for line in OUT_OF_REACH), sep="\n", highlight=False)
+    if after is not None and after.total:
         raise refused(
-            f"the user is still named {done.after.total} time(s): the lines above with a ! say where and what to do. A "
+            f"the user is still named {after.total} time(s): the lines above with a ! say where and what to do. A "
             "spool's segment that a running worker has open is cut when the worker begins another; run this again then"
         )
+
+
+def _plain(look: "Look") -> dict[str, Any]:
+    return {"stores": look.stores, "total": look.total, "notes": look.notes}
 
 
 def _show(title: str, before: "Look", after: "Look | None") -> None:

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import console, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import (
+    JSON,
+    by_hand,
+    console,
+    now,
+    print_json,
+    print_table,
+    refused,
+    settings_of_home,
+    settings_of_server,
+)
 
 if TYPE_CHECKING:
     from fraud_platform.gateway.config import Weights
@@ -39,31 +49,39 @@ def gateway_start() -> None:
     """Run nginx and the process of the rules until Ctrl-C; requests under way are finished first."""
     from fraud_platform.gateway.run import run
 
-    current = settings_of_environment()
+    current = settings_of_server()
     with _refusing():
         typer.echo(f"https://{current.gateway_host}:{current.gateway_port}  Ctrl-C ends it.")
         run(current, now())
 
 
 @app.command("status")
-def gateway_status() -> None:
+def gateway_status(as_json: JSON = False) -> None:
     """Show who gets payments and who is ready; the exit code is 0 when the gateway runs and all who get some are."""
     from fraud_platform.gateway.config import COLOURS, HOST, folder, servers
     from fraud_platform.gateway.nginx import master
     from fraud_platform.gateway.switch import readiness, weights_in_force
 
-    current = settings_of_environment()
+    current = settings_of_home()
     weights = weights_in_force(current)
-    runs = master(folder(current))
-    rows = [["gateway", f"{current.gateway_host}:{current.gateway_port}", "", "runs" if runs else "down"]]
-    good = runs is not None
-    for colour in COLOURS:
-        for address in servers(current, colour):
-            lacks = readiness(address)
-            good = good and (lacks is not None or colour not in weights)
-            rows.append([colour, address, f"{weights.get(colour, 0)}%", _state(lacks)])
-    rules = f"{HOST}:{current.rules_port}"
-    rows.append(["rules", rules, "backup" if weights else "100%", "ready" if readiness(rules) is not None else "down"])
+    runs = master(folder(current)) is not None
+    address, rules = f"{current.gateway_host}:{current.gateway_port}", f"{HOST}:{current.rules_port}"
+    behind = [(colour, at, readiness(at)) for colour in COLOURS for at in servers(current, colour)]
+    by_rules = readiness(rules) is not None
+    good = runs and all(lacks is not None or colour not in weights for colour, _, lacks in behind)
+    if as_json:
+        told = [
+            {"colour": colour, "address": at, "percent": weights.get(colour, 0), "ready": lacks is not None,
+             "lacks": lacks}
+            for colour, at, lacks in behind
+        ]  # fmt: skip
+        of_rules = {"address": rules, "percent": 0 if weights else 100, "ready": by_rules}
+        gateway = {"address": address, "runs": runs}
+        print_json({"good": good, "gateway": gateway, "servers": told, "rules": of_rules})
+        raise typer.Exit(int(not good))
+    rows = [["gateway", address, "", "runs" if runs else "down"]]
+    rows += [[colour, at, f"{weights.get(colour, 0)}%", _state(lacks)] for colour, at, lacks in behind]
+    rows.append(["rules", rules, "backup" if weights else "100%", "ready" if by_rules else "down"])
     print_table(None, ["what", "address", "payments", "state"], rows)
     raise typer.Exit(int(not good))
 
@@ -74,7 +92,7 @@ def gateway_switch(colour: COLOUR, why: WHY) -> None:
     from fraud_platform.gateway.switch import switch
 
     with _refusing():
-        switch(settings_of_environment(), colour.value, _reason(why), now())
+        switch(settings_of_home(), colour.value, _reason(why), now())
     console().print(f"{colour.value} gets every payment.")
 
 
@@ -86,7 +104,7 @@ def gateway_split(
     from fraud_platform.gateway.switch import split
 
     with _refusing():
-        split(settings_of_environment(), colour.value, percent, _reason(why), now())
+        split(settings_of_home(), colour.value, percent, _reason(why), now())
     console().print(f"{colour.value} gets {percent} per cent of payments.")
 
 
@@ -95,7 +113,7 @@ def gateway_drain(colour: COLOUR, why: WHY) -> None:
     """Give a colour no payment any more, so that its servers can be ended; the other, else the rules, gets them all."""
     from fraud_platform.gateway.switch import drain, weights_in_force
 
-    current = settings_of_environment()
+    current = settings_of_home()
     with _refusing():
         drain(current, colour.value, _reason(why), now())
     console().print(f"{colour.value} gets no payment any more; {_said(weights_in_force(current))}.")
@@ -107,7 +125,7 @@ def gateway_rollback(why: WHY) -> None:
     from fraud_platform.gateway.switch import roll_back
 
     with _refusing():
-        weights = roll_back(settings_of_environment(), _reason(why), now())
+        weights = roll_back(settings_of_home(), _reason(why), now())
     console().print(f"As before: {_said(weights)}.")
 
 
@@ -117,15 +135,13 @@ def gateway_reload() -> None:
     from fraud_platform.gateway.switch import reload
 
     with _refusing():
-        reload(settings_of_environment())
+        reload(settings_of_home())
 
 
 def _reason(why: str) -> "Reason":
-    import getpass
-
     from fraud_platform.model.release import Reason
 
-    return Reason(who=f"{getpass.getuser()} by hand", why=why)
+    return Reason(who=by_hand(), why=why)
 
 
 def _said(weights: "Weights") -> str:

@@ -3,12 +3,15 @@
 What belongs here: the group's commands. What does not: what a key is (`fraud_platform.decision.api_keys`).
 """
 
+import sys
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from fraud_platform.cli.screen import by_hand, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.confirm import WAIT, WAIT_SECONDS, confirm
+from fraud_platform.cli.screen import JSON, by_hand, now, print_json, print_table, refused, settings_of_home
 
 app = typer.Typer(help="API keys of the decision service, kept in <home>/access/keys.json.", no_args_is_help=True)
 
@@ -26,12 +29,14 @@ class Scope(StrEnum):
 def keys_add(
     name: Annotated[str, typer.Argument(help="Who will call: decisions are kept under this name.")],
     scope: Annotated[list[Scope], typer.Option("--scope", help="What the key allows; give it once for each.")],
+    wait: WAIT = WAIT_SECONDS,
+    as_json: JSON = False,
 ) -> None:
     """Make a key and print it, for the only time; a name may have several, so that keys change without a gap."""
     from fraud_platform.decision.api_keys import KeysError, add_key, keys_path
     from fraud_platform.decision.key_ledger import note_key
 
-    settings = settings_of_environment()
+    settings = settings_of_home()
     home = settings.home
     try:
         token, made = add_key(keys_path(home), name, [one.value for one in scope], now())
@@ -40,25 +45,34 @@ def keys_add(
         raise refused(str(error)) from error
     if settings.jwt_keys is not None:
         typer.secho(f"tokens whose `sub` is {made.caller} are refused from now on: the name is the key's", err=True)
-    typer.secho(f"key {made.id} of {made.caller} for {', '.join(made.scopes)}; it is not shown again:", err=True)
-    typer.echo(token)
+    if not as_json:
+        # before anything is waited for: it is lost if this is interrupted
+        typer.secho(f"key {made.id} of {made.caller} for {', '.join(made.scopes)}; it is not shown again:", err=True)
+        typer.echo(token)
+        sys.stdout.flush()
+    told = {"id": made.id, "caller": made.caller, "scopes": made.scopes, "key": token} if as_json else None
+    _confirm(home, f"key {made.id}", wait, told=told, needed=False, err=True)
 
 
 @app.command("list")
-def keys_list() -> None:
+def keys_list(as_json: JSON = False) -> None:
     """Show every key: id, caller, scopes, dates."""
     from fraud_platform.decision.api_keys import KeysError, keys_path, read_keys
 
     try:
-        found = read_keys(keys_path(settings_of_environment().home))
+        found = read_keys(keys_path(settings_of_home().home))
     except KeysError as error:
         raise refused(str(error)) from error
+    if as_json:
+        names = ("id", "caller", "scopes", "created_at", "revoked_at")
+        print_json([{name: getattr(key, name) for name in names} for key in found])
+        return
     rows = [
         [key.id, key.caller, ", ".join(key.scopes), f"{key.created_at:%Y-%m-%d %H:%M}",
          f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""]
         for key in found
     ]  # fmt: skip
-    print_table(None, ["id", "caller", "scopes", "created", "revoked"], rows)
+    print_table(None, ["id", "caller", "scopes", "created (UTC)", "revoked (UTC)"], rows)
 
 
 @app.command("open")
@@ -67,7 +81,7 @@ def keys_open(why: Annotated[str, typer.Option("--why", help="The reason, for th
     from fraud_platform.decision.api_keys import KeysError
     from fraud_platform.decision.key_ledger import note_opening
 
-    home = settings_of_environment().home
+    home = settings_of_home().home
     try:
         note_opening(home, by_hand(), why, now())
     except KeysError as error:
@@ -76,15 +90,28 @@ def keys_open(why: Annotated[str, typer.Option("--why", help="The reason, for th
 
 
 @app.command("revoke")
-def keys_revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="Of `keys list`.")]) -> None:
-    """Make a key worthless; the service notices within a second, and the ledger keeps who did it."""
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `keys list` shows it.")],
+    wait: WAIT = WAIT_SECONDS,
+    as_json: JSON = False,
+) -> None:
+    """Make a key worthless, and wait until every worker knows; the ledger keeps who did it."""
     from fraud_platform.decision.api_keys import KeysError, keys_path, revoke_key
     from fraud_platform.decision.key_ledger import note_key
 
-    home = settings_of_environment().home
+    home = settings_of_home().home
     try:
         key = revoke_key(keys_path(home), key_id, now())
         note_key(home, key, by_hand(), now())
     except KeysError as error:
         raise refused(str(error)) from error
-    typer.echo(f"key {key.id} of {key.caller} is revoked")
+    told = {"id": key.id, "caller": key.caller, "revoked_at": key.revoked_at} if as_json else None
+    _confirm(home, f"the revocation of key {key.id} of {key.caller}", wait, told=told)
+
+
+def _confirm(home: Path, what: str, wait: float, **how: Any) -> None:
+    """Wait until every worker goes by the keys that are kept now."""
+    from fraud_platform.decision.api_keys import KeyFile
+
+    kept = KeyFile(home)
+    confirm(home, what, lambda worker: worker.keys is not None and worker.keys == kept.state(), wait, **how)

@@ -4,13 +4,12 @@ What belongs here: the group's commands. What does not: what a distrust is (`fea
 (`features.label_change`).
 """
 
-import json
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fraud_platform.cli.screen import by_hand, home_of, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import JSON, by_hand, now, print_json, print_table, refused, settings_of_home
 
 if TYPE_CHECKING:
     from fraud_platform.features.label_change import LabelChange
@@ -23,8 +22,7 @@ app = typer.Typer(
 
 WHY = Annotated[str, typer.Option("--why", help="The reason, for the record.")]
 YES = Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would change.")]
-JSON = Annotated[bool, typer.Option("--json", help="JSON for scripts instead of a table.")]
-ID = Annotated[str, typer.Argument(metavar="ID", help="Of `labels list`.")]
+ID = Annotated[str, typer.Argument(metavar="ID", help="The distrust's id, as `labels list` shows it.")]
 _MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 
 
@@ -40,6 +38,7 @@ def labels_distrust(
         datetime | None, typer.Option("--until", formats=_MOMENTS, help="Labels that arrived before then, UTC.")
     ] = None,
     yes: YES = False,
+    as_json: JSON = False,
 ) -> None:
     """Take labels out of features, training and reports; what fits everything given is meant. `labels trust` undoes it.
 
@@ -47,8 +46,7 @@ def labels_distrust(
     """
     from fraud_platform.features.label_rules import DistrustFile, distrust
 
-    current = settings_of_environment()
-    home = home_of(current)
+    current = settings_of_home()
     moments = {
         name: None if at is None else at.replace(tzinfo=UTC) for name, at in (("since", since), ("until", until))
     }
@@ -56,12 +54,14 @@ def labels_distrust(
         event = distrust(who=by_hand(), why=why, now=now(), source=source, caller=caller, **moments)
     except ValueError as error:
         raise refused(str(error)) from error
-    record = DistrustFile(home)
+    record = DistrustFile(current.home)
     before, after = _rules(current, []), _rules(current, [event])
     change = _changed(current, before, after)
     if yes:
         record.append(event)
-    typer.echo(f"home {home}")
+    if as_json:
+        print_json({"done": yes, "distrust": _plain(after.distrusted[-1]), **_told(current, change)})
+        return
     typer.echo(f"{'distrusted' if yes else 'would be distrusted'} ({event.id}): {after.distrusted[-1].said}")
     _say(current, change, taken_out=True)
     if not yes:
@@ -69,24 +69,25 @@ def labels_distrust(
 
 
 @app.command("trust")
-def labels_trust(identifier: ID, why: WHY, yes: YES = False) -> None:
+def labels_trust(identifier: ID, why: WHY, yes: YES = False, as_json: JSON = False) -> None:
     """Undo a distrust: its labels count again, as if they had never been taken out."""
     from fraud_platform.features.label_rules import DistrustFile, UnknownDistrustError, trust
 
-    current = settings_of_environment()
-    home = home_of(current)
-    record = DistrustFile(home)
+    current = settings_of_home()
+    record = DistrustFile(current.home)
     try:
         event = trust(record, identifier, who=by_hand(), why=why, now=now())
     except UnknownDistrustError as error:
         raise refused(str(error)) from error
     before, after = _rules(current, []), _rules(current, [event])
-    said = next(one.said for one in before.distrusted if one.id == identifier)
+    undone = next(one for one in before.distrusted if one.id == identifier)
     change = _changed(current, before, after)
     if yes:
         record.append(event)
-    typer.echo(f"home {home}")
-    typer.echo(f"{'trusted' if yes else 'would be trusted'} again ({identifier}): {said}")
+    if as_json:
+        print_json({"done": yes, "distrust": _plain(undone), **_told(current, change)})
+        return
+    typer.echo(f"{'trusted' if yes else 'would be trusted'} again ({identifier}): {undone.said}")
     _say(current, change, taken_out=False)
     if not yes:
         typer.echo("Nothing was changed. Do it with: --yes")
@@ -97,11 +98,11 @@ def labels_list(as_json: JSON = False) -> None:
     """Show which labels are distrusted, and the ranks of sources."""
     from fraud_platform.features.label_rules import UNKNOWN_RANK
 
-    current = settings_of_environment()
-    home_of(current)
+    current = settings_of_home()
     rules = _rules(current, [])
     if as_json:
-        typer.echo(json.dumps({"ranks": dict(rules.ranks), "distrusted": [_plain(one) for one in rules.distrusted]}))
+        told = {"ranks": dict(rules.ranks), "rank_of_any_other": UNKNOWN_RANK}
+        print_json({**told, "distrusted": [_plain(one) for one in rules.distrusted]})
         return
     rows = [[one.id, one.said, f"{one.at:%Y-%m-%d %H:%M}", one.who, one.why] for one in rules.distrusted]
     if rows:
@@ -119,14 +120,14 @@ def labels_show(identifier: ID, as_json: JSON = False) -> None:
     """Show one distrust with everything that became of it, whether in force or not."""
     from fraud_platform.features.label_rules import DistrustFile, in_force
 
-    home = home_of(settings_of_environment())
+    home = settings_of_home().home
     events = [event for event in DistrustFile(home).events() if event.id == identifier]
     if not events:
         raise refused(f"no distrust {identifier} was ever recorded: `fraud-platform labels list` shows those in force")
     first = in_force(events[:1])[0]
     if as_json:
-        told = [{"what": one.what, "at": one.at.isoformat(), "who": one.who, "why": one.why} for one in events]
-        typer.echo(json.dumps({**_plain(first), "in_force": bool(in_force(events)), "events": told}))
+        told = [{name: getattr(one, name) for name in ("what", "at", "who", "why")} for one in events]
+        print_json({**_plain(first), "in_force": bool(in_force(events)), "events": told})
         return
     typer.echo(f"{identifier}: {first.said}; {'in force' if in_force(events) else 'undone'}")
     rows = [[one.what, f"{one.at:%Y-%m-%d %H:%M}", one.who, one.why] for one in events]
@@ -150,20 +151,30 @@ def _changed(current: "Settings", before: "LabelRules", after: "LabelRules") -> 
     return label_change(open_lake(current), before, after, now())
 
 
-def _say(current: "Settings", change: "LabelChange", *, taken_out: bool) -> None:
+def _told(current: "Settings", change: "LabelChange") -> dict[str, Any]:
+    """A change of what counts, for a program."""
+    verdicts = [{"was": was, "is": is_, "payments": count} for (was, is_), count in change.verdicts.items()]
+    counts = {"labels": change.labels, "payments": change.payments}
+    return {**counts, "verdicts": verdicts, "stale_days": _stale(current, change)}
+
+
+def _stale(current: "Settings", change: "LabelChange") -> dict[str, list[date]]:
+    """The days of each table that have to be built anew."""
     from fraud_platform.features import tables
     from fraud_platform.lake import open_lake
     from fraud_platform.monitoring.performance import PERFORMANCE
 
-    lake = open_lake(current)
+    lake, paid = open_lake(current), change.paid
+    built = (tables.LABEL_TILES, tables.MERCHANT_FEATURES, tables.TRAINING_SET)
+    judged = [day for day in lake.days(PERFORMANCE) if paid is not None and paid[0] <= day <= paid[1]]
+    return {**{table.split("/")[0]: change.stale(lake, table) for table in built}, PERFORMANCE: judged}
+
+
+def _say(current: "Settings", change: "LabelChange", *, taken_out: bool) -> None:
     what = "taken out" if taken_out else "put back"
     rows = [[f"labels {what}", f"{change.labels:,}"], ["payments they speak of", f"{change.payments:,}"]]
     rows += [[f"payments: {was} → {is_}", f"{count:,}"] for (was, is_), count in change.verdicts.items()]
-    for table in (tables.LABEL_TILES, tables.MERCHANT_FEATURES, tables.TRAINING_SET):
-        rows.append([f"stale days of {table.split('/')[0]}", _days(change.stale(lake, table))])
-    paid = change.paid
-    judged = [day for day in lake.days(PERFORMANCE) if paid is not None and paid[0] <= day <= paid[1]]
-    rows.append([f"stale days of {PERFORMANCE}", _days(judged)])
+    rows += [[f"stale days of {table}", _days(days)] for table, days in _stale(current, change).items()]
     print_table(None, ["what", "value"], rows)
     if change.labels:
         typer.echo(
@@ -176,14 +187,6 @@ def _days(days: list[date]) -> str:
     return f"{len(days)}, {days[0]} to {days[-1]}" if days else "none"
 
 
-def _plain(one: "Distrust") -> dict[str, str | None]:
-    return {
-        "id": one.id,
-        "at": one.at.isoformat(),
-        "who": one.who,
-        "why": one.why,
-        "source": one.source,
-        "caller": one.caller,
-        "since": one.since.isoformat() if one.since else None,
-        "until": one.until.isoformat() if one.until else None,
-    }
+def _plain(one: "Distrust") -> dict[str, Any]:
+    names = ("id", "at", "who", "why", "source", "caller", "since", "until")
+    return {name: getattr(one, name) for name in names}

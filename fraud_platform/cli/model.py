@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from fraud_platform.cli.screen import markdown_table, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import (
+    JSON,
+    markdown_table,
+    now,
+    print_json,
+    print_table,
+    refused,
+    say_home,
+    settings_of_environment,
+    settings_of_home,
+)
 
 app = typer.Typer()
 
@@ -30,6 +40,7 @@ def evaluate(
     dates: Annotated[int, typer.Option("--dates", min=1, help="How many dates, back to back.")] = 2,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Parameter sets tried per date; 1: the defaults.")] = 1,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    as_json: JSON = False,
 ) -> None:
     """Train and test models side by side on dates back to back, on any imported data; writes results and a plot."""
     from fraud_platform.ingest.mapping import MappingError
@@ -37,7 +48,7 @@ def evaluate(
     from fraud_platform.model.split import TrainingDataError
     from fraud_platform.model.study import run_study
 
-    current = settings_of_environment()
+    current = settings_of_home() if mapping is None else say_home(settings_of_environment())
     if mapping is not None:
         current = current.model_copy(update={"mapping": mapping})
     windows = Windows(train_days, current.label_maturity_days if delay_days is None else delay_days, test_days, dates)
@@ -46,6 +57,10 @@ def evaluate(
     except (MappingError, TrainingDataError) as error:
         raise refused(str(error)) from error
     rows = summary(study.results)
+    if as_json:
+        table = {"header": HEADER, "rows": rows}
+        print_json({"windows": windows, "table": table, "results": study.results, "plot_file": study.plot_file})
+        return
     if markdown:
         typer.echo(markdown_table(HEADER, rows))
     else:
@@ -56,6 +71,7 @@ def evaluate(
 @app.command()
 def card(
     version: Annotated[int, typer.Argument(help="A registered version, such as 7 of fraud-detector/7.")],
+    as_json: JSON = False,
 ) -> None:
     """Print a version's model card as Markdown: use, data, figures, features, limits, lineage, and when it decided."""
     from fraud_platform.model.bundle import MODEL_NAME, BundleError
@@ -63,9 +79,13 @@ def card(
     from fraud_platform.model.ledger import read_ledger
     from fraud_platform.model.registry import NoCardError, read_card
 
-    current = settings_of_environment()
+    current = settings_of_home()
     try:
         text = read_card(current, version)
     except (BundleError, NoCardError) as error:
         raise refused(str(error)) from error
-    typer.echo(f"{text}\n{standing_markdown(f'{MODEL_NAME}-{version}', read_ledger(current.home))}", nl=False)
+    standing = standing_markdown(f"{MODEL_NAME}-{version}", read_ledger(current.home))
+    if as_json:
+        print_json({"release": f"{MODEL_NAME}-{version}", "card": text, "in_force": standing})
+        return
+    typer.echo(f"{text}\n{standing}", nl=False)

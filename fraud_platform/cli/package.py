@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fraud_platform.cli.screen import console, refused, settings_of_environment
+from fraud_platform.cli.screen import JSON, console, print_json, refused, settings_of_home
 
 app = typer.Typer()
 
@@ -19,6 +19,7 @@ def package(
     platform: Annotated[
         bool, typer.Option("--platform", help="Also an image of Dagster, MLflow and training, and one of the gateway.")
     ] = False,
+    as_json: JSON = False,
 ) -> None:
     """Build the champion as a Bento, and that as an image, with docker, podman or buildah."""
     from fraud_platform.model.bundle import BundleError
@@ -26,18 +27,22 @@ def package(
     from fraud_platform.packaging.image import PackagingError, build_bento, build_platform_images, build_service_image
     from fraud_platform.packaging.requirements import LockError
 
-    current, screen = settings_of_environment(), console()
+    current, screen = settings_of_home(), console()
     try:
         bento = build_bento(current)
-        screen.print(f"Bento  {bento.tag}\n       {bento.folder}")
-        if bento_only:
-            return
-        builder = find_builder()
-        images = [build_service_image(current, bento, builder)]
-        if platform:
-            images += build_platform_images(current, builder)
+        if not as_json:
+            screen.print(f"Bento  {bento.tag}\n       {bento.folder}")
+        images = []
+        if not bento_only:
+            builder = find_builder()
+            images = [build_service_image(current, bento, builder)]
+            if platform:
+                images += build_platform_images(current, builder)
     except (PackagingError, BuilderError, LockError, BundleError) as error:
         raise refused(str(error)) from error
+    if as_json:
+        print_json({"bento": bento, "images": [{**vars(image), "builder": builder.name} for image in images]})
+        return
     for image in images:
         screen.print(f"Image  {image.name}, {image.size}, built by {builder.name} on {image.base}")
         screen.print(f"       packages: {image.bill}")

@@ -1,6 +1,6 @@
 """Commands for the platform as a whole: start, end, look, settings.
 
-What belongs here: `up`, `down`, `status`, `settings`, `reload`. What does not: data and models.
+What belongs here: `up`, `init`, `down`, `status`, `settings`, `reload`. What does not: data and models.
 """
 
 from typing import Annotated, Any
@@ -8,7 +8,17 @@ from urllib.parse import urlsplit
 
 import typer
 
-from fraud_platform.cli.screen import console, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import (
+    JSON,
+    console,
+    now,
+    print_json,
+    print_table,
+    refused,
+    say_home,
+    settings_of_environment,
+    settings_of_home,
+)
 
 app = typer.Typer()
 
@@ -22,7 +32,22 @@ def up(
     """Build what is missing, start every server, decide sample payments; runs until Ctrl-C."""
     from fraud_platform.run.up import up as run
 
-    raise typer.Exit(run(settings_of_environment(), console(), now, exit_when_ready))
+    raise typer.Exit(run(say_home(settings_of_environment()), console(), now, exit_when_ready))
+
+
+@app.command()
+def init() -> None:
+    """Make the folder of FRAUD_HOME a home and build nothing, for keys or a gateway before anything else; `up` does
+    this itself."""
+    from fraud_platform.homes import begin_home, is_home
+
+    home = settings_of_environment().home
+    known = is_home(home)
+    try:
+        begin_home(home)
+    except OSError as error:
+        raise refused(f"FRAUD_HOME: no home can begin there: {error}") from error
+    typer.echo(f"{home.absolute()} is a home {'already' if known else 'now'}")
 
 
 @app.command()
@@ -33,21 +58,31 @@ def down() -> None:
     from fraud_platform.run.status import down as run
 
     try:
-        raise typer.Exit(run(settings_of_environment(), console()))
+        raise typer.Exit(run(settings_of_home(), console()))
     except (RedisUnavailableError, PostgresUnavailableError) as error:
         raise refused(str(error)) from error
 
 
 @app.command()
-def status() -> None:
+def status(as_json: JSON = False) -> None:
     """Show what runs; the exit code is 0 when all of it is ready."""
-    from fraud_platform.run.status import status as run
+    from fraud_platform.run.screen import status_table
+    from fraud_platform.run.status import is_up
+    from fraud_platform.run.status import status as look
 
-    raise typer.Exit(run(settings_of_environment(), console()))
+    current = settings_of_home()
+    lines = look(current)
+    up = is_up(lines)
+    if as_json:
+        parts = [{"what": line.name, "state": line.state, "address": line.url} for line in lines]
+        print_json({"home": current.home.absolute(), "up": up, "parts": parts})
+    else:
+        console().print(status_table(lines))
+    raise typer.Exit(int(not up))
 
 
 @app.command()
-def settings() -> None:
+def settings(as_json: JSON = False) -> None:
     """List every setting: environment variable, value, default, meaning."""
     current = settings_of_environment()
     rows = []
@@ -55,7 +90,11 @@ def settings() -> None:
         value = getattr(current, name)
         default = "" if field.default is None else str(field.default)
         rows.append([f"FRAUD_{name.upper()}", _masked(value), default, field.description or ""])
-    print_table(None, ["setting", "value", "default", "meaning"], rows)
+    header = ["setting", "value", "default", "meaning"]
+    if as_json:
+        print_json([dict(zip(header, row, strict=True)) for row in rows])
+        return
+    print_table(None, header, rows)
 
 
 @app.command()
@@ -63,6 +102,7 @@ def reload(
     url: Annotated[
         str | None, typer.Option("--url", help="Address of the service; default: this home's, on loopback.")
     ] = None,
+    as_json: JSON = False,
 ) -> None:
     """Make every worker of the service look at the registry now; needs a key with the scope admin in FRAUD_API_KEY.
 
@@ -82,13 +122,17 @@ def reload(
     if not response.is_success:
         raise refused(f"the service refuses ({response.status_code}): {answer.get('detail', response.reason_phrase)}")
     workers = answer["workers"]
+    good = bool(workers) and all(worker["looked"] and not worker["error"] for worker in workers)
+    if as_json:
+        print_json(answer)
+        raise typer.Exit(int(not good))
     rows = [
         [str(worker["pid"]), worker["model_version"] or "none", "yes" if worker["looked"] else "no",
          worker["error"] or ""]
         for worker in workers
     ]  # fmt: skip
     print_table(None, ["worker", "model", "looked", "error"], rows)
-    raise typer.Exit(int(not workers or any(worker["error"] or not worker["looked"] for worker in workers)))
+    raise typer.Exit(int(not good))
 
 
 def _masked(value: Any) -> str:

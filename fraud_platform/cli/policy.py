@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fraud_platform.cli.screen import console, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.confirm import WAIT, WAIT_SECONDS, confirm
+from fraud_platform.cli.screen import JSON, by_hand, console, now, print_json, print_table, refused, settings_of_home
 
 if TYPE_CHECKING:
     from fraud_platform.decision.policy_record import Entry, PolicyRecord
@@ -29,8 +30,6 @@ _FIELDS = {
     "kill_switch": "off; rules_only: no model is asked; allow_all: every payment is allowed",
     "list_matching": "exact; case: lists disregard case; look_alikes: and take for one what looks alike",
 }
-_NOT_LISTED = 3
-"""Exit code of `listed`: 1 and 2 are a command that could not answer."""
 _NAMED_CHANGES = 20
 """Entries of one change that `history` names."""
 
@@ -69,32 +68,39 @@ class Switch(StrEnum):
 
 WHY = Annotated[str, typer.Option("--why", help="The reason, for the ledger.")]
 EXPECTED = Annotated[
-    int | None, typer.Option("--expected-version", help="Refuse when the policy is at another version by now.")
+    int | None,
+    typer.Option("--expected-version", help="Refuse when the policy is at another version."),
 ]
-LIST = Annotated[Which, typer.Argument(help="Which list.")]
-KIND = Annotated[Kind, typer.Argument(help="What is listed.")]
+LIST = Annotated[Which, typer.Argument(help="The list: allow or block.")]
+KIND = Annotated[Kind, typer.Argument(help="What is listed: user, merchant, device or country.")]
 VALUE = Annotated[str, typer.Argument(help="As payments bear it: an identifier, or a country's code.")]
 
 
 @app.command("show")
 def policy_show(
-    version: Annotated[int | None, typer.Option("--version", help="A past one; default: what is in force.")] = None,
+    version: Annotated[int | None, typer.Option("--version", help="A past version; default: what is in force.")] = None,
+    as_json: JSON = False,
 ) -> None:
     """Show the policy: numbers, kill switch, lists."""
+    import msgspec
+
     from fraud_platform.decision.policy_record import PolicyError, first_policy, read_policy
 
-    current = settings_of_environment()
+    current = settings_of_home()
     try:
         record = read_policy(current.home, version)
     except PolicyError as error:
         raise refused(str(error)) from error
+    if record is None and version is not None:
+        raise refused(f"no version {version} is kept: `fraud-platform policy history` shows them")
+    if as_json:
+        print_json({"kept": record is not None, **msgspec.structs.asdict(record or first_policy(current, now()))})
+        return
     if record is not None:
         console().print(f"version {record.version}, since {record.since:%Y-%m-%d %H:%M:%S} UTC")
-    elif version is None:
+    else:
         record = first_policy(current, now())
         console().print("no policy yet: version 1 will be made of the settings, by a service's start or a change")
-    else:
-        raise refused(f"no version {version} is kept: `fraud-platform policy history` shows them")
     print_table(
         None, ["field", "value", "meaning"], [[name, _text(getattr(record, name)), _FIELDS[name]] for name in _FIELDS]
     )
@@ -109,16 +115,26 @@ def policy_show(
 def policy_set(
     why: WHY,
     threshold: Annotated[float | None, typer.Option(help="Block above this score, between 0 and 1.")] = None,
-    review_threshold: Annotated[float | None, typer.Option(help="Flag for review above this score.")] = None,
-    rule_high_amount: Annotated[int | None, typer.Option(help="Flag above this amount without a model.")] = None,
-    rule_cross_country_amount: Annotated[int | None, typer.Option(help="The same outside the home country.")] = None,
+    review_threshold: Annotated[
+        float | None, typer.Option(help="Flag for review above this score, between 0 and 1.")
+    ] = None,
+    rule_high_amount: Annotated[
+        int | None, typer.Option(help="Flag above this amount without a model; units of the base currency.")
+    ] = None,
+    rule_cross_country_amount: Annotated[
+        int | None, typer.Option(help="The same outside the home country; units of the base currency.")
+    ] = None,
     list_matching: Annotated[MatchingName | None, typer.Option(help=_FIELDS["list_matching"])] = None,
     expected_version: EXPECTED = None,
+    wait: WAIT = WAIT_SECONDS,
+    as_json: JSON = False,
 ) -> None:
     """Change thresholds or rule limits; what is not named stays."""
     _change(
         why,
         expected_version,
+        wait,
+        as_json,
         threshold=threshold,
         review_threshold=review_threshold,
         rule_high_amount=rule_high_amount,
@@ -139,37 +155,56 @@ def policy_list_add(
     ] = None,
     span: Annotated[str | None, typer.Option("--for", help="How long instead, such as 12h or 7d.")] = None,
     expected_version: EXPECTED = None,
+    wait: WAIT = WAIT_SECONDS,
+    as_json: JSON = False,
 ) -> None:
     """Put a user, merchant, device or country on a list; again: with another end."""
     if span is not None and until is not None:
         raise refused("--until and --for: give one of them")
     end = until.replace(tzinfo=UTC) if until is not None else None if span is None else now() + _span(span)
     entry = {"kind": kind.value, "value": value} | ({} if end is None else {"until": end.isoformat()})
-    _change(why, expected_version, **{f"{which.value}_list_add": [entry]})
+    _change(why, expected_version, wait, as_json, **{f"{which.value}_list_add": [entry]})
 
 
 @app.command("list-remove")
-def policy_list_remove(which: LIST, kind: KIND, value: VALUE, why: WHY, expected_version: EXPECTED = None) -> None:
+def policy_list_remove(
+    which: LIST,
+    kind: KIND,
+    value: VALUE,
+    why: WHY,
+    expected_version: EXPECTED = None,
+    wait: WAIT = WAIT_SECONDS,
+    as_json: JSON = False,
+) -> None:
     """Take somebody off a list."""
-    _change(why, expected_version, **{f"{which.value}_list_remove": [{"kind": kind.value, "value": value}]})
+    entry = {"kind": kind.value, "value": value}
+    _change(why, expected_version, wait, as_json, **{f"{which.value}_list_remove": [entry]})
 
 
 @app.command("listed")
-def policy_listed(kind: KIND, value: VALUE) -> None:
+def policy_listed(kind: KIND, value: VALUE, as_json: JSON = False) -> None:
     """Say whether a user, merchant, device or country is on a list: which entry, since when, who put it there and why.
 
-    The exit code is 0 when an entry counts, 3 when none does, and 1 or 2 when the command could not answer.
+    The exit code is 0 when an entry counts, and 1 when none does.
     """
+    import msgspec
+
     from fraud_platform.decision.policy_listed import find_listed
     from fraud_platform.decision.policy_record import PolicyError, policy_in_force
     from fraud_platform.identifiers import canonical
 
-    current, at = settings_of_environment(), now()
+    current, at = settings_of_home(), now()
     try:
         record = policy_in_force(current, at)
     except PolicyError as error:
         raise refused(str(error)) from error
     found = find_listed(current.home, record, kind.value, value, at)
+    listed = any(one.counts for one in found)
+    if as_json:
+        entries = [msgspec.structs.asdict(one) for one in found]
+        print_json({"kind": kind.value, "value": canonical(value), "listed": listed, "policy_version": record.version, "kill_switch": record.kill_switch,
+                    "list_matching": record.list_matching, "entries": entries})  # fmt: skip
+        raise typer.Exit(0 if listed else 1)
     for one in found:
         since = "since when is not in the ledger"
         if one.since is not None:
@@ -177,10 +212,10 @@ def policy_listed(kind: KIND, value: VALUE) -> None:
         end = "for good" if one.until is None else f"until {one.until:%Y-%m-%d %H:%M} UTC"
         state = end if one.counts else f"{end}, which is past: it counts no more"
         typer.echo(f"{one.list} list: {one.kind} {one.value}, {state}; {since}: {one.why}")
-    if not any(one.counts for one in found):
+    if not listed:
         matching = f"lists match {record.list_matching}"
         typer.echo(f"{kind.value} {canonical(value)} is on no list of policy {record.version} ({matching})")
-        raise typer.Exit(_NOT_LISTED)
+        raise typer.Exit(1)
     if record.kill_switch == "allow_all":
         typer.echo("the kill switch is at allow_all: no list counts at present")
 
@@ -190,17 +225,23 @@ def policy_kill_switch(
     position: Annotated[Switch, typer.Argument(help=_FIELDS["kill_switch"])],
     why: WHY,
     expected_version: EXPECTED = None,
+    wait: WAIT = WAIT_SECONDS,
+    as_json: JSON = False,
 ) -> None:
     """Take the model out of decisions, or let everything through; `off` undoes it."""
-    _change(why, expected_version, kill_switch=position.value)
+    _change(why, expected_version, wait, as_json, kill_switch=position.value)
 
 
 @app.command("history")
-def policy_history() -> None:
+def policy_history(as_json: JSON = False) -> None:
     """Every change: when, who, what from and to, why."""
     from fraud_platform.model.ledger import read_ledger
 
-    lines = [line for line in read_ledger(settings_of_environment().home) if line["what"] == "policy"]
+    lines = [line for line in read_ledger(settings_of_home().home) if line["what"] == "policy"]
+    if as_json:
+        told = [{name: line[name] for name in ("at", "who", "why", "from", "to")} for line in lines]
+        print_json([{"version": line["to"]["version"], **line, "change": _difference(line)} for line in told])
+        return
     rows = [
         [str(line["to"]["version"]), line["at"][:19].replace("T", " "), line["who"], _difference(line), line["why"]]
         for line in lines
@@ -208,9 +249,8 @@ def policy_history() -> None:
     print_table(None, ["version", "at (UTC)", "who", "change", "why"], rows)
 
 
-def _change(why: str, expected_version: int | None, **fields: Any) -> None:
-    import getpass
-
+def _change(why: str, expected_version: int | None, wait: float, as_json: bool, **fields: Any) -> None:
+    """Make a change and wait until every worker decides by it."""
     import msgspec
 
     from fraud_platform.decision.policy_change import PolicyConflictError, change_policy, parse_change
@@ -219,15 +259,23 @@ def _change(why: str, expected_version: int | None, **fields: Any) -> None:
     from fraud_platform.model.following import FollowingError
 
     asked = {"why": why, "expected_version": expected_version, **fields}
-    current = settings_of_environment()
+    current = settings_of_home()
     try:
         change = parse_change(msgspec.json.encode({name: value for name, value in asked.items() if value is not None}))
         before = policy_in_force(current, now()).version
-        record = change_policy(current, change, f"{getpass.getuser()} by hand", now())
+        record = change_policy(current, change, by_hand(), now())
     except (InvalidRequest, PolicyConflictError, PolicyError, FollowingError) as error:
         raise refused(str(error)) from error
-    same = record.version == before
-    console().print(f"policy {record.version} {'says so already' if same else 'is in force within a second'}")
+    changed = record.version != before
+    if not changed:
+        typer.echo(f"policy {record.version} says so already", err=True)
+    confirm(
+        current.home,
+        f"policy {record.version}",
+        lambda worker: worker.policy == record.version,
+        wait,
+        told={"version": record.version, "changed": changed} if as_json else None,
+    )
 
 
 def _entries(record: "PolicyRecord", which: Which) -> "tuple[Entry, ...]":

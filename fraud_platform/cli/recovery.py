@@ -4,36 +4,56 @@ What belongs here: options and tables. What does not: the work (`fraud_platform.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import console, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import (
+    JSON,
+    now,
+    print_json,
+    print_table,
+    refused,
+    say_home,
+    settings_of_environment,
+    settings_of_home,
+)
+
+if TYPE_CHECKING:
+    from fraud_platform.recovery.drill import Outcome
 
 app = typer.Typer()
 
 
 @app.command()
-def backup(folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet, outside the home.")]) -> None:
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet, outside the home.")],
+    as_json: JSON = False,
+) -> None:
     """Keep what nothing else leads back to: ledger, releases, candidates, MLflow, keys, policies, labels sent back."""
     from fraud_platform.recovery.backup import BackupError
     from fraud_platform.recovery.backup import backup as run
 
+    current = settings_of_home()
     try:
-        kept = run(settings_of_environment(), folder, now())
+        kept = run(current, folder, now())
     except (BackupError, OSError) as error:
         raise refused(str(error)) from error
+    if as_json:
+        print_json({"folder": folder, "files": kept.files, "bytes": kept.size, "at": kept.at})
+        return
     typer.echo(f"{folder}: {kept.files} files, {kept.size / 1e6:.1f} MB, of {kept.at}")
     typer.echo("It holds API keys' hashes and the key of erased users' pseudonyms: keep it as you keep those.")
 
 
 @app.command()
 def restore(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Of `fraud-platform backup`.")],
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="What `fraud-platform backup` made.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be put back.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Put back what differs too, and not only what is missing.")
     ] = False,
+    as_json: JSON = False,
 ) -> None:
     """Put back what is missing from a backup, verified first; nothing is deleted. End the platform before."""
     from fraud_platform.recovery.backup import BackupError
@@ -41,7 +61,7 @@ def restore(
     from fraud_platform.run.home import open_home
     from fraud_platform.run.lock import runner
 
-    current = settings_of_environment()
+    current = say_home(settings_of_environment())
     held_by = runner(open_home(current))
     if yes and held_by:
         raise refused(f"the platform of {current.home} runs (process {held_by}): `fraud-platform down` first")
@@ -49,6 +69,9 @@ def restore(
         names = run(current, folder, overwrite=overwrite, dry_run=not yes)
     except (BackupError, OSError) as error:
         raise refused(str(error)) from error
+    if as_json:
+        print_json({"done": yes, "files": names})
+        return
     for name in names:
         typer.echo(name)
     said = "Put back" if yes else "Would put back"
@@ -60,6 +83,7 @@ def drill(
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Where the copy goes and stays; default: a temporary folder.")
     ] = None,
+    as_json: JSON = False,
 ) -> None:
     """On a copy of this home: lose Redis, PostgreSQL, registry, ledger and log's record, get each back, compare.
 
@@ -71,15 +95,24 @@ def drill(
     from fraud_platform.recovery.copied import DrillError
     from fraud_platform.recovery.drill import drill as run
 
+    current = settings_of_home()
     place = Path(tempfile.mkdtemp(prefix="fraud-drill-")) if folder is None else folder.absolute()
     copy = place / "home"
     try:
-        outcomes = run(settings_of_environment(), copy, lambda step: console().print(f"→ {step}", highlight=False))
+        outcomes = run(current, copy, lambda step: typer.echo(f"→ {step}", err=True))
     except (DrillError, OSError) as error:
         raise refused(str(error)) from error
     finally:
         if folder is None:
             shutil.rmtree(place, ignore_errors=True)
+    if as_json:
+        print_json(outcomes)
+    else:
+        _print_outcomes(outcomes)
+    raise typer.Exit(int(not all(one.same for one in outcomes)))
+
+
+def _print_outcomes(outcomes: "list[Outcome]") -> None:
     rows = [
         [one.lost, f"{one.seconds:.1f} s", one.meanwhile, one.afterwards, one.compared,
          "as before" if one.same else "DIFFERS"]
@@ -87,4 +120,3 @@ def drill(
     ]  # fmt: skip
     header = ["lost", "back after", "a payment meanwhile", "a payment then", "compared", "outcome"]
     print_table("Drill on a copy of the home", header, rows)
-    raise typer.Exit(int(not all(one.same for one in outcomes)))

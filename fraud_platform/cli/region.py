@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import now, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import (
+    JSON,
+    now,
+    print_json,
+    print_table,
+    refused,
+    say_home,
+    settings_of_environment,
+    settings_of_home,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +39,7 @@ def region_publish(once: ONCE = False) -> None:
     from fraud_platform.model.following import FollowingError
     from fraud_platform.regions.publish import Publisher
 
-    current = settings_of_environment()
+    current = settings_of_home()
     try:
         publisher = Publisher(current, open_lake(current))
     except FollowingError as error:
@@ -59,7 +68,7 @@ def region_follow(once: ONCE = False) -> None:
     from fraud_platform.regions.follow import Follower
     from fraud_platform.run.current import was_built
 
-    current = settings_of_environment()
+    current = say_home(settings_of_environment())
     if was_built(current):
         raise refused(f"{current.home} is the first region's, where things are built: set FRAUD_HOME to another folder")
     try:
@@ -74,14 +83,20 @@ def region_follow(once: ONCE = False) -> None:
 
 
 @app.command("status")
-def region_status() -> None:
+def region_status(as_json: JSON = False) -> None:
     """Which region this is, what the first one last said, and how far that is in force here."""
     from fraud_platform.lake import open_lake
     from fraud_platform.model.following import read_followed
     from fraud_platform.regions.publication import read_publication
 
-    current = settings_of_environment()
+    current = settings_of_home()
     publication, followed = read_publication(open_lake(current)), read_followed(current.home)
+    if as_json:
+        said = publication and {"number": publication.number, "published_at": publication.published_at}
+        names = ("number", "looked_at", "problem")
+        here = followed and {name: getattr(followed, name) for name in names}
+        print_json({"region": current.region, "published": said, "followed": here})
+        return
     rows = [["region", current.region or "the first"]]
     if publication is not None:
         rows.append(["published", f"{publication.number}, at {publication.published_at:%Y-%m-%d %H:%M:%S} UTC"])

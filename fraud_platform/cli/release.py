@@ -4,13 +4,16 @@ What belongs here: the group's commands. What does not: what a change does (`fra
 """
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import by_hand, console, now, print_table, refused, settings_of_environment
+from fraud_platform.cli.confirm import WAIT, WAIT_SECONDS, confirm
+from fraud_platform.cli.screen import JSON, by_hand, console, now, print_json, print_table, refused, settings_of_home
 
 if TYPE_CHECKING:
+    from fraud_platform.decision.workers import WorkerNote
     from fraud_platform.model.release import Reason
     from fraud_platform.settings import Settings
 
@@ -33,76 +36,82 @@ def release_status(
     at: Annotated[
         datetime | None, typer.Option("--at", formats=["%Y-%m-%dT%H:%M"], help="A moment in UTC; default: now.")
     ] = None,
+    as_json: JSON = False,
 ) -> None:
     """Who decides now, and what a challenger still has to show; with --at: who decided then, by the ledger."""
     from fraud_platform.lake import open_lake
     from fraud_platform.model.ledger import arms_in_force
     from fraud_platform.model.rollout import look
 
-    current = settings_of_environment()
+    current = settings_of_home()
     arms = arms_in_force(current.home, at.replace(tzinfo=UTC) if at else now())
+    found = None if at else look(open_lake(current), current, now())
+    differs = _what_differs(current, arms["champion"]) if at is None else None
+    if as_json:
+        names = ("champion", "challenger", "stage", "weight")
+        step = found and {"action": found[2].action, "reasons": found[2].reasons}
+        print_json({**{name: arms[name] for name in names}, "next_step": step, "differs": differs})
+        return
     print_table(
         None, ["champion", "challenger", "stage", "weight"],
         [[arms["champion"] or "none", arms["challenger"] or "none", arms["stage"], f"{arms['weight']:.0%}"]],
     )  # fmt: skip
-    if at is None:
-        _say_what_differs(current, arms["champion"])
-    found = None if at else look(open_lake(current), current, now())
+    if differs is not None:
+        console().print(differs)
     if found is not None:
         console().print(f"{found[2].action}: {'; '.join(found[2].reasons)}")
 
 
-def _say_what_differs(current: "Settings", champion: str | None) -> None:
+def _what_differs(current: "Settings", champion: str | None) -> str | None:
     """The policy decides; a champion measured at other thresholds proposes its own."""
     from fraud_platform.decision.policy_record import PolicyError, policy_in_force
     from fraud_platform.model.bundle import Bundle, BundleError, release_folder
 
     if champion is None:
-        return
+        return None
     try:
         policy, bundle = policy_in_force(current, now()), Bundle.load(release_folder(current.home, champion))
     except (BundleError, PolicyError) as error:
         raise refused(str(error)) from error
     own, measured = (policy.threshold, policy.review_threshold), (bundle.threshold, bundle.review_threshold)
-    if own != measured:
-        console().print(
-            f"policy {policy.version} decides by thresholds {own[0]:g} and {own[1]:g}; {champion} was measured at "
-            f"{measured[0]:g} and {measured[1]:g}, which `fraud-platform policy set --threshold {measured[0]:g} "
-            f"--review-threshold {measured[1]:g}` would put into force"
-        )
+    if own == measured:
+        return None
+    return (
+        f"policy {policy.version} decides by thresholds {own[0]:g} and {own[1]:g}; {champion} was measured at "
+        f"{measured[0]:g} and {measured[1]:g}, which `fraud-platform policy set --threshold {measured[0]:g} "
+        f"--review-threshold {measured[1]:g}` would put into force"
+    )
 
 
 @app.command("rollback")
-def release_rollback(why: WHY) -> None:
-    """Take the challenger out; without one, return to the champion before. In force within seconds."""
+def release_rollback(why: WHY, wait: WAIT = WAIT_SECONDS, as_json: JSON = False) -> None:
+    """Take the challenger out; without one, return to the champion before; wait until every worker follows."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
     from fraud_platform.model.following import FollowingError
     from fraud_platform.model.release import ReleaseError, champion_before, return_to, roll_back
     from fraud_platform.model.routing import read_routing
 
-    home = settings_of_environment().home
+    home = settings_of_home().home
     try:
         routing = read_routing(home)
         if routing.challenger is not None:
             roll_back(home, routing.challenger, _reason(why), now())
-            console().print(f"{routing.challenger} decides nothing any more.")
         else:
-            before = champion_before(home)
-            return_to(home, before, _reason(why), now())
-            console().print(f"{before} decides again.")
+            return_to(home, champion_before(home), _reason(why), now())
     except (BundleError, FollowingError, NoReleaseError, ReleaseError) as error:
         raise refused(str(error)) from error
+    _confirm(home, wait, as_json)
 
 
 @app.command("promote")
-def release_promote(why: WHY) -> None:
-    """Make the challenger the champion now, whatever is not shown yet."""
+def release_promote(why: WHY, wait: WAIT = WAIT_SECONDS, as_json: JSON = False) -> None:
+    """Make the challenger the champion now, whatever is not shown yet; wait until every worker follows."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
     from fraud_platform.model.following import FollowingError
     from fraud_platform.model.registry import promote
     from fraud_platform.model.routing import read_routing
 
-    current = settings_of_environment()
+    current = settings_of_home()
     try:
         challenger = read_routing(current.home).challenger
         if challenger is None:
@@ -111,39 +120,49 @@ def release_promote(why: WHY) -> None:
         promote(current, version, who=_reason(why).who, why=why, now=now())
     except (BundleError, FollowingError, NoReleaseError) as error:
         raise refused(str(error)) from error
-    console().print(f"{challenger} decides.")
+    _confirm(current.home, wait, as_json)
 
 
 @app.command("rebuild-registry")
-def release_rebuild_registry() -> None:
+def release_rebuild_registry(as_json: JSON = False) -> None:
     """Put every release back into an empty MLflow under its own number: for a registry lost without a backup."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
     from fraud_platform.model.registry_rebuild import rebuild_registry
 
     try:
-        numbers = rebuild_registry(settings_of_environment())
+        numbers = rebuild_registry(settings_of_home())
     except (BundleError, NoReleaseError) as error:
         raise refused(str(error)) from error
+    if as_json:
+        print_json({"registered": numbers})
+        return
     console().print(f"Registered: {', '.join(map(str, numbers))}." if numbers else "The registry has a champion.")
 
 
 @app.command("seal")
-def release_seal() -> None:
+def release_seal(as_json: JSON = False) -> None:
     """Give every release of this home its SHA256SUMS, if it is from before they were written."""
     from fraud_platform.decision.serving_model import kept_releases
     from fraud_platform.model.bundle import BundleError, seal
 
-    for folder in kept_releases(settings_of_environment().home):
+    sealed = {}
+    for folder in kept_releases(settings_of_home().home):
         try:
-            console().print(f"{folder.name}: {'sealed' if seal(folder) else 'was sealed already'}")
+            sealed[folder.name] = seal(folder)
         except BundleError as error:
             raise refused(str(error)) from error
+        if not as_json:
+            console().print(f"{folder.name}: {'sealed' if sealed[folder.name] else 'was sealed already'}")
+    if as_json:
+        print_json([{"release": release, "sealed_now": here} for release, here in sealed.items()])
 
 
 @app.command("challenge")
 def release_challenge(
     version: Annotated[int, typer.Argument(help="A registered version, also one that was rolled back before.")],
     why: WHY,
+    wait: WAIT = WAIT_SECONDS,
+    as_json: JSON = False,
 ) -> None:
     """Put a registered version into shadow beside the champion, in the place of any other challenger."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
@@ -151,8 +170,24 @@ def release_challenge(
     from fraud_platform.model.registry import challenge
     from fraud_platform.model.release import ReleaseError
 
+    current = settings_of_home()
     try:
-        routing = challenge(settings_of_environment(), version, _reason(why), now(), again=True)
+        challenge(current, version, _reason(why), now(), again=True)
     except (BundleError, FollowingError, NoReleaseError, ReleaseError) as error:
         raise refused(str(error)) from error
-    console().print(f"{routing.challenger} is in shadow.")
+    _confirm(current.home, wait, as_json)
+
+
+def _confirm(home: Path, wait: float, as_json: bool) -> None:
+    """Wait until every worker has loaded who decides and who is tried beside it."""
+    from fraud_platform.model.routing import read_routing
+
+    routing = read_routing(home)
+
+    def follows(worker: "WorkerNote") -> bool:
+        release = (worker.model_version or "").replace("/", "-")
+        return (release, worker.challenger) == (routing.release, routing.challenger)
+
+    beside = f" with {routing.challenger} in {routing.stage}" if routing.challenger else ""
+    told = {"champion": routing.release, "challenger": routing.challenger, "stage": routing.stage}
+    confirm(home, f"{routing.release} as champion{beside}", follows, wait, told=told if as_json else None)

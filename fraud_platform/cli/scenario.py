@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fraud_platform.cli.screen import console, print_table, refused, settings_of_environment
+from fraud_platform.cli.screen import JSON, console, print_json, print_table, refused, settings_of_environment
 
 app = typer.Typer()
 
@@ -23,6 +23,7 @@ def scenario(
     home: Annotated[
         Path | None, typer.Option("--home", help="Where it is played, from scratch; default <home>/scenarios/<name>.")
     ] = None,
+    as_json: JSON = False,
 ) -> None:
     """Play days of traffic through the real service in minutes and let the loop react; the exit code is 0 when all that
     the scenario expects came true.
@@ -40,6 +41,9 @@ def scenario(
 
     known = shipped()
     if name is None:
+        if as_json:
+            print_json([{"scenario": each, "title": read_story(path).title} for each, path in known.items()])
+            return
         rows = [[each, read_story(path).title] for each, path in known.items()]
         print_table(None, ["scenario", "what happens"], rows)
         return
@@ -54,7 +58,10 @@ def scenario(
         settings = scenario_settings(story, folder, ports)
 
         def say(line: str) -> None:
-            screen.print(line, highlight=False)
+            if as_json:
+                typer.echo(line, err=True)
+            else:
+                screen.print(line, highlight=False)
 
         begin(story, folder, settings_of_environment().home / "scenarios", ports, say)
         # Dagster's definitions need the settings that the bank was built by, and the clock that it stands at
@@ -65,6 +72,11 @@ def scenario(
         raise refused(str(error)) from error
     picture = folder / "scenario.png"
     picture.write_bytes(draw(story.title, outcome.facts))
+    if as_json:
+        expected = [{"sentence": each, "failed": outcome.failed.get(each)} for each in story.expect]
+        told = {"scenario": path.stem, "home": folder, "expected": expected, "facts": outcome.facts}
+        print_json({**told, "seconds": outcome.seconds, "picture": picture})
+        raise typer.Exit(int(bool(outcome.failed)))
     screen.print(table(outcome.facts))
     for sentence in story.expect:
         wrong = outcome.failed.get(sentence)

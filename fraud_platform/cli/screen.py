@@ -5,7 +5,7 @@ What belongs here: input and output as people see it. What does not: any command
 
 import os
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,11 +13,13 @@ _BROKEN_ROWS = 200
 """Rows up to which a table's cells are broken to fit the screen."""
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.console import Console
 
     from fraud_platform.settings import Settings
+
+NO_HOME = 3
+"""Exit code of a command in a folder that is no home."""
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON for scripts in the place of text; times are UTC.")]
 
 
 def settings_of_environment() -> "Settings":
@@ -33,12 +35,48 @@ def settings_of_environment() -> "Settings":
         raise typer.BadParameter("\n".join(problems), param_hint="environment") from error
 
 
-def home_of(settings: "Settings") -> "Path":
-    """The settings' home, where there is one; a folder that never was a home ends the command."""
-    home = settings.home.absolute()
-    if not any((home / folder).exists() for folder in ("lake", "releases", "dagster", "feedback")):
-        raise refused(f"{home} is no home: nothing was ever built in it. Set FRAUD_HOME, or change the folder")
-    return home
+def settings_of_home() -> "Settings":
+    """The settings, once it is said on stderr which home they name; where that is none, this ends the command.
+
+    Every command that acts on a home or speaks of one begins with this, but for those that begin one.
+    """
+    from fraud_platform.homes import is_home
+
+    settings = settings_of_environment()
+    if not is_home(settings.home):
+        raise _no_home(settings)
+    return say_home(settings)
+
+
+def settings_of_server() -> "Settings":
+    """`settings_of_home` for a server that may be the first in a home, as in a container: it begins the one that
+    FRAUD_HOME names. In a folder that nobody named it would serve nobody, and is refused."""
+    from fraud_platform.homes import begin_home, is_home
+
+    settings = settings_of_environment()
+    if not is_home(settings.home) and "home" not in settings.model_fields_set:
+        raise _no_home(settings)
+    try:
+        begin_home(settings.home)
+    except OSError as error:
+        raise refused(f"FRAUD_HOME: no home can begin there: {error}") from error
+    return say_home(settings)
+
+
+def say_home(settings: "Settings") -> "Settings":
+    """Say on stderr which home the settings name."""
+    typer.echo(f"home {settings.home.absolute()}", err=True)
+    return settings
+
+
+def _no_home(settings: "Settings") -> typer.Exit:
+    which = ", which FRAUD_HOME names," if "home" in settings.model_fields_set else ""
+    return refused(
+        f"{settings.home.absolute()}{which} is no home: no platform was ever begun in it. Set FRAUD_HOME to the folder "
+        "of the home, or change to the folder where `make run` was called; `make run` (`fraud-platform up`) builds one "
+        "here, `fraud-platform init` begins one and builds nothing.",
+        NO_HOME,
+    )
 
 
 def console() -> "Console":
@@ -65,10 +103,10 @@ def by_hand() -> str:
     return f"{getpass.getuser()} by hand"
 
 
-def refused(message: str) -> typer.Exit:
-    """Say on stderr why a command was not done, and end with code 1."""
+def refused(message: str, code: int = 1) -> typer.Exit:
+    """Say on stderr why a command was not done, and end with this code."""
     typer.secho(message, fg=typer.colors.RED, err=True)
-    return typer.Exit(1)
+    return typer.Exit(code)
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
@@ -98,3 +136,15 @@ def print_table(title: str | None, header: list[str], rows: list[list[str]]) -> 
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console().print(table)
+
+
+def print_json(told: Any) -> None:
+    """What a command tells, as JSON on stdout: its keys stay, times are RFC 3339 in UTC, shares lie in [0, 1]."""
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(told, enc_hook=_plain), indent=2).decode())
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no word for: numbers of NumPy, paths."""
+    return value.item() if hasattr(value, "item") else str(value)

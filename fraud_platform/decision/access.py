@@ -109,7 +109,7 @@ class Access:
     def check(self, authorization: bytes | None, scope: Scope) -> str:
         """The caller's name. authorization: the header's value, `Bearer <key>`. Raises Problem 401, 403."""
         if self._clock() >= self._look_at:
-            self._look()
+            self.look()
         if self._open:
             return DEFAULT_CALLER
         if authorization is None:
@@ -127,7 +127,13 @@ class Access:
             raise unauthorized("the header's form is `Authorization: Bearer <key>`")
         return _allowed(known.caller, known.scopes, scope)
 
-    def _look(self) -> None:
+    @property
+    def seen(self) -> Hashable | None:
+        """State of the store whose keys are in force."""
+        return self._seen
+
+    def look(self) -> None:
+        """Take the keys that are kept now, where they have changed; `check` does so about once a second."""
         self._look_at = self._clock() + LOOK_SECONDS
         try:
             state = self._store.state()

@@ -1,4 +1,5 @@
-"""The workers of a service and the model each serves: asking all of them to look at the registry, and their answers.
+"""The workers of a service and what each goes by: asking all of them to look at the registry, and waiting until a
+change is in force in every one.
 
 What belongs here: the notes that workers leave under `<home>/workers`, and the request to look. What does not: loading
 a model. A request over HTTP reaches one worker, a file reaches all; and a signal would end workers and what they do.
@@ -6,8 +7,10 @@ a model. A request over HTTP reaches one worker, a file reaches all; and a signa
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,6 +27,24 @@ class WorkerNote(msgspec.Struct, frozen=True, kw_only=True):
     """The latest request that it has answered, as `asked` counts them."""
     error: str | None = None
     """Why the newest release was not taken; None where it was."""
+    challenger: str | None = None
+    """The release that scores beside it."""
+    policy: int | None = None
+    """The version that it decides by; None where it is of an older program, which does not say."""
+    keys: tuple[int, int, int] | None = None
+    """State of the file of API keys that it goes by, as `KeyFile.state` has it; None while there is none."""
+    started: str | None = None
+    """`process_start` of the worker."""
+
+
+class Confirmed(NamedTuple):
+    """How far a change is in force in the workers of a home on this machine."""
+
+    following: list[WorkerNote]
+    late: list[WorkerNote]
+    """Workers that live and have not said so: also those that are stopped."""
+    seconds: float
+    """How long was waited."""
 
 
 class WorkerAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,21 +112,49 @@ def present(home: Path) -> list[WorkerNote]:
             note = _decode(path.read_bytes())
         except FileNotFoundError:
             continue
-        if _lives(note.pid):
+        if _lives(note):
             notes.append(note)
         else:
             path.unlink(missing_ok=True)
     return sorted(notes, key=lambda note: note.pid)
 
 
-def _lives(pid: int) -> bool:
+def process_start(pid: int) -> str | None:
+    """Something that no other process which had this id says: when it began, in ticks since the machine's start. None
+    where nobody tells, as on macOS. Raises ProcessLookupError for a process that has ended and is not missed yet."""
     try:
-        os.kill(pid, 0)
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    if state == "Z":
+        raise ProcessLookupError(pid)
+    return fields[18]
+
+
+def _lives(note: WorkerNote) -> bool:
+    """Whether the note's worker lives. After a restart of machine or container another process may have its id."""
+    try:
+        os.kill(note.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        return note.started is None or note.started == process_start(note.pid)
+    except ProcessLookupError:
+        return False
+
+
+def confirm(home: Path, follows: Callable[[WorkerNote], bool], seconds: float) -> Confirmed:
+    """Wait at most `seconds` until every worker has said in its note that it follows a change."""
+    began = monotonic()
+    while True:
+        notes = present(home)
+        late = [note for note in notes if not follows(note)]
+        waited = monotonic() - began
+        if not late or waited >= seconds:
+            return Confirmed([note for note in notes if note not in late], late, waited)
+        sleep(_POLL_SECONDS)
 
 
 async def reload_all(home: Path, seconds: float) -> ReloadAnswer:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fraud_platform.homes import begin_home
 from fraud_platform.model.bundle import Bundle, exclusive
 from fraud_platform.packaging.builder import Builder
 from fraud_platform.packaging.packed import packed_release
@@ -189,7 +190,7 @@ def _context(settings: Settings, pins: Sequence[Pin]) -> Iterator[Path]:
     packages = _packages(settings, list(pins))
     with tempfile.TemporaryDirectory(prefix="context-", dir=_workshop(settings)) as temporary:
         context = Path(temporary)
-        (context / "home").mkdir()
+        begin_home(context / "home")
         # hard links: hundreds of megabytes need not be written twice
         shutil.copytree(packages, context / "packages", copy_function=os.link)
         yield context

@@ -21,6 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from fraud_platform.homes import begin_home
 from fraud_platform.lake import Lake
 from fraud_platform.model.bundle import exclusive, releases, replace_file
 from fraud_platform.settings import Settings
@@ -118,6 +119,7 @@ def restore(settings: Settings, folder: Path, *, overwrite: bool = False, dry_ru
         if present is None or (overwrite and present != content):
             put.append(name)
     if not dry_run:
+        begin_home(home)
         with exclusive(releases(home) / ".promotion.lock"):
             for name in put:
                 part, _, rest = name.partition("/")

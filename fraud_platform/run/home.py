@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from fraud_platform.homes import begin_home
 from fraud_platform.private import keep_private, private_folder
 from fraud_platform.settings import Settings
 
@@ -76,7 +77,8 @@ class Home:
         it does. So one command creates them in a folder of its own, which then gets its name in one step.
         """
         # a gateway in a container of its own mounts the last two, and nothing else of the home
-        for folder in (self.root, self.logs, self.run, self.root / "policy", self.root / "gateway"):
+        begin_home(self.root)
+        for folder in (self.logs, self.run, self.root / "policy", self.root / "gateway"):
             private_folder(folder)
         with (self.run / "prepare.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

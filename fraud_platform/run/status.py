@@ -15,7 +15,7 @@ from fraud_platform.online.embedded_redis import embedded_url, redis_pid, stop_r
 from fraud_platform.run.child import end_leftovers
 from fraud_platform.run.home import Home, open_home
 from fraud_platform.run.lock import runner
-from fraud_platform.run.screen import Line, status_table
+from fraud_platform.run.screen import Line
 from fraud_platform.run.servers import addresses
 from fraud_platform.settings import Settings
 
@@ -36,8 +36,13 @@ def server_lines(settings: Settings) -> list[Line]:
     return lines
 
 
-def status(settings: Settings, console: Console) -> int:
-    """Print what runs; returns 0 when the platform is up and every server is ready, else 1."""
+def is_up(lines: list[Line]) -> bool:
+    """Whether everything of `status` runs and every server is ready."""
+    return not any(line.state.startswith(("down", "starting")) for line in lines)
+
+
+def status(settings: Settings) -> list[Line]:
+    """What runs of a home's platform; its servers where `up` does."""
     home = open_home(settings)
     held_by = runner(home)
     lines = [Line("fraud-platform up", f"running as process {held_by}" if held_by else "down")]
@@ -53,9 +58,7 @@ def status(settings: Settings, console: Console) -> int:
         lines.append(Line("PostgreSQL", f"running as process {pid}" if pid else "down"))
     else:
         lines.append(Line("PostgreSQL", "running elsewhere (FRAUD_POSTGRES_URL)"))
-    console.print(status_table(lines))
-    console.print(f"Home: {home.root}")
-    return int(held_by is None or any(line.state.startswith(("down", "starting")) for line in lines))
+    return lines
 
 
 def down(settings: Settings, console: Console) -> int:

@@ -248,6 +248,9 @@ def test_the_command_says_first_and_does_then_and_fails_while_something_is_left(
     assert "Would be done" in said(code=0)
     untouched = look(world.settings, world.user)
     assert untouched.total > 0
+    told = json.loads(said("--json", code=0).split("\n", 1)[1])
+    assert (told["done"], told["pseudonym"], told["after"]) == (False, None, None)
+    assert told["before"]["total"] == sum(store["count"] for store in told["before"]["stores"]) > 0
     stray = world.settings.home / "log" / "stray.log"
     stray.parent.mkdir(exist_ok=True)
     stray.write_text(f"somebody wrote {world.user} here")

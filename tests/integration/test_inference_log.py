@@ -1,5 +1,6 @@
 """From the spool through a real broker into the lake: every decision once, whatever dies on the way."""
 
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from assets.inference_log import inference_log
 from assets.resources import Platform
 from assets.retention import retention
 from fraud_platform.cli import app
+from fraud_platform.homes import begin_home
 from fraud_platform.inference_log.broker import BrokerError, Message, broker_name, open_producer, open_source
 from fraud_platform.inference_log.consumer import Consumer
 from fraud_platform.inference_log.positions import Positions
@@ -207,6 +209,7 @@ def test_what_is_behind_is_known(log: Log) -> None:
 
 
 def test_people_see_who_reads_what_and_whether_that_is_enough(log: Log) -> None:
+    begin_home(log.settings.home)
     append(log.spool, *records(30))
     log.shipper.step()
     names = ("home", "redis_url", "redis_stream", "kafka_bootstrap", "kafka_topic")
@@ -218,8 +221,12 @@ def test_people_see_who_reads_what_and_whether_that_is_enough(log: Log) -> None:
         return " ".join(result.output.split())
 
     assert f"{broker_name(log.settings)}, records that the lake does not have 30" in status()
+    words = ["inference-log", "status", "--seconds", "0", "--json"]
+    told = json.loads(CliRunner().invoke(app, words, env=environment).stdout)
+    assert (told["broker"], told["lag_records"], told["days"]) == (broker_name(log.settings), 30, [])
     if not log.settings.kafka_bootstrap:
         return
+    assert told["partitions"][0]["read_by"] is None
     assert status().endswith("nobody reads")
     log.consume()
     owner = log.table.positions.writer

@@ -25,6 +25,7 @@ from fraud_platform.features.in_force import spans
 from fraud_platform.features.snapshots import write_medians, write_merchant_features, write_user_features
 from fraud_platform.features.tiles import write_label_tiles, write_merchant_tiles, write_user_tiles
 from fraud_platform.features.training_set import write_training_set
+from fraud_platform.homes import begin_home
 from fraud_platform.inference_log import consumer as consumer_module
 from fraud_platform.inference_log.broker import Message
 from fraud_platform.inference_log.consumer import Consumer
@@ -444,6 +445,7 @@ def test_retention_deletes_by_its_command(root: str, lake: Lake, tmp_path: Path)
     old = datetime.now(UTC) - timedelta(days=91)
     for number, at in enumerate((old, datetime.now(UTC))):
         committed(LogTable(lake), record(decision_id=f"{number:032x}", received_at=int(at.timestamp() * 1e6)))
+    begin_home(tmp_path / "home")
     environment = {"FRAUD_HOME": str(tmp_path / "home"), "FRAUD_LAKE_URL": root}
     result = CliRunner().invoke(app, ["inference-log", "retain", "--yes"], env=environment)
     assert result.exit_code == 0, result.output

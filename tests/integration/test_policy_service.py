@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -257,3 +258,68 @@ def test_a_broken_file_leaves_the_policy_in_force_and_is_counted(service: Servic
         policy = http.get("/readyz").json()["checks"]["policy"]
         assert policy == {"ok": False, "version": changed, "kill_switch": "rules_only"}
         assert service.metric("fraud_kill_switch") == 1
+
+
+def command(service: Service, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "FRAUD_HOME": str(service.home), "COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "fraud_platform.cli", *arguments], env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+
+def answered(service: Service, name: str) -> list[httpx.Response]:
+    """Payments on connections of their own: each worker gets some."""
+    found = []
+    for number in range(20):
+        with httpx.Client(base_url=service.url, timeout=10) as http:
+            found.append(service.predict(http, f"{name}-{number}"))
+    return found
+
+
+def test_a_command_says_that_a_change_is_in_force_once_every_worker_decides_by_it(service: Service) -> None:
+    done = command(service, "policy", "kill-switch", "allow_all", "--why", "a test")
+    answers = answered(service, "confirmed")
+    assert done.returncode == 0, done.stderr
+    said = re.fullmatch(r"policy (\d+) is in force in 2 of 2 workers after (\d\.\d) s\n", done.stdout)
+    assert said, done.stdout
+    assert {answer.json()["policy_version"] for answer in answers} == {int(said[1])}
+    assert float(said[2]) < IN_FORCE_SECONDS
+    again = command(service, "policy", "kill-switch", "allow_all", "--why", "again", "--json")
+    told = json.loads(again.stdout)
+    assert (told["version"], told["changed"], told["in_force"]) == (int(said[1]), False, True)
+    assert sorted(worker["pid"] for worker in told["workers"]) == sorted(pids(service))
+
+
+def pids(service: Service) -> list[int]:
+    return [int(path.stem) for path in (service.home / "workers").glob("*.json")]
+
+
+def test_a_worker_that_is_stopped_is_counted_and_named(service: Service) -> None:
+    stopped = pids(service)[0]
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        late = command(service, "policy", "kill-switch", "rules_only", "--why", "a test", "--wait", "2")
+        assert late.returncode == 4, late.stdout
+        assert "is kept" in late.stdout
+        assert f"is in force in 1 of 2 workers after 2.0 s; not confirmed by worker {stopped}" in late.stderr
+        told = json.loads(
+            command(service, "policy", "kill-switch", "off", "--why", "a test", "--wait", "1", "--json").stdout
+        )
+        assert told["in_force"] is False
+        assert [worker["pid"] for worker in told["workers"] if not worker["in_force"]] == [stopped]
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    done = command(service, "policy", "set", "--threshold", "0.7", "--why", "a test")
+    assert "2 of 2 workers" in done.stdout
+
+
+def test_a_revoked_key_is_worthless_once_the_command_says_so(service: Service) -> None:
+    made = command(service, "keys", "add", "passing", "--scope", "decide")
+    key = made.stdout.strip()
+    assert "is in force in 2 of 2 workers" in made.stderr
+    passing = replace(service, deciding={"authorization": f"Bearer {key}"})
+    assert {answer.status_code for answer in answered(passing, "before")} == {200}
+    done = command(service, "keys", "revoke", key.split("_")[1])
+    assert {answer.status_code for answer in answered(passing, "after")} == {401}
+    assert "is in force in 2 of 2 workers" in done.stdout

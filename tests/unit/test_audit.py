@@ -3,7 +3,7 @@
 import json
 import struct
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fraud_platform.cli import app
 from fraud_platform.decision.arms import Challenger
 from fraud_platform.decision.serving_model import load_model
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.homes import begin_home
 from fraud_platform.inference_log.record import (
     DecisionRecord,
     ServedBy,
@@ -303,6 +304,15 @@ async def test_the_command_says_what_it_found_by_its_exit_code(settings: Setting
     code, text = run("--decision", "t-1", "--vector")
     assert (code, "the same decision again" in text, repr(records[1].score) in text) == (0, True, True)
     assert all(name in text for name in CATALOGUE.names)
+    told = json.loads(run("--decision", "t-1", "--json")[1].split("\n", 1)[1])
+    assert (told["decision_id"], told["stands"], told["record"]["score"]) == (
+        records[1].decision_id, True, records[1].score,
+    )  # fmt: skip
+    received = datetime.fromisoformat(told["record"]["received_at"])
+    assert received == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=records[1].received_at)
+    assert told["values"].keys() == {*CATALOGUE.names}
+    told = json.loads(run("--decided-on", DAY.isoformat(), "--json")[1].split("\n", 1)[1])
+    assert (told["day"], told["decisions"], told["decisions_differing"], told["stands"]) == (str(DAY), 3, 0, True)
     code, text = run("--decided-on", DAY.isoformat())
     assert (code, "3 decisions" in text, "0 decisions differ" in text) == (0, True, True)
     writer = SpoolWriter(settings.home, "altered")
@@ -318,6 +328,7 @@ async def test_the_command_says_what_it_found_by_its_exit_code(settings: Setting
 
 
 def test_a_day_without_decisions_is_refused(settings: Settings, tmp_path: Path) -> None:
+    begin_home(tmp_path / "empty")
     environment = {"FRAUD_HOME": str(tmp_path / "empty")}
     result = CliRunner().invoke(app, ["replay", "--decided-on", "2026-01-01"], env=environment)
     assert (result.exit_code, "no decision of 2026-01-01" in result.output) == (1, True)

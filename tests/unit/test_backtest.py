@@ -299,6 +299,8 @@ def test_the_command_prints_and_writes_the_same_figures(world: World, tmp_path: 
     assert f"{written['this']['judged']['caught']:,} of {written['frauds']:,}" in done.output
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert len(plot.read_bytes()) < 60_000
+    printed = run("--rule", "amount > 600", "--json", "-", "--to", day(4).isoformat())
+    assert json.loads(printed.stdout) == written
     assert run().exit_code == 1
     assert "--rule, or --threshold" in run("--rule", "true", "--threshold", "0.5").output
     assert run("--model", "9").exit_code == 1

@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 
 from fraud_platform.cli import app
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.homes import MARK, begin_home
 from fraud_platform.settings import Settings
+from tests.unit.commands_kit import commands
 
 runner = CliRunner()
 
@@ -69,11 +71,31 @@ def test_a_wrong_setting_is_named_without_a_traceback(command: str) -> None:
 
 
 def test_status_of_a_home_where_nothing_runs_says_so(settings: Settings) -> None:
+    begin_home(settings.home)
     text = said("status", code=1, FRAUD_HOME=str(settings.home))
     assert text.count(" down ") == 3
-    assert not settings.home.exists()
 
 
 def test_down_of_a_home_where_nothing_runs_says_so_and_creates_nothing(settings: Settings) -> None:
+    begin_home(settings.home)
     assert "Nothing of" in said("down", FRAUD_HOME=str(settings.home))
-    assert not settings.home.exists()
+    assert [path.name for path in settings.home.iterdir()] == [MARK]
+
+
+_UNITS = re.compile(
+    r"\b(days?|seconds?|amount|base currency|score|version|per cent|payments|users|merchants|features|decisions|dates|"
+    r"sets)\b",
+    re.I,
+)
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_each_option_is_explained_and_a_number_says_of_what(name: str) -> None:
+    command = commands()[name]
+    assert command.help
+    for one in command.params:
+        told = getattr(one, "help", None)
+        assert told, f"{name} {one.name} has no help"
+        assert len(told.split()) > 2, f"{name} {one.name}: {told!r} says too little"
+        if one.type_descriptor.annotation in (int, float):
+            assert _UNITS.search(told), f"{name} {one.name}: {told!r} names no unit"

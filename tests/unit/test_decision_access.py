@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fraud_platform.cli import app
+from fraud_platform.cli.confirm import NOT_CONFIRMED
 from fraud_platform.decision import access as access_module
 from fraud_platform.decision.access import Access, is_loopback
 from fraud_platform.decision.api_keys import (
@@ -28,6 +29,7 @@ from fraud_platform.decision.api_keys import (
     revoke_key,
 )
 from fraud_platform.decision.problem import Problem
+from fraud_platform.homes import begin_home
 from fraud_platform.model.ledger import ledger_file, read_ledger
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
@@ -253,6 +255,7 @@ def _seconds(access: Access, header: bytes, times: int = 1_000) -> float:
 
 
 def run(home: Path, *arguments: str, code: int = 0) -> str:
+    begin_home(home)
     environment = {"COLUMNS": "200", "NO_COLOR": "1", "FRAUD_HOME": str(home)}
     result = CliRunner().invoke(app, list(arguments), env=environment)
     assert result.exit_code == code, result.output
@@ -269,7 +272,9 @@ def test_the_command_line_makes_lists_and_revokes(tmp_path: Path) -> None:
     assert key_id in listed
     assert "shop" in listed
     assert token[0] not in listed
-    assert "revoked" in run(tmp_path, "keys", "revoke", key_id)
+    assert f"the revocation of key {key_id} of shop is kept" in run(
+        tmp_path, "keys", "revoke", key_id, code=NOT_CONFIRMED
+    )
     door.later()
     assert door.answers(f"Bearer {token[0]}") == 401
     assert "holds no key" in run(tmp_path, "keys", "revoke", "nothing", code=1)

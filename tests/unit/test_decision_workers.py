@@ -8,14 +8,30 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
 from fraud_platform.cli import app
-from fraud_platform.decision.workers import WorkerNote, announce, ask, asked, leave, present, reload_all
+from fraud_platform.cli.confirm import NOT_CONFIRMED
+from fraud_platform.decision.api_keys import add_key, keys_path
+from fraud_platform.decision.workers import (
+    WorkerNote,
+    announce,
+    ask,
+    asked,
+    confirm,
+    leave,
+    present,
+    process_start,
+    reload_all,
+)
+from fraud_platform.homes import begin_home
 
 
 def note(pid: int, number: int = 0, version: str | None = "fraud-detector/7", error: str | None = None) -> WorkerNote:
@@ -43,6 +59,54 @@ def test_the_living_are_present_and_the_dead_are_forgotten(tmp_path: Path) -> No
     assert len(list((tmp_path / "workers").glob("*.json"))) == 2
     leave(tmp_path, os.getppid())
     assert present(tmp_path) == [note(os.getpid())]
+
+
+def test_a_process_that_got_a_dead_worker_s_id_is_no_worker(tmp_path: Path) -> None:
+    announce(tmp_path, replace(note(os.getpid()), started=process_start(os.getpid())))
+    assert len(present(tmp_path)) == 1
+    announce(tmp_path, replace(note(os.getpid()), started="1"))
+    assert present(tmp_path) == []
+
+
+def test_a_worker_that_ended_and_is_not_missed_yet_is_no_worker(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as ended:
+        announce(tmp_path, replace(note(ended.pid), started=process_start(ended.pid)))
+        assert len(present(tmp_path)) == 1
+        ended.kill()
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        assert present(tmp_path) == []
+
+
+def test_a_change_is_confirmed_when_every_worker_follows_it_and_not_before(tmp_path: Path) -> None:
+    announce(tmp_path, replace(note(os.getpid()), policy=1))
+    announce(tmp_path, replace(note(os.getppid()), policy=2))
+    found = confirm(tmp_path, lambda worker: worker.policy == 2, 0.2)
+    assert ([one.pid for one in found.following], [one.pid for one in found.late]) == ([os.getppid()], [os.getpid()])
+    assert found.seconds >= 0.2
+    timer = threading.Timer(0.3, announce, (tmp_path, replace(note(os.getpid()), policy=2)))
+    timer.start()
+    found = confirm(tmp_path, lambda worker: worker.policy == 2, 10)
+    timer.join()
+    assert (len(found.following), found.late) == (2, [])
+    assert 0.2 < found.seconds < 5
+
+
+@pytest.mark.parametrize(("words", "code"), [
+    (("policy", "kill-switch", "rules_only", "--why", "x"), NOT_CONFIRMED),
+    (("keys", "add", "shop", "--scope", "decide"), 0),
+    (("keys", "revoke", "KEY"), NOT_CONFIRMED),
+])  # fmt: skip
+def test_where_no_worker_runs_a_command_says_that_none_confirms(
+    tmp_path: Path, words: tuple[str, ...], code: int
+) -> None:
+    begin_home(tmp_path)
+    _, kept = add_key(keys_path(tmp_path), "other", ["decide"], datetime.now(UTC))
+    done = CliRunner().invoke(
+        app, [kept.id if word == "KEY" else word for word in words], env={"FRAUD_HOME": str(tmp_path)}
+    )
+    assert done.exit_code == code, done.output
+    assert "is kept" in done.output
+    assert "no worker of this home runs on this machine, so none confirms it" in done.stderr
 
 
 async def test_a_reload_waits_until_every_worker_has_looked(tmp_path: Path) -> None:
@@ -91,9 +155,9 @@ def admin(status: int, content: dict[str, Any], seen: list[str]) -> Iterator[str
         server.server_close()
 
 
-def reload(url: str, home: Path) -> tuple[int, str]:
+def reload(url: str, home: Path, *more: str) -> tuple[int, str]:
     environment = {"COLUMNS": "160", "NO_COLOR": "1", "FRAUD_HOME": str(home), "FRAUD_API_KEY": "fp_secret"}
-    done = CliRunner().invoke(app, ["reload", "--url", url], env=environment)
+    done = CliRunner().invoke(app, ["reload", "--url", url, *more], env=environment)
     return done.exit_code, done.output
 
 
@@ -107,6 +171,9 @@ def test_the_command_shows_every_worker_and_fails_where_one_did_not_follow(tmp_p
     with admin(200, {"workers": [good, bad]}, seen) as url:
         code, text = reload(url, tmp_path)
     assert code == 1
+    with admin(200, {"workers": [good, bad]}, seen) as url:
+        code, told = reload(url, tmp_path, "--json")
+    assert (code, json.loads(told)) == (1, {"workers": [good, bad]})
     assert "fraud-detector/8" in text
     assert "model file is corrupt" in text
     assert "fp_secret" not in text

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from fraud_platform.cli import app
 from fraud_platform.settings import Settings
+from tests.unit.commands_kit import commands
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,3 +40,10 @@ def test_every_make_target_that_is_named_exists() -> None:
     for page in PAGES:
         named = set(re.findall(r"`make ([a-z]+)`", page.read_text()))
         assert named <= targets, f"{page.name} names {named - targets}"
+
+
+def test_every_command_is_named_on_its_page() -> None:
+    text = (ROOT / "docs" / "commands.md").read_text()
+    for name in commands():
+        assert re.search(rf"`(?:[a-z-]+ )?{name.split()[-1]}[` ]", text), name
+        assert name.split()[0] in text

@@ -185,7 +185,7 @@ def test_a_bundle_from_before_its_hashes_loads_says_so_and_can_be_sealed(
     assert Bundle.load(current_release(tmp_path)) == bundle
     assert "fraud-platform release seal" in caplog.text
     run = CliRunner().invoke(app, ["release", "seal"], env={"FRAUD_HOME": str(tmp_path)})
-    assert (run.exit_code, run.output) == (0, "fraud-detector-7: sealed\n")
+    assert (run.exit_code, run.stdout) == (0, "fraud-detector-7: sealed\n")
     caplog.clear()
     assert Bundle.load(current_release(tmp_path)) == bundle
     assert not caplog.text

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from fraud_platform.cli import app
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.homes import begin_home
 from fraud_platform.lake import Lake
 from fraud_platform.model.bundle import CARD_FILE, Bundle, BundleError, install
 from fraud_platform.model.candidate import Candidate
@@ -162,9 +163,10 @@ def test_a_card_goes_with_its_release_and_the_command_prints_it(
     replace(bundle, threshold=0.95).write(tmp_path / "other")
     with pytest.raises(BundleError, match="never rewritten"):
         install(tmp_path / "home", tmp_path / "other")
+    begin_home(tmp_path / "home")
     printed = CliRunner().invoke(app, ["card", "7"], env={"FRAUD_HOME": str(tmp_path / "home")})
     assert printed.exit_code == 0
-    assert printed.output == f"{card}\n## In force\n\nIt has never decided a payment.\n"
+    assert printed.stdout == f"{card}\n## In force\n\nIt has never decided a payment.\n"
 
 
 def test_the_ledger_says_when_a_release_decided() -> None:

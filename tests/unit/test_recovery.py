@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from fraud_platform.cli import app
 from fraud_platform.decision.api_keys import add_key, keys_path
+from fraud_platform.homes import begin_home
 from fraud_platform.inference_log.record import encode_record
 from fraud_platform.inference_log.table import TABLE, LogTable, rows
 from fraud_platform.lake import open_lake
@@ -105,6 +106,7 @@ def test_a_log_that_lost_its_commit_record_keeps_every_decision(settings: Settin
 
 def test_every_change_of_a_key_is_a_line_of_the_ledger_that_tells_no_key(tmp_path: Path) -> None:
     home = tmp_path / "home"
+    begin_home(home)
 
     def said(*arguments: str) -> str:
         result = CliRunner().invoke(app, ["keys", *arguments], env={"FRAUD_HOME": str(home)})
@@ -113,8 +115,8 @@ def test_every_change_of_a_key_is_a_line_of_the_ledger_that_tells_no_key(tmp_pat
 
     token = said("add", "shop", "--scope", "decide", "--scope", "admin")
     key_id = token.split("_")[1]
-    said("revoke", key_id)
-    said("revoke", key_id)
+    said("revoke", key_id, "--wait", "0")
+    said("revoke", key_id, "--wait", "0")
     entries = [entry for entry in read_ledger(home) if entry["what"] == "key"]
     standing = {"id": key_id, "caller": "shop", "scopes": ["decide", "admin"]}
     assert [(entry["from"], entry["to"]) for entry in entries] == [

@@ -1,0 +1,79 @@
+"""Whether a change is in force: what a command says once every worker of the service has confirmed it, or has not.
+
+What belongs here: the sentence, the exit code, the option. What does not: how workers tell (`decision.workers`).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fraud_platform.cli.screen import print_json, refused
+
+if TYPE_CHECKING:
+    from fraud_platform.decision.workers import WorkerNote
+
+NOT_CONFIRMED = 4
+"""Exit code where a change is kept and not every worker confirms it, or none runs that could."""
+
+WAIT = Annotated[
+    float,
+    typer.Option(
+        "--wait", min=0, metavar="SECONDS", help="Seconds to wait until every worker confirms; 0: do not ask them."
+    ),
+]
+WAIT_SECONDS = 10.0
+
+
+def confirm(
+    home: Path,
+    what: str,
+    follows: "Callable[[WorkerNote], bool]",
+    wait: float,
+    *,
+    told: dict[str, Any] | None = None,
+    needed: bool = True,
+    err: bool = False,
+) -> None:
+    """Wait until every worker of this home says that it follows a change, and say how many do. Raises Exit
+    NOT_CONFIRMED where one does not.
+
+    what: subject of the sentence, such as "policy 2". told: what is printed as JSON in the sentence's place, with the
+    workers beside it. needed: whether it is a failure that no worker runs. err: stdout is for something else.
+    """
+    from fraud_platform.decision.workers import confirm as ask
+
+    if not wait:
+        _print(told, {"in_force": None, "workers": [], "seconds": 0.0}, f"{what} is kept; no worker was asked", err)
+        return
+    found = ask(home, follows, wait)
+    count = len(found.following) + len(found.late)
+    workers = [{"pid": note.pid, "in_force": True} for note in found.following]
+    workers += [{"pid": note.pid, "in_force": False} for note in found.late]
+    complete = count > 0 and not found.late
+    sentence = f"{what} is in force in {len(found.following)} of {count} workers after {found.seconds:.1f} s"
+    _print(
+        told,
+        {"in_force": complete, "workers": workers, "seconds": round(found.seconds, 3)},
+        sentence if complete else f"{what} is kept",
+        err,
+    )
+    if found.late:
+        late = ", ".join(f"{note.pid} ({note.error})" if note.error else str(note.pid) for note in found.late)
+        raise refused(f"{sentence}; not confirmed by worker {late}: look whether it hangs, or end it", NOT_CONFIRMED)
+    if not count:
+        said = (
+            "no worker of this home runs on this machine, so none confirms it; those in other containers or on other "
+            "machines follow by themselves within a second, and one that starts begins with it"
+        )
+        if needed:
+            raise refused(said, NOT_CONFIRMED)
+        typer.echo(said, err=True)
+
+
+def _print(told: dict[str, Any] | None, confirmed: dict[str, Any], sentence: str, err: bool) -> None:
+    if told is None:
+        typer.echo(sentence, err=err)
+    else:
+        print_json(told | confirmed)
