@@ -72,7 +72,8 @@ def _use(record: CandidateRecord, bundle: Bundle) -> list[str]:
         "## Intended use",
         f"It is {bundle.kind_of_model.title}, and gives the probability that a payment is fraud, from "
         f"{len(bundle.features)} features (catalogue {bundle.catalogue_hash}), while the payment waits. A score "
-        f"strictly above {bundle.threshold:g} blocks it, one above {bundle.review_threshold:g} has people look at it, where the policy in force sets nothing else. "
+        f"strictly above {bundle.threshold:g} blocks it, one above {bundle.review_threshold:g} has people look at it, "
+        "where the policy in force sets nothing else. "
         f"Amounts are in {evaluation.currency}; {evaluation.frauds / evaluation.rows:.3%} of the payments that it was "
         "measured on were fraud.",
         "It is not made to judge a person, a merchant or an account, to score anything but single payments of the kind "
