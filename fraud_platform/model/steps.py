@@ -158,7 +158,7 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
 def _stored(lake: Lake, split: Split, rules: LabelRules) -> Learnable:
     """Train and validation as `load_training_data` has them, left in the lake."""
     known, days = labels_before(lake, split.training_cut, rules), [*split.train, *split.validation]
-    return store(lake, days, known, split.training_cut, split.maturity_days)
+    return store(lake, days, known, split.training_cut, split.waited_days)
 
 
 def _margins(kind: KindName, payload: bytes, holdout: Holdout) -> NDArray[np.float64]:

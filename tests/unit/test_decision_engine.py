@@ -479,7 +479,7 @@ async def test_a_payment_whose_budget_is_gone_before_the_model_is_decided_by_the
 async def test_a_slow_stage_is_counted_and_its_payment_decided_by_the_model_all_the_same(world: World) -> None:
     allowed = dataclasses.asdict(UNLIMITED)
     engine = world.engine(0.9, budget=Budget(**{**allowed, "model_ms": 20}))
-    forest = engine.model.forest  # type: ignore[union-attr]
+    forest = engine.model.compiled  # type: ignore[union-attr]
     quick = forest.margins
 
     def slow(vectors: Any) -> Any:
