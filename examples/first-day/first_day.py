@@ -30,7 +30,7 @@ from fraud_platform.settings import Settings
 ROOT = Path(__file__).parents[2]
 CLI = [sys.executable, "-m", "fraud_platform.cli"]
 TODAY = date(2026, 11, 24)
-DAYS, ROWS, CUSTOMERS = 18, 4_000, 50
+DAYS, ROWS, CUSTOMERS = 16, 3_200, 40
 WAYS = ["ECOMMERCE", " online", "web", "POS", "pos", "teleport"]
 ONLINE, UNKNOWN = {"ECOMMERCE", " online", "web"}, "teleport"
 CORRECTED = "decided-7"
@@ -56,6 +56,10 @@ class Day:
             "clock_file": self.clock,
             "mapping": Path(__file__).with_name("mapping.yaml"),
             "history_goes_on": "true",
+            # windows that a history of DAYS days fills
+            "warmup_days": 0,
+            "validation_days": 2,
+            "holdout_days": 4,
             "label_maturity_days": 2,
             "min_holdout_frauds": 20,
             "search_trials": 1,
