@@ -115,7 +115,7 @@ class Bundle:
         document = _document(folder / DOCUMENT_FILE, content[DOCUMENT_FILE])
         expected = {f.name for f in fields(Bundle)} - {"model"}
         if document.keys() | {"kind"} != expected:
-            missing, unknown = sorted(expected - document.keys()), sorted(document.keys() - expected)
+            missing, unknown = sorted(expected - {"kind"} - document.keys()), sorted(document.keys() - expected)
             raise BundleError(f"{folder / DOCUMENT_FILE}: missing fields {missing}, unknown fields {unknown}")
         try:
             bundle = msgspec.convert(document | {"model": b""}, Bundle)
