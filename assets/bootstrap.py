@@ -8,9 +8,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from types import FrameType
+from typing import Any
 
 import dagster as dg
 import psutil
@@ -21,7 +22,9 @@ from assets.schedules import DAILY_ASSETS, missing_days
 from fraud_platform.clock import present
 from fraud_platform.lake import days_between
 from fraud_platform.model.registry import close_orphan_runs, resume_promotion
+from fraud_platform.model.split import TrainingDataError
 from fraud_platform.run.current import cold_is_loaded, mark_built, online_is_current, release_is_usable
+from fraud_platform.run.deciding import who_decides
 from fraud_platform.settings import Settings
 
 PROCESS_TAG = "fraud/process"
@@ -80,18 +83,21 @@ def _run(job: str, instance: dg.DagsterInstance, tags: dict[str, str]) -> None:
 
 
 def _train(settings: Settings, instance: dg.DagsterInstance) -> None:
-    """Train a model. One that the gate refuses is an answer: the rules decide until another passes."""
+    """Train a model. One that the gate refuses is an answer, and so are data that no model can be trained on: the rules
+    decide until another passes."""
     result = _executed("training", instance, {})
+    if result.success:
+        return
     refused = any(check.check_name == "gate" and not check.passed for check in result.get_asset_check_evaluations())
-    if not result.success and not refused:
+    # a message of Dagster begins with the name of its class
+    untrainable = [
+        error.message.strip().partition(": ")[2]
+        for error in _errors(result)
+        if error.cls_name == TrainingDataError.__name__
+    ]
+    if not refused and not untrainable:
         raise BuildFailed(_failures("training", result))
-    if refused and not release_is_usable(settings):
-        print(
-            "! the gate passes no model yet, so the rules decide; the check `gate` of registered_model says why, and "
-            "each training tries again",
-            file=sys.stderr,
-            flush=True,
-        )
+    print("\n".join(f"! {line}" for line in [*untrainable, who_decides(settings)]), file=sys.stderr, flush=True)
 
 
 def _executed(job: str, instance: dg.DagsterInstance, tags: dict[str, str]) -> dg.ExecuteInProcessResult:
@@ -110,6 +116,15 @@ def _failures(job: str, result: dg.ExecuteInProcessResult) -> str:
     failed = [f"{event.step_key}: {event.event_specific_data.error_display_string}"
               for event in result.all_events if event.is_step_failure]  # fmt: skip
     return f"{job} failed\n" + "\n".join(failed)
+
+
+def _errors(result: dg.ExecuteInProcessResult) -> Iterator[Any]:
+    """What failed steps raised, causes included, as Dagster keeps it."""
+    for event in result.all_events:
+        error = event.event_specific_data.error if event.is_step_failure else None
+        while error is not None:
+            yield error
+            error = error.cause
 
 
 def _stage(title: str, work: Callable[[], None]) -> None:
@@ -134,7 +149,7 @@ def build(settings: Settings, now: datetime) -> None:
         if not online_is_current(settings, platform.dataset.last_complete_day(now)):
             _stage("online store: snapshot and velocity to Redis", lambda: _run("online", instance, {}))
         if not release_is_usable(settings):
-            _stage("model: search, train, register, promote", lambda: _train(settings, instance))
+            _stage("model: search, train, register, judge", lambda: _train(settings, instance))
         if not cold_is_loaded(settings):
             _stage("cold store: snapshot to PostgreSQL", lambda: _run("cold", instance, {}))
     mark_built(settings, platform.dataset.last_complete_day(now))

@@ -27,7 +27,8 @@ def _candidate(platform: Platform) -> Any:
     kinds={"xgboost"},
     owners=OWNERS,
     deps=["training_set", "fraud_labels", "feature_medians"],
-    description="XGBoost on all matured labels, measured on the last matured days, which no training saw.",
+    description="The better of XGBoost and logistic regression, fitted on all matured labels and measured on the last "
+    "matured days, which no training saw.",
 )
 def candidate_model(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
@@ -63,7 +64,7 @@ def candidate_model(
             "gate",
             asset="registered_model",
             blocking=True,
-            description="Better than logistic regression and the champion on the same holdout, beyond the interval.",
+            description="Better than chance and, on the same holdout, than the champion, beyond the interval.",
         )
     ],
 )

@@ -25,6 +25,7 @@ from fraud_platform.lake import Lake, open_lake
 from fraud_platform.model.arms import Scores, measure
 from fraud_platform.model.calibration import UNCALIBRATED, fit_calibration
 from fraud_platform.model.gate import judge
+from fraud_platform.model.kinds import XGBOOST
 from fraud_platform.model.ranking import compare
 from fraud_platform.model.rollout import next_step
 from fraud_platform.model.routing import Routing, is_challengers
@@ -223,10 +224,14 @@ def challenge(seed: int, good: bool, settings: Settings) -> Outcome:
     labels = frauds if good else random.permutation(frauds)
     challenger = train(vectors, labels, seed + 1)
     held, held_frauds, _ = bank.payments(20_000)
+    gain = compare(held_frauds, challenger(held), champion(held), seed, 200)
     verdict = judge(
         frauds=int(held_frauds.sum()),
         min_frauds=settings.min_holdout_frauds,
-        against_baseline=compare(held_frauds, challenger(held), champion(held), seed, 200),
+        kinds=(XGBOOST, XGBOOST),
+        between=gain,
+        rival=_OLD,
+        against_rival=gain,
     )
     # whatever the gate said: the canary has to stop what the gate would have let through
     return _lived(bank, champion, challenger, verdict.promote, settings)

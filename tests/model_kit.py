@@ -1,6 +1,7 @@
 """A small training set with planted signal, for tests of the model room.
 
-Fraud hangs on the product of two features, which trees see and logistic regression does not.
+Fraud hangs on the product of two features, which trees see and logistic regression does not; where it hangs on their
+sum in log-odds, logistic regression is the truth and trees can only come near it.
 """
 
 from datetime import UTC, date, datetime, time, timedelta
@@ -14,7 +15,7 @@ from fraud_platform.callers import DEFAULT_CALLER
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import Lake
-from fraud_platform.model.linear import LinearModel
+from fraud_platform.model.linear import LinearModel, signed_log1p
 
 FIRST_DAY = date(2026, 1, 1)
 DAYS = 24
@@ -65,7 +66,9 @@ def write_labels(lake: Lake, labels: list[dict[str, Any]]) -> None:
         lake.write(tables.FRAUD_LABELS, day, pa.Table.from_pylist(rows, schema.LABELS))
 
 
-def write_history(lake: Lake, *, seed: int = 1, fraud_offset: float = -4.0, mix: float = 1.0) -> list[dict[str, Any]]:
+def write_history(
+    lake: Lake, *, seed: int = 1, fraud_offset: float = -4.0, mix: float = 1.0, additive: bool = False
+) -> list[dict[str, Any]]:
     """Write training set, labels and medians of DAYS days; returns the labels. mix: strength of the signal."""
     random = np.random.default_rng(seed)
     labels = []
@@ -73,7 +76,8 @@ def write_history(lake: Lake, *, seed: int = 1, fraud_offset: float = -4.0, mix:
         day = FIRST_DAY + timedelta(days=n)
         vectors = random.normal(size=(ROWS_PER_DAY, len(CATALOGUE.names))).astype(np.float32)
         product = vectors[:, FIRST] * vectors[:, SECOND]
-        odds = fraud_offset + 5 * mix * np.clip(product, -1, 1.5)
+        total = signed_log1p(vectors[:, FIRST]) + signed_log1p(vectors[:, SECOND])
+        odds = fraud_offset + mix * (2 * total if additive else 5 * np.clip(product, -1, 1.5))
         fraud = random.random(ROWS_PER_DAY) < 1 / (1 + np.exp(-odds))
         vectors[random.random(vectors.shape) < 0.05] = np.nan
         received = [midnight(day) + timedelta(seconds=i * 280) for i in range(ROWS_PER_DAY)]

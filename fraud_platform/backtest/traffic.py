@@ -213,7 +213,7 @@ class Traffic:
 
 def score_all(model: ServingModel, vectors: Matrix) -> Floats:
     """Probabilities of fraud by a model's compiled trees, float64 (n,), of vectors float32 (n, 50)."""
-    return model.calibration.probabilities(model.forest.margins(np.ascontiguousarray(vectors)))
+    return model.calibration.probabilities(model.compiled.margins(np.ascontiguousarray(vectors)))
 
 
 def _vector(record: DecisionRecord) -> Matrix:

@@ -34,7 +34,20 @@ def evaluate(
     ] = None,
     train_days: Annotated[int, typer.Option("--train-days", min=2, help="Days that each date trains on.")] = 60,
     delay_days: Annotated[
-        int | None, typer.Option("--delay-days", min=0, help="Days for labels to arrive; default: label maturity.")
+        int | None,
+        typer.Option(
+            "--delay-days",
+            min=0,
+            help="Days that a training waits for labels, silence that long being good to it; default: --maturity-days.",
+        ),
+    ] = None,
+    maturity_days: Annotated[
+        int | None,
+        typer.Option(
+            "--maturity-days",
+            min=0,
+            help="Days after which silence counts as good to a test; default: FRAUD_LABEL_MATURITY_DAYS.",
+        ),
     ] = None,
     test_days: Annotated[int, typer.Option("--test-days", min=1, help="Days that each date is tested on.")] = 14,
     dates: Annotated[int, typer.Option("--dates", min=1, help="How many dates, back to back.")] = 2,
@@ -44,14 +57,15 @@ def evaluate(
 ) -> None:
     """Train and test models side by side on dates back to back, on any imported data; writes results and a plot."""
     from fraud_platform.ingest.mapping import MappingError
-    from fraud_platform.model.prequential import HEADER, Windows, summary
+    from fraud_platform.model.prequential import HEADER, Windows, conclusion, summary
     from fraud_platform.model.split import TrainingDataError
     from fraud_platform.model.study import run_study
 
     current = settings_of_home() if mapping is None else say_home(settings_of_environment())
     if mapping is not None:
         current = current.model_copy(update={"mapping": mapping})
-    windows = Windows(train_days, current.label_maturity_days if delay_days is None else delay_days, test_days, dates)
+    maturity = current.label_maturity_days if maturity_days is None else maturity_days
+    windows = Windows(train_days, maturity if delay_days is None else delay_days, test_days, dates, maturity)
     try:
         study = run_study(current, folder, windows, trials, now())
     except (MappingError, TrainingDataError) as error:
@@ -65,6 +79,7 @@ def evaluate(
         typer.echo(markdown_table(HEADER, rows))
     else:
         print_table(f"mean ± standard deviation over {dates} date(s)", HEADER, rows)
+    typer.echo(conclusion(study.results))
     typer.echo(f"results: {study.results_file}\nplot:    {study.plot_file}")
 
 

@@ -28,8 +28,9 @@ from fraud_platform.model.bundle import (
 )
 from fraud_platform.model.calibration import Calibration
 from fraud_platform.model.explanation import Explanation
-from fraud_platform.model.forest import Forest, ForestError
+from fraud_platform.model.kinds import Margins
 from fraud_platform.model.linear import LinearModel
+from fraud_platform.model.ubjson import ModelFileError
 
 CHAMPION, LOGISTIC_REGRESSION = "champion", "logistic_regression"
 
@@ -40,12 +41,6 @@ class NoScoreError(RuntimeError):
     """No rung of the model gave a probability."""
 
 
-class Margins(Protocol):
-    """`model.forest.Forest` has it."""
-
-    def margins(self, vectors: Matrix) -> np.ndarray: ...
-
-
 @dataclass(frozen=True)
 class ServingModel:
     """A loaded, verified, warmed model."""
@@ -54,11 +49,12 @@ class ServingModel:
     """`name/version`."""
     scorer_hash: str
     """SHA-256 of the model file."""
-    forest: Margins
+    compiled: Margins
+    """For one payment at a time."""
     calibration: Calibration
     fallback: LinearModel
     scorer: Scorer
-    """XGBoost itself, for explanations."""
+    """The same model for many payments, and for explanations."""
     medians: dict[str, Matrix]
     """The model's own copy of the cold-start medians under "user" and "merchant", for when no snapshot can be read."""
 
@@ -68,12 +64,12 @@ class ServingModel:
         return self.version.replace("/", "-")
 
     def rung(self, name: str) -> "Explainable":
-        """The rung that decided; a challenger's is its trees, as a champion's is."""
+        """The rung that decided; a challenger's is its own model, as a champion's is."""
         return self.fallback if name == LOGISTIC_REGRESSION else self.scorer
 
     def probability(self, vector: Matrix) -> float:
-        """The trees' probability of fraud of one vector, float32 (50,). Raises NoScoreError when it is none."""
-        margin = float(self.forest.margins(vector[None, :])[0])
+        """The probability of fraud of one vector, float32 (50,). Raises NoScoreError when it is none."""
+        margin = float(self.compiled.margins(vector[None, :])[0])
         score = self.calibration.probability(margin)
         if not math.isfinite(score):
             raise NoScoreError(f"the score of {self.version} is {score}")
@@ -111,20 +107,20 @@ def load_model(release: Path) -> ServingModel:
 
 
 def serving_model(bundle: Bundle) -> ServingModel:
-    """A verified bundle as it serves: its compiled trees are held against XGBoost, and score once, so that no payment
-    pays for a first time. Raises BundleError."""
+    """A verified bundle as it serves: compiled trees are held against XGBoost, and everything scores once, so that no
+    payment pays for a first time. Raises BundleError."""
     scorer = Scorer(bundle)
     try:
-        forest = Forest(scorer.booster)
-        forest.verify(scorer.booster)
-    except ForestError as error:
+        compiled = scorer.model.compiled()
+    except ModelFileError as error:
         raise BundleError(f"{bundle.name}: {error}") from error
     empty = np.full((1, len(CATALOGUE.names)), np.nan, np.float32)
+    compiled.margins(empty)
     bundle.fallback.score(empty)
     return ServingModel(
         version=f"{bundle.model_name}/{bundle.version}",
         scorer_hash=bundle.model_sha256,
-        forest=forest,
+        compiled=compiled,
         calibration=bundle.calibration,
         fallback=bundle.fallback,
         scorer=scorer,

@@ -1,17 +1,18 @@
 """Which features move a model's scores on a holdout, and which way: SHAP over a sample.
 
-What belongs here: the sample, its SHAP values, their picture. What does not: explaining one decision (`bundle`).
+What belongs here: the sample, its SHAP values, their picture. What does not: computing them (`kinds`), explaining one
+decision (`bundle`).
 """
 
 import io
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.model.data import Examples, Matrix
+from fraud_platform.model.kinds import Model
 
 SAMPLE = 2_000
 _SHOWN = 15
@@ -30,16 +31,13 @@ class Attribution:
         return [(CATALOGUE.names[index], float(means[index])) for index in np.argsort(-means, kind="stable")]
 
 
-def attribute(booster: Any, examples: Examples, seed: int) -> Attribution:
-    """SHAP values of up to SAMPLE rows, half of them frauds as far as there are so many, by shap.TreeExplainer."""
-    import shap
-
+def attribute(model: Model, examples: Examples, seed: int) -> Attribution:
+    """SHAP values of up to SAMPLE rows, half of them frauds as far as there are so many."""
     random = np.random.default_rng(seed)
     frauds = random.permutation(np.flatnonzero(examples.is_fraud))[: SAMPLE // 2]
     goods = random.permutation(np.flatnonzero(~examples.is_fraud))[: SAMPLE - len(frauds)]
     vectors = examples.vectors[np.sort(np.concatenate([frauds, goods]))]
-    values = shap.TreeExplainer(booster).shap_values(vectors, check_additivity=False)
-    return Attribution(vectors, np.asarray(values, np.float32))
+    return Attribution(vectors, np.asarray(model.contributions(vectors)[:, :-1], np.float32))
 
 
 def summary_picture(attribution: Attribution, seed: int) -> bytes:

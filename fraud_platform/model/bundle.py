@@ -2,7 +2,7 @@
 one small pointer.
 
 What belongs here: the folder's form, scoring and explaining with it, releases. What does not: training or MLflow; the
-decision service imports this module, so it stays light. Only XGBoost's native format and JSON: nothing is unpickled.
+decision service imports this module, so it stays light. Only UBJSON and JSON: nothing is unpickled.
 
 A folder may come from anywhere: nothing of it is believed before it was read within bounds, held against its hashes and
 found in range. The hashes find what was damaged, cut off or mixed up; they do not stop somebody who may write all three
@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.model.calibration import Calibration
 from fraud_platform.model.explanation import Explanation
+from fraud_platform.model.kinds import KINDS, XGBOOST, Kind, KindName
 from fraud_platform.model.linear import LinearModel
-from fraud_platform.model.model_file import MAX_BYTES, ModelFileError, check_model_file
+from fraud_platform.model.ubjson import MAX_BYTES, ModelFileError
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +86,13 @@ class Bundle:
     """RFC 3339, UTC."""
     model: bytes = field(repr=False)
     """The content of `model.ubj`: what was verified is what is loaded."""
+    kind: KindName = XGBOOST
+    """What `model.ubj` holds; a bundle from before there were kinds holds trees."""
+
+    @property
+    def kind_of_model(self) -> Kind:
+        """The kind that `kind` names."""
+        return KINDS[self.kind]
 
     @property
     def name(self) -> str:
@@ -106,8 +114,8 @@ class Bundle:
                 _check_sum(folder / name, content[name], sums)
         document = _document(folder / DOCUMENT_FILE, content[DOCUMENT_FILE])
         expected = {f.name for f in fields(Bundle)} - {"model"}
-        if document.keys() != expected:
-            missing, unknown = sorted(expected - document.keys()), sorted(document.keys() - expected)
+        if document.keys() | {"kind"} != expected:
+            missing, unknown = sorted(expected - {"kind"} - document.keys()), sorted(document.keys() - expected)
             raise BundleError(f"{folder / DOCUMENT_FILE}: missing fields {missing}, unknown fields {unknown}")
         try:
             bundle = msgspec.convert(document | {"model": b""}, Bundle)
@@ -143,9 +151,10 @@ class Bundle:
             if not sound:
                 raise BundleError(f"{where}: {name} is out of its range: {getattr(self, name)!r:.80}")
         try:
-            check_model_file(self.model, len(self.features))
+            self.kind_of_model.check(self.model, len(self.features))
         except ModelFileError as error:
-            raise BundleError(f"{where}: {MODEL_FILE} is no XGBoost model of this platform: {error}") from error
+            title = self.kind_of_model.title
+            raise BundleError(f"{where}: {MODEL_FILE} is no {title} model of this platform: {error}") from error
 
     def _values(self) -> Iterator[tuple[str, bool]]:
         """Field, and whether it holds what it may. NaN is in no range."""
@@ -172,22 +181,13 @@ class Bundle:
 
 
 class Scorer:
-    """A bundle's booster on one thread: OpenMP costs a server more than it gives. May be shared by Python threads."""
+    """A bundle's model with its calibration, for any number of payments. May be shared by Python threads."""
 
     def __init__(self, bundle: Bundle) -> None:
-        import xgboost
-
-        self._xgboost = xgboost
-        self.booster = xgboost.Booster({"nthread": 1})
-        """xgboost.Booster; not to be changed."""
         try:
-            self.booster.load_model(bytearray(bundle.model))
-        except xgboost.core.XGBoostError as error:
-            raise BundleError(f"{bundle.name}: {MODEL_FILE} is no XGBoost model") from error
-        # loading replaces the parameters given above
-        self.booster.set_param({"nthread": 1})
-        if tuple(self.booster.feature_names or ()) != bundle.features:
-            raise BundleError(f"{bundle.name}: the model names other features than its {DOCUMENT_FILE}")
+            self.model = bundle.kind_of_model.load(bundle.model, bundle.features)
+        except ModelFileError as error:
+            raise BundleError(f"{bundle.name}: {MODEL_FILE} {error}") from error
         self._width = len(bundle.features)
         self._calibration = bundle.calibration
 
@@ -195,18 +195,19 @@ class Scorer:
         """Calibrated fraud probabilities, float64 (n,), of vectors float32 (n, 50), NaN for null."""
         return self._calibration.probabilities(self.margins(vectors))
 
-    def margins(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The model's raw output in log-odds, float32 (n,)."""
-        margins = self.booster.inplace_predict(self._checked(vectors), predict_type="margin")
-        return np.asarray(margins, np.float32)
+    def margins(self, vectors: NDArray[np.float32]) -> NDArray[np.floating]:
+        """The model's raw output in log-odds, (n,)."""
+        return self.model.margins(self._checked(vectors))
+
+    def contributions(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """What each value adds to the margin, float64 (n, 51); the last column is the base value."""
+        return self.model.contributions(self._checked(vectors))
 
     def explain(self, vector: NDArray[np.float32]) -> Explanation:
-        """TreeSHAP of one vector, float32 (50,)."""
+        """Why one vector, float32 (50,), is scored as it is."""
         row = self._checked(vector[None, :])
-        matrix = self._xgboost.DMatrix(row, feature_names=self.booster.feature_names, nthread=1)
-        values = np.asarray(self.booster.predict(matrix, pred_contribs=True)[0], np.float64)
-        margin = float(self.margins(row)[0])
-        return Explanation(float(values[-1]), margin, float(self.score(row)[0]), values[:-1])
+        values = self.contributions(row)[0]
+        return Explanation(float(values[-1]), float(self.margins(row)[0]), float(self.score(row)[0]), values[:-1])
 
     def _checked(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] != self._width:

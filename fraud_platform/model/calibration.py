@@ -15,6 +15,8 @@ Floats = NDArray[np.float64]
 _NEWTON_STEPS = 100
 _LONGEST_STEP = 2.0
 _CONVERGED = 1e-10
+_tanh = np.frompyfunc(math.tanh, 1, 1)
+"""NumPy's own tanh differs from the C library's in the last bit of every fourth number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +31,18 @@ class Calibration:
             raise ValueError(f"a calibration needs a finite positive slope and a finite intercept, got {self}")
 
     def probabilities(self, margins: NDArray[np.floating]) -> Floats:
-        """float64 (n,) of margins (n,)."""
-        # the form by tanh overflows at neither end
-        return 0.5 * (1 + np.tanh(0.5 * (self.slope * np.asarray(margins, np.float64) + self.intercept)))
+        """float64 (n,) of margins (n,): of each the same bits as `probability` gives."""
+        halved = 0.5 * (self.slope * np.asarray(margins, np.float64) + self.intercept)
+        return np.asarray(0.5 * (1 + np.asarray(_tanh(halved), np.float64)), np.float64)
 
     def probability(self, margin: float) -> float:
-        """`probabilities` of one margin."""
+        """Of one margin."""
+        # the form by tanh overflows at neither end
         return 0.5 * (1 + math.tanh(0.5 * (self.slope * margin + self.intercept)))
+
+
+class NoOrderError(ValueError):
+    """Margins rank fraud no higher than good, so no map makes probabilities of them."""
 
 
 UNCALIBRATED = Calibration(slope=1.0, intercept=0.0)
@@ -46,7 +53,7 @@ def fit_calibration(is_fraud: NDArray[np.bool_], margins: Floats, weights: Float
     """The map that makes margins of unseen examples, (n,), likeliest; needs frauds and good examples. weights: (n,).
 
     Platt's targets, (n₊ + 1) / (n₊ + 2) and 1 / (n₋ + 2), keep it from being surer than the examples allow. Newton's
-    method; a slope that would turn the order around means that the margins say nothing, and is an error.
+    method. Raises NoOrderError for a slope that would turn the order around: the margins say nothing.
     """
     weight = np.ones(len(is_fraud)) if weights is None else weights
     frauds, goods = float(weight[is_fraud].sum()), float(weight[~is_fraud].sum())
@@ -56,7 +63,7 @@ def fit_calibration(is_fraud: NDArray[np.bool_], margins: Floats, weights: Float
     design = np.column_stack([margins, np.ones(len(margins))])
     slope_and_intercept = np.array([1.0, 0.0])
     for _ in range(_NEWTON_STEPS):
-        probabilities = Calibration(slope=1.0, intercept=0.0).probabilities(design @ slope_and_intercept)
+        probabilities = 0.5 * (1 + np.tanh(0.5 * (design @ slope_and_intercept)))
         gradient = design.T @ (weight * (probabilities - targets))
         curvature = (design * (weight * probabilities * (1 - probabilities))[:, None]).T @ design
         step = np.linalg.solve(curvature + 1e-9 * np.eye(2), gradient)
@@ -66,4 +73,6 @@ def fit_calibration(is_fraud: NDArray[np.bool_], margins: Floats, weights: Float
         if np.abs(step).max() < _CONVERGED:
             break
     slope, intercept = slope_and_intercept.tolist()
+    if not slope > 0:
+        raise NoOrderError(f"margins whose likeliest slope is {slope:g} rank fraud no higher than good")
     return Calibration(slope=slope, intercept=intercept)

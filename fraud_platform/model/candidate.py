@@ -93,6 +93,11 @@ def candidate_folder(home: Path, fingerprint: str) -> Path:
     return home / "candidates" / fingerprint
 
 
+def candidates(home: Path) -> list[Path]:
+    """The folders of this home's candidates, in no order."""
+    return [folder for folder in (home / "candidates").glob("[!.]*") if folder.is_dir()]
+
+
 def write_candidate(folder: Path, record: CandidateRecord, bundle: Bundle, plots: dict[str, bytes]) -> Candidate:
     """Write a candidate aside and rename it into place; one that is there already was made of the same and stays."""
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")

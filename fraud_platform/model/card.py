@@ -57,25 +57,28 @@ def standing_markdown(release: str, ledger: Sequence[dict[str, Any]]) -> str:
     return f"## In force\n\n{told}\n"
 
 
-def gain_shares(bundle: Bundle) -> dict[str, float]:
-    """Each feature's share of all that the trees' splits gain, 0 for one that no tree splits on. Raises BundleError."""
-    gains: dict[str, Any] = Scorer(bundle).booster.get_score(importance_type="total_gain")
-    whole = sum(gains.values())
-    return {name: gains.get(name, 0.0) / whole if whole else 0.0 for name in CATALOGUE.names}
+def gain_shares(bundle: Bundle) -> dict[str, float] | None:
+    """Each feature's share of all that the trees' splits gain, 0 for one that no tree splits on; None without trees.
+
+    Raises BundleError.
+    """
+    gains = Scorer(bundle).model.gains()
+    return None if gains is None else {name: gains.get(name, 0.0) for name in CATALOGUE.names}
 
 
 def _use(record: CandidateRecord, bundle: Bundle) -> list[str]:
     evaluation = record.evaluation
     return [
         "## Intended use",
-        f"It gives the probability that a payment is fraud, from {len(bundle.features)} features (catalogue "
-        f"{bundle.catalogue_hash}), while the payment waits. A score strictly above {bundle.threshold:g} blocks it, "
-        f"one above {bundle.review_threshold:g} has people look at it, where the policy in force sets nothing else. "
+        f"It is {bundle.kind_of_model.title}, and gives the probability that a payment is fraud, from "
+        f"{len(bundle.features)} features (catalogue {bundle.catalogue_hash}), while the payment waits. A score "
+        f"strictly above {bundle.threshold:g} blocks it, one above {bundle.review_threshold:g} has people look at it, "
+        "where the policy in force sets nothing else. "
         f"Amounts are in {evaluation.currency}; {evaluation.frauds / evaluation.rows:.3%} of the payments that it was "
         "measured on were fraud.",
         "It is not made to judge a person, a merchant or an account, to score anything but single payments of the kind "
         "it learned from, or to decide where its features are another catalogue's. Logistic regression, which travels "
-        "with it, decides where the trees cannot; rules decide where neither can.",
+        "with every model, decides where the model cannot; rules decide where neither can.",
     ]
 
 
@@ -87,24 +90,27 @@ def _gate(verdict: Verdict | None) -> list[str]:
     return ["## Gate", f"It {outcome}, against {verdict.rival}, on {verdict.frauds:,} frauds.", reasons]
 
 
-def _features(record: CandidateRecord, gains: dict[str, float]) -> list[str]:
+def _features(record: CandidateRecord, gains: dict[str, float] | None) -> list[str]:
     by_name = {feature.name: feature for feature in CATALOGUE.features}
     shap = dict(record.features)
-    ordered = sorted(gains, key=lambda name: (-gains[name], name))
+    first = shap if gains is None else gains
     rows = [
-        [f"`{name}`", by_name[name].source, f"{gains[name]:.2%}", f"{shap[name]:.3f}", by_name[name].unit,
-         by_name[name].meaning]
-        for name in ordered
+        [f"`{name}`", by_name[name].source, *([] if gains is None else [f"{gains[name]:.2%}"]), f"{shap[name]:.3f}",
+         by_name[name].unit, by_name[name].meaning]
+        for name in sorted(first, key=lambda name: (-first[name], name))
     ]  # fmt: skip
+    gain_header = [] if gains is None else ["gain"]
+    gain_meaning = (
+        "" if gains is None else "Gain is a feature's share of what all splits of the trees gain in training. "
+    )
     return [
         "## Features",
-        report.table(["feature", "source", "gain", "mean absolute SHAP", "unit", "meaning"], rows),
-        "Gain is a feature's share of what all splits of the trees gain in training; the SHAP value is in log-odds, "
-        "on a sample of the holdout.",
+        report.table(["feature", "source", *gain_header, "mean absolute SHAP", "unit", "meaning"], rows),
+        f"{gain_meaning}The SHAP value is in log-odds, on a sample of the holdout.",
     ]
 
 
-def _limits(record: CandidateRecord, bundle: Bundle, gains: dict[str, float]) -> list[str]:
+def _limits(record: CandidateRecord, bundle: Bundle, gains: dict[str, float] | None) -> list[str]:
     evaluation, split = record.evaluation, record.split
     whole = evaluation.comparison.candidate
     lines = [
@@ -128,11 +134,14 @@ def _limits(record: CandidateRecord, bundle: Bundle, gains: dict[str, float]) ->
     unranked = [f"{one.dimension} {one.name}" for one in evaluation.slices if one.ranking is None]
     if unranked:
         lines.append(f"Nothing is known of its ranking in slices with too few frauds: {', '.join(unranked)}.")
-    unused = [name for name, gain in gains.items() if not gain]
-    if unused:
+    unused = [name for name, gain in (gains or {}).items() if not gain]
+    if gains and unused:
         lines.append(f"{len(unused)} of {len(gains)} features split no tree: {', '.join(unused)}.")
     if bundle.calibration == UNCALIBRATED:
-        lines.append("There were too few frauds to calibrate it: a score is no probability.")
+        lines.append(
+            "It is not calibrated, as there were too few frauds, or its scores said nothing of days that it had not "
+            "seen: a score is no probability."
+        )
     if split.shrunk:
         lines.append("The history was shorter than the settings' windows: late labels are missed.")
     if record.search.out_of_time:

@@ -152,8 +152,8 @@ def load_training_data(
     """
     refuse_skew(lake, split.days, accepted_skew_days)
     known = labels_before(lake, split.training_cut, rules)
-    train = load(lake, split.train, known, split.training_cut, split.maturity_days)
-    validation = load_examples(lake, split.validation, known, split.training_cut, split.maturity_days)
+    train = load(lake, split.train, known, split.training_cut, split.waited_days)
+    validation = load_examples(lake, split.validation, known, split.training_cut, split.waited_days)
     holdout = load_holdout(lake, split, rules)
     for name, examples, days in (("train", train, split.train), ("holdout", holdout, split.holdout)):
         if examples.frauds in (0, len(examples)):

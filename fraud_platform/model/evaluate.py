@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fraud_platform.features.degrade import LEVELS
 from fraud_platform.model.costs import CostChoice, LossTable, in_units
 from fraud_platform.model.data import Holdout
+from fraud_platform.model.kinds import REGRESSION, KindName
 from fraud_platform.model.ranking import COVERAGE, Bools, Comparison, Interval, Ranking, compare, rank
 from fraud_platform.model.slices import slices
 from fraud_platform.settings import Settings
@@ -32,7 +33,8 @@ class Scores:
     """Calibrated scores of the holdout's rows, each of shape (n,)."""
 
     candidate: Floats
-    baseline: Floats
+    other: Floats
+    """Of the kind that was fitted on the same rows and is not the candidate's."""
     levels: dict[str, Floats]
     """The candidate's, on the vectors of each lost store."""
 
@@ -100,8 +102,11 @@ class Level:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A candidate on its matured holdout, with logistic regression on the same rows."""
+    """A candidate on its matured holdout, with the other kind of model on the same rows."""
 
+    kind: KindName
+    """Of the candidate."""
+    other_kind: KindName
     rows: int
     frauds: int
     unknown: int
@@ -109,7 +114,7 @@ class Evaluation:
     currency: str
     fraud_amount: float
     comparison: Comparison
-    """The candidate against the baseline."""
+    """The candidate against the other kind."""
     block: AtThreshold
     review: AtThreshold
     by_cost: AtThreshold | None
@@ -123,7 +128,8 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """Flat figures for MLflow and Dagster; what is undefined is left out."""
-        ranking, baseline = self.comparison.candidate, self.comparison.reference
+        ranking = self.comparison.candidate
+        baseline = ranking if self.kind == REGRESSION else self.comparison.reference
         flat = {
             "holdout_rows": float(self.rows),
             "holdout_frauds": float(self.frauds),
@@ -160,9 +166,17 @@ class Evaluation:
 
 
 def evaluate(
-    holdout: Holdout, scores: Scores, choice: CostChoice | None, seen: Floats, settings: Settings
+    holdout: Holdout,
+    kinds: tuple[KindName, KindName],
+    scores: Scores,
+    choice: CostChoice | None,
+    seen: Floats,
+    settings: Settings,
 ) -> Evaluation:
-    """Measure a candidate. seen: of `slices.first_seen`. Raises ValueError unless there are frauds and good rows."""
+    """Measure a candidate. kinds: its own and the other. seen: of `slices.first_seen`.
+
+    Raises ValueError unless there are frauds and good rows.
+    """
     amounts = in_units(holdout.context.column("amount_minor").to_numpy(), settings)
     is_fraud = holdout.is_fraud
 
@@ -170,12 +184,14 @@ def evaluate(
         return at_threshold(is_fraud, scores.candidate, amounts, threshold, settings)
 
     return Evaluation(
+        kind=kinds[0],
+        other_kind=kinds[1],
         rows=len(holdout),
         frauds=holdout.frauds,
         unknown=holdout.unknown,
         currency=settings.base_currency,
         fraud_amount=float(amounts[is_fraud].sum()),
-        comparison=compare(is_fraud, scores.candidate, scores.baseline, settings.seed),
+        comparison=compare(is_fraud, scores.candidate, scores.other, settings.seed),
         block=at(settings.threshold),
         review=at(settings.review_threshold),
         by_cost=None if choice is None else at(choice.threshold),

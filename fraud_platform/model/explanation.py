@@ -1,6 +1,6 @@
 """Why a model scores a vector as it does, whichever model.
 
-What belongs here: the shape. What does not: computing it (`bundle` for trees, `linear`).
+What belongs here: the shape. What does not: computing it (`trees`, `linear`).
 """
 
 from dataclasses import dataclass

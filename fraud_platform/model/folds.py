@@ -50,7 +50,7 @@ def plan_folds(split: Split, count: int = FOLDS) -> list[Fold]:
     folds = []
     for back in range(count, 0, -1):
         validation = seen[max(0, len(seen) - back * length) : len(seen) - (back - 1) * length]
-        last = validation[0] - timedelta(days=split.maturity_days + 1)
+        last = validation[0] - timedelta(days=split.waited_days + 1)
         train = [day for day in seen if day <= last]
         if train and len(validation) == length:
             folds.append(Fold(train, validation))
@@ -66,8 +66,8 @@ def load_folds(
     for fold in plan_folds(split, count):
         known = labels_before(lake, fold.cut, rules)
         examples = FoldExamples(
-            load(lake, fold.train, known, fold.cut, split.maturity_days),
-            load_examples(lake, fold.validation, matured, split.training_cut, split.maturity_days),
+            load(lake, fold.train, known, fold.cut, split.waited_days),
+            load_examples(lake, fold.validation, matured, split.training_cut, split.waited_days),
         )
         sides = (examples.train, examples.validation)
         if all(side.frauds >= MIN_FRAUDS and side.frauds < len(side) for side in sides):

@@ -1,11 +1,12 @@
-"""Logistic regression as it travels: plain numbers, no pickle, no scikit-learn. The baseline, and the model of last
-resort in serving.
+"""Logistic regression as it travels: plain numbers, no pickle, no scikit-learn. The baseline, the model of last resort
+in serving, and the one that decides where trees are no better.
 
-What belongs here: scoring by it. What does not: fitting it (`baseline`).
+What belongs here: scoring by it. What does not: fitting it (`baseline`), its file (`linear_file`).
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,22 +47,47 @@ class LinearModel:
     def _arrays(self) -> tuple[Floats, Floats, Floats]:
         return np.array(self.fill), np.array(self.weights), np.array(self.null_weights)
 
-    def explain(self, vector: Matrix) -> Explanation:
-        """What each value of one vector, float32 (50,), adds to that of a payment that is ordinary throughout.
+    def margins(self, vectors: Matrix) -> Floats:
+        """Raw output in log-odds, float64 (n,), of vectors float32 (n, features), NaN for null.
 
-        Ordinary is the value that a null counts as: the median of training. Exact, as the model is a sum.
+        Each row is one dot product of its own, so a payment's result does not depend on those beside it.
         """
         fill, weights, null_weights = self._arrays
-        missing = np.isnan(vector)
-        contributions = np.where(missing, null_weights, (signed_log1p(vector) - fill) * weights)
-        base_value = float(fill @ weights + self.intercept)
-        margin = base_value + float(contributions.sum())
-        return Explanation(base_value, margin, float(self.score(vector[None, :])[0]), contributions)
-
-    def score(self, vectors: Matrix) -> Floats:
-        """Fraud probabilities, float64 (n,), of vectors float32 (n, 50), NaN for null."""
-        fill, weights, null_weights = self._arrays
+        vectors = np.ascontiguousarray(vectors)
         missing = np.isnan(vectors)
         filled = np.where(missing, fill, signed_log1p(vectors))
-        margins = filled @ weights + missing @ null_weights + self.intercept
-        return np.asarray(0.5 * (1 + np.tanh(0.5 * margins)), np.float64)
+        return _row_by_row(filled, weights) + _row_by_row(missing, null_weights) + self.intercept
+
+    def contributions(self, vectors: Matrix) -> Floats:
+        """What each value adds to the margin of a payment that is ordinary throughout, float64 (n, features + 1).
+
+        Ordinary is the value that a null counts as: the median of training; its margin is the last column. Exact, as
+        the model is a sum.
+        """
+        fill, weights, null_weights = self._arrays
+        missing = np.isnan(vectors)
+        values = np.where(missing, null_weights, (signed_log1p(vectors) - fill) * weights)
+        return np.column_stack([values, np.full(len(values), fill @ weights + self.intercept)])
+
+    def compiled(self) -> "LinearModel":
+        """Itself: it scores one payment as it scores many."""
+        return self
+
+    def gains(self) -> None:
+        """It has no splits."""
+
+    def score(self, vectors: Matrix) -> Floats:
+        """Fraud probabilities as the regression itself means them, float64 (n,)."""
+        return np.asarray(0.5 * (1 + np.tanh(0.5 * self.margins(vectors))), np.float64)
+
+    def explain(self, vector: Matrix) -> Explanation:
+        """`contributions` of one vector, float32 (features,), with its own probability."""
+        row = vector[None, :]
+        values = self.contributions(row)[0]
+        return Explanation(float(values[-1]), float(values.sum()), float(self.score(row)[0]), values[:-1])
+
+
+def _row_by_row(rows: NDArray[Any], weights: Floats) -> Floats:
+    """The dot product of each row, (n, k), with the weights, (k,): a product of matrices would sum n rows otherwise
+    than one."""
+    return np.asarray(np.matmul(rows[:, None, :], weights[:, None])[:, 0, 0], np.float64)

@@ -26,13 +26,14 @@ _COST_SHARE = 0.02
 
 
 def draw(
-    is_fraud: Bools, scores: Floats, baseline: Floats, amounts: Floats, thresholds: dict[str, float], table: LossTable
+    is_fraud: Bools, models: dict[str, Floats], amounts: Floats, thresholds: dict[str, float], table: LossTable
 ) -> dict[str, bytes]:
     """PNG bytes by file name: precision_recall, roc, calibration, gain, cost. Arrays of shape (n,).
 
-    thresholds: by the name that marks each in the picture of costs.
+    models: scores by name; the first is the candidate's, whose costs are drawn. thresholds: by the name that marks each
+    there.
     """
-    models = {"XGBoost": scores, "logistic regression": baseline}
+    scores = next(iter(models.values()))
     curves = {name: _curve(is_fraud, values) for name, values in models.items()}
     pictures: dict[str, bytes] = {}
 

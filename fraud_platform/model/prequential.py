@@ -43,8 +43,11 @@ class Windows:
 
     train_days: int
     delay_days: int
+    """For which a training waits for labels; silence that long counts as good to it."""
     test_days: int
     dates: int
+    maturity_days: int
+    """After which silence counts as good to a test."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def plan_dates(first_day: date, last_day: date, windows: Windows) -> list[Split]
     for back in range(windows.dates - 1, -1, -1):
         # the last day by which the labels of this date's test window have matured
         end = last_day - timedelta(days=back * windows.test_days)
-        start = end - timedelta(days=windows.test_days + 2 * windows.delay_days + windows.train_days - 1)
+        whole = windows.train_days + windows.delay_days + windows.test_days + windows.maturity_days
+        start = end - timedelta(days=whole - 1)
         validation = max(1, windows.train_days // 5)
         if start < first_day:
             days = (last_day - start).days + 1
@@ -84,7 +88,8 @@ def plan_dates(first_day: date, last_day: date, windows: Windows) -> list[Split]
         splits.append(
             Split(
                 first_day=start, last_day=end, warmup_days=0, validation_days=validation,
-                holdout_days=windows.test_days, maturity_days=windows.delay_days, shrunk=False,
+                holdout_days=windows.test_days, maturity_days=windows.maturity_days, delay_days=windows.delay_days,
+                shrunk=False,
             )
         )  # fmt: skip
     return splits
@@ -151,19 +156,37 @@ def _result(
 
 
 def summary(results: list[Result]) -> list[list[str]]:
-    """One row of text per model: mean and standard deviation over dates, and how often XGBoost was surely better."""
+    """One row of text per model: mean and standard deviation over dates, and how often each side was surely better."""
     rows = []
     for model in MODELS:
         of_model = [result for result in results if result.model == model]
-        surely = sum(result.gain is not None and result.gain.low > 0 for result in of_model)
+        gains = [result.gain for result in of_model if result.gain is not None]
         rows.append(
             [
                 model,
                 *(_spread([getattr(result, name) for result in of_model]) for name in COLUMNS),
-                "" if model == XGBOOST else f"{surely} of {len(of_model)}",
+                f"{sum(gain.low > 0 for gain in gains)} of {len(gains)}" if gains else "",
+                f"{sum(gain.high < 0 for gain in gains)} of {len(gains)}" if gains else "",
             ]
         )
     return rows
+
+
+def conclusion(results: list[Result]) -> str:
+    """Which model is best in average precision, and how sure that is of it and XGBoost, as a sentence."""
+    means = {model: np.mean([one.average_precision for one in results if one.model == model]) for model in MODELS}
+    best = max(MODELS, key=lambda model: means[model])
+    if best == XGBOOST:
+        second = max(MODELS[1:], key=lambda model: means[model])
+        gains = [one.gain for one in results if one.model == second and one.gain is not None]
+        other, surely, better = second, [gain.low > 0 for gain in gains], [gain.value > 0 for gain in gains]
+    else:
+        gains = [one.gain for one in results if one.model == best and one.gain is not None]
+        other, surely, better = XGBOOST, [gain.high < 0 for gain in gains], [gain.value < 0 for gain in gains]
+    return (
+        f"Best in average precision: {best}, {means[best]:.3f} against {means[other]:.3f} of {other}; better on "
+        f"{sum(better)} of {len(better)} date(s), surely on {sum(surely)}."
+    )
 
 
 COLUMNS = {
@@ -172,7 +195,7 @@ COLUMNS = {
     "top_users": f"precision, top {TOP_USERS} users a day",
     "recall": f"recall at {ALERT_SHARE:.1%} alerts",
 }
-HEADER = ["model", *COLUMNS.values(), "XGBoost surely better"]
+HEADER = ["model", *COLUMNS.values(), "XGBoost surely better", "surely better than XGBoost"]
 
 
 def _spread(values: list[float]) -> str:

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from fraud_platform.model import release
+from fraud_platform.model import linear_flavour, release
 from fraud_platform.model.bundle import (
     CARD_FILE,
+    MODEL_FILE,
     MODEL_NAME,
+    Bundle,
     BundleError,
     card_beside,
     exclusive,
@@ -33,6 +36,7 @@ from fraud_platform.model.card import card_markdown
 from fraud_platform.model.card_shelf import show_card
 from fraud_platform.model.following import refuse_following
 from fraud_platform.model.gate import Verdict
+from fraud_platform.model.kinds import XGBOOST
 from fraud_platform.model.ledger import Change, append_change
 from fraud_platform.model.release import Reason
 from fraud_platform.model.report import report_markdown
@@ -49,6 +53,7 @@ FINGERPRINT_TAG = "fingerprint"
 DAGSTER_RUN_TAG = "dagster_run_id"
 MODEL_VERSION_TAG = "model_version"
 GATE_TAG = "gate"
+KIND_TAG = "kind"
 
 
 @dataclass(frozen=True)
@@ -277,14 +282,10 @@ def _downloaded(settings: Settings, client: Any, version: int) -> Iterator[Path]
 def _register(client: Any, candidate: Candidate, run_id: str, dagster_run_id: str | None) -> int:
     """Log everything into the active run and create the version; its fingerprint comes last."""
     import mlflow
-    import mlflow.xgboost
-    import xgboost
-    from mlflow.models.signature import ModelSignature
-    from mlflow.types import ColSpec, Schema
 
     record, draft = candidate.record, candidate.bundle
     data = {f"data.{table}": f"{v['first_day']}..{v['last_day']} {v['sha256']}" for table, v in record.data.items()}
-    tags = {"catalogue_hash": draft.catalogue_hash, **data}
+    tags = {"catalogue_hash": draft.catalogue_hash, KIND_TAG: draft.kind, **data}
     if dagster_run_id is not None:
         tags[DAGSTER_RUN_TAG] = dagster_run_id
     windows = {f"split.{name}": value for name, value in record.split.describe().items()}
@@ -295,18 +296,7 @@ def _register(client: Any, candidate: Candidate, run_id: str, dagster_run_id: st
     mlflow.log_artifacts(str(candidate.folder / PLOTS_FOLDER), PLOTS_FOLDER)
     mlflow.log_text(report_markdown(candidate), "report.md")
     _log_trials(client, run_id, candidate)
-    booster = xgboost.Booster(model_file=bytearray(draft.model))
-    logged = mlflow.xgboost.log_model(
-        booster,
-        name="model",
-        model_format="ubj",
-        signature=ModelSignature(
-            inputs=Schema([ColSpec("float", name) for name in draft.features]), outputs=Schema([ColSpec("float")])
-        ),
-        # given, since MLflow would find them by starting Python and loading the model
-        pip_requirements=[f"xgboost=={xgboost.__version__}"],
-    )
-    version = int(mlflow.register_model(logged.model_uri, MODEL_NAME, tags=tags).version)
+    version = int(mlflow.register_model(_log_model(draft), MODEL_NAME, tags=tags).version)
     bundle = replace(draft, version=version, mlflow_run_id=run_id, dagster_run_id=dagster_run_id)
     with tempfile.TemporaryDirectory() as temporary:
         bundle.write(Path(temporary))
@@ -315,6 +305,40 @@ def _register(client: Any, candidate: Candidate, run_id: str, dagster_run_id: st
     mlflow.set_tag(MODEL_VERSION_TAG, str(version))
     client.set_model_version_tag(MODEL_NAME, str(version), FINGERPRINT_TAG, candidate.fingerprint)
     return version
+
+
+def _log_model(bundle: Bundle) -> str:
+    """Log the model itself into the active run, in a flavour of its kind without a pickle; returns its address."""
+    import mlflow.pyfunc
+    import mlflow.xgboost
+    import xgboost
+    from mlflow.models.signature import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("float", name) for name in bundle.features]), outputs=Schema([ColSpec("float")])
+    )
+    # requirements are given, since MLflow would find them by starting Python and loading the model
+    if bundle.kind == XGBOOST:
+        logged = mlflow.xgboost.log_model(
+            xgboost.Booster(model_file=bytearray(bundle.model)),
+            name="model",
+            model_format="ubj",
+            signature=signature,
+            pip_requirements=[f"xgboost=={xgboost.__version__}"],
+        )
+        return str(logged.model_uri)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / MODEL_FILE
+        path.write_bytes(bundle.model)
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            loader_module=linear_flavour.__name__,
+            data_path=str(path),
+            signature=signature,
+            pip_requirements=[f"numpy=={np.__version__}"],
+        )
+    return str(logged.model_uri)
 
 
 def _log_trials(client: Any, run_id: str, candidate: Candidate) -> None:

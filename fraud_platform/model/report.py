@@ -9,6 +9,7 @@ import base64
 from fraud_platform.features.degrade import LEVELS
 from fraud_platform.model.candidate import Candidate, CandidateRecord
 from fraud_platform.model.evaluate import CALIBRATION_BINS, SLICE_FRAUDS, TOP_USERS, AtThreshold, Evaluation
+from fraud_platform.model.kinds import KINDS
 from fraud_platform.model.ranking import Interval
 from fraud_platform.model.search import SearchResult
 from fraud_platform.model.train import WEIGHT_EXPONENT
@@ -42,16 +43,17 @@ def report_text(record: CandidateRecord) -> str:
 
 
 def ranking(evaluation: Evaluation) -> list[str]:
-    """How well scores rank fraud above good, beside logistic regression."""
-    candidate, baseline = evaluation.comparison.candidate, evaluation.comparison.reference
+    """How well scores rank fraud above good, beside the other kind of model."""
+    candidate, other = evaluation.comparison.candidate, evaluation.comparison.reference
     return [
         table(
-            ["on the holdout", "XGBoost", "logistic regression"],
+            ["on the holdout", KINDS[evaluation.kind].title, KINDS[evaluation.other_kind].title],
             [
-                ["average precision", interval(candidate.average_precision), interval(baseline.average_precision)],
-                ["AUC ROC", interval(candidate.auc), interval(baseline.auc)],
+                ["average precision", interval(candidate.average_precision), interval(other.average_precision)],
+                ["AUC ROC", interval(candidate.auc), interval(other.auc)],
             ],
         ),
+        f"Both were fitted on the same rows, and {KINDS[evaluation.kind].title}, the better, is the candidate. "
         f"Gain in average precision, paired: {interval(evaluation.comparison.average_precision_gain)}. "
         "Brackets are 95% bootstrap intervals. Of the "
         f"{TOP_USERS} users of highest score on a day, {_percent(evaluation.top_users)} had a fraud that day.",
@@ -134,8 +136,8 @@ def choices(record: CandidateRecord) -> list[str]:
     parameters = ", ".join(f"{name} {_short(value)}" for name, value in sorted(found.parameters.items()))
     lines = [
         "## Parameters",
-        f"{len(found.trials)} sets were tried on folds in time order; the best, grown to {found.rounds} trees: "
-        f"{parameters}.",
+        f"{len(found.trials)} sets for XGBoost were tried on folds in time order; the best, grown to {found.rounds} "
+        f"trees: {parameters}.",
         table(["set", "average precision per fold", "mean", "trees", "parameters"], _trials(found)),
         f"`{WEIGHT_EXPONENT}` weighs a fraud by (goods / frauds) to that power: the first three sets differ in nothing "
         "else, and say whether weighting pays here.",

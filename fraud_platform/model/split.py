@@ -33,6 +33,10 @@ class Split:
     validation_days: int
     holdout_days: int
     maturity_days: int
+    """Age in days at which a silent transaction of the holdout counts as good."""
+    delay_days: int | None = None
+    """How long a training waits for labels before its cut, and the age at which silence counts as good to it; None: as
+    long as maturity."""
     shrunk: bool
     """The history is too short for the windows that the settings ask for, so all shrank in proportion."""
 
@@ -47,6 +51,11 @@ class Split:
         return self.evaluation_cut - timedelta(days=self.maturity_days + self.holdout_days)
 
     @property
+    def waited_days(self) -> int:
+        """Days between the last one that trains and the training cut."""
+        return self.maturity_days if self.delay_days is None else self.delay_days
+
+    @property
     def holdout(self) -> list[date]:
         """The last matured days."""
         return _window(self.training_cut, self.holdout_days)
@@ -54,7 +63,7 @@ class Split:
     @property
     def validation(self) -> list[date]:
         """The last days that are matured at the training cut."""
-        start = self.training_cut - timedelta(days=self.maturity_days + self.validation_days)
+        start = self.training_cut - timedelta(days=self.waited_days + self.validation_days)
         return _window(start, self.validation_days)
 
     @property

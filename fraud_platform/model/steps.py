@@ -4,12 +4,14 @@ What belongs here: the order of work that an orchestrator calls. What does not: 
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fraud_platform.decision.policy_record import policy_in_force
 from fraud_platform.features.catalogue import CATALOGUE
@@ -27,7 +29,7 @@ from fraud_platform.model.bundle import (
     Scorer,
     current_release,
 )
-from fraud_platform.model.calibration import UNCALIBRATED, Calibration, fit_calibration
+from fraud_platform.model.calibration import UNCALIBRATED, Calibration, NoOrderError, fit_calibration
 from fraud_platform.model.candidate import Candidate, CandidateRecord, candidate_folder, fingerprint, write_candidate
 from fraud_platform.model.costs import CostChoice, LossTable, choose_threshold, in_units
 from fraud_platform.model.data import (
@@ -44,10 +46,12 @@ from fraud_platform.model.data import (
     newest_medians,
 )
 from fraud_platform.model.evaluate import Evaluation, Scores, evaluate
-from fraud_platform.model.folds import load_folds
-from fraud_platform.model.gate import BASELINE, Verdict, judge, passed_verdict, read_verdict, write_verdict
+from fraud_platform.model.folds import FoldExamples, load_folds
+from fraud_platform.model.gate import CHANCE, Verdict, judge, passed_verdict, read_verdict, write_verdict
+from fraud_platform.model.kinds import KINDS, REGRESSION, XGBOOST, KindName
+from fraud_platform.model.linear_file import write_linear
 from fraud_platform.model.plots import draw
-from fraud_platform.model.ranking import compare
+from fraud_platform.model.ranking import average_precision, compare
 from fraud_platform.model.registry import Registered, challenge, log_and_register, promote
 from fraud_platform.model.release import Reason
 from fraud_platform.model.search import OutOfFold, search
@@ -75,8 +79,9 @@ class Promotion:
 def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
     """Train on the history before `now`'s day, measure on its holdout and write `<home>/candidates/<fingerprint>/`.
 
-    It is measured at the thresholds of the policy in force. The same data, settings and thresholds again return that
-    folder's candidate without training. Raises TrainingDataError, PolicyError.
+    Trees and logistic regression are fitted on the same rows, and the one that ranks the holdout better is the
+    candidate. It is measured at the thresholds of the policy in force. The same data, settings and thresholds again
+    return that folder's candidate without training. Raises TrainingDataError, PolicyError.
     """
     policy = policy_in_force(settings, now)
     settings = settings.model_copy(update={"threshold": policy.threshold, "review_threshold": policy.review_threshold})
@@ -100,12 +105,15 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
     # grown on validation days too: the newest labels look most like tomorrow
     learned_from = _stored(lake, split, rules) if external else loaded
     grown = grow(learned_from, found.parameters, settings, medians, rounds=found.rounds)
-    model = bytes(grown.booster.save_raw("ubj"))
-    calibration = (
-        UNCALIBRATED
-        if unseen is None
-        else fit_calibration(unseen.examples.is_fraud, unseen.margins, unseen.examples.weights)
-    )
+    # fitted on as many days as the trees, or the gain would be partly the days'
+    regression = fit_baseline(loaded, settings.seed)
+    models = {XGBOOST: bytes(grown.booster.save_raw("ubj")), REGRESSION: write_linear(regression)}
+    margins = {kind: _margins(kind, payload, data.holdout) for kind, payload in models.items()}
+    # the first of equals, so trees
+    kind, other = sorted(margins, key=lambda kind: -average_precision(data.holdout.is_fraud, margins[kind]))
+    if unseen is not None and kind == REGRESSION:
+        unseen = replace(unseen, margins=_unseen_by_regression(folds, settings.seed))
+    calibration = UNCALIBRATED if unseen is None else _calibrated(unseen)
     bundle = Bundle(
         model_name=MODEL_NAME,
         version=UNREGISTERED,
@@ -113,11 +121,11 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
         features=CATALOGUE.names,
         medians=medians,
         calibration=calibration,
-        # fitted on as many days as the candidate, or the gain would be partly the days'
-        fallback=fit_baseline(loaded, settings.seed),
+        kind=kind,
+        fallback=regression,
         threshold=settings.threshold,
         review_threshold=settings.review_threshold,
-        model_sha256=hashlib.sha256(model).hexdigest(),
+        model_sha256=hashlib.sha256(models[kind]).hexdigest(),
         mlflow_run_id=None,
         dagster_run_id=None,
         data={
@@ -127,10 +135,11 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
             "accepted_skew_days": [day.isoformat() for day in settings.accepted_skew_days if day in split.days],
         },
         trained_at=now.isoformat(),
-        model=model,
+        model=models[kind],
     )
     choice = None if unseen is None else _choose(unseen, calibration, settings)
-    evaluation, pictures, features = _measure(lake, bundle, data.holdout, choice, settings)
+    beside = other, UNCALIBRATED.probabilities(margins[other])
+    evaluation, pictures, features = _measure(lake, bundle, beside, data.holdout, choice, settings)
     record = CandidateRecord(
         fingerprint=name,
         split=split,
@@ -149,7 +158,24 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
 def _stored(lake: Lake, split: Split, rules: LabelRules) -> Learnable:
     """Train and validation as `load_training_data` has them, left in the lake."""
     known, days = labels_before(lake, split.training_cut, rules), [*split.train, *split.validation]
-    return store(lake, days, known, split.training_cut, split.maturity_days)
+    return store(lake, days, known, split.training_cut, split.waited_days)
+
+
+def _margins(kind: KindName, payload: bytes, holdout: Holdout) -> NDArray[np.float64]:
+    return np.asarray(KINDS[kind].load(payload, CATALOGUE.names).margins(holdout.vectors), np.float64)
+
+
+def _unseen_by_regression(folds: Sequence[FoldExamples], seed: int) -> NDArray[np.float64]:
+    """Margins of logistic regression where `search` has those of trees: on each fold's validation, after its train."""
+    return np.concatenate([fit_baseline(fold.train, seed).margins(fold.validation.vectors) for fold in folds])
+
+
+def _calibrated(unseen: OutOfFold) -> Calibration:
+    try:
+        return fit_calibration(unseen.examples.is_fraud, unseen.margins, unseen.examples.weights)
+    except NoOrderError:
+        # no reason to end: the report says that it is not calibrated, and the gate judges how it ranks
+        return UNCALIBRATED
 
 
 def _choose(unseen: OutOfFold, calibration: Calibration, settings: Settings) -> CostChoice:
@@ -158,20 +184,30 @@ def _choose(unseen: OutOfFold, calibration: Calibration, settings: Settings) -> 
 
 
 def _measure(
-    lake: Lake, bundle: Bundle, holdout: Holdout, choice: CostChoice | None, settings: Settings
+    lake: Lake,
+    bundle: Bundle,
+    beside: tuple[KindName, NDArray[np.float64]],
+    holdout: Holdout,
+    choice: CostChoice | None,
+    settings: Settings,
 ) -> tuple[Evaluation, dict[str, bytes], list[tuple[str, float]]]:
-    """The evaluation, its pictures, and the features by weight: all of the bundle as it will be served."""
+    """The evaluation, its pictures, and the features by weight: all of the bundle as it will be served.
+
+    beside: the other kind and its scores of the holdout.
+    """
     scorer = Scorer(bundle)
     scores = Scores(
         candidate=scorer.score(holdout.vectors),
-        baseline=bundle.fallback.score(holdout.vectors),
+        other=beside[1],
         levels={level: scorer.score(degrade(holdout.vectors, level, bundle.medians)) for level in LEVELS},
     )
-    evaluation = evaluate(holdout, scores, choice, first_seen(lake, settings, holdout), settings)
+    kinds = bundle.kind, beside[0]
+    evaluation = evaluate(holdout, kinds, scores, choice, first_seen(lake, settings, holdout), settings)
     thresholds = {"policy": settings.threshold} | ({} if choice is None else {"by cost": choice.threshold})
     amounts = in_units(holdout.context.column("amount_minor").to_numpy(), settings)
-    pictures = draw(holdout.is_fraud, scores.candidate, scores.baseline, amounts, thresholds, LossTable.of(settings))
-    attribution = attribute(scorer.booster, holdout, settings.seed)
+    named = {KINDS[kind].title: values for kind, values in zip(kinds, (scores.candidate, scores.other), strict=True)}
+    pictures = draw(holdout.is_fraud, named, amounts, thresholds, LossTable.of(settings))
+    attribution = attribute(scorer.model, holdout, settings.seed)
     pictures["shap_summary.png"] = summary_picture(attribution, settings.seed)
     return evaluation, pictures, attribution.strongest()
 
@@ -210,7 +246,7 @@ def release_if_better(
     if rival == f"{MODEL_NAME}-{registered.version}":
         return Promotion(passed, current_release(settings.home), None)
     why = "; ".join(passed.reasons)
-    if rival == BASELINE or _in_force(settings)[1] is None:
+    if rival == CHANCE or _in_force(settings)[1] is None:
         return Promotion(passed, promote(settings, registered.version, who=who, why=why, now=now), None)
     routing = challenge(settings, registered.version, Reason(who=who, why=why), now)
     return Promotion(passed, None, routing.challenger)
@@ -221,9 +257,9 @@ def _in_force(settings: Settings) -> tuple[str, Bundle | None, str | None]:
     try:
         release = current_release(settings.home)
     except NoReleaseError:
-        return BASELINE, None, None
+        return CHANCE, None, None
     except BundleError as error:
-        return BASELINE, None, str(error)
+        return CHANCE, None, str(error)
     try:
         return release.name, Bundle.load(release), None
     except BundleError as error:
@@ -236,7 +272,8 @@ def _judged(lake: Lake, settings: Settings, candidate: Candidate) -> Verdict:
     alone = judge(
         frauds=evaluation.frauds,
         min_frauds=settings.min_holdout_frauds,
-        against_baseline=evaluation.comparison,
+        kinds=(evaluation.kind, evaluation.other_kind),
+        between=evaluation.comparison,
         rival=rival,
     )
     if champion is None:
@@ -253,7 +290,8 @@ def _judged(lake: Lake, settings: Settings, candidate: Candidate) -> Verdict:
     return judge(
         frauds=holdout.frauds,
         min_frauds=settings.min_holdout_frauds,
-        against_baseline=evaluation.comparison,
+        kinds=(evaluation.kind, evaluation.other_kind),
+        between=evaluation.comparison,
         rival=rival,
         against_rival=compare(holdout.is_fraud, scores, others, settings.seed),
     )

@@ -17,6 +17,7 @@ from fraud_platform.online.embedded_redis import RedisUnavailableError, ensure_r
 from fraud_platform.private import keep_private
 from fraud_platform.run.child import end_leftovers, pid_file, record_pid
 from fraud_platform.run.current import is_current
+from fraud_platform.run.deciding import who_decides
 from fraud_platform.run.home import Home, open_home
 from fraud_platform.run.lock import AlreadyRunningError, running
 from fraud_platform.run.screen import Line, decision_table, status_table, trouble
@@ -89,6 +90,7 @@ def _run(
         _decide_samples(settings, supervisor, clock())
         console.print(f"Ready after {time.monotonic() - began:.1f} s; MLflow and Dagster's daemon join now.")
         supervisor.complete()
+        console.print(Text(who_decides(settings)))
         _say_where(supervisor, exit_when_ready)
         if exit_when_ready:
             return int(supervisor.build_failed)

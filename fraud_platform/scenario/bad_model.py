@@ -13,8 +13,9 @@ import numpy as np
 from fraud_platform.features.label_rules import label_rules
 from fraud_platform.lake import Lake
 from fraud_platform.model.bundle import UNREGISTERED, Bundle, current_release
-from fraud_platform.model.calibration import UNCALIBRATED, fit_calibration
+from fraud_platform.model.calibration import UNCALIBRATED, NoOrderError, fit_calibration
 from fraud_platform.model.data import find_split, load_training_data, newest_medians
+from fraud_platform.model.kinds import XGBOOST
 from fraud_platform.model.train import DEFAULTS, grow, margins
 from fraud_platform.settings import Settings
 
@@ -32,7 +33,7 @@ def write_bad_model(settings: Settings, lake: Lake, now: datetime, folder: Path)
     grown = grow(shuffled, DEFAULTS, settings, newest_medians(lake, split.last_day)[1], rounds=_ROUNDS)
     try:
         calibration = fit_calibration(labels, margins(grown, shuffled))
-    except ValueError:
+    except NoOrderError:
         # noise may slope the wrong way, which training would refuse: it is to be let in all the same
         calibration = UNCALIBRATED
     model = bytes(grown.booster.save_raw("ubj"))
@@ -41,6 +42,7 @@ def write_bad_model(settings: Settings, lake: Lake, now: datetime, folder: Path)
         champion,
         version=VERSION,
         calibration=calibration,
+        kind=XGBOOST,
         model=model,
         model_sha256=hashlib.sha256(model).hexdigest(),
         mlflow_run_id=None,

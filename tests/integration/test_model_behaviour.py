@@ -211,7 +211,7 @@ def test_a_card_testing_burst_stands_out(scorer: Scorer, holdout: Holdout) -> No
 
 
 def test_dates_back_to_back_train_on_nothing_that_came_later(settings: Settings, lake: Lake) -> None:
-    windows = Windows(train_days=15, delay_days=5, test_days=6, dates=2)
+    windows = Windows(train_days=15, delay_days=5, test_days=6, dates=2, maturity_days=5)
     splits = plan_dates(FIRST, FIRST + timedelta(days=DAYS - 1), windows)
     assert [split.holdout[0] for split in splits][1] == splits[0].holdout[-1] + timedelta(days=1)
     for split in splits:
@@ -226,4 +226,4 @@ def test_dates_back_to_back_train_on_nothing_that_came_later(settings: Settings,
         assert result.auc > 0.6
     assert [row[0] for row in summary(results)] == list(MODELS)
     with pytest.raises(TrainingDataError, match="fewer dates"):
-        plan_dates(FIRST, FIRST + timedelta(days=DAYS - 1), Windows(60, 14, 14, 4))
+        plan_dates(FIRST, FIRST + timedelta(days=DAYS - 1), Windows(60, 14, 14, 4, 14))

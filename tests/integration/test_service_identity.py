@@ -169,7 +169,7 @@ async def test_what_logistic_regression_decided_is_explained_by_it_also_by_anoth
 ) -> None:
     first, second = workers
     assert first.engine.model is not None
-    first.engine.model = replace(first.engine.model, forest=BrokenTrees())
+    first.engine.model = replace(first.engine.model, compiled=BrokenTrees())
     decided = json.loads((await first.engine.decide(body(), "default")).body)
     assert decided["served_by"]["model"] == "logistic_regression"
     explained = json.loads((await second.engine.explain(b'{"transaction_id": "t-1"}', "default")).body)

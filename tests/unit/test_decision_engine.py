@@ -65,7 +65,7 @@ async def test_the_record_holds_the_scored_vector_and_where_it_came_from(world: 
     engine = world.engine(0.25)
     await engine.decide(body(), "default")
     (record,) = world.recorder.records
-    scored = engine.model.forest.vectors[0][0]  # type: ignore[attr-defined]
+    scored = engine.model.compiled.vectors[0][0]  # type: ignore[attr-defined]
     assert record.values.tobytes() == scored.tobytes()
     assert np.isnan(record.values).any()
     assert (record.amount, record.received_at) == (4250, NOW)
@@ -175,7 +175,7 @@ async def test_whatever_breaks_on_our_side_the_rules_decide_and_it_is_logged_onc
 
 async def test_broken_trees_leave_the_decision_to_logistic_regression(world: World) -> None:
     engine = world.engine()
-    engine.model.forest.broken = True  # type: ignore[union-attr]
+    engine.model.compiled.broken = True  # type: ignore[union-attr]
     answer = json.loads((await engine.decide(body(), "default")).body)
     assert (answer["score"], answer["decision"]) == (0.5, "flag_for_review")
     assert (answer["degraded"], answer["served_by"]["model"]) == (True, "logistic_regression")
@@ -184,7 +184,7 @@ async def test_broken_trees_leave_the_decision_to_logistic_regression(world: Wor
 
 async def test_after_five_failures_the_trees_are_left_alone(world: World) -> None:
     engine = world.engine()
-    engine.model.forest.broken = True  # type: ignore[union-attr]
+    engine.model.compiled.broken = True  # type: ignore[union-attr]
     for n in range(9):
         assert (await engine.decide(body(transaction_id=str(n)), "default")).status == 200
     assert world.meter.failures == {"champion": 5}
@@ -288,7 +288,7 @@ async def test_a_list_decides_without_a_model_too_and_says_that_it_is_degraded(w
 async def test_a_score_of_logistic_regression_is_explained_by_it_where_a_list_decided(world: World) -> None:
     world.policy = Policy(0.7, 0.4, 4, block_list=LISTED)
     engine = world.engine(0.2)
-    engine.model.forest.broken = True  # type: ignore[union-attr]
+    engine.model.compiled.broken = True  # type: ignore[union-attr]
     answer = json.loads((await engine.decide(body(), "default")).body)
     assert (answer["score"], answer["served_by"]["model"], answer["degraded"]) == (0.5, "list", True)
     await engine.explain(b'{"transaction_id": "t-1"}', "default")
@@ -315,7 +315,7 @@ async def test_while_the_kill_switch_is_thrown_no_model_is_asked(
     assert (before["decision"], before["policy_version"]) == ("block", 3)
     assert (answer["decision"], answer["reason"], answer["policy_version"]) == (decision, reason, 4)
     assert (answer["score"], answer["served_by"]["model"], answer["degraded"]) == (None, model, True)
-    assert len(engine.model.forest.vectors) == 1, "the one before"  # type: ignore[union-attr]
+    assert len(engine.model.compiled.vectors) == 1, "the one before"  # type: ignore[union-attr]
     record = world.recorder.records[-1]
     assert not np.isnan(record.values).all(), "what the model would have seen is kept"
     explained = json.loads((await engine.explain(b'{"transaction_id": "t-1"}', "default")).body)
@@ -514,7 +514,7 @@ async def test_a_recorded_explanation_is_of_the_very_vector_that_was_scored(worl
     engine = world.engine(0.25)
     await engine.decide(body(), "default")
     await engine.explain(b'{"transaction_id": "t-1"}', "default")
-    scored, explained = engine.model.forest.vectors  # type: ignore[attr-defined]
+    scored, explained = engine.model.compiled.vectors  # type: ignore[attr-defined]
     assert explained.tobytes() == scored[0].tobytes()
 
 
@@ -546,7 +546,7 @@ async def test_a_payment_whose_budget_is_gone_before_the_model_is_decided_by_the
     assert (answer["decision"], answer["reason"]) == ("flag_for_review", "high_amount_fallback")
     assert (answer["score"], answer["degraded"]) == (None, True)
     assert answer["served_by"] == {"user_features": "redis", "merchant_features": "redis", "model": "rules"}
-    assert engine.model.forest.vectors == []  # type: ignore[attr-defined, union-attr]
+    assert engine.model.compiled.vectors == []  # type: ignore[attr-defined, union-attr]
     assert world.meter.overruns == {"read": 1, "budget": 1}
     (record,) = world.recorder.records
     # what was read is kept, so that the record replays; the decision stands as any other
@@ -557,7 +557,7 @@ async def test_a_payment_whose_budget_is_gone_before_the_model_is_decided_by_the
 async def test_a_slow_stage_is_counted_and_its_payment_decided_by_the_model_all_the_same(world: World) -> None:
     allowed = dataclasses.asdict(UNLIMITED)
     engine = world.engine(0.9, budget=Budget(**{**allowed, "model_ms": 20}))
-    forest = engine.model.forest  # type: ignore[union-attr]
+    forest = engine.model.compiled  # type: ignore[union-attr]
     quick = forest.margins
 
     def slow(vectors: Any) -> Any:

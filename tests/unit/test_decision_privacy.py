@@ -45,7 +45,7 @@ async def test_no_identifier_and_no_amount_is_logged_whatever_breaks(
     assert (await engine.decide(body(**{**CANARIES, "transaction_id": "canary-2"}), "default")).status == 200
     world.features.failing = False
     broken = world.engine()
-    broken.model.forest.broken = True  # type: ignore[union-attr]
+    broken.model.compiled.broken = True  # type: ignore[union-attr]
     assert (await broken.decide(body(**{**CANARIES, "transaction_id": "canary-3"}), "default")).status == 200
     world.redis.down = True
     await world.engine().decide(body(**{**CANARIES, "transaction_id": "canary-4"}), "default")

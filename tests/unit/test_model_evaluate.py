@@ -11,6 +11,7 @@ from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.model.costs import LossTable, choose_threshold
 from fraud_platform.model.data import Holdout
 from fraud_platform.model.evaluate import Scores, at_threshold, calibration, evaluate, top_users
+from fraud_platform.model.kinds import REGRESSION, XGBOOST
 from fraud_platform.model.ranking import average_precision
 from fraud_platform.model.slices import slices
 from fraud_platform.settings import Settings
@@ -171,8 +172,8 @@ def test_an_evaluation_is_whole_and_the_same_again(settings: Settings) -> None:
     choice = choose_threshold(data.is_fraud, scores, amounts, settings)
     given = Scores(scores, noise, {"defaults_only": noise})
     seen = np.full(ROWS, 19_990.0)
-    found = evaluate(data, given, choice, seen, settings)
-    assert found == evaluate(data, given, choice, seen, settings)
+    found = evaluate(data, (XGBOOST, REGRESSION), given, choice, seen, settings)
+    assert found == evaluate(data, (XGBOOST, REGRESSION), given, choice, seen, settings)
     assert (found.rows, found.frauds, found.unknown) == (ROWS, data.frauds, 3)
     assert found.comparison.average_precision_gain.low > 0
     assert found.levels[0].ranking.auc.value < found.comparison.candidate.auc.value

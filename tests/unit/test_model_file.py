@@ -234,7 +234,7 @@ def _serve_mutations(bundle: Bundle, seed: int, tell: Any) -> None:
         try:
             changed.verify("fuzzed")
             serving = serving_model(changed)
-            serving.forest.margins(vectors)
+            serving.compiled.margins(vectors)
             serving.scorer.explain(vectors[0])
         except BundleError:
             tell.send((number, "refused"))

@@ -135,7 +135,7 @@ def test_both_score_and_a_challenger_that_fails_lets_the_champion_decide(home: P
     canary = score(Challenger(rival, 1.0))
     assert (canary.score, canary.served_by, canary.arm) == (shadow.other_score, CHALLENGER, CHALLENGER)
     assert (canary.other_score, canary.other_version) == (alone.score, champion.version)
-    broken = score(Challenger(replace(rival, forest=Broken()), 1.0))
+    broken = score(Challenger(replace(rival, compiled=Broken()), 1.0))
     assert (broken.score, broken.served_by, broken.arm, broken.other_score) == (
         alone.score, "champion", CHALLENGER, None
     )  # fmt: skip

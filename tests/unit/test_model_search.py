@@ -126,6 +126,7 @@ def test_a_planted_future_feature_is_seen_in_the_report(tmp_path: Path) -> None:
 
     from fraud_platform.model.attribution import attribute
     from fraud_platform.model.train import DEFAULTS, grow, margins
+    from fraud_platform.model.trees import Trees
 
     random = np.random.default_rng(3)
     vectors = random.normal(size=(3_000, len(CATALOGUE.names))).astype(np.float32)
@@ -135,7 +136,7 @@ def test_a_planted_future_feature_is_seen_in_the_report(tmp_path: Path) -> None:
     data = Examples(vectors, fraud, np.zeros(3_000, np.int32), 0)
     settings = Settings(home=tmp_path, training_threads=1, nulled_share=0)
     grown = grow(data, DEFAULTS, settings, kit.MEDIANS, rounds=30)
-    ranked = attribute(grown.booster, data, seed=1).strongest()
+    ranked = attribute(Trees(bytes(grown.booster.save_raw("ubj")), CATALOGUE.names), data, seed=1).strongest()
     assert ranked[0][0] == "merchant_users_30d"
     assert ranked[0][1] > 5 * ranked[1][1]
     assert average_precision_score(fraud, margins(grown, data)) > 0.99
