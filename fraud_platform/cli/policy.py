@@ -202,8 +202,8 @@ def policy_listed(kind: KIND, value: VALUE, as_json: JSON = False) -> None:
     listed = any(one.counts for one in found)
     if as_json:
         entries = [msgspec.structs.asdict(one) for one in found]
-        print_json({"kind": kind.value, "value": canonical(value), "listed": listed, "policy_version": record.version, "kill_switch": record.kill_switch,
-                    "list_matching": record.list_matching, "entries": entries})  # fmt: skip
+        about = {name: getattr(record, name) for name in ("version", "kill_switch", "list_matching")}
+        print_json({"kind": kind.value, "value": canonical(value), "listed": listed, **about, "entries": entries})
         raise typer.Exit(0 if listed else 1)
     for one in found:
         since = "since when is not in the ledger"
