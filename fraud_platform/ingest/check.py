@@ -1,6 +1,7 @@
 """A dry run of a mapping file: what an ingest would accept and quarantine, without writing to the lake.
 
-What belongs here: counting over the very functions that ingest uses, and showing the counts. What does not: rules.
+What belongs here: counting over the very functions that ingest uses, and showing the counts. What does not: rules, and
+what looks odd although all were kept (`advice`).
 """
 
 from collections import Counter
@@ -9,12 +10,14 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pyarrow as pa
-from rich.console import Group
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
 from fraud_platform.currency import Rates
+from fraud_platform.ingest.advice import Observed, advice
 from fraud_platform.ingest.mapped_source import MappedSource
 from fraud_platform.ingest.standardize import standardize
 from fraud_platform.lake import days_between
@@ -43,6 +46,8 @@ class MappingReport:
     """(reason, row as JSON) of the first quarantined rows."""
     labels: dict[str, int]
     """Labels by state; `not arrived` are those with a value but no arrival."""
+    advice: list[str]
+    """What looks odd, a sentence each, with what to do."""
 
     @property
     def complete(self) -> bool:
@@ -59,6 +64,7 @@ def check_mapping(path: Path, settings: Settings) -> MappingReport:
     examples: list[tuple[str, str]] = []
     users: set[str] = set()
     merchants: set[str] = set()
+    observed = Observed()
     previous: tuple[date, pa.Table] | None = None
     for day, export in tqdm(source.transactions(days), total=len(days), desc="check", unit="day", disable=None):
         if export.num_rows == 0:
@@ -73,12 +79,14 @@ def check_mapping(path: Path, settings: Settings) -> MappingReport:
         duplicates += int(result.transactions["is_duplicate"].to_numpy(zero_copy_only=False).sum())
         users.update(result.transactions["user_id"].unique().to_pylist())
         merchants.update(result.transactions["merchant_id"].unique().to_pylist())
+        observed.add(result.transactions)
         reasons.update(result.quarantine["reason"].to_pylist())
         for row in result.quarantine.slice(0, EXAMPLES - len(examples)).to_pylist():
             examples.append((row["reason"], row["row"]))
     return MappingReport(
         source.name, source.rows, accepted, quarantined, duplicates, source.first_day(), source.last_day(),
         days_with_rows, len(users), len(merchants), dict(reasons.most_common()), examples, source.label_counts(),
+        advice(source, observed, reasons),
     )  # fmt: skip
 
 
@@ -97,7 +105,7 @@ def render(report: MappingReport) -> Group:
         ("labels", labels),
     ):
         counts.add_row(what, value)
-    parts = [counts]
+    parts: list[RenderableType] = [counts]
     if report.reasons:
         reasons = Table("reason", "rows", title="quarantined", title_justify="left")
         for reason, count in report.reasons.items():
@@ -106,4 +114,7 @@ def render(report: MappingReport) -> Group:
         for reason, row in report.examples:
             rows.add_row(reason, Text(row, overflow="fold"))  # Text: brackets in somebody's data are no markup
         parts += [reasons, rows]
+    if report.advice:
+        parts.append(Text("look at", style="italic"))
+        parts += [Padding(Text(f"- {sentence}"), (0, 0, 0, 2)) for sentence in report.advice]
     return Group(*parts)
