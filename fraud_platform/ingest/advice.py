@@ -62,24 +62,27 @@ class Observed:
                     self.examples.setdefault((name, pattern), odd[0].as_py())
 
 
-def advice(source: MappedSource, observed: Observed, reasons: dict[str, int]) -> list[str]:
-    """What to look at, most telling first. reasons: quarantined rows by reason."""
+def advice(source: MappedSource, observed: Observed, reasons: dict[str, int], firsts: dict[str, str]) -> list[str]:
+    """What to look at, most telling first. reasons: quarantined rows by reason. firsts: the first row of each, JSON."""
     mapping = source.mapping
-    told = [*_of_ids(mapping, observed, reasons), *_of_times(source)]
+    told = [*_of_ids(mapping, observed, reasons, firsts), *_of_times(source)]
     if mapping.label is not None:
         told += _of_labels(mapping.label, source.label_shares(), source.remarks().unlisted)
     return [*told, *_of_columns(mapping, observed)]
 
 
-def _of_ids(mapping: Mapping, observed: Observed, reasons: dict[str, int]) -> Iterator[str]:
+def _of_ids(
+    mapping: Mapping, observed: Observed, reasons: dict[str, int], firsts: dict[str, str]
+) -> Iterator[str]:
     for name in _IDS:
         key = f"columns.{name}"
-        lost = sum(count for reason, count in reasons.items() if reason.startswith(f"{name} is a floating-point number"))
-        if lost:
-            yield (
-                f"{key}: {lost:,} rows have an id that is a floating-point number too large to be exact: different ids "
-                f"have become one in the file already. Write the column as text or as an integer"
-            )
+        for reason, count in reasons.items():
+            if reason.startswith(f"{name} is a floating-point number"):
+                yield (
+                    f"{key}: {count:,} rows have an id that is a floating-point number too large to be exact: different "
+                    "ids have become one in the file already. Write the column as text or as an integer. The first row: "
+                    f"{firsts[reason]}"
+                )
         long = reasons.get(f"{name} is longer than {MAX_TEXT} characters", 0)
         if long:
             yield (

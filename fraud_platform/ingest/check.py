@@ -65,6 +65,7 @@ def check_mapping(path: Path, settings: Settings) -> MappingReport:
     users: set[str] = set()
     merchants: set[str] = set()
     observed = Observed()
+    firsts: dict[str, str] = {}
     previous: tuple[date, pa.Table] | None = None
     for day, export in tqdm(source.transactions(days), total=len(days), desc="check", unit="day", disable=None):
         if export.num_rows == 0:
@@ -81,12 +82,14 @@ def check_mapping(path: Path, settings: Settings) -> MappingReport:
         merchants.update(result.transactions["merchant_id"].unique().to_pylist())
         observed.add(result.transactions)
         reasons.update(result.quarantine["reason"].to_pylist())
+        for row in result.quarantine.to_pylist():
+            firsts.setdefault(row["reason"], row["row"])
         for row in result.quarantine.slice(0, EXAMPLES - len(examples)).to_pylist():
             examples.append((row["reason"], row["row"]))
     return MappingReport(
         source.name, source.rows, accepted, quarantined, duplicates, source.first_day(), source.last_day(),
         days_with_rows, len(users), len(merchants), dict(reasons.most_common()), examples, source.label_counts(),
-        advice(source, observed, reasons),
+        advice(source, observed, reasons, firsts),
     )  # fmt: skip
 
 
