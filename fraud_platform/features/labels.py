@@ -38,7 +38,13 @@ RESOLVED = pa.schema(
         pa.field("transaction_id", pa.string()),
         pa.field("transaction_date", pa.date32()),
         pa.field("state", pa.string()),
-        pa.field("is_fraud", pa.bool_(), metadata={"description": "null while a case is only suspected, or nobody has said and silence means nothing"}),
+        pa.field(
+            "is_fraud",
+            pa.bool_(),
+            metadata={
+                "description": "null while a case is only suspected, or nobody has said and silence means nothing"
+            },
+        ),
         pa.field("known_at", schema.TIME, metadata={"description": "arrival of the label that counts"}),
         pa.field("source", pa.string(), metadata={"description": "who says so"}),
         pa.field("revision", pa.int32()),

@@ -4,7 +4,6 @@ What belongs here: counting what a mapping's author may not have meant, and sayi
 row is refused (`normalize`, `standardize`), reading (`mapped_source`).
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -71,17 +70,15 @@ def advice(source: MappedSource, observed: Observed, reasons: dict[str, int], fi
     return [*told, *_of_columns(mapping, observed)]
 
 
-def _of_ids(
-    mapping: Mapping, observed: Observed, reasons: dict[str, int], firsts: dict[str, str]
-) -> Iterator[str]:
+def _of_ids(mapping: Mapping, observed: Observed, reasons: dict[str, int], firsts: dict[str, str]) -> Iterator[str]:
     for name in _IDS:
         key = f"columns.{name}"
         for reason, count in reasons.items():
             if reason.startswith(f"{name} is a floating-point number"):
                 yield (
-                    f"{key}: {count:,} rows have an id that is a floating-point number too large to be exact: different "
-                    "ids have become one in the file already. Write the column as text or as an integer. The first row: "
-                    f"{firsts[reason]}"
+                    f"{key}: {count:,} rows have an id that is a floating-point number too large to be exact: "
+                    "different ids have become one in the file already. Write the column as text or as an integer. "
+                    f"The first row: {firsts[reason]}"
                 )
         long = reasons.get(f"{name} is longer than {MAX_TEXT} characters", 0)
         if long:
@@ -93,8 +90,8 @@ def _of_ids(
             count = observed.numbers[name, pattern]
             if count:
                 yield (
-                    f"{key}: {count:,} rows have {what}, for example {observed.examples[name, pattern]!r}. Text is taken "
-                    "as it stands, so the service must be sent the same: export the column as text or as an integer"
+                    f"{key}: {count:,} rows have {what}, for example {observed.examples[name, pattern]!r}. Text is "
+                    "taken as it stands, so the service must be sent the same: export the column as text or an integer"
                 )
 
 
@@ -107,8 +104,8 @@ def _of_times(source: MappedSource) -> Iterator[str]:
             yield f"{key}: {skipped:,} rows have a time that clocks in {zone} skip; they are moved forward by the gap"
         if repeated:
             yield (
-                f"{key}: {repeated:,} rows have a time that clocks in {zone} show twice; they are taken as the first of "
-                "the two. Export times with their offset, or in UTC, where an hour matters"
+                f"{key}: {repeated:,} rows have a time that clocks in {zone} show twice; they are taken as the first "
+                "of the two. Export times with their offset, or in UTC, where an hour matters"
             )
 
 
@@ -125,27 +122,27 @@ def _of_labels(label: LabelMapping, shares: LabelShares, unlisted: dict[str, int
     if label.unlabelled == "good_after_maturity":
         if shares.good and silent > UNLABELLED_SHARE * shares.rows:
             yield (
-                f"label: {_share(silent, shares.rows)} of the rows have no label although others say good; once they are "
-                "old enough they count as good too. Where nobody has looked at them, set label.unlabelled: unknown"
+                f"label: {_share(silent, shares.rows)} of the rows have no label although others say good; once they "
+                "are old enough they count as good too. Where nobody has looked at them, set label.unlabelled: unknown"
             )
     elif not shares.good:
         yield (
-            "label: no row says good, and silence means nothing (label.unlabelled: unknown): a model has no good payment "
-            "to learn from. Leave label.unlabelled out where only frauds are labelled"
+            "label: no row says good, and silence means nothing (label.unlabelled: unknown): a model has no good "
+            "payment to learn from. Leave label.unlabelled out where only frauds are labelled"
         )
     if not shares.fraud:
         yield "label.column: no row is fraud; look at label.fraud_values"
     judged = labelled if shares.good else shares.rows
     if shares.fraud > FRAUD_SHARE * judged:
         yield (
-            f"label.column: {_share(shares.fraud, judged)} of the rows are fraud; look whether the values are the right "
-            "way round, and whether rows were left out because they were good"
+            f"label.column: {_share(shares.fraud, judged)} of the rows are fraud; look whether the values are the "
+            "right way round, and whether rows were left out because they were good"
         )
     if shares.at_once:
         yield (
-            f"label: {shares.at_once:,} labels ({_share(shares.at_once, labelled)}) arrive at the moment of their payment "
-            "or before, when nobody can have known: a model's figures will be too good. Give label.arrives_after_days "
-            "or label.arrives_at as it was"
+            f"label: {shares.at_once:,} labels ({_share(shares.at_once, labelled)}) arrive at the moment of their "
+            "payment or before, when nobody can have known: a model's figures will be too good. Give "
+            "label.arrives_after_days or label.arrives_at as it was"
         )
 
 
@@ -153,17 +150,15 @@ def _of_columns(mapping: Mapping, observed: Observed) -> Iterator[str]:
     mapped = [name for name, value in mapping.columns.model_dump(exclude_none=True).items() if value]
     unread = [name for name in mapped if name not in features_read()]
     if unread:
-        yield (
-            f"columns: no feature reads {', '.join(unread)}; they are kept, and rules and reports may use them"
-        )
+        yield (f"columns: no feature reads {', '.join(unread)}; they are kept, and rules and reports may use them")
     others = [(name, count) for name, count in observed.channels.most_common() if not is_online(name)]
     if others:
         shown = ", ".join(f"{name!r} ({_share(count, observed.rows)})" for name, count in others[:5])
         yield f"columns.channel: features tell 'online' from anything else; these count as not online: {shown}"
     if observed.without_country:
         yield (
-            f"columns.country: {_share(observed.without_country, observed.rows)} of the rows have no country; the service "
-            "requires one with each payment, so a model would meet values there that it has not learned from"
+            f"columns.country: {_share(observed.without_country, observed.rows)} of the rows have no country; the "
+            "service requires one with each payment, so a model would meet values there that it has not learned from"
         )
 
 

@@ -110,13 +110,10 @@ class WithDecisions:
         names = pc.unique(labels["transaction_id"])
         decided = {(*key, day) for day in near for key in self.log.decided_among(day, names)}
         told = zip(_with_caller(labels)["caller"].to_pylist(), labels["transaction_id"].to_pylist(), strict=True)
-        silent = pc.equal(labels["state"], UNLABELLED).to_pylist()
+        near_days = [(0, -1) if state == UNLABELLED else (0, -1, 1) for state in labels["state"].to_pylist()]
         moved = [
-            next(
-                (on for n in ((0, -1) if says_nothing else (0, -1, 1)) if (*key, on := at + timedelta(days=n)) in decided),
-                at,
-            )
-            for key, at, says_nothing in zip(told, dates, silent, strict=True)
+            next((on for n in days if (*key, on := at + timedelta(days=n)) in decided), at)
+            for key, at, days in zip(told, dates, near_days, strict=True)
         ]
         if moved == dates:
             return labels

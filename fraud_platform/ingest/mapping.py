@@ -79,12 +79,14 @@ class LabelMapping(_Strict):
 
     column: Expression
     fraud_values: list[str | int | bool] | None = Field(
-        None, description="absent: 1 and true are fraud, 0 and false not"
+        None, min_length=1, description="absent: 1 and true are fraud, 0 and false not"
     )
     cleared_values: list[str | int | bool] | None = Field(
-        None, description="absent beside fraud_values: the one other value that there is"
+        None, min_length=1, description="absent beside fraud_values: the one other value that there is"
     )
-    unknown_values: list[str | int | bool] | None = Field(None, description="values by which nobody says anything")
+    unknown_values: list[str | int | bool] | None = Field(
+        None, min_length=1, description="values by which nobody says anything"
+    )
     unlabelled: Silence = Field("good_after_maturity", description="what it means that a row has no label")
     arrives_after_days: int | None = Field(None, ge=0, description="days from received_at to the label's arrival")
     arrives_at: Expression | None = Field(None, description="when each label arrived; null: arrives_after_days")

@@ -76,10 +76,7 @@ def build(connection: duckdb.DuckDBPyConnection, mapping: Mapping) -> int:
 
 def remarks(connection: duckdb.DuckDBPyConnection) -> Remarks:
     """What `build` remarked."""
-    clocks = {
-        name: dict(_counted(connection, f"{name}_clock", "problem IS NULL"))
-        for name in _TIMES
-    }  # fmt: skip
+    clocks = {name: dict(_counted(connection, f"{name}_clock", "problem IS NULL")) for name in _TIMES}
     return Remarks(
         {name: counts for name, counts in clocks.items() if counts},
         dict(_counted(connection, "unlisted", "problem IS NULL")),
@@ -285,15 +282,16 @@ def _minor_units() -> str:
 def _label(label: LabelMapping, fields: _Fields) -> tuple[str, str]:
     """SQL of the label's state, and of its value where that is in no list; such a value counts as cleared."""
     text = f"nullif(lower(trim({_text(fields, 'label')})), '')"
-    states = " ".join(f"WHEN {text} IN ({', '.join(map(quote, values))}) THEN {state}" for values, state in (
-        (_listed(label.unknown_values) or ("",), "NULL"),
-        (_fraud_values(label), "'confirmed'"),
-    ))  # fmt: skip
-    listed = [*_listed(label.unknown_values), *_fraud_values(label), *_cleared_values(label)]
+    unknown, fraud, cleared = _listed(label.unknown_values), _fraud_values(label), _cleared_values(label)
+    silent = f"{text} IS NULL" + (f" OR {_among(text, unknown)}" if unknown else "")
     return (
-        f"CASE WHEN {text} IS NULL THEN NULL {states} ELSE 'cleared' END",
-        f"CASE WHEN {text} NOT IN ({', '.join(map(quote, listed))}) THEN {text} END",
+        f"CASE WHEN {silent} THEN NULL WHEN {_among(text, fraud)} THEN 'confirmed' ELSE 'cleared' END",
+        f"CASE WHEN NOT ({_among(text, (*unknown, *fraud, *cleared))}) THEN {text} END",
     )
+
+
+def _among(text: str, values: Sequence[str]) -> str:
+    return f"{text} IN ({', '.join(map(quote, values))})"
 
 
 def _listed(values: Sequence[str | int | bool] | None) -> tuple[str, ...]:
@@ -357,7 +355,9 @@ def _check_columns(connection: duckdb.DuckDBPyConnection, fields: _Fields) -> No
         read = "received_at" if name == "received_at" else "label_arrived_at"
         if _first(connection, NORMALIZED, f"{read} IS NOT NULL AND problem IS NULL") is None:
             example = _first(connection, NORMALIZED, unread, "source_row")
-            raise MappingError(f"{fields.keys[name]}: none of its values can be read as a time; the first row: {example}")
+            raise MappingError(
+                f"{fields.keys[name]}: none of its values can be read as a time; the first row: {example}"
+            )
 
 
 def _first(connection: duckdb.DuckDBPyConnection, relation: str, condition: str, value: str = "1") -> str | None:

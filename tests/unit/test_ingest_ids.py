@@ -21,7 +21,9 @@ def checked(folder: Path, who: pa.Array) -> tuple[MappingReport, list[str | None
     """The report, and the rows' user ids and problems in the file's order."""
     rows = len(who)
     when = [f"2024-03-01 10:{n:02}:00" for n in range(rows)]
-    pq.write_table(pa.table({"who": who, "paid": [1] * rows, "when_": when, "land": ["DE"] * rows}), folder / "a.parquet")
+    pq.write_table(
+        pa.table({"who": who, "paid": [1] * rows, "when_": when, "land": ["DE"] * rows}), folder / "a.parquet"
+    )
     path = folder / "history.yaml"
     path.write_text(MAPPING.replace("{path}", str(folder / "a.parquet")))
     settings = Settings(home=folder / "var")

@@ -50,9 +50,7 @@ def world() -> pd.DataFrame:
             "shop": random.choice(["kiosk", "fair"], count),
             "paid": random.integers(1, 900, count) / 10,
             "when_": pd.to_datetime(FIRST) + pd.to_timedelta(moments, unit="s"),
-            "found": random.choice(
-                ["stolen", "forged", "fine", "open", None], count, p=[0.06, 0.04, 0.3, 0.1, 0.5]
-            ),
+            "found": random.choice(["stolen", "forged", "fine", "open", None], count, p=[0.06, 0.04, 0.3, 0.1, 0.5]),
         }
     )
 
@@ -136,7 +134,11 @@ def test_without_a_word_nothing_is_other_than_it_was(homes):
     for table in (tables.FRAUD_LABELS, tables.LABEL_TILES, tables.MERCHANT_FEATURES, tables.TRAINING_SET):
         for day in unsaid.days(table):
             assert unsaid.read(table, day).equals(good.read(table, day))
-    states = {state for day in good.days(tables.FRAUD_LABELS) for state in good.read(tables.FRAUD_LABELS, day)["state"].to_pylist()}
+    states = {
+        state
+        for day in good.days(tables.FRAUD_LABELS)
+        for state in good.read(tables.FRAUD_LABELS, day)["state"].to_pylist()
+    }
     assert states == {"confirmed", "cleared"}
 
 
@@ -165,9 +167,7 @@ AT = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 
 def said(state: str, after: timedelta, source: str = "import", revision: int = 1) -> dict[str, object]:
-    return dict(
-        zip(LABELS.names, ("a", "default", AT.date(), AT + after, source, revision, state), strict=True)
-    )
+    return dict(zip(LABELS.names, ("a", "default", AT.date(), AT + after, source, revision, state), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,10 @@ def test_what_is_no_time_is_refused_with_its_type(tmp_path, stored):
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("timestamp: TRY_CAST(seen AS TIMESTAMP)", r"columns.timestamp: .* is null on every row.*the first row: .*soon"),
+        (
+            "timestamp: TRY_CAST(seen AS TIMESTAMP)",
+            r"columns.timestamp: .* is null on every row.*the first row: .*soon",
+        ),
         (
             "timestamp: when_, received_at: TRY_CAST(seen AS TIMESTAMP)",
             r"columns.received_at: .* is null on every row, although its columns have values",
