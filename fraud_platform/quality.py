@@ -112,7 +112,7 @@ RULES: dict[str, TableRules] = {
         schema.LABELS,
         tuple(schema.LABELS.names),
         (
-            "state IN ('suspected', 'confirmed', 'disputed', 'cleared')",
+            "state IN ('suspected', 'confirmed', 'disputed', 'cleared', 'unlabelled')",
             "CAST(arrived_at AS DATE) = date",
             "transaction_date <= date",
             "revision >= 1",
@@ -123,7 +123,7 @@ RULES: dict[str, TableRules] = {
     tables.USER_TILES: TableRules(USER_TILE, ("user_id",), _TILE_RANGES),
     tables.MERCHANT_TILES: TableRules(MERCHANT_TILE, ("merchant_id",), _TILE_RANGES),
     tables.LABEL_TILES: TableRules(
-        LABEL_TILE, ("merchant_id", "transaction_date"), ("fraud_delta <> 0",), row_count=False
+        LABEL_TILE, ("merchant_id", "transaction_date"), ("fraud_delta <> 0 OR unknown_delta <> 0",), row_count=False
     ),
     tables.USER_FEATURES: TableRules(USER_SNAPSHOT, ("user_id",), _feature_ranges("user"), row_count=False),
     tables.MERCHANT_FEATURES: TableRules(
@@ -262,7 +262,9 @@ def exported_rows_have_their_caller(lake: Lake, days: Sequence[date]) -> Finding
 def every_label_has_a_payment(home: Path, lake: Lake, days: Sequence[date]) -> Finding:
     """Labels speak of payments that there are: at most ORPHAN_LIMIT of those that arrived speak of none, and none that
     a caller sent has waited longer than PATIENCE_DAYS for its payment."""
-    labels = read_labels(lake, days).select(["caller", "transaction_id", "transaction_date"])
+    labels = read_labels(lake, days)
+    labels = labels.filter(pc.not_equal(labels["state"], schema.UNLABELLED))
+    labels = labels.select(["caller", "transaction_id", "transaction_date"])
     said = list(zip(*(column.to_pylist() for column in labels.columns), strict=True))
     known = known_payments(lake, ((name, on) for _, name, on in said))
     orphans = [payment for payment in said if payment not in known]

@@ -99,7 +99,7 @@ LABELS = pa.schema(
         _field("arrived_at", TIME, "when the label became known; its UTC day is the partition"),
         _field("source", pa.string(), "on what ground: chargeback, investigator, customer, import"),
         _field("revision", pa.int32(), "1, 2, …; within a source the highest that has arrived counts"),
-        _field("state", pa.string(), "suspected, confirmed, disputed or cleared"),
+        _field("state", pa.string(), "suspected, confirmed, disputed, cleared, or unlabelled"),
     ]
 )
 """One statement about one transaction. Which of several counts: `features.labels`. Files older than `caller` are read
@@ -108,6 +108,9 @@ as the default caller's."""
 LABEL_STATES = ("suspected", "confirmed", "disputed", "cleared")
 FRAUD_STATES = ("confirmed", "disputed")
 """States that count as fraud. `suspected` is an open case: neither fraud nor good until it is revised."""
+UNLABELLED = "unlabelled"
+"""A source says that its silence about the payment means nothing: however old, it is neither fraud nor good until
+somebody says what it is. Any label, of whatever source, stands above it."""
 
 RATES = pa.schema(
     [

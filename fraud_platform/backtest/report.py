@@ -78,7 +78,8 @@ def notes(found: Backtest) -> list[str]:
         lines.append(
             f"Judged are {judged:,} payments with {found.frauds:,} frauds ({found.fraud_amount:,.0f} "
             f"{found.currency}), by labels that arrived before {found.cut}. Unknown: {found.immature:,} younger than "
-            f"{found.maturity_days} days then, {found.open_cases:,} under investigation."
+            f"{found.maturity_days} days then, {found.open_cases:,} under investigation or of an import "
+            "whose silence means nothing."
         )
     lines.append("Brackets are 95% intervals: Wilson's for shares, bootstrap over payments for money.")
     return lines

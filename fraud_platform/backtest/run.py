@@ -56,7 +56,7 @@ class Backtest:
     immature: int
     """Payments too young at the cut to be judged."""
     open_cases: int
-    """Payments under investigation at the cut."""
+    """Payments under investigation at the cut, or of an import whose silence means nothing."""
     frauds: int
     """Of those judged."""
     fraud_amount: float

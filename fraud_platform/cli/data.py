@@ -80,6 +80,10 @@ def ingest(
         console().print(render(report))
     if not report.complete:
         raise refused("rows were read that are neither accepted nor quarantined")
+    if not report.accepted:
+        raise refused(
+            "every row would be quarantined, so there is nothing to build from: mend the mapping or the files"
+        )
 
 
 @app.command()

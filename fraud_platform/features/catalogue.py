@@ -112,7 +112,7 @@ def _merchant(name: str, window: str, unit: str, cold_start: ColdStart, meaning:
     columns = ("txn_count",) if name == "fraud_rate" else _TILE_COLUMNS[name]
     inputs = tuple(f"merchant_tiles.{column}" for column in columns)
     if name == "fraud_rate":
-        inputs += ("label_tiles.fraud_delta",)
+        inputs += ("label_tiles.fraud_delta", "label_tiles.unknown_delta")
     return Feature(f"merchant_{name}_{window}", "merchant", window, unit, cold_start, meaning, inputs)
 
 

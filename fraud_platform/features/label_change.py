@@ -16,7 +16,7 @@ from fraud_platform.features import tables
 from fraud_platform.features.label_rules import Distrust, LabelRules
 from fraud_platform.features.labels import PAYMENT, read_labels, resolve_labels
 from fraud_platform.lake import Lake, days_between
-from fraud_platform.schema import LABELS
+from fraud_platform.schema import LABELS, UNLABELLED
 
 Verdict = str
 """`fraud`, `good`, `open` (suspected only) or `no label`."""
@@ -48,7 +48,8 @@ def label_change(lake: Lake, before: LabelRules, after: LabelRules, now: datetim
     own = {_key(one) for one in before.distrusted} ^ {_key(one) for one in after.distrusted}
     moved = [one for one in (*before.distrusted, *after.distrusted) if _key(one) in own]
     labels = read_labels(lake, lake.days(tables.FRAUD_LABELS)) if moved else LABELS.empty_table()
-    near = labels.filter(_any_fits(labels, moved)).to_pylist()
+    said = labels.filter(pc.not_equal(labels["state"], UNLABELLED))
+    near = said.filter(_any_fits(said, moved)).to_pylist()
     mine = [row for row in near if _counts(before, row) != _counts(after, row)]
     payments = {_payment(row) for row in mine}
     concerned = labels.filter(
@@ -116,4 +117,5 @@ def _payment(row: dict[str, object]) -> tuple[str, str, date]:
 
 
 def _verdicts(resolved: pa.Table) -> dict[tuple[str, str, date], Verdict]:
-    return {_payment(row): _VERDICTS[row["is_fraud"]] for row in resolved.to_pylist()}
+    labelled = resolved.filter(pc.not_equal(resolved["state"], UNLABELLED))
+    return {_payment(row): _VERDICTS[row["is_fraud"]] for row in labelled.to_pylist()}

@@ -36,6 +36,8 @@ complains, then who does not say on what ground, then what came as a column of a
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UNKNOWN_RANK = 20
 """Of a source that has no rank."""
+SILENCE_RANK = -(2**31)
+"""Of `schema.UNLABELLED`, whatever its source: below what anybody says."""
 
 
 class Distrust(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +129,7 @@ S = TypeVar("S", bound=Said)
 def counting(said: Iterable[S], rules: LabelRules) -> S | None:
     """Which of the labels of one payment counts; None where none is trusted.
 
-    The same as `labels.resolve_labels`, for the few labels of a payment that is asked about while somebody waits.
+    The same as `labels.resolve_labels`, for the few labels that a caller sent of a payment, while somebody waits.
     """
     stands: dict[str, S] = {}
     for label in said:

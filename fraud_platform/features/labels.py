@@ -6,9 +6,9 @@ training or an evaluation takes (`model.data`), the ranks and the distrust that 
 One resolver, `verdicts`, is behind everything that asks for labels: fraud rates (`tiles`), training, evaluation,
 reports. Of the labels of one payment that have arrived,
 
-1. those that are distrusted say nothing;
+1. those that are distrusted say nothing; that silence means nothing (`schema.UNLABELLED`) is no label and stays;
 2. within a source the highest revision stands, of equal ones the latest;
-3. of what the sources stand by, the highest rank counts, of equal ranks the latest.
+3. of what the sources stand by, the highest rank counts, of equal ranks the latest; UNLABELLED is below every rank.
 
 A payment is the caller's transaction_id on a UTC day: what one caller says of its own touches nobody else's.
 
@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import DAY
-from fraud_platform.features.label_rules import UNKNOWN_RANK, Distrust, LabelRules
+from fraud_platform.features.label_rules import SILENCE_RANK, UNKNOWN_RANK, Distrust, LabelRules
 from fraud_platform.lake import Lake
 from fraud_platform.schema import DEFAULT_CALLER
 
@@ -38,7 +38,13 @@ RESOLVED = pa.schema(
         pa.field("transaction_id", pa.string()),
         pa.field("transaction_date", pa.date32()),
         pa.field("state", pa.string()),
-        pa.field("is_fraud", pa.bool_(), metadata={"description": "null while a case is only suspected"}),
+        pa.field(
+            "is_fraud",
+            pa.bool_(),
+            metadata={
+                "description": "null while a case is only suspected, or nobody has said and silence means nothing"
+            },
+        ),
         pa.field("known_at", schema.TIME, metadata={"description": "arrival of the label that counts"}),
         pa.field("source", pa.string(), metadata={"description": "who says so"}),
         pa.field("revision", pa.int32()),
@@ -59,9 +65,9 @@ def by_caller(rows: ibis.Table) -> ibis.Table:
 
 
 def trusted(labels: ibis.Table, rules: LabelRules) -> ibis.Table:
-    """The labels that are not distrusted."""
+    """The labels that are not distrusted, and what is no label."""
     for one in rules.distrusted:
-        labels = labels.filter(~_fits(labels, one))
+        labels = labels.filter(~_fits(labels, one) | (labels.state == schema.UNLABELLED))
     return labels
 
 
@@ -86,11 +92,10 @@ def verdicts(labels: ibis.Table, rules: LabelRules) -> ibis.Table:
     arrived before it, and on nothing later.
     """
     labels = trusted(by_caller(labels), rules)
-    labels = labels.mutate(
-        _rank=labels.source.cases(*rules.ranks.items(), else_=UNKNOWN_RANK)
-        if rules.ranks
-        else ibis.literal(UNKNOWN_RANK)
+    of_source = (
+        labels.source.cases(*rules.ranks.items(), else_=UNKNOWN_RANK) if rules.ranks else ibis.literal(UNKNOWN_RANK)
     )
+    labels = labels.mutate(_rank=ibis.ifelse(labels.state == schema.UNLABELLED, SILENCE_RANK, of_source))
     own = labels.mutate(_highest=labels.revision.max().over(_before(labels, "source")))
     stands = own.filter(own._highest.isnull() | (own.revision >= own._highest))
     # a label that stands for its source is the latest of all, so among equal ranks it counts
@@ -159,7 +164,9 @@ def resolve_labels(labels: pa.Table, cut_us: int, rules: LabelRules) -> pa.Table
         resolved = last.select(
             *PAYMENT,
             "state",
-            is_fraud=ibis.ifelse(last.state == "suspected", None, last.state.isin(schema.FRAUD_STATES)),
+            is_fraud=ibis.ifelse(
+                last.state.isin(["suspected", schema.UNLABELLED]), None, last.state.isin(schema.FRAUD_STATES)
+            ),
             known_at=last.arrived_at,
             source=last.source,
             revision=last.revision,

@@ -57,6 +57,8 @@ LABEL_TILE = pa.schema(
         pa.field("merchant_id", pa.string()),
         pa.field("transaction_date", pa.date32()),
         pa.field("fraud_delta", pa.int64()),
+        # payments of which silence means nothing, until they are labelled: a fraud rate does not count them
+        pa.field("unknown_delta", pa.int64()),
     ]
 )
 
@@ -110,17 +112,25 @@ def merchant_tiles(transactions: ibis.Table) -> ibis.Table:
 def label_tiles(labels: ibis.Table, transactions: ibis.Table, rules: LabelRules) -> ibis.Table:
     """LABEL_TILE rows with `date`, the labels' arrival day.
 
-    The change of a transaction's verdict, −1, 0 or +1 fraud, is booked on the day it arrives, so a sum over arrival
-    days up to D is what `labels.resolve_labels` knew at the end of D.
+    The change of a transaction's verdict, −1, 0 or +1 fraud, and of its being UNLABELLED, is booked on the day it
+    arrives, so a sum over arrival days up to D is what `labels.resolve_labels` knew at the end of D.
     """
     kept = verdicts(labels, rules)
-    kept = kept.mutate(_fraud=kept.state.isin(schema.FRAUD_STATES).cast("int64"))
-    changes = kept.mutate(_delta=kept._fraud - kept._fraud.lag(1).over(in_sequence()).coalesce(0))
+    kept = kept.mutate(
+        _fraud=kept.state.isin(schema.FRAUD_STATES).cast("int64"),
+        _unknown=(kept.state == schema.UNLABELLED).cast("int64"),
+    )
+    changes = kept.mutate(
+        _delta=kept._fraud - kept._fraud.lag(1).over(in_sequence()).coalesce(0),
+        _unknown_delta=kept._unknown - kept._unknown.lag(1).over(in_sequence()).coalesce(0),
+    )
     counted = by_caller(transactions.filter(~transactions.is_duplicate))
     counted = counted.select("caller", "transaction_id", "merchant_id", transaction_date=counted.date)
-    known = changes.filter(changes._delta != 0).join(counted, PAYMENT)
-    tiles = known.group_by("date", "merchant_id", "transaction_date").agg(fraud_delta=known._delta.sum().cast("int64"))
-    return tiles.filter(tiles.fraud_delta != 0)
+    known = changes.filter((changes._delta != 0) | (changes._unknown_delta != 0)).join(counted, PAYMENT)
+    tiles = known.group_by("date", "merchant_id", "transaction_date").agg(
+        fraud_delta=known._delta.sum().cast("int64"), unknown_delta=known._unknown_delta.sum().cast("int64")
+    )
+    return tiles.filter((tiles.fraud_delta != 0) | (tiles.unknown_delta != 0))
 
 
 def _counted(lake: Lake, table: str, day: date) -> int:

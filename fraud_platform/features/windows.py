@@ -137,7 +137,8 @@ def merchant_features(tiles: ibis.Table, labels: ibis.Table, days: ibis.Table) -
     """MERCHANT_SNAPSHOT columns with `snapshot`, for every merchant with a transaction in the 90 days to each day.
 
     tiles: MERCHANT_TILE rows with `date`, from 89 + LABEL_DELAY_DAYS days before the first day on. labels: LABEL_TILE
-    rows whose `date` is the arrival day; a fraud rate counts what had arrived by the snapshot's day, no more.
+    rows whose `date` is the arrival day; a fraud rate counts what had arrived by the snapshot's day, no more, over the
+    payments that were not unknown then.
     """
     rows = _per_snapshot(tiles, days, LONGEST_WINDOW + LABEL_DELAY_DAYS)
     totals = rows.group_by("merchant_id", "snapshot").agg(
@@ -148,7 +149,8 @@ def merchant_features(tiles: ibis.Table, labels: ibis.Table, days: ibis.Table) -
     arrived = labels.join(days, labels.date <= days.snapshot)
     age = arrived.snapshot.delta(arrived.transaction_date, unit="day").cast("int32")
     frauds = arrived.group_by("merchant_id", "snapshot").agg(
-        **{f"frauds_{w}": _total(arrived.fraud_delta, _delayed(age, w)) for w in (7, 30, 90)}
+        **{f"frauds_{w}": _total(arrived.fraud_delta, _delayed(age, w)) for w in (7, 30, 90)},
+        **{f"unknown_{w}": _total(arrived.unknown_delta, _delayed(age, w)) for w in (7, 30, 90)},
     )
     totals = _join(totals, frauds, "merchant_id")
     features = totals.select(
@@ -159,7 +161,9 @@ def merchant_features(tiles: ibis.Table, labels: ibis.Table, days: ibis.Table) -
         merchant_amount_std_30d=_deviation(totals.known_30, totals.sum_30, totals.squares_30),
         merchant_foreign_share_30d=_ratio(totals.foreign_30, totals.foreign_known_30),
         **{
-            f"merchant_fraud_rate_{w}d": _ratio(totals[f"frauds_{w}"].coalesce(0), totals[f"delayed_n_{w}"])
+            f"merchant_fraud_rate_{w}d": _ratio(
+                totals[f"frauds_{w}"].coalesce(0), totals[f"delayed_n_{w}"] - totals[f"unknown_{w}"].coalesce(0)
+            )
             for w in (7, 30, 90)
         },
     )

@@ -1,6 +1,7 @@
 """A dry run of a mapping file: what an ingest would accept and quarantine, without writing to the lake.
 
-What belongs here: counting over the very functions that ingest uses, and showing the counts. What does not: rules.
+What belongs here: counting over the very functions that ingest uses, and showing the counts. What does not: rules, and
+what looks odd although all were kept (`advice`).
 """
 
 from collections import Counter
@@ -10,13 +11,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.console import Group
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
 from fraud_platform.channels import words
 from fraud_platform.currency import Rates
+from fraud_platform.ingest.advice import Observed, advice
 from fraud_platform.ingest.mapped_source import MappedSource
 from fraud_platform.ingest.standardize import standardize
 from fraud_platform.lake import days_between
@@ -49,6 +52,8 @@ class MappingReport:
     """Accepted rows whose channel is null since its text means none, by text, most frequent first."""
     labels: dict[str, int]
     """Labels by state; `not arrived` are those with a value but no arrival."""
+    advice: list[str]
+    """What looks odd, a sentence each, with what to do."""
 
     @property
     def complete(self) -> bool:
@@ -68,6 +73,8 @@ def check_mapping(path: Path, settings: Settings) -> MappingReport:
     examples: list[tuple[str, str]] = []
     users: set[str] = set()
     merchants: set[str] = set()
+    observed = Observed()
+    firsts: dict[str, str] = {}
     previous: tuple[date, pa.Table] | None = None
     for day, export in tqdm(source.transactions(days), total=len(days), desc="check", unit="day", disable=None):
         if export.num_rows == 0:
@@ -85,13 +92,17 @@ def check_mapping(path: Path, settings: Settings) -> MappingReport:
         merchants.update(result.transactions["merchant_id"].unique().to_pylist())
         unknown = pc.is_null(result.transactions["amount"])
         amounts_unknown.update(result.transactions["currency"].filter(unknown).to_pylist())
+        observed.add(result.transactions)
         reasons.update(result.quarantine["reason"].to_pylist())
+        for row in result.quarantine.to_pylist():
+            firsts.setdefault(row["reason"], row["row"])
         for row in result.quarantine.slice(0, EXAMPLES - len(examples)).to_pylist():
             examples.append((row["reason"], row["row"]))
     return MappingReport(
         source.name, source.rows, accepted, quarantined, duplicates, source.first_day(), source.last_day(),
         days_with_rows, len(users), len(merchants), dict(reasons.most_common()), examples,
         dict(amounts_unknown.most_common()), dict(channels_unknown.most_common()), source.label_counts(),
+        advice(source, observed, reasons, firsts),
     )  # fmt: skip
 
 
@@ -117,7 +128,7 @@ def render(report: MappingReport) -> Group:
         texts = ", ".join(f"{count:,} {text!r}" for text, count in list(report.channels_unknown.items())[:EXAMPLES])
         more = ", …" if len(report.channels_unknown) > EXAMPLES else ""
         counts.add_row("channels unknown", Text(f"{texts}{more}: say what they mean in the mapping's `channels`"))
-    parts = [counts]
+    parts: list[RenderableType] = [counts]
     if report.reasons:
         reasons = Table("reason", "rows", title="quarantined", title_justify="left")
         for reason, count in report.reasons.items():
@@ -126,4 +137,7 @@ def render(report: MappingReport) -> Group:
         for reason, row in report.examples:
             rows.add_row(reason, Text(row, overflow="fold"))  # Text: brackets in somebody's data are no markup
         parts += [reasons, rows]
+    if report.advice:
+        parts.append(Text("look at", style="italic"))
+        parts += [Padding(Text(f"- {sentence}"), (0, 0, 0, 2)) for sentence in report.advice]
     return Group(*parts)

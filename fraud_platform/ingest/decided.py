@@ -26,7 +26,7 @@ from fraud_platform.inference_log.table import LogTable
 from fraud_platform.ingest.source import Source
 from fraud_platform.ingest.standardize import CALLER, COPIES, DECIDED, STANDS_ELSEWHERE
 from fraud_platform.processing import Bools, decided_later, identities
-from fraud_platform.schema import EXPORT
+from fraud_platform.schema import EXPORT, UNLABELLED
 
 _COPY = ["caller", "transaction_id", "user_id", "merchant_id"]
 _ROW = pa.schema([*EXPORT, CALLER, *DECIDED])
@@ -99,7 +99,8 @@ class WithDecisions:
 
     def labels(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
         """The source's; one of a copy that lies a day beside the decision bears the decision's day, where the payment
-        is."""
+        is. That a copy is unlabelled is not said of a later day: nothing is known of a payment before it was received,
+        and the silence on that decision counts as on any other."""
         decided_on = set(self.log.days())
         for day, labels in self.source.labels(days):
             yield day, self._of_payments(labels, decided_on)
@@ -110,9 +111,10 @@ class WithDecisions:
         names = pc.unique(labels["transaction_id"])
         decided = {(*key, day) for day in near for key in self.log.decided_among(day, names)}
         told = zip(_with_caller(labels)["caller"].to_pylist(), labels["transaction_id"].to_pylist(), strict=True)
+        near_days = [(0, -1) if state == UNLABELLED else (0, -1, 1) for state in labels["state"].to_pylist()]
         moved = [
-            next((on for n in (0, -1, 1) if (*key, on := at + timedelta(days=n)) in decided), at)
-            for key, at in zip(told, dates, strict=True)
+            next((on for n in days if (*key, on := at + timedelta(days=n)) in decided), at)
+            for key, at, days in zip(told, dates, near_days, strict=True)
         ]
         if moved == dates:
             return labels

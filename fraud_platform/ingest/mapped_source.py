@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
+import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fraud_platform.erasure.suppression import read_suppression, rewrite_without_erased
 from fraud_platform.expression import seal
 from fraud_platform.ingest.import_rates import ImportedRates, load_rates
 from fraud_platform.ingest.mapping import Format, Mapping, MappingError, infer_format, load_mapping
-from fraud_platform.ingest.normalize import NORMALIZED, build
+from fraud_platform.ingest.normalize import NORMALIZED, REMARKS, Remarks, build, remarks
 from fraud_platform.ingest.readers import Files, create_view, find_files, quote
 from fraud_platform.ingest.standardize import CALLER, PROBLEM, SOURCE_ROW
-from fraud_platform.schema import EXPORT, LABELS, RATES, TIME
+from fraud_platform.schema import EXPORT, LABELS, RATES, TIME, UNLABELLED
 from fraud_platform.settings import Settings
 
 NORMALIZER_VERSION = 2
@@ -40,10 +42,25 @@ _LABELLED = pa.schema(
         pa.field("label_state", pa.string()),
     ]
 )
+_SILENT = pa.schema([pa.field("transaction_id", pa.string()), pa.field("silent_at", TIME)])
+_REMARKS = b"remarks"
+"""Key of the cached file's metadata: Remarks as JSON. They name nobody, so that nobody has to be erased from them."""
 _BLOCK_ROWS = 500_000
 _EPOCH = date(1970, 1, 1)
 
 Key = Literal["day", "label_day"]
+
+
+@dataclass(frozen=True)
+class LabelShares:
+    """Rows of a mapped history that have no problem, by their label."""
+
+    rows: int
+    unlabelled: int
+    fraud: int
+    good: int
+    at_once: int
+    """Their label arrives at the moment of the payment itself."""
 
 
 @dataclass(frozen=True)
@@ -102,19 +119,37 @@ class MappedSource:
             yield day, rows.append_column(CALLER, pa.repeat(self.mapping.caller, rows.num_rows))
 
     def labels(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
-        """Per day the LABELS rows that arrived then: one per transaction_id and day of receipt, the first row's."""
-        for day, rows in self._by_day(days, "label_day", _LABELLED):
-            count = rows.num_rows
-            columns = {
-                "transaction_id": rows["transaction_id"],
-                "caller": pa.repeat(self.mapping.caller, count),
-                "transaction_date": rows["day"],
-                "arrived_at": rows["label_arrived_at"],
-                "source": pa.repeat("import", count),
-                "revision": pa.repeat(pa.scalar(1, pa.int32()), count),
-                "state": rows["label_state"],
-            }
-            yield day, pa.table([columns[name] for name in LABELS.names], schema=LABELS)
+        """Per day the LABELS rows that arrived then: one per transaction_id and day of receipt, the first row's.
+
+        Where silence says nothing, each payment is UNLABELLED from its receipt until its label arrives.
+        """
+        labelled = self._by_day(days, "label_day", _LABELLED)
+        if not self._silence_is_unknown:
+            for day, rows in labelled:
+                yield day, self._as_labels(rows, rows["day"], rows["label_arrived_at"], rows["label_state"])
+            return
+        for (day, rows), (_, received) in zip(labelled, self._by_day(days, "day", _SILENT), strict=True):
+            told = self._as_labels(rows, rows["day"], rows["label_arrived_at"], rows["label_state"])
+            silent = received.filter(pc.is_valid(received["silent_at"]))
+            on, state = (pa.repeat(value, silent.num_rows) for value in (day, UNLABELLED))
+            yield day, pa.concat_tables([told, self._as_labels(silent, on, silent["silent_at"], state)])
+
+    def _as_labels(self, rows: pa.Table, on: pa.Array, at: pa.ChunkedArray, state: pa.Array) -> pa.Table:
+        """LABELS of rows with a transaction_id: the day each was received, when its label arrived, what it says."""
+        columns = {
+            "transaction_id": rows["transaction_id"],
+            "caller": pa.repeat(self.mapping.caller, rows.num_rows),
+            "transaction_date": on,
+            "arrived_at": at,
+            "source": pa.repeat("import", rows.num_rows),
+            "revision": pa.repeat(pa.scalar(1, pa.int32()), rows.num_rows),
+            "state": state,
+        }
+        return pa.table([columns[name] for name in LABELS.names], schema=LABELS)
+
+    @property
+    def _silence_is_unknown(self) -> bool:
+        return self.mapping.label is not None and self.mapping.label.unlabelled == "unknown"
 
     def rates(self, day: date) -> pa.Table:
         """The last known rates up to `day`; empty without a rates file, when only the base currency converts."""
@@ -154,6 +189,22 @@ class MappedSource:
                 FROM {self._relation} WHERE label_state IS NOT NULL AND is_first GROUP BY ALL ORDER BY ALL"""
         ).fetchall()
         return {str(state): int(count) for state, count in found}
+
+    def remarks(self) -> Remarks:
+        """What was read otherwise than somebody may think."""
+        told = (pq.read_metadata(self._cache).metadata or {})[_REMARKS]
+        return msgspec.json.decode(told, type=Remarks)
+
+    def label_shares(self) -> LabelShares:
+        """How the rows without a problem are labelled."""
+        row = self._connection.execute(
+            f"""SELECT count(*), count(*) FILTER (label_state IS NULL), count(*) FILTER (label_state = 'confirmed'),
+                    count(*) FILTER (label_state = 'cleared'),
+                    count(*) FILTER (label_arrived_at <= coalesce(received_at, "timestamp"))
+                FROM {self._relation} WHERE problem IS NULL"""
+        ).fetchone()
+        assert row is not None
+        return LabelShares(*row)
 
     def _by_day(self, days: Sequence[date], key: Key, schema: pa.Schema) -> Iterator[tuple[date, pa.Table]]:
         """The cached rows of each day in the cache's order, read in blocks of some hundred thousand rows."""
@@ -229,16 +280,26 @@ class MappedSource:
     def _write(self, connection: duckdb.DuckDBPyConnection, temporary: Path, target: Path) -> None:
         # Every column decides the order, so the same files give the same order however DuckDB's threads ran.
         ordered = "day, coalesce(received_at, timestamp), transaction_id"
+        told = msgspec.json.encode(remarks(connection)).decode()
+        silent = (
+            """, CASE WHEN problem IS NULL AND row_number() OVER (
+                PARTITION BY transaction_id, day, problem IS NULL ORDER BY coalesce(received_at, timestamp)) = 1
+                THEN coalesce(received_at, timestamp) END AS silent_at"""
+            if self._silence_is_unknown
+            else ""
+        )
         try:
             connection.execute(
                 f"""COPY (
-                    SELECT *, row_number() OVER (
+                    SELECT * EXCLUDE ({", ".join(REMARKS)}), row_number() OVER (
                         PARTITION BY transaction_id, day, label_state IS NULL
                         ORDER BY coalesce(received_at, timestamp), label_state DESC, label_arrived_at) = 1 AS is_first,
                         CASE WHEN is_first THEN CAST(label_arrived_at AT TIME ZONE 'UTC' AS DATE) END AS label_day
+                        {silent}
                     FROM {NORMALIZED} ORDER BY {ordered}, {", ".join(_TIE_BREAKERS)}
                 ) TO {quote(str(temporary))}
-                (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 61440, USE_TMP_FILE false)"""
+                (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 61440, USE_TMP_FILE false,
+                 KV_METADATA {{{_REMARKS.decode()}: {quote(told)}}})"""
             )
             rewrite_without_erased(temporary, read_suppression(self.home))
             temporary.rename(target)

@@ -71,15 +71,35 @@ class Defaults(_Strict):
     channel: str | None = None
 
 
+Silence = Literal["good_after_maturity", "unknown"]
+"""What it means that nobody has labelled a payment: that it is good once it is old enough, or nothing."""
+
+
 class LabelMapping(_Strict):
     """Where the fraud label comes from and when it became known."""
 
     column: Expression
     fraud_values: list[str | int | bool] | None = Field(
-        None, description="absent: 1 and true are fraud, 0 and false not"
+        None, min_length=1, description="absent: 1 and true are fraud, 0 and false not"
     )
+    cleared_values: list[str | int | bool] | None = Field(
+        None, min_length=1, description="absent beside fraud_values: the one other value that there is"
+    )
+    unknown_values: list[str | int | bool] | None = Field(
+        None, min_length=1, description="values by which nobody says anything"
+    )
+    unlabelled: Silence = Field("good_after_maturity", description="what it means that a row has no label")
     arrives_after_days: int | None = Field(None, ge=0, description="days from received_at to the label's arrival")
     arrives_at: Expression | None = Field(None, description="when each label arrived; null: arrives_after_days")
+
+    @model_validator(mode="after")
+    def _each_value_once(self) -> Self:
+        lists = {name: getattr(self, name) or [] for name in ("fraud_values", "cleared_values", "unknown_values")}
+        told = [str(value).strip().lower() for values in lists.values() for value in values]
+        twice = sorted({value for value in told if told.count(value) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]!r} stands more than once in {', '.join(lists)}")
+        return self
 
     @model_validator(mode="after")
     def _some_arrival(self) -> Self:
@@ -145,7 +165,7 @@ class Mapping(_Strict):
     csv: CsvOptions = Field(default_factory=CsvOptions)
     time_zone: Annotated[str, AfterValidator(_known_zone)] = Field("UTC", description="of times without an offset")
     time_format: str | None = Field(None, description="strptime format of times that are text; absent: ISO 8601")
-    epoch_unit: Literal["s", "ms", "us"] | None = Field(None, description="of times that are numbers since 1970")
+    epoch_unit: Literal["s", "ms", "us", "ns"] | None = Field(None, description="of times that are numbers since 1970")
     currency: Annotated[str, AfterValidator(_known_currency)] | None = Field(
         None, description="of all amounts, or of those whose currency column is null"
     )

@@ -24,6 +24,10 @@ from fraud_platform.lake import Lake, MissingPartition
 from fraud_platform.schema import LABELS, RATES, RAW_TRANSACTIONS
 
 
+class NothingImportedError(ValueError):
+    """A source has rows, and not one of them fits."""
+
+
 class RowsLostError(RuntimeError):
     """Rows read and rows accounted for differ: a defect of ingest, never of the data."""
 
@@ -59,7 +63,8 @@ def ingest_transactions(
     convert at the day's recorded rates; where none are recorded yet, the source's are recorded first. The quarantine is
     written first, so a raw_transactions partition stands for a finished day. channel_words: of `channels.words`.
 
-    Raises MissingPartition when the day before was not ingested.
+    Raises MissingPartition when the day before was not ingested, and NothingImportedError, once all is written, where
+    these are all days of a source that has rows and none fits.
     """
     ordered = sorted(set(days))
     first_day = source.first_day()
@@ -97,7 +102,20 @@ def ingest_transactions(
             )
         )  # fmt: skip
         previous_day, previous = day, result.transactions
+    _refuse_nothing(reports, first_day, source.last_day())
     return reports
+
+
+def _refuse_nothing(reports: Sequence[IngestReport], first_day: date, last_day: date | None) -> None:
+    days = {report.day for report in reports}
+    reasons = sum((Counter(report.reasons) for report in reports), Counter())
+    whole = last_day is not None and {first_day, last_day} <= days
+    if whole and reasons and not any(report.accepted for report in reports):
+        told = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(5))
+        raise NothingImportedError(
+            f"none of the {reasons.total()} rows of {first_day} to {last_day} could be imported, all are quarantined: "
+            f"{told}. `fraud-platform ingest --check` shows the rows; mend the mapping or the files"
+        )
 
 
 def ingest_labels(lake: Lake, source: Source, days: Sequence[date]) -> dict[date, int]:

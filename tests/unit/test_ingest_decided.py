@@ -346,3 +346,29 @@ def test_a_label_of_a_copy_is_of_the_day_of_its_decision(lake: Lake) -> None:
         if not row["is_duplicate"]
     }
     assert all(counted[name, "default"] == day for name, day in dated), "where its payment is"
+
+
+@dataclass(frozen=True)
+class Silent(Export):
+    """Rows of which silence means nothing: each is unlabelled from its receipt on."""
+
+    def labels(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
+        for day, rows in self.transactions(days):
+            said = [
+                {"transaction_id": name, "caller": "default", "transaction_date": day, "arrived_at": at,
+                 "source": "import", "revision": 1, "state": schema.UNLABELLED}
+                for name, at in zip(rows["transaction_id"].to_pylist(), rows["received_at"].to_pylist(), strict=True)
+            ]  # fmt: skip
+            yield day, pa.Table.from_pylist(said, schema.LABELS)
+
+
+def test_silence_on_a_copy_is_of_its_decision_and_of_no_later_day(lake: Lake) -> None:
+    at = MIDNIGHT + 20 * HOUR
+    log_decisions(lake, [decision("same", at, 1), decision("before", at, 2), decision("after", at + 15 * HOUR, 3)])
+    rows = (("same", "u-1", at), ("after", "u-1", at), ("before", "u-1", at + 10 * HOUR), ("alone", "u-1", at))
+    dated = {
+        row["transaction_id"]: (day, row["transaction_date"])
+        for day, labels in WithDecisions(Silent(rows), LogTable(lake)).labels([DAY, NEXT])
+        for row in labels.to_pylist()
+    }
+    assert dated == {"same": (DAY, DAY), "after": (DAY, DAY), "before": (NEXT, DAY), "alone": (DAY, DAY)}

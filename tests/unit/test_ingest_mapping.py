@@ -67,7 +67,7 @@ def test_ids_time_and_amount_are_enough(tmp_path):
         (MINIMAL + "label: {column: fraud}\n", r"label: give arrives_after_days, arrives_at or both"),
         (MINIMAL + "label: {column: fraud, arrives_after_days: -1}\n", r"label.arrives_after_days: .*greater than"),
         (MINIMAL + "first_day: 2020-01-02\nlast_day: 2020-01-01\n", r"last_day is before first_day"),
-        (MINIMAL + "epoch_unit: minutes\n", r"epoch_unit: .*'s', 'ms' or 'us'"),
+        (MINIMAL + "epoch_unit: minutes\n", r"epoch_unit: .*'s', 'ms', 'us' or 'ns'"),
         ("- a\n- b\n", r"holds no keys"),
         ("a: [", r"is not YAML"),
     ],
@@ -93,7 +93,7 @@ def test_a_missing_file_is_named(tmp_path):
         (("{path}", "nosuch://bucket/a.csv"), r"path: cannot read nosuch"),
         (
             ("moment\n", "moment\nlabel: {column: \"'maybe'\", arrives_after_days: 1}\n"),
-            r"values 'maybe': list those that mean",
+            r"values 'maybe' \(100.0% of the rows\): list those that mean",
         ),
         (("total", "CAST(total || 'x' AS DOUBLE)"), r"expression failed on a row; TRY_CAST"),
         (("moment\n", "epoch(moment::TIMESTAMP)\n"), r"timestamp is a number \(DOUBLE\): set epoch_unit"),

@@ -147,7 +147,7 @@ APART = st.builds(
     label,
     transaction=st.sampled_from("abc"),
     arrived=st.integers(0, 12).map(lambda hours: START + DAY + hours * timedelta(hours=9)),
-    state=st.sampled_from(schema.LABEL_STATES),
+    state=st.sampled_from([*schema.LABEL_STATES, schema.UNLABELLED]),
     revision=st.integers(1, 3),
     source=st.sampled_from(["chargeback", "issuer", "investigator", "feedback", "nobody_knows", "import"]),
     day=st.integers(0, 1),
@@ -191,20 +191,25 @@ def test_a_sum_over_label_tiles_is_what_resolving_all_labels_says(
         DistrustFile(home).append(distrust(who="me", why="a test", now=START, **which))
     write_label_tiles(current, lake, days[:4])
     write_label_tiles(current, lake, days[4:])
-    booked: Counter[tuple[str, date]] = Counter()
+    booked: dict[str, Counter[tuple[str, date]]] = {"fraud": Counter(), "unknown": Counter()}
     for day in days[: at + 1]:
         for tile in lake.read(tables.LABEL_TILES, day).to_pylist():
-            booked[tile["merchant_id"], tile["transaction_date"]] += tile["fraud_delta"]
+            for kind, sums in booked.items():
+                sums[tile["merchant_id"], tile["transaction_date"]] += tile[f"{kind}_delta"]
     cut = micros(midnight_after(days[at]))
     resolved = resolve_labels(read_labels(lake, days), cut, label_rules(current)).to_pylist()
-    frauds = {payment_of(row) for row in resolved if row["is_fraud"]}
-    paid_at = [
-        (f"m-{caller}", START.date() + n * DAY)
-        for caller, name, n in payments
-        if (caller, name, START.date() + n * DAY) in frauds
-    ]
-    assert +booked == Counter(paid_at)
-    assert min(booked.values(), default=0) >= 0
+    found = {
+        "fraud": {payment_of(row) for row in resolved if row["is_fraud"]},
+        "unknown": {payment_of(row) for row in resolved if row["state"] == schema.UNLABELLED},
+    }
+    for kind, sums in booked.items():
+        paid_at = [
+            (f"m-{caller}", START.date() + n * DAY)
+            for caller, name, n in payments
+            if (caller, name, START.date() + n * DAY) in found[kind]
+        ]
+        assert +sums == Counter(paid_at)
+        assert min(sums.values(), default=0) >= 0
 
 
 def midnight_after(day: date) -> datetime:

@@ -1,13 +1,16 @@
 """Performance by matured labels, skew against the training set, freshness, and the signals that follow."""
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from fraud_platform import schema
+from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import Lake, open_lake
 from fraud_platform.monitoring.freshness import freshness, write_freshness
@@ -77,6 +80,22 @@ def test_a_blocked_payment_that_nobody_looked_at_is_neither_good_nor_fraud(setti
     assert row["false_positive_rate"] == pytest.approx(2 / 81)
     # scipy.stats.binomtest(3, 5).proportion_ci(0.95, method="wilson")
     assert (row["block_precision_low"], row["block_precision_high"]) == pytest.approx((0.230724, 0.882378), abs=1e-5)
+
+
+def test_a_payment_of_which_silence_means_nothing_is_not_judged(settings: Settings, lake: Lake) -> None:
+    scores = np.concatenate([np.full(20, 0.9), np.full(80, 0.1)])
+    log_decisions(lake, decided(DAY, vectors(np.random.default_rng(1), 100), scores))
+    write_labels(lake, DAY + timedelta(days=1), [f"{DAY}-50", f"{DAY}-51"], DAY, [f"{DAY}-60"])
+    # an export has the payments from 40 on, and says of them only what the caller said as well
+    labels = lake.read(tables.FRAUD_LABELS, DAY + timedelta(days=1)).slice(0, 1).to_pylist()
+    at = datetime.combine(DAY, time(1), UTC)
+    silent = labels[0] | {"source": "import", "state": schema.UNLABELLED, "arrived_at": at}
+    rows = [silent | {"transaction_id": f"{DAY}-{n}"} for n in range(40, 100)]
+    lake.write(tables.FRAUD_LABELS, DAY, pa.Table.from_pylist(rows, schema.LABELS))
+    (row,) = performance(lake, settings, DAY).to_pylist()
+    # of the first forty twenty are blocked, of which silence says nothing either
+    assert (row["decisions"], row["labelled"], row["frauds"]) == (100, 20 + 3, 2)
+    assert row["fraud_rate"] == pytest.approx(2 / 23)
 
 
 def test_what_was_let_through_stands_for_every_block(settings: Settings, lake: Lake) -> None:
