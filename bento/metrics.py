@@ -180,7 +180,7 @@ class PrometheusMeter:
         """Show what was counted since the last time."""
         for tally in (
             self._decisions, self._features, self._failures, self._overruns, self._answers, self._dropped, self._stages,
-            self._latency, self._http, self._scores, self._superseded,
+            self._latency, self._http, self._scores, self._superseded, self._unknown,
         ):  # fmt: skip
             tally.flush()
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import signal
 import socket
@@ -192,6 +193,39 @@ def test_the_same_body_twice_gets_the_same_bytes_and_is_counted_once(service: Se
     assert record.values[CATALOGUE.names.index("user_txn_count_1h")] == 2
 
 
+@pytest.mark.parametrize(
+    "changes", [{"country": "XK"}, {"channel": ""}, {"channel": " ONLINE "}, {"device_id": " ", "user_country": ""}]
+)
+def test_a_payment_that_is_only_unusual_is_scored(service: Service, changes: dict[str, Any]) -> None:
+    answer = service.predict(transaction_id=f"unusual-{changes}", **changes).json()
+    assert (answer["served_by"]["model"], answer["degraded"]) == ("champion", False)
+    (record,) = service.records(f"unusual-{changes}")
+    values = dict(zip(CATALOGUE.names, record.values.tolist(), strict=True))
+    if "channel" in changes:
+        online = changes["channel"].strip() == "ONLINE"
+        assert (values["is_online"] == 1) if online else math.isnan(values["is_online"])
+        assert (record.request.channel, record.channel) == ((" ONLINE ", "online") if online else (None, None))
+
+
+def test_a_payment_without_a_rate_goes_to_review_counts_in_velocity_and_is_counted(service: Service) -> None:
+    codes = ("KWD", "INR", "ISK", "BGN")
+    for n, code in enumerate(codes):
+        told = {"user_id": "rateless", "currency": code, "amount": 10 + n, "channel": "carrier pigeon"}
+        answer = service.predict(transaction_id=f"rateless-{n}", **told).json()
+        assert (answer["decision"], answer["reason"]) == ("flag_for_review", "amount_unknown_fallback")
+        assert (answer["score"], answer["degraded"], answer["served_by"]["amount"]) == (None, True, "unknown")
+    service.predict(transaction_id="rateless-after", user_id="rateless", amount=7)
+    (record,) = service.records("rateless-after")
+    values = dict(zip(CATALOGUE.names, record.values.tolist(), strict=True))
+    assert (values["user_txn_count_1h"], values["user_amount_sum_1h"]) == (len(codes) + 1, 700)
+    for field in ("amount", "channel"):
+        counted, until = f'fraud_values_unknown_total{{field="{field}"}} {len(codes)}.0', time.monotonic() + 10
+        # what payments count is shown a few times a second
+        while counted not in (shown := service.http.get("/metrics").text) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert counted in shown, [line for line in shown.splitlines() if "unknown" in line]
+
+
 def test_another_body_under_the_same_id_is_409(service: Service) -> None:
     service.predict(transaction_id="conflict")
     response = service.predict(transaction_id="conflict", amount=43)
@@ -214,7 +248,7 @@ JSON = {"content-type": "application/json"}
         ({"amount": 1.001}, "amount"),
         ({"amount": 1.5, "currency": "JPY"}, "amount"),
         ({"currency": "ABC"}, "currency"),
-        ({"currency": "SEK"}, "currency"),
+        ({"currency": "XAU"}, "currency"),
         ({"country": "XX"}, "country"),
         ({"country": ...}, "country"),
         ({"timestamp": "2026-11-23T10:00:00"}, "timestamp"),
