@@ -21,7 +21,8 @@ _SYNONYMS = {
 }  # fmt: skip
 
 WORDS: Mapping[str, str] = {word: channel for channel, synonyms in _SYNONYMS.items() for word in (channel, *synonyms)}
-"""The channel that each word means, before a setting adds its own."""
+"""The channel that each word means, before a setting adds its own. A word more, or one that means another channel, is
+another value of `is_online`: it raises `VALUES_VERSION`."""
 
 
 def _plain(text: str) -> str:

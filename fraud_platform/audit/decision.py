@@ -122,9 +122,9 @@ class DecisionReplay:
         # the rate of another currency is the day's, and no part of the record
         if request.currency == self._base_currency:
             yield _check("request", "amount", record.amount, request.amount_minor)
-        # a word of a setting is of the setting of then, and no part of the record
+        # a word of a setting is of the setting of then, and no part of the record; the others are the values' version's
         meant = channel_of(request.channel)
-        if record.schema_version >= 3 and meant is not None:
+        if meant is not None and record.catalogue_hash == CATALOGUE.hash:
             yield _check("request", "channel", record.channel, meant)
 
     def _decision(self, record: DecisionRecord, notes: list[str]) -> Iterator[Check]:

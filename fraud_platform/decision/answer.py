@@ -53,15 +53,21 @@ class PredictAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         Meta(
             description="score_above_threshold, score_in_review_band, score_below_threshold; released_for_measurement: "
             "above the threshold, and let through so that blocking can be measured; of the rules "
-            "high_amount_fallback, cross_country_fallback, service_unavailable_fallback; of the policy block_list, "
-            "allow_list, kill_switch_allow_all, kill_switch_rules_only."
+            "high_amount_fallback, cross_country_fallback, service_unavailable_fallback, and amount_unknown_fallback: "
+            "the currency has no recorded rate; of the policy block_list, allow_list, kill_switch_allow_all, "
+            "kill_switch_rules_only."
         ),
     ]
     threshold: float
     model_version: Annotated[str, Meta(description="Registered name and version, `name/version`.")]
     policy_version: int
     served_by: Annotated[ServedBy, Meta(description="The source of each part.")]
-    degraded: Annotated[bool, Meta(description="A feature or the score came from other than redis and a whole model.")]
+    degraded: Annotated[
+        bool,
+        Meta(
+            description="A feature or the score came from other than redis and a whole model, or the amount is unknown."
+        ),
+    ]
     listed: Annotated[
         Kind | None, Meta(description="What of the payment is on the list that decided; absent where no list did.")
     ] = None
