@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 from fraud_platform.cli import app
 from fraud_platform.dataset import fix_dataset
-from fraud_platform.decision.policy_change import PolicyChange, change_policy
+from fraud_platform.decision.policy_change import PolicyChange, change_policy, parse_change
 from fraud_platform.decision.policy_record import PolicyRecord, read_policy
 from fraud_platform.erasure import files
 from fraud_platform.erasure.erase import erase, look
@@ -146,6 +147,34 @@ def test_nothing_names_the_user_any_more_and_everybody_else_is_as_before(world: 
             assert gone[name].null_count == gone.num_rows
         for name in ("transaction_id", "merchant_id", "amount", "event_time", "country", "is_duplicate"):
             assert gone[name] == old.filter(pa.array(theirs))[name]
+
+
+def test_every_spelling_of_the_identifier_is_found_whichever_is_asked_for(world: World) -> None:
+    """Rows of before the rule of identity bear identifiers as they were sent."""
+    settings, decomposed = world.settings, unicodedata.normalize("NFD", "Zoë-Kart-7")
+    spellings = ["Zoë-Kart-7", decomposed, "Zoë-Kart-7 ", "Zoë\u200b-Kart-7"]
+    writer = SpoolWriter(settings.home, "1-2")
+    with redis.Redis.from_url(str(settings.redis_url)) as client:
+        for number, spelled in enumerate(spellings):
+            request = msgspec.structs.replace(record().request, user_id=spelled, transaction_id=f"spelled-{number}")
+            one = record(request=request, decision_id=f"{100 + number:032x}", received_at=NOW_US)
+            append(writer, one)
+            client.set(decision_key(one.caller, one.request.transaction_id), encode_record(one))
+            client.set(b"fraud:{user:%b}:any" % spelled.encode(), b"1")
+    writer.close()
+    change = {"why": "a mule", "block_list_add": [{"kind": "user", "value": spellings[2]}]}
+    change_policy(settings, parse_change(json.dumps(change).encode()), "ann", NOW)
+
+    done = erase(settings, decomposed, who="test", now=NOW)
+
+    before = {store.name: store.count for store in done.before.stores}
+    assert (before["spool"], before["Redis, decisions"], before["Redis, velocity, identities"]) == (4, 4, 4)
+    assert before["policy"] > 0
+    assert {store.name: store.count for store in done.after.stores if store.count} == {}
+    assert look(settings, spellings[3]).total == 0
+    logged = [one for one in LogTable(world.lake).records(NOW.date()) if one.request.transaction_id.startswith("spell")]
+    assert len(logged) == 4
+    assert all(one.request.user_id.startswith("erased-") for one in logged)
 
 
 @pytest.mark.parametrize("until", [datetime(2026, 12, 24, tzinfo=UTC), NOW], ids=["listed", "run out"])

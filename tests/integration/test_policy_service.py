@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from fraud_platform.decision.api_keys import add_key, keys_path
 from fraud_platform.decision.policy import decide
 from fraud_platform.decision.policy_change import change_policy, parse_change
 from fraud_platform.decision.policy_record import current_file, read_policy
+from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.inference_log.spool import read_spool
 from fraud_platform.model.ledger import read_ledger
 from fraud_platform.settings import Settings
@@ -233,6 +235,100 @@ def test_only_an_admin_changes_the_policy_and_wrong_changes_are_named(service: S
         assert (response.status_code, problem["status"], problem.get("field")) == (status, status, named), wrong
         assert response.headers["content-type"] == "application/problem+json"
     assert read_policy(service.home) == before
+
+
+NAME = "Zoë-Kart"
+SPELLINGS = {
+    "trailing space": f"{NAME} ",
+    "decomposed": unicodedata.normalize("NFD", NAME),
+    "zero width": "Z\u200boë-Kart",
+}
+
+
+def test_no_spelling_evades_a_block(service: Service) -> None:
+    """Nor, where the lists are set so, another case."""
+    with httpx.Client(base_url=service.url, timeout=10) as http:
+
+        def decided(number: str, **who: str) -> list[tuple[str, str | None]]:
+            time.sleep(IN_FORCE_SECONDS)
+            # both workers, whichever takes a connection
+            answers = [service.predict(http, f"{number}-{n}", **who).json() for n in range(4)]
+            return sorted({(answer["reason"], answer.get("listed")) for answer in answers})
+
+        kinds = ("user", "merchant", "device")
+        assert service.change(block_list_add=[{"kind": kind, "value": NAME} for kind in kinds]).status_code == 200
+        time.sleep(IN_FORCE_SECONDS)
+        for kind in kinds:
+            for way, spelled in SPELLINGS.items():
+                answer = service.predict(http, f"{kind} {way}", **{f"{kind}_id": spelled}).json()
+                assert (answer["reason"], answer["listed"]) == ("block_list", kind), way
+        shouted = {"user_id": NAME.upper(), "merchant_id": NAME.upper()}
+        assert decided("exact", **shouted) == [("score_above_threshold", None)]
+        assert service.change(list_matching="case").json()["list_matching"] == "case"
+        assert decided("case", **shouted) == [("block_list", "user")]
+
+
+def test_velocity_counts_one_user_however_the_id_is_written(service: Service) -> None:
+    users = ["Frédéric", unicodedata.normalize("NFD", "Frédéric"), " Fré\u200bdéric", "FRÉDÉRIC"]
+    with httpx.Client(base_url=service.url, timeout=10) as http:
+        for number, user in enumerate(users):
+            answer = service.predict(http, f"velocity-{number} ", user_id=user)
+            assert answer.json()["transaction_id"] == f"p-velocity-{number}"
+        # a retry in another spelling is the same payment
+        again = service.predict(http, "\u2060velocity-0", user_id=users[1])
+    assert again.status_code == 200
+    days = (datetime.now(UTC).date() - timedelta(days=back) for back in (1, 0))
+    records = {record.request.transaction_id: record for day in days for record in read_spool(service.home, day)}
+    position = CATALOGUE.names.index("user_txn_count_1h")
+    counted = [records[f"p-velocity-{number}"].values[position] for number in range(4)]
+    # with the payment itself; another case is another user
+    assert counted == [1, 2, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "key"),
+    [
+        ("/v1/predict", b'{"user_id": "a", "amount": 1, "user_id": "b"}', "user_id"),
+        ("/v1/report", b'{"decision": "allow", "payment": {"amount": 1, "amount": 2}}', "amount"),
+        ("/v1/predict/batch", b'{"payments": [{}], "payments": [{}]}', "payments"),
+        ("/v1/admin/policy", b'{"why": "x", "kill_switch": "off", "kill_switch": "allow_all"}', "kill_switch"),
+        ("/v1/admin/report", b'{"caller": "a", "caller": "b"}', "caller"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_by_name_on_every_route(
+    service: Service, path: str, body: bytes, key: str
+) -> None:
+    who = service.administering if "admin" in path else service.deciding
+    headers = {"content-type": "application/json", **who}
+    whole = {
+        "/v1/predict": json.dumps(payment("twice")).encode(),
+        "/v1/report": json.dumps(
+            {
+                "decision_id": "0" * 32, "decided_at": datetime.now(UTC).isoformat(), "cause": "timeout",
+                "reason": "service_unavailable_fallback",
+            }
+        ).encode(),
+        "/v1/admin/report": json.dumps(
+            {
+                "decision_id": "0" * 32, "decided_at": datetime.now(UTC).isoformat(), "cause": "timeout",
+                "decision": "allow", "reason": "service_unavailable_fallback", "payment": {},
+            }
+        ).encode(),
+    }.get(path)  # fmt: skip
+    content = body if whole is None else whole[:-1] + b", " + body[1:]
+    response = httpx.post(f"{service.url}{path}", content=content, headers=headers)
+    problem = response.json()
+    assert (response.status_code, problem["field"], problem["detail"]) == (422, key, "stands twice in one object")
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_in_a_batch_a_key_that_stands_twice_concerns_its_payment_alone(service: Service) -> None:
+    good, wrong = (json.dumps(payment(f"batch-{name}")) for name in ("good", "wrong"))
+    content = f'{{"payments": [{good}, {wrong[:-1]}, "amount": 1}}]}}'.encode()
+    headers = {"content-type": "application/json", **service.deciding}
+    answers = httpx.post(f"{service.url}/v1/predict/batch", content=content, headers=headers).json()["answers"]
+    assert [answer["status"] for answer in answers] == [200, 422]
+    assert answers[1]["problem"]["field"] == "amount"
 
 
 def test_a_broken_file_leaves_the_policy_in_force_and_is_counted(service: Service) -> None:
