@@ -101,14 +101,19 @@ def read_payment(body: bytes) -> PaymentRequest:
     empty = [name for name in _MAY_BE_EMPTY if (text := getattr(request, name)) is not None and not text.strip()]
     if empty:
         request = msgspec.structs.replace(request, **dict.fromkeys(empty))
+    changed: dict[str, str | None] = {}
     for name in _TEXTS:
         value = getattr(request, name)
-        if value is not None and _CONTROL.search(value):
+        # nearly every text is plain, and needs no closer look
+        if value is None or (value.isascii() and value.isprintable() and value == value.strip()):
+            continue
+        if _CONTROL.search(value):
             raise InvalidRequest(name, "holds control characters")
-    sent = {name: value for name in _IDS if (value := getattr(request, name)) is not None}
-    known = {name: identity(name, value) for name, value in sent.items() if name != "device_id" or canonical(value)}
-    # a device of which nothing can be seen is none
-    return request if known == sent else msgspec.structs.replace(request, **{"device_id": None, **known})
+        if name in _IDS:
+            # a device of which nothing can be seen is none
+            unseen = name == "device_id" and not canonical(value)
+            changed[name] = None if unseen else identity(name, value)
+    return msgspec.structs.replace(request, **changed) if changed else request
 
 
 def identity(field: str, text: str) -> str:
@@ -153,9 +158,9 @@ def _keys_once(pairs: list[tuple[str, Any]]) -> None:
         seen.add(name)
 
 
-# numbers stay texts: nothing is computed of them, however long they are
-_keys_once_everywhere = json.JSONDecoder(object_pairs_hook=_keys_once, parse_int=str, parse_float=str).decode
-_outermost = json.JSONDecoder(object_pairs_hook=list, parse_int=str, parse_float=str).decode
+# nothing is computed of the numbers, and an int refuses one of too many digits
+_keys_once_everywhere = json.JSONDecoder(object_pairs_hook=_keys_once, parse_int=float).decode
+_outermost = json.JSONDecoder(object_pairs_hook=list, parse_int=float).decode
 
 
 def _named(message: str) -> InvalidRequest:

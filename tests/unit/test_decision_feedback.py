@@ -379,3 +379,13 @@ def test_a_label_never_arrives_before_its_payments_day(desk: Desk, tmp_path: Pat
 def test_what_is_no_json_is_told_so(desk: Desk) -> None:
     with pytest.raises(MalformedBody):
         asyncio.run(desk.desk.take(b"{", "shop"))
+
+
+def test_a_label_knows_its_payment_in_every_spelling_and_refuses_a_key_that_stands_twice(desk: Desk) -> None:
+    answer = desk.send(transaction_id=" t\u200b-1 ", state="confirmed")
+    assert (answer["transaction_id"], answer["transaction_date"]) == ("t-1", str(PAID))
+    assert desk.send(state="cleared", source="investigator")["counts"] == "from the next nightly run"
+    twice = b'{"transaction_id": "t-1", "state": "confirmed", "state": "cleared"}'
+    with pytest.raises(InvalidRequest, match="stands twice") as caught:
+        asyncio.run(desk.desk.take(twice, "shop"))
+    assert caught.value.field == "state"

@@ -276,3 +276,38 @@ async def test_what_was_kept_is_handed_on_once(
     assert {(path, key) for path, key, _ in service.taken} == {("/v1/admin/report", "Bearer fp_key")}
     assert [path.name for path in (tmp_path / "outbox").iterdir()] == [REJECTED]
     assert not outbox.waiting
+
+
+@pytest.mark.parametrize("spelled", ["u-é ", "u-e\u0301", "u\u200b-é"])
+def test_no_spelling_evades_a_block_of_the_rules(server: RulesServer, tmp_path: Path, spelled: str) -> None:
+    first = PolicyRecord(
+        version=4, since=NOW, threshold=0.7, review_threshold=0.4, rule_high_amount=1_000,
+        rule_cross_country_amount=100, block_list=(Entry(kind="user", value="u-é", until=None, why="x"),),
+    )  # fmt: skip
+    put_in_force(tmp_path, first)
+    said = json.loads(server.decide(body(user_id=spelled), "shop"))
+    assert (said["reason"], said["listed"]) == ("block_list", "user")
+    # the same payment as of the id itself
+    assert json.loads(server.decide(body(user_id="u-é"), "shop")) == said
+    assert parse_gateway_report(kept(tmp_path)[0], "EUR")[1].payment.user_id == "u-é"
+
+
+def test_a_key_that_stands_twice_is_refused_by_the_rules_too(server: RulesServer) -> None:
+    with pytest.raises(Problem) as caught:
+        server.decide(body()[:-1] + b', "amount": 1}', "shop")
+    assert (caught.value.document.status, caught.value.document.field) == (422, "amount")
+
+
+def test_the_kill_switch_has_its_own_reason_and_the_report_may_bear_it(server: RulesServer, tmp_path: Path) -> None:
+    switched = PolicyRecord(
+        version=5, since=NOW, threshold=0.7, review_threshold=0.4, rule_high_amount=1_000,
+        rule_cross_country_amount=100, kill_switch="rules_only",
+    )  # fmt: skip
+    put_in_force(tmp_path, switched)
+    said = json.loads(server.decide(body(), "shop"))
+    assert (said["decision"], said["reason"], said["served_by"]["model"]) == (
+        "allow",
+        "kill_switch_rules_only",
+        "rules",
+    )
+    assert parse_gateway_report(kept(tmp_path)[0], "EUR")[1].reason == "kill_switch_rules_only"

@@ -187,3 +187,14 @@ def test_an_erasure_finds_every_spelling(spelled: str) -> None:
         assert NFC in names.users
     assert not Names(spelled).is_user("Käufer-e1")
     assert Names(NFC).in_text(f'{{"who": "{NFD}"}}')
+
+
+async def test_an_explanation_refuses_a_key_that_stands_twice(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    twice = b'{"transaction_id": "t-1", "transaction_id": "t-2"}'
+    try:
+        answer = await world.engine().explain(twice, "shop")
+        assert (answer.status, json.loads(answer.body)["field"]) == (422, "transaction_id")
+    finally:
+        for explainer in world.explainers:
+            explainer.close()
