@@ -34,7 +34,7 @@ _LATIN: Final = {
         ("авԁеһнксјморԛѕтѵԝхуіӏ", "abdehhkcjmopqstvwxyll"),  # Cyrillic
         ("αβεζηικμνορτυχ", "abezhlkmnoptyx"),  # Greek
         ("օսոı01i|", "ounlolll"),  # Armenian, Turkish, figures
-        ("‐‑‒–—―−", "-------"),
+        ("‐‑‒–—―−", "-------"),  # dashes
     )
     for one, latin in zip(alike, latins, strict=True)
 }

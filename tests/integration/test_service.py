@@ -545,7 +545,7 @@ HOSTILE = {
     "NUL": (PLAIN.replace(b"m-1", b"a\\u0000b"), 422),
     "empty": (b"", 400),
     "cut off": (PLAIN[:40], 400),
-    "twice the same key": (PLAIN[:-1] + b', "amount": 1}', 200),
+    "twice the same key": (PLAIN[:-1] + b', "amount": 1}', 422),
     "a colon in an id": (PLAIN.replace(b"hostile-1", b"a:b:c"), 200),
     "another script": (PLAIN.replace(b"hostile-1", "支付".encode()), 200),
     "long ago": (PLAIN.replace(NOW, b"1970-01-01T00:00:00Z"), 200),
