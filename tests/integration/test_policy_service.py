@@ -25,6 +25,7 @@ from fraud_platform.decision.policy import decide
 from fraud_platform.decision.policy_change import change_policy, parse_change
 from fraud_platform.decision.policy_record import current_file, read_policy
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.homes import MARK
 from fraud_platform.inference_log.spool import read_spool
 from fraud_platform.model.ledger import read_ledger
 from fraud_platform.settings import Settings
@@ -371,6 +372,10 @@ def answered(service: Service, name: str) -> list[httpx.Response]:
         with httpx.Client(base_url=service.url, timeout=10) as http:
             found.append(service.predict(http, f"{name}-{number}"))
     return found
+
+
+def test_a_service_that_starts_begins_a_home(service: Service) -> None:
+    assert (service.home / MARK).exists()
 
 
 def test_a_command_says_that_a_change_is_in_force_once_every_worker_decides_by_it(service: Service) -> None:

@@ -103,3 +103,15 @@ def test_init_begins_the_home_that_is_named_and_a_command_then_says_which_it_act
     assert result.stderr.splitlines()[0] == f"home {home}"
     again = called("init", FRAUD_HOME=str(home))
     assert (again.exit_code, "is a home already" in again.output) == (0, True)
+
+
+def test_a_restore_begins_a_home_and_saying_what_it_would_do_begins_none(called: Any, tmp_path: Path) -> None:
+    begin_home(tmp_path / "old")
+    assert called("keys add", FRAUD_HOME=str(tmp_path / "old")).exit_code == 0
+    kept, new = str(tmp_path / "kept"), {"FRAUD_HOME": str(tmp_path / "new")}
+    assert CliRunner().invoke(app, ["backup", kept], env={"FRAUD_HOME": str(tmp_path / "old")}).exit_code == 0
+    assert CliRunner().invoke(app, ["restore", kept], env=new).exit_code == 0
+    assert not (tmp_path / "new").exists()
+    assert CliRunner().invoke(app, ["restore", kept, "--yes"], env=new).exit_code == 0
+    assert (tmp_path / "new" / MARK).exists()
+    assert "shop" in CliRunner().invoke(app, ["keys", "list"], env=new).stdout
