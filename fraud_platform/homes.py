@@ -22,7 +22,7 @@ def is_home(folder: Path) -> bool:
 
 
 def begin_home(folder: Path) -> None:
-    """Make the folder a home, with mode 0700, where it is none yet."""
+    """Make the folder a home, with mode 0700; one of an older version gets its mark."""
     private_folder(folder)
-    if not is_home(folder):
+    if not (folder / MARK).exists():
         (folder / MARK).write_text(_TEXT)

@@ -11,15 +11,9 @@ from fraud_platform.cli.screen import NO_HOME
 from fraud_platform.homes import MARK, begin_home, is_home
 from tests.unit.commands_kit import arguments, commands
 
-NEED_NONE = {
-    "features": "the catalogue is the program's",
-    "settings": "of the environment",
-    "reload": "asks a service by its address, and fails where none answers",
-    "ingest": "reads what the mapping names, and writes nothing",
-    "capacity": "arithmetic on files that are named",
-    "compose-secrets": "writes into the folder that is named",
-    "scenario": "begins a home of its own for each bank",
-}
+NEED_NONE = {"features", "settings", "reload", "ingest", "capacity", "compose-secrets", "scenario"}
+"""What they speak of is the program's, the environment's, a service's by its address, or in files that are named; a
+scenario begins a home of its own."""
 BEGIN_ONE = {
     "up": "builds it",
     "init": "begins it",
