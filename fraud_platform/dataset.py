@@ -1,17 +1,16 @@
 """Which history this home holds: the source and its days, fixed at the first run.
 
-What belongs here: the record `dataset` in the lake and its rules. What does not: reading the source (`ingest`).
+What belongs here: the record DATASET in the lake and its rules. What does not: reading the source (`ingest`).
 """
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
+from fraud_platform.features.gaps import DATASET
 from fraud_platform.ingest.source import Source, open_source
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.settings import Settings
-
-RECORD = "dataset"
 
 
 class OtherDatasetError(RuntimeError):
@@ -59,7 +58,7 @@ def find_dataset(settings: Settings, lake: Lake, now: datetime) -> Dataset:
 
     Raises OtherDatasetError when the record is of another source.
     """
-    record = lake.read_record(RECORD)
+    record = lake.read_record(DATASET)
     if record is None:
         return _first_look(settings, now)[0]
     if record["source"] != _identity(settings):
@@ -72,9 +71,9 @@ def find_dataset(settings: Settings, lake: Lake, now: datetime) -> Dataset:
 
 def fix_dataset(settings: Settings, lake: Lake, now: datetime) -> tuple[Dataset, Source]:
     """The dataset and its open source, recorded if this is the first run. Raises OtherDatasetError."""
-    if lake.read_record(RECORD) is None:
+    if lake.read_record(DATASET) is None:
         dataset, source = _first_look(settings, now)
-        if lake.create_record(RECORD, _record(settings, dataset.first_day, source.last_day())):
+        if lake.create_record(DATASET, _record(settings, dataset.first_day, source.last_day())):
             return dataset, source
     dataset = find_dataset(settings, lake, now)
     return dataset, open_source(settings, dataset.first_day)
@@ -82,10 +81,10 @@ def fix_dataset(settings: Settings, lake: Lake, now: datetime) -> tuple[Dataset,
 
 def follow_source(settings: Settings, lake: Lake, source: Source, now: datetime) -> Dataset:
     """The dataset once its recorded last day has moved on to that of `source`; it never moves back."""
-    dataset, known = find_dataset(settings, lake, now), (lake.read_record(RECORD) or {}).get("last_day")
+    dataset, known = find_dataset(settings, lake, now), (lake.read_record(DATASET) or {}).get("last_day")
     last_day = source.last_day()
     if last_day is not None and known is not None and last_day > date.fromisoformat(known):
-        lake.write_record(RECORD, _record(settings, dataset.first_day, last_day))
+        lake.write_record(DATASET, _record(settings, dataset.first_day, last_day))
     return find_dataset(settings, lake, now)
 
 
