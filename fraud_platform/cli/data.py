@@ -156,7 +156,7 @@ def _replay_decision(identifier: str, caller: str | None, vector: bool) -> bool:
     from fraud_platform.inference_log.search import UnknownDecisionError, the_decision
     from fraud_platform.inference_log.table import LogTable
     from fraud_platform.lake import open_lake
-    from fraud_platform.monitoring.skew import offline_vectors
+    from fraud_platform.monitoring.skew import OfflineDay
 
     current = settings_of_environment()
     lake = open_lake(current)
@@ -164,7 +164,7 @@ def _replay_decision(identifier: str, caller: str | None, vector: bool) -> bool:
         record = the_decision(current.home, LogTable(lake), identifier, caller)
     except UnknownDecisionError as error:
         raise refused(str(error)) from error
-    offline = offline_vectors(lake, record.day, record.request.transaction_id)
+    offline = OfflineDay(lake, record.day, record.request.transaction_id)
     replayed = DecisionReplay(current).replay(record, offline)
     console().print(render_decision(replayed, vector))
     return replayed.stands
