@@ -107,7 +107,7 @@ def daily_table(
     def _table(
         context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        days = partition_days(context)
+        days = partition_days(context, platform.now)
         written = write(platform, days)
         shown = facts(written) if facts else {}
         total = 0

@@ -111,7 +111,7 @@ def monitoring_assets(decision_days: dg.PartitionsDefinition, maturity_days: int
         from fraud_platform.monitoring.report import write_drift_report
 
         settings, drawn = platform.settings, {}
-        for day in partition_days(context):
+        for day in partition_days(context, platform.now):
             rows = platform.lake.read(FEATURE_DRIFT, day, ["release"]).to_pylist()
             if not rows:
                 context.log.info(f"{day}: nothing was compared, so there is nothing to draw")

@@ -11,23 +11,12 @@ import dagster as dg
 from assets.partitions import key_range_tags
 from assets.resources import Platform
 from assets.retention import retention
-from fraud_platform.features import tables
+from fraud_platform.features.gaps import DAILY_TABLES, first_unbuilt
 from fraud_platform.inference_log import table as inference_log
 from fraud_platform.lake import days_between
 from fraud_platform.settings import Settings
 
-DAILY_ASSETS = (
-    "fx_rates",
-    "raw_transactions",
-    "fraud_labels",
-    "user_tiles",
-    "merchant_tiles",
-    "label_tiles",
-    "user_features",
-    "merchant_features",
-    "feature_medians",
-    "training_set",
-)
+DAILY_ASSETS = tuple(table.split("/")[0] for table in DAILY_TABLES)
 LABEL_ASSETS = ("label_tiles", "merchant_features", "feature_medians", "training_set")
 """What other labels change."""
 ONLINE_ASSETS = ("online_features", "online_velocity")
@@ -86,10 +75,12 @@ def jobs(partitions: dg.PartitionsDefinition, decision_days: dg.PartitionsDefini
 
 
 def missing_days(platform: Platform) -> list[date]:
-    """From the first complete day whose training set is not in the lake to the last; empty when all are."""
+    """From the first complete day of which the lake lacks a table to the last; empty when it lacks none.
+
+    What was built of later days while that one was missing may be wrong, so it is built again.
+    """
     wanted = platform.dataset.days(platform.now)
-    written = set(platform.lake.days(tables.TRAINING_SET))
-    first = next((day for day in wanted if day not in written), None)
+    first = first_unbuilt(platform.lake, wanted)
     return days_between(first, wanted[-1]) if first else []
 
 

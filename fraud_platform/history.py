@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from fraud_platform.channels import words
 from fraud_platform.dataset import fix_dataset
-from fraud_platform.features import tables
+from fraud_platform.features.gaps import first_unbuilt
 from fraud_platform.features.in_force import spans
 from fraud_platform.features.snapshots import write_medians, write_merchant_features, write_user_features
 from fraud_platform.features.tiles import write_label_tiles, write_merchant_tiles, write_user_tiles
@@ -25,8 +25,7 @@ def build_history(settings: Settings, lake: Lake, now: datetime) -> None:
     """Write every daily table of the complete days that lack one; nothing when all are there."""
     dataset, source = fix_dataset(settings, lake, now)
     days = dataset.days(now)
-    written = [set(lake.days(table)) for table in (tables.TRAINING_SET, tables.FRAUD_LABELS)]
-    missing = next((day for day in days if not all(day in have for have in written)), None)
+    missing = first_unbuilt(lake, days)
     if missing is None:
         return
     wanted = days_between(missing, days[-1])

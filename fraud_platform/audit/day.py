@@ -17,7 +17,7 @@ from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.search import decisions_of
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake
-from fraud_platform.monitoring.skew import offline_vectors
+from fraud_platform.monitoring.skew import OfflineDay
 from fraud_platform.settings import Settings
 
 SHOWN_EXAMPLES = 20
@@ -72,7 +72,7 @@ def replay_decisions(settings: Settings, lake: Lake, day: date, sample: int | No
     records = _of_region(decisions_of(settings.home, LogTable(lake), day), settings.region, report)
     if sample is not None:
         records = iter(nsmallest(sample, records, key=_draw))
-    offline = offline_vectors(lake, day)
+    offline = OfflineDay(lake, day)
     for record in tqdm(records, desc=f"decisions of {day}", unit="decision", disable=None):
         report.add(replay.replay(record, offline))
     return report

@@ -5,7 +5,7 @@ record (`inference_log.search`), showing what was found (`screen`).
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,8 +22,7 @@ from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.request import RequestColumns, request_features
 from fraud_platform.features.vector import Matrix
 from fraud_platform.inference_log.record import DecisionRecord, hash_of_request
-from fraud_platform.monitoring.one_sided import Key
-from fraud_platform.monitoring.skew import OfflineRow, cause_of
+from fraud_platform.monitoring.skew import OfflineDay
 from fraud_platform.processing import event_time
 from fraud_platform.settings import Settings
 
@@ -88,8 +87,8 @@ class DecisionReplay:
         self._base_currency = settings.base_currency
         self._places = exponent(settings.base_currency)
 
-    def replay(self, record: DecisionRecord, offline: Mapping[Key, OfflineRow]) -> Replayed:
-        """The decision again. offline: of `monitoring.skew.offline_vectors` for the record's day."""
+    def replay(self, record: DecisionRecord, offline: OfflineDay) -> Replayed:
+        """The decision again. offline: of the record's day."""
         checks = list(self._request(record))
         notes: list[str] = []
         not_kept = None
@@ -98,14 +97,14 @@ class DecisionReplay:
         except NotKeptError as error:
             not_kept = str(error)
         checks += _vector(record, notes)
-        row = offline.get((record.caller, record.request.transaction_id, record.received_at))
-        cause = cause_of(record, row)
-        if cause is None and row is not None:
-            checks += [
-                Check("training set", name, float(served), float(trained), _same_bits(served, trained))
-                for name, served, trained in zip(CATALOGUE.names, record.values, row[1], strict=True)
-            ]
-        return Replayed(record, checks, notes, not_kept, cause)
+        vector = offline.of(record)
+        if isinstance(vector, str):
+            return Replayed(record, checks, notes, not_kept, training_set=vector)
+        checks += [
+            Check("training set", name, float(served), float(trained), _same_bits(served, trained))
+            for name, served, trained in zip(CATALOGUE.names, record.values, vector, strict=True)
+        ]
+        return Replayed(record, checks, notes, not_kept)
 
     def _policy(self, version: int) -> Policy | None:
         if version not in self._policies:

@@ -27,6 +27,7 @@ _CAUSES = {
     "incomplete_epoch": "velocity was not complete",
     "not_in_training_set": "it does not hold this transaction",
     "other_snapshot": "it was built on another snapshot than serving saw",
+    "one_sided_attempt": "it counts an attempt of its user or merchant that velocity did not, or the other way round",
 }
 """Of `monitoring.skew.CAUSES`: why the training set was not compared."""
 

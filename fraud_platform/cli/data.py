@@ -197,7 +197,7 @@ def _replay_decision(identifier: str, caller: str | None, vector: bool, as_json:
     from fraud_platform.inference_log.search import UnknownDecisionError, the_decision
     from fraud_platform.inference_log.table import LogTable
     from fraud_platform.lake import open_lake
-    from fraud_platform.monitoring.skew import offline_vectors
+    from fraud_platform.monitoring.skew import OfflineDay
 
     current = settings_of_home()
     lake = open_lake(current)
@@ -205,7 +205,7 @@ def _replay_decision(identifier: str, caller: str | None, vector: bool, as_json:
         record = the_decision(current.home, LogTable(lake), identifier, caller)
     except UnknownDecisionError as error:
         raise refused(str(error)) from error
-    offline = offline_vectors(lake, record.day, record.request.transaction_id)
+    offline = OfflineDay(lake, record.day, record.request.transaction_id)
     replayed = DecisionReplay(current).replay(record, offline)
     print_json(plain_decision(replayed)) if as_json else console().print(render_decision(replayed, vector))
     return replayed.stands

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from fraud_platform.channels import CHANNELS, ONLINE
 from fraud_platform.features import tables
+from fraud_platform.features.gaps import whole_scan
 from fraud_platform.lake import Lake
 from fraud_platform.settings import Settings
 
@@ -36,9 +37,10 @@ class Engine(Protocol):
     """Reads tables as ibis tables and runs what is made of them. A table belongs to the engine that gave it."""
 
     def daily(self, table: str, days: Sequence[date], schema: pa.Schema) -> ibis.Table:
-        """The lake's partitions of `days` that exist as one table with a `date` column; empty, typed, when none do.
+        """The lake's partitions of `days`, as far back as its history goes, as one table with a `date` column; empty,
+        typed, where all are before it.
 
-        A column that is younger than a file is null."""
+        A column that is younger than a file is null. Raises GapError."""
 
     def local(self, rows: pa.Table) -> ibis.Table:
         """A small table of the caller's own."""
@@ -80,7 +82,7 @@ class _DuckDBEngine:
         self._backend = ibis.duckdb.from_connection(connect(settings, lake))
 
     def daily(self, table: str, days: Sequence[date], schema: pa.Schema) -> ibis.Table:
-        paths = self._lake.scan_paths(table, days)
+        paths = whole_scan(self._lake, table, days)
         if not paths:
             return self.local(schema.append(pa.field("date", pa.date32())).empty_table())
         rows = self._backend.read_parquet(paths, hive_partitioning=True, union_by_name=True).cast({"date": "date"})

@@ -13,6 +13,7 @@ from ibis.backends.pyspark.datatypes import PySparkSchema
 from ibis.util import gen_name
 from pyspark.sql import DataFrame, SparkSession
 
+from fraud_platform.features.gaps import whole_scan
 from fraud_platform.lake import Lake
 from fraud_platform.settings import Settings
 
@@ -33,7 +34,7 @@ class SparkEngine:
     def daily(self, table: str, days: Sequence[date], schema: pa.Schema) -> ibis.Table:
         """See `offline.Engine`."""
         dated = PySparkSchema.from_ibis(ibis.Schema.from_pyarrow(schema.append(pa.field("date", pa.date32()))))
-        paths = self._lake.scan_paths(table, days)
+        paths = whole_scan(self._lake, table, days)
         if not paths:
             return self._named(self._session.createDataFrame([], dated))
         # a given schema spares a pass over the files, and makes null what a file does not have

@@ -14,6 +14,7 @@ import pyarrow as pa
 from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, LIVE_HISTORY, VELOCITY_WINDOWS, Source
+from fraud_platform.features.gaps import refuse_gaps
 from fraud_platform.features.in_force import Span, spans_table
 from fraud_platform.features.offline import (
     Engine,
@@ -32,6 +33,9 @@ from fraud_platform.features.vector import Matrix, VectorColumns, build_vectors
 from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.settings import Settings
+
+SNAPSHOT_DAYS = 2
+"""A day's payments see the snapshot of the day before, and until the nightly load the one before that."""
 
 CHUNK_ROWS = 100_000
 """Transactions joined by one query, or one day if it has more: bounds memory."""
@@ -255,8 +259,12 @@ def write_training_set(
     """Write the training set of `days`, which must be consecutive, and of the day before by `with_day_before`, with the
     snapshots in force by the spans.
 
-    Raises PrunedSnapshotError where an old snapshot was kept for other payments than these days have.
+    Raises GapError where a snapshot of the days before was never built, since payments would be given an older one, and
+    PrunedSnapshotError where an old snapshot was kept for other payments than these days have.
     """
+    seen = days_between(min(days) - timedelta(days=SNAPSHOT_DAYS), max(days) - timedelta(days=1))
+    for table in (tables.USER_FEATURES, tables.MERCHANT_FEATURES, tables.FEATURE_MEDIANS):
+        refuse_gaps(lake, table, seen)
     written: list[Written] = []
     medians = _Medians(lake)
     days = with_day_before(lake, tables.TRAINING_SET, days, lambda day: lake.size(tables.TRAINING_SET, day)[0])

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.gaps import refuse_gaps
 from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.features.labels import label_transactions, read_labels, resolve_labels
 from fraud_platform.inference_log.callers import with_callers
@@ -148,9 +149,10 @@ def load_training_data(
     cut; which labels count, `rules` say.
 
     Raises TrainingDataError when train or holdout hold no fraud or nothing but fraud, and for a day of which served and
-    recomputed values differ, unless it is among `accepted_skew_days`.
+    recomputed values differ, unless it is among `accepted_skew_days`; GapError for a day that was never built.
     """
     refuse_skew(lake, split.days, accepted_skew_days)
+    refuse_gaps(lake, tables.TRAINING_SET, split.days)
     known = labels_before(lake, split.training_cut, rules)
     train = load(lake, split.train, known, split.training_cut, split.waited_days)
     validation = load_examples(lake, split.validation, known, split.training_cut, split.waited_days)
@@ -275,6 +277,9 @@ def data_versions(lake: Lake, split: Split, medians_day: date, rules: LabelRules
 
 
 def labels_before(lake: Lake, cut: date, rules: LabelRules) -> pa.Table:
-    """The labels that arrived before 00:00 UTC of `cut`, resolved as of then by `rules`."""
+    """The labels that arrived before 00:00 UTC of `cut`, resolved as of then by `rules`. Raises GapError where a day
+    between two of theirs was never built: frauds that became known on it would pass for good payments."""
     days = [day for day in lake.days(tables.FRAUD_LABELS) if day < cut]
+    if days:
+        refuse_gaps(lake, tables.FRAUD_LABELS, days_between(days[0], days[-1]))
     return resolve_labels(read_labels(lake, days), microseconds(cut), rules)

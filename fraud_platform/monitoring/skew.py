@@ -9,6 +9,7 @@ never depends on the values.
 
 from collections import Counter
 from datetime import date, timedelta
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake, days_between
-from fraud_platform.monitoring.one_sided import ATTEMPT, Key, OneSided, find_one_sided, plain
+from fraud_platform.monitoring.one_sided import ATTEMPT, Key, OneSided, Row, find_one_sided, plain
 
 SKEW = "skew"
 SKEW_SCHEMA = pa.schema(
@@ -54,25 +55,49 @@ def write_skew(lake: Lake, days: list[date]) -> dict[date, dict[str, int]]:
 def skew(lake: Lake, day: date) -> tuple[pa.Table, Counter[str]]:
     """SKEW_SCHEMA with a row per feature, and the decisions that could not be compared."""
     causes: Counter[str] = Counter()
-    offline, log = offline_vectors(lake, day), LogTable(lake)
-    around = days_between(day - timedelta(days=WINDOW_LOOKBACK_DAYS), day + timedelta(days=1))
-    attempts = plain(pa.concat_tables([log.read(each, ATTEMPT) for each in around]))
-    one_sided: dict[str, OneSided] = {}
+    offline = OfflineDay(lake, day)
     served, expected, names = [], [], []
-    for record in log.records(day):
-        row = offline.get((record.caller, record.request.transaction_id, record.received_at))
-        cause = cause_of(record, row)
-        if cause is None and record.epoch is not None:
-            if record.epoch not in one_sided:
-                one_sided[record.epoch] = find_one_sided(lake, day, record.epoch, attempts)
-            cause = "one_sided_attempt" if one_sided[record.epoch].touches(record) else None
-        if cause is not None or row is None:
-            causes[cause or "not_in_training_set"] += 1
+    for record in LogTable(lake).records(day):
+        found = offline.of(record)
+        if isinstance(found, str):
+            causes[found] += 1
             continue
         served.append(record.values)
-        expected.append(row[1])
+        expected.append(found)
         names.append(record.request.transaction_id)
     return _compared(np.array(served), np.array(expected), names), causes
+
+
+class OfflineDay:
+    """What the training set has for the decisions of a UTC day, and which of them it cannot be compared with: the one
+    exclusion for everybody who compares."""
+
+    def __init__(self, lake: Lake, day: date, transaction_id: str | None = None) -> None:
+        """transaction_id: the only one that will be asked for, which spares reading the day."""
+        self._lake, self._day = lake, day
+        self._rows = offline_vectors(lake, day, transaction_id)
+        self._one_sided: dict[str, OneSided] = {}
+
+    def of(self, record: DecisionRecord) -> np.ndarray | str:
+        """The vector that the decision's must equal, float32 (50,), or which of CAUSES forbids to compare."""
+        row = self._rows.get((record.caller, record.request.transaction_id, record.received_at))
+        cause = cause_of(record, row)
+        if cause is not None or row is None:
+            return cause or "not_in_training_set"
+        if record.epoch is not None and self._beside(record.epoch).touches(record):
+            return "one_sided_attempt"
+        return row[1]
+
+    def _beside(self, epoch: str) -> OneSided:
+        if epoch not in self._one_sided:
+            self._one_sided[epoch] = find_one_sided(self._lake, self._day, epoch, self._attempts)
+        return self._one_sided[epoch]
+
+    @cached_property
+    def _attempts(self) -> list[Row]:
+        log = LogTable(self._lake)
+        around = days_between(self._day - timedelta(days=WINDOW_LOOKBACK_DAYS), self._day + timedelta(days=1))
+        return plain(pa.concat_tables([log.read(each, ATTEMPT) for each in around]))
 
 
 def cause_of(record: DecisionRecord, row: OfflineRow | None) -> str | None:

@@ -41,6 +41,10 @@ concurrency:
 run_monitoring:
   enabled: true
   start_timeout_seconds: 300
+# what each look of a schedule or a sensor found; Dagster's own default keeps all but the skipped for good
+retention:
+  schedule: {purge_after_days: 30}
+  sensor: {purge_after_days: {skipped: 1, success: 7, started: 7, failure: 30}}
 """
 
 

@@ -66,7 +66,7 @@ class Meter:
 def exported(settings: Settings, lake: Lake, day: date) -> list[dict[str, Any]]:
     """The bank's own rows of a day by receipt, times in UTC microseconds."""
     source: Any = fix_dataset(settings, lake, datetime.combine(day, time(), UTC))[1]
-    ((_, rows),) = source.source.source.transactions([day])
+    ((_, rows),) = source.source.source.source.transactions([day])
     for name in ("timestamp", "received_at"):
         rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(pa.int64()))
     return sorted(rows.to_pylist(), key=lambda row: (row["received_at"], row["transaction_id"]))

@@ -15,7 +15,10 @@ from assets.partitions import key_range_tags
 from assets.resources import Platform
 from assets.schedules import DAILY_ASSETS
 from fraud_platform import quality
+from fraud_platform.clock import move_clock
+from fraud_platform.dataset import UnfinishedDayError, fix_dataset
 from fraud_platform.features import tables
+from fraud_platform.ingest.steps import ingest_labels, ingest_rates, ingest_transactions
 from fraud_platform.lake import open_lake
 from fraud_platform.settings import Settings
 
@@ -177,6 +180,28 @@ def test_what_is_missing_in_the_lake_or_in_dagster_is_built_again(home: Settings
     assert unbuilt_days(platform, instance) == days(4, 5)
     with dg.DagsterInstance.ephemeral() as forgetful:
         assert unbuilt_days(platform, forgetful) == days(1, 5)
+
+
+def test_an_unfinished_day_is_refused_whoever_asks(
+    home: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    move_clock(tmp_path / "clock", int(datetime(2026, 3, 6, 14, tzinfo=UTC).timestamp() * 1e6))
+    monkeypatch.setenv("FRAUD_CLOCK_FILE", str(tmp_path / "clock"))
+    # Dagster's partitions go by the machine's clock, so today is no partition to it, and a run is launched all the same
+    job = build_definitions(home, NOW + timedelta(days=1)).resolve_job_def("history")
+    result = job.execute_in_process(instance=instance, tags=key_range_tags(days(5, 6)), raise_on_error=False)
+
+    assert not result.success
+    said = [e.event_specific_data.error_display_string for e in result.all_events if e.is_step_failure]  # type: ignore[union-attr]
+    assert any("2026-03-06 is not over: it is 2026-03-06 14:00 UTC. Ask for days up to 2026-03-05" in s for s in said)
+    assert open_lake(home).days(tables.RAW_TRANSACTIONS) == []
+    _, source = fix_dataset(home, open_lake(home), datetime(2026, 3, 6, 14, tzinfo=UTC))
+    with pytest.raises(UnfinishedDayError, match="2026-03-06 is not over"):
+        ingest_rates(open_lake(home), source, days(6, 6))
+    with pytest.raises(UnfinishedDayError, match="2026-03-06 is not over"):
+        ingest_transactions(open_lake(home), source, days(5, 6), home.base_currency)
+    with pytest.raises(UnfinishedDayError, match="2026-03-06 is not over"):
+        ingest_labels(open_lake(home), source, days(6, 6))
 
 
 def test_a_run_whose_process_was_killed_is_closed(instance: dg.DagsterInstance) -> None:

@@ -31,6 +31,7 @@ from fraud_platform.inference_log.search import UnknownDecisionError, the_decisi
 from fraud_platform.inference_log.spool import SpoolWriter, read_spool
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake, open_lake
+from fraud_platform.monitoring.skew import OfflineDay, skew
 from fraud_platform.settings import Settings
 from tests.engine_kit import NOW, MemoryFeatures, World, body
 from tests.integration.service_kit import publish_small_model
@@ -83,7 +84,7 @@ async def decided(settings: Settings, count: int = 12, **changes: Any) -> list[D
 
 
 def again(settings: Settings, record: DecisionRecord) -> Replayed:
-    return DecisionReplay(settings).replay(record, {})
+    return DecisionReplay(settings).replay(record, OfflineDay(lake_of(settings), DAY))
 
 
 @lru_cache(maxsize=1)
@@ -93,7 +94,8 @@ def loaded(settings_json: str) -> DecisionReplay:
 
 def differing(settings: Settings, record: DecisionRecord, **changes: Any) -> list[str]:
     altered = msgspec.structs.replace(record, **changes)
-    return [check.what for check in loaded(settings.model_dump_json()).replay(altered, {}).differing]
+    replayed = loaded(settings.model_dump_json()).replay(altered, OfflineDay(lake_of(settings), DAY))
+    return [check.what for check in replayed.differing]
 
 
 def lake_of(settings: Settings) -> Lake:
@@ -236,11 +238,52 @@ async def test_a_reason_of_a_list_needs_the_policy_that_gave_it(settings: Settin
     assert "block_list comes from policy version 3, which is not kept" in str(replayed.not_kept)
 
 
+def effective_times(records: list[DecisionRecord]) -> dict[str, list[int]]:
+    names = ("user_effective_time", "merchant_effective_time")
+    return {name: [getattr(record, name) for record in records] for name in names}
+
+
+async def test_a_decision_beside_an_attempt_that_only_the_training_set_counts_is_left_out_as_skew_leaves_it_out(
+    settings: Settings,
+) -> None:
+    records = [
+        msgspec.structs.replace(record, complete_since=0, user_snapshot="2026-11-22", merchant_snapshot="2026-11-22")
+        for record in await decided(settings, 3)
+    ]
+    lake = lake_of(settings)
+    log_decisions(lake, records)
+    vectors = np.stack([record.values for record in [*records, records[1]]])
+    # what the attempt that the service never saw does to the next one's velocity
+    vectors[1, 30] += 1
+    before = records[1].user_effective_time - 60_000_000
+    times = {name: [*values, before] for name, values in effective_times(records).items()}
+    write_training_day(
+        lake, DAY, vectors,
+        transaction_id=[*(record.request.transaction_id for record in records), "unseen"],
+        user_id=[*(record.request.user_id for record in records), records[1].request.user_id],
+        merchant_id=[*(record.request.merchant_id for record in records), "m-unseen"],
+        user_snapshot=[date(2026, 11, 22)] * 4, merchant_snapshot=[date(2026, 11, 22)] * 4,
+        received_at=[*(record.received_at for record in records), before],
+        caller=[*(record.caller for record in records), "default"], **times,
+    )  # fmt: skip
+
+    report = replay_decisions(settings, lake, DAY)
+
+    assert report.training_set == {"compared": 2, "one_sided_attempt": 1}
+    assert report.stands, report.differing
+    assert skew(lake, DAY)[1] == {"one_sided_attempt": 1}
+    ran = CliRunner().invoke(app, ["replay", "--decided-on", str(DAY)], env={"FRAUD_HOME": str(settings.home)})
+    assert ran.exit_code == 0, ran.output
+    assert "training set not compared: it counts an attempt of its user or merchant" in " ".join(ran.output.split())
+
+
 async def test_the_training_set_is_compared_where_it_must_equal_and_said_where_not(settings: Settings) -> None:
     records = [
         msgspec.structs.replace(record, complete_since=0, user_snapshot="2026-11-22", merchant_snapshot="2026-11-22")
         for record in await decided(settings, 4)
     ]
+    # of an epoch of its own, or velocity had counted it for the others, at the same merchant
+    records[3] = msgspec.structs.replace(records[3], epoch="another")
     log_decisions(lake_of(settings), records)
     vectors = np.stack([record.values for record in records])
     vectors[1, 7] = np.nextafter(vectors[1, 7], np.float32(np.inf))
@@ -249,6 +292,7 @@ async def test_the_training_set_is_compared_where_it_must_equal_and_said_where_n
         lake_of(settings), DAY, vectors[:3],
         transaction_id=[record.request.transaction_id for record in records[:3]], user_snapshot=snapshots,
         received_at=[record.received_at for record in records[:3]], caller=[record.caller for record in records[:3]],
+        **effective_times(records[:3]),
     )  # fmt: skip
     report = replay_decisions(settings, lake_of(settings), DAY)
     assert report.decisions == 4
