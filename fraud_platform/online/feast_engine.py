@@ -4,6 +4,8 @@ What belongs here: the bridge from a materialization task to the bulk writers. W
 configuration (`feature_repo`). Named in feature_store.yaml as `batch_engine.type`; Feast passes that block's keys.
 """
 
+import logging
+
 from feast.feature_view import FeatureView
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
@@ -17,6 +19,8 @@ from fraud_platform.online.cold_writer import write_cold
 from fraud_platform.online.packed import VIEWS, PackedView
 from fraud_platform.online.shards import RedisClient
 from fraud_platform.online.writer import write_packed
+
+_log = logging.getLogger(__name__)
 
 
 class PackedComputeEngineConfig(FeastConfigBaseModel):
@@ -61,6 +65,12 @@ class PackedComputeEngine(LocalComputeEngine):
         )
         # Feast's own way from Spark to Arrow goes by pandas, where a row's array is an object of its own
         rows = job.to_spark_df().toArrow() if hasattr(job, "to_spark_df") else job.to_arrow()
+        if not rows.num_rows:
+            _log.warning(
+                "%s: nothing was written, since its source has no row from %s to %s. Its source holds the snapshot "
+                "alone that was loaded last: docs/features.md, The feast command",
+                view.name, task.start_time, task.end_time,
+            )  # fmt: skip
         bar = task.tqdm_builder(rows.num_rows) if task.tqdm_builder else None
 
         def advance(written: int) -> None:

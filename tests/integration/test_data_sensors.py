@@ -13,6 +13,7 @@ from assets.resources import Platform
 from assets.sensing import RETRAIN_TAG
 from fraud_platform import schema
 from fraud_platform.features import tables
+from fraud_platform.features.gaps import DAILY_TABLES
 from fraud_platform.features.label_rules import DistrustFile, distrust, trust
 from fraud_platform.features.tiles import LABEL_TILE
 from fraud_platform.ingest.mapped_source import MappedSource
@@ -74,7 +75,10 @@ def lake(settings: Settings) -> Lake:
 
 
 def labels_come(lake: Lake, instance: dg.DagsterInstance, day: date, frauds: int, of: date) -> None:
-    """A day of labels, and Dagster told of it."""
+    """A day of labels, and Dagster told of it; the days since the last one have none."""
+    held = lake.days(tables.FRAUD_LABELS)
+    for quiet in days_between(held[-1] + timedelta(days=1), day - timedelta(days=1)) if held else []:
+        write_labels(lake, quiet, [], of)
     write_labels(lake, day, [f"{of}-{day}-{n}" for n in range(frauds)], of)
     instance.report_runless_asset_event(dg.AssetMaterialization("fraud_labels", partition=day.isoformat()))
 
@@ -185,7 +189,8 @@ def built(settings: Settings) -> None:
     """The history as far as the files go, to whoever asks whether a day is there."""
     platform = Platform(settings, datetime.now(UTC))
     for day in platform.opened[0].days(platform.now):
-        platform.lake.write(tables.TRAINING_SET, day, schema.RATES.empty_table())
+        for table in DAILY_TABLES:
+            platform.lake.write(table, day, schema.RATES.empty_table())
 
 
 def range_of(request: dg.RunRequest) -> tuple[str, str]:

@@ -301,6 +301,17 @@ def test_a_view_without_packed_layout_is_refused_by_the_engine(loaded: Loaded) -
     assert "user_snapshot has no packed layout" in str(job.error())
 
 
+def test_a_day_of_which_the_source_has_no_row_is_named(loaded: Loaded, caplog: pytest.LogCaptureFixture) -> None:
+    from feast.infra.common.materialization_job import MaterializationTask
+
+    engine = loaded.store._get_provider().batch_engine
+    start, end = datetime(2020, 3, 4, tzinfo=UTC), datetime(2020, 3, 5, tzinfo=UTC)
+    task = MaterializationTask(PROJECT, loaded.store.get_feature_view("user_vector"), start, end)
+    (job,) = engine.materialize(loaded.store.registry, task)
+    assert job.error() is None
+    assert "user_vector: nothing was written, since its source has no row from 2020-03-04 00:00:00" in caplog.text
+
+
 def test_an_unset_environment_is_named(loaded: Loaded) -> None:
     from feast.repo_config import RegistryConfig
 
