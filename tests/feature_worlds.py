@@ -40,11 +40,14 @@ def ingest_world(lake: Lake, rows: list[Row], labels: list[LabelRow]) -> None:
     for row in rows:
         by_day.setdefault(date.fromtimestamp(row.day * 86_400), []).append(row)
     previous: tuple[date, pa.Table] | None = None
-    # days without rows are left out: a missing partition and an empty one are the same to every reader
+    begins = min(by_day, default=TODAY)
     for day in days_between(FIRST_DAY, TODAY):
         arrived = [label for label in labels if label.arrived // DAY == (day - date(1970, 1, 1)).days]
         lake.write(tables.FRAUD_LABELS, day, label_table(arrived))
         if day not in by_day:
+            # before the first row there is no history; since then a day without rows is a partition without rows
+            if day >= begins:
+                lake.write(tables.RAW_TRANSACTIONS, day, schema.RAW_TRANSACTIONS.empty_table())
             continue
         before = previous[1] if previous and previous[0] == day - timedelta(days=1) else None
         result = standardize(export(by_day[day]), day, Rates("EUR", {}), "EUR", before)
