@@ -15,7 +15,7 @@ from fraud_platform.cli import app
 from fraud_platform.features import tables
 from fraud_platform.features.label_rules import label_rules
 from fraud_platform.features.tiles import write_label_tiles
-from fraud_platform.lake import Lake
+from fraud_platform.lake import Lake, days_between
 from fraud_platform.model.data import labels_before
 from fraud_platform.monitoring.performance import performance
 from fraud_platform.settings import Settings
@@ -70,7 +70,8 @@ def lake(tmp_path: Path) -> Lake:
             "is_duplicate": [False] * 3,
         }
     )
-    lake.write(tables.RAW_TRANSACTIONS, PAID, payments)
+    for day in days_between(PAID, LABELLED):
+        lake.write(tables.RAW_TRANSACTIONS, day, payments if day == PAID else payments.slice(0, 0))
     write_label_tiles(Settings(home=tmp_path), lake, [LABELLED])
     morning = int(datetime(2026, 11, 20, 9, tzinfo=UTC).timestamp()) * 1_000_000
     decided = [

@@ -1,6 +1,7 @@
 """One rule says when two identifiers are the same, and every door applies it."""
 
 import json
+import re
 import unicodedata
 from datetime import date
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_printable_ascii_is_kept_as_it_is(text: str) -> None:
     assert canonical(text) == text
 
 
-@given(awkward)
+@given(awkward.filter(lambda text: not re.search("[\ud800-\udfff]", text)))
 def test_what_columns_are_not_asked_about_the_rule_leaves_alone(text: str) -> None:
     """Only suspects of the pattern are given to the rule: whatever it would change has to be one, for DuckDB's RE2."""
     [(suspect,)] = duckdb.execute("SELECT regexp_matches(?, ?)", [text, SUSPECT]).fetchall()
