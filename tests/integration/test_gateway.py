@@ -44,8 +44,8 @@ def key(home: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def colours(home: Path) -> Iterator[Settings]:
-    """Two blue servers and a green one, all stand-ins."""
+def colours(home: Path, key: str) -> Iterator[Settings]:
+    """Two blue servers and a green one, all stand-ins. There is a key before the rules' process looks for one."""
     ports = [free_port() for _ in range(6)]
     made = Settings(
         home=home,
