@@ -1,16 +1,17 @@
 """What the gateway's tests stand on: a real nginx, the process of the rules, stand-ins for the service, a load."""
 
+import io
 import json
 import re
+import select
 import shutil
 import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,6 +119,29 @@ def until(condition: Callable[[], bool], why: Callable[[], str], seconds: float 
         time.sleep(0.02)
 
 
+class _Conversation(io.RawIOBase):
+    """What comes over a connection while what is to be sent goes out: by one thread, since one SSL socket does not bear
+    a reader and a writer at once."""
+
+    def __init__(self, tls: ssl.SSLSocket, to_send: bytes) -> None:
+        self._tls, self._left = tls, memoryview(to_send)
+        tls.setblocking(False)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        ends = time.monotonic() + 30
+        while time.monotonic() < ends:
+            with suppress(ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                if self._left:
+                    self._left = self._left[self._tls.send(self._left[:16_384]) :]
+            with suppress(ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                return self._tls.recv_into(buffer)
+            select.select([self._tls], [self._tls] if self._left else [], [], 0.1)
+        raise TimeoutError("no answer in 30 s")
+
+
 def pipelined(settings: Settings, requests: list[bytes]) -> list[bytes]:
     """The answers, head and body, to requests as they are written here, sent at once over one connection.
 
@@ -128,10 +152,8 @@ def pipelined(settings: Settings, requests: list[bytes]) -> list[bytes]:
     with (
         socket.create_connection(("localhost", settings.gateway_port), timeout=30) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as tls,
-        tls.makefile("rb") as file,
+        io.BufferedReader(_Conversation(tls, b"".join(requests))) as file,
     ):
-        sending = threading.Thread(target=tls.sendall, args=(b"".join(requests),))
-        sending.start()
         answers = []
         for _ in requests:
             head = b""
@@ -142,7 +164,6 @@ def pipelined(settings: Settings, requests: list[bytes]) -> list[bytes]:
             length = re.search(rb"(?i)content-length: (\d+)", head)
             assert length, head
             answers.append(head + file.read(int(length[1])))
-        sending.join()
     return answers
 
 
