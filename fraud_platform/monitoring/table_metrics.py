@@ -12,6 +12,7 @@ from typing import Any
 from prometheus_client.core import GaugeMetricFamily
 
 from fraud_platform.features import tables
+from fraud_platform.features.gaps import DAILY_TABLES
 from fraud_platform.inference_log.table import TABLE as INFERENCE_LOG
 from fraud_platform.ingest.waiting import waiting_standing
 from fraud_platform.lake import Lake
@@ -24,15 +25,7 @@ from fraud_platform.monitoring.skew import SKEW
 from fraud_platform.online.snapshot_record import end_of_day
 
 TABLES = (
-    tables.RAW_TRANSACTIONS,
-    tables.FRAUD_LABELS,
-    tables.USER_TILES,
-    tables.MERCHANT_TILES,
-    tables.LABEL_TILES,
-    tables.USER_FEATURES,
-    tables.MERCHANT_FEATURES,
-    tables.FEATURE_MEDIANS,
-    tables.TRAINING_SET,
+    *(table for table in DAILY_TABLES if table != tables.FX_RATES),
     INFERENCE_LOG,
     FEATURE_DRIFT,
     SCORE_DRIFT,
