@@ -7,7 +7,7 @@ routes, limits and errors of the contract (`gateway`), to which everything else 
 
 import asyncio
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -49,6 +49,9 @@ class PaymentProtocol(HttpToolsProtocol):
     _in_body = False
     """Whether its headers are there and its body is not."""
     _head_bytes = 0
+    _fixed_of: ClassVar[list[tuple[bytes, bytes]] | None] = None
+    """uvicorn's headers of every answer, of which `_fixed` is made."""
+    _fixed: ClassVar[bytes] = b""
     _overdue: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -229,10 +232,14 @@ class PaymentProtocol(HttpToolsProtocol):
         self.on_response_complete()
 
     def _response(self, answer: Answer, keep_alive: bool) -> bytes:
-        fixed = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+        headers = self.server_state.default_headers
+        if headers is not PaymentProtocol._fixed_of:
+            # uvicorn makes them anew once a second
+            PaymentProtocol._fixed_of = headers
+            PaymentProtocol._fixed = b"".join([b"%b: %b\r\n" % header for header in headers])
         return b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b\r\n%b" % (
             STATUS_LINE[answer.status],
-            fixed,
+            PaymentProtocol._fixed,
             answer.content_type,
             len(answer.body),
             b"" if keep_alive else b"connection: close\r\n",

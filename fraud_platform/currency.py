@@ -175,6 +175,9 @@ class Rates:
         Takes one int or an int64 array of one currency. Raises UnknownRate, and AmountError when an amount is negative
         or above `largest(currency)`.
         """
+        if currency == self.base_currency and type(amount_minor) is int and 0 <= amount_minor <= MAX_MINOR:
+            # most payments
+            return amount_minor
         numerator, denominator = self._fraction(currency)
         limit = self.largest(currency)
         if isinstance(amount_minor, np.ndarray):

@@ -9,6 +9,7 @@ import ipaddress
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from hmac import compare_digest
 from pathlib import Path
 from typing import Protocol, Self
@@ -42,6 +43,7 @@ _NOBODY = _Known(bytes(hashlib.sha256().digest_size), "", frozenset())
 """Compared with where a key's id is unknown, so that it takes as long as where the secret is wrong."""
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Whether a server that listens on `host` can be reached from its own machine alone."""
     if host == "localhost":

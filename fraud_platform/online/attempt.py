@@ -23,6 +23,11 @@ class Keyed(NamedTuple):
     payload: bytes
 
 
+def get(key: bytes) -> Keyed:
+    """Reads a value."""
+    return Keyed(key, command(b"GET", key))
+
+
 class Attempt(msgspec.Struct, frozen=True):
     """One payment as velocity counts it. claim: empty for one that no decision belongs to."""
 
@@ -51,7 +56,7 @@ class Attempt(msgspec.Struct, frozen=True):
         """The claim alone; whoever does not write only looks what stands."""
         key = self._decision()
         if not self.write:
-            return Keyed(key, command(b"GET", key))
+            return get(key)
         return Keyed(key, command(b"EVALSHA", CLAIM_SHA, b"1", key, self.claim, b"%d" % LIFE_MS))
 
     def calls_once_claimed(self, standing: bytes) -> list[Keyed]:
@@ -72,7 +77,15 @@ class Attempt(msgspec.Struct, frozen=True):
         )
 
 
+_SETTLE = b"*7\r\n" + b"".join(map(velocity.bulk, (b"EVALSHA", SETTLE_SHA, b"1")))
+_LIFE_AND_CLAIM = b"".join(map(velocity.bulk, (b"%d" % LIFE_MS, CLAIM)))
+
+
 def settlement(caller: str, transaction_id: str, prefix: bytes, record: bytes, replacing: bytes) -> Keyed:
     """Makes a record the decision on a payment unless another than `replacing` stands, which is then the reply."""
     key = decision_key(caller, transaction_id, prefix)
-    return Keyed(key, command(b"EVALSHA", SETTLE_SHA, b"1", key, record, b"%d" % LIFE_MS, CLAIM, replacing))
+    payload = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % (
+        *(_SETTLE, len(key), key, len(record), record),
+        *(_LIFE_AND_CLAIM, len(replacing), replacing),
+    )
+    return Keyed(key, payload)

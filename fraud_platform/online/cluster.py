@@ -13,7 +13,7 @@ import hiredis
 import msgspec
 
 from fraud_platform.online import velocity
-from fraud_platform.online.attempt import Attempt, Keyed
+from fraud_platform.online.attempt import Attempt, Keyed, get
 from fraud_platform.online.cluster_wire import ClusterWire
 from fraud_platform.online.shards import in_slot
 from fraud_platform.online.slots import SLOTS, slot
@@ -59,17 +59,18 @@ class Cluster:
             await asyncio.gather(self._task, return_exceptions=True)
         await self._wire.close()
 
-    async def ask(self, attempt: Attempt, reads: Sequence[Keyed]) -> Asked:
+    async def ask(self, attempt: Attempt, reads: Sequence[Keyed], keys: tuple[bytes, ...]) -> Asked:
         """`Server.ask`: first the claim and what is read, then the counts."""
         try:
             async with asyncio.timeout(self._deadline):
-                return await self._ask(attempt, reads)
+                return await self._ask(attempt, [*reads, *map(get, keys)], len(reads))
         except (TimeoutError, StoreError) as error:
             if attempt.write:
                 self._fall_behind()
             raise StoreError(str(error) or f"no answer from the Redis Cluster in {self._deadline:g} s") from error
 
-    async def _ask(self, attempt: Attempt, reads: Sequence[Keyed]) -> Asked:
+    async def _ask(self, attempt: Attempt, reads: Sequence[Keyed], own: int) -> Asked:
+        """own: how many of what is read are the payment's own; after them come the values that all read."""
         standing = b""
         if attempt.claim:
             stands, *found = await self._answers((attempt.claiming(), *reads))
@@ -81,7 +82,7 @@ class Cluster:
             user, merchant, *rest = await self._answers((*counted, *self._epochs_of(counted), *reads))
             epochs, found = rest[:2], rest[2:]
         (_, of_user), (_, of_merchant) = user, merchant
-        return Asked(standing, of_user, of_merchant, _joined(*map(epoch_of, epochs)), found)
+        return Asked(standing, of_user, of_merchant, _joined(*map(epoch_of, epochs)), found[:own], found[own:])
 
     async def command(self, keyed: Keyed) -> Reply:
         """`Server.command`."""
@@ -131,7 +132,7 @@ class Cluster:
 
     def _epochs_of(self, calls: Sequence[Keyed]) -> list[Keyed]:
         keys = [in_slot(self._epoch_key, slot(call.key)) for call in calls]
-        return [Keyed(key, command(b"GET", key)) for key in keys]
+        return [get(key) for key in keys]
 
     async def _answers(self, commands: Sequence[Keyed], *, preparing: bool = False) -> list[Reply]:
         """Replies to all. Raises StoreError when one did not come or was an error."""

@@ -12,6 +12,7 @@ import mmh3
 import numpy as np
 from numpy.typing import NDArray
 
+_pack_length = struct.Struct("<I").pack
 _STRING = struct.pack("<I", 2)  # feast.types.ValueType.STRING
 _ONE = struct.pack("<I", 1)
 
@@ -33,7 +34,8 @@ class LayoutError(ValueError):
 
 def entity_key(project: str, join_key: str, value: str) -> bytes:
     """Redis key of one string-valued entity: Feast's serialized entity key, then the project."""
-    return b"".join((entity_key_prefix(join_key), _sized(value.encode()), project.encode()))
+    text = value.encode()
+    return b"%b%b%b%b" % (entity_key_prefix(join_key), _pack_length(len(text)), text, project.encode())
 
 
 @cache
@@ -140,7 +142,7 @@ def varint(number: int) -> bytes:
 
 
 def _sized(text: bytes) -> bytes:
-    return struct.pack("<I", len(text)) + text
+    return _pack_length(len(text)) + text
 
 
 def _varint(value: bytes, position: int) -> tuple[int, int]:

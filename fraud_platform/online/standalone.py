@@ -34,6 +34,7 @@ class Asked(NamedTuple):
     epoch: velocity.Epoch | None
     """None where velocity was lost and is not counted anew yet."""
     reads: list[Reply]
+    values: list[Reply]
 
 
 class Server(Protocol):
@@ -47,8 +48,8 @@ class Server(Protocol):
     async def open(self) -> None: ...
     async def close(self) -> None: ...
 
-    async def ask(self, attempt: Attempt, reads: Sequence[Keyed]) -> Asked:
-        """Count the attempt and read beside it."""
+    async def ask(self, attempt: Attempt, reads: Sequence[Keyed], keys: tuple[bytes, ...]) -> Asked:
+        """Count the attempt and read beside it. keys: of values that every payment reads."""
         ...
 
     async def command(self, keyed: Keyed) -> Reply: ...
@@ -95,7 +96,8 @@ class Standalone:
         self._wire = Wire(url, deadline=deadline, prepare=self._prepare)
         self._catch_up = catch_up
         self._epoch_key = velocity.epoch_key(prefix)
-        self._get_epoch = command(b"GET", self._epoch_key)
+        self._common: dict[tuple[bytes, ...], bytes] = {}
+        """The command that reads the epoch and the values of some keys, which are few and always the same."""
 
     @property
     def ready(self) -> bool:
@@ -110,16 +112,18 @@ class Standalone:
         """Close the connection."""
         await self._wire.close()
 
-    async def ask(self, attempt: Attempt, reads: Sequence[Keyed]) -> Asked:
+    async def ask(self, attempt: Attempt, reads: Sequence[Keyed], keys: tuple[bytes, ...]) -> Asked:
         """`Server.ask`: one write, one answer."""
-        commands = [attempt.call(), *reads]
-        payload = b"".join([each.payload for each in commands])
-        replies = await self._wire.send(payload + self._get_epoch, len(commands) + 1)
+        common = self._common.get(keys)
+        if common is None:
+            common = self._common[keys] = command(b"MGET", self._epoch_key, *keys)
+        payload = b"".join([attempt.call().payload, *[read.payload for read in reads], common])
+        replies = await self._wire.send(payload, len(reads) + 2)
         for reply in replies:
             if isinstance(reply, hiredis.ReplyError):
                 raise self._refused(reply) from reply
-        (standing, user, merchant), *found, epoch = replies
-        return Asked(standing, user, merchant, epoch_of(epoch), found)
+        (standing, user, merchant), *found, (epoch, *values) = replies
+        return Asked(standing, user, merchant, epoch_of(epoch), found, values)
 
     async def command(self, keyed: Keyed) -> Reply:
         """`Server.command`."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.online import layout, velocity
-from fraud_platform.online.attempt import Attempt, Keyed, settlement
+from fraud_platform.online.attempt import Attempt, Keyed, get, settlement
 from fraud_platform.online.cluster import Cluster
 from fraud_platform.online.decision_key import CLAIM, decision_key
 from fraud_platform.online.packed import MERCHANT_VECTOR, PROJECT, USER_VECTOR, VECTOR, PackedView
@@ -26,7 +26,6 @@ from fraud_platform.online.rows import Row, RowReader
 from fraud_platform.online.shards import is_cluster
 from fraud_platform.online.snapshot_record import decode_record, record_key
 from fraud_platform.online.standalone import Asked, Server, Standalone
-from fraud_platform.online.wire import command
 from fraud_platform.schema import Transaction
 
 _FOREVER = 3600.0
@@ -89,7 +88,7 @@ class _ReadPlan:
 
     def call(self, identifier: str, prefix: bytes) -> Keyed:
         key = prefix + layout.entity_key(PROJECT, self.view.join_key, identifier)
-        return Keyed(key, self.head + velocity.bulk(key) + self.tail)
+        return Keyed(key, b"%b$%d\r\n%b\r\n%b" % (self.head, len(key), key, self.tail))
 
 
 _USER, _MERCHANT = _ReadPlan.of(USER_VECTOR), _ReadPlan.of(MERCHANT_VECTOR)
@@ -123,7 +122,7 @@ class OnlineStore:
         """Used when no snapshot can be read."""
         self.reconnected: Callable[[], None] = lambda: None
         """Called when a server is back that may have lost its last seconds."""
-        self._records = [_get(record_key(view, prefix)) for view in (USER_VECTOR, MERCHANT_VECTOR)]
+        self._records = tuple(record_key(view, prefix) for view in (USER_VECTOR, MERCHANT_VECTOR))
 
     @property
     def connected(self) -> bool:
@@ -143,9 +142,9 @@ class OnlineStore:
         that stands. Raises StoreError when the store does not answer.
         """
         rows = (_USER.call(payment.user_id, self._prefix), _MERCHANT.call(payment.merchant_id, self._prefix))
-        asked = await self._ask(Attempt(payment, caller, self._prefix, write, claim), (*rows, *self._records))
+        asked = await self._ask(Attempt(payment, caller, self._prefix, write, claim), rows, self._records)
         epoch = asked.epoch
-        user_hash, merchant_hash, user_record, merchant_record = asked.reads
+        (user_hash, merchant_hash), (user_record, merchant_record) = asked.reads, asked.values
         user_velocity = velocity.parse(asked.user)
         merchant_velocity = velocity.parse(asked.merchant)
         now = self._clock()
@@ -177,7 +176,7 @@ class OnlineStore:
     async def count(self, payment: Transaction, *, caller: str, claim: bytes) -> Counted:
         """`read` of what stands and of nothing else: for a payment that is decided without its features. Raises
         StoreError."""
-        asked = await self._ask(Attempt(payment, caller, self._prefix, True, claim), ())
+        asked = await self._ask(Attempt(payment, caller, self._prefix, True, claim), (), ())
         user, merchant = velocity.parse(asked.user), velocity.parse(asked.merchant)
         return Counted(
             user_effective_time=user.effective_time,
@@ -194,11 +193,11 @@ class OnlineStore:
         self._keep(attempt)
         self._server.post(attempt)
 
-    async def _ask(self, attempt: Attempt, reads: Sequence[Keyed]) -> Asked:
+    async def _ask(self, attempt: Attempt, reads: Sequence[Keyed], keys: tuple[bytes, ...]) -> Asked:
         if attempt.write:
             # kept before it is sent: whether a lost answer was counted, only asking again will tell
             self._keep(attempt)
-        asked = await self._server.ask(attempt, reads)
+        asked = await self._server.ask(attempt, reads, keys)
         if asked.epoch is None and attempt.write:
             # velocity was lost: from now on it is counted anew, and this answer's windows stay null either way
             since = velocity.complete_after(attempt.payment.received_at)
@@ -208,7 +207,7 @@ class OnlineStore:
 
     async def find(self, caller: str, transaction_id: str) -> bytes | None:
         """The record that stands as the decision on a payment, or None. Raises StoreError."""
-        found: bytes | None = await self._server.command(_get(decision_key(caller, transaction_id, self._prefix)))
+        found: bytes | None = await self._server.command(get(decision_key(caller, transaction_id, self._prefix)))
         return None if found is None or found.startswith(CLAIM) else found
 
     async def settle(self, caller: str, transaction_id: str, record: bytes, *, replacing: bytes = b"") -> bytes:
@@ -220,7 +219,7 @@ class OnlineStore:
     async def snapshots(self) -> dict[str, date | None]:
         """The snapshot in force per packed view; None where none is. Raises StoreError when Redis does not answer."""
         views = (USER_VECTOR, MERCHANT_VECTOR)
-        values = [await self._server.command(record) for record in self._records]
+        values = [await self._server.command(get(key)) for key in self._records]
         return {
             view.name: decode_record(value).snapshot if value else None
             for view, value in zip(views, values, strict=True)
@@ -238,7 +237,3 @@ class OnlineStore:
         """Send whatever the server may have lost or missed."""
         self.reconnected()
         return self._recount is None or await self._recount.deliver(server, self._clock)
-
-
-def _get(key: bytes) -> Keyed:
-    return Keyed(key, command(b"GET", key))

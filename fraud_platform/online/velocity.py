@@ -139,28 +139,29 @@ def call(
 
     decision: key of the payment's decision, empty for none.
     """
-    keys, windows, tails = [], 0, []
+    keys, windows, tails = [], 0, b""
     for entity in entities:
+        plan = PLANS[entity]
         identifier = payment.user_id if entity == "user" else payment.merchant_id
         keys.append(set_key(entity, identifier, prefix))
         keys.append(identity_key(entity, identifier, caller, payment.transaction_id, prefix))
-        windows += 1 + len(PLANS[entity].windows)
-        tails.append(PLANS[entity].tail)
+        windows += 1 + len(plan.windows)
+        tails += plan.tail
     if decision:
         keys.append(decision)
-    happened = min(payment.event_time, payment.received_at)
+    happened = b"%d" % min(payment.event_time, payment.received_at)
+    received = b"%d" % payment.received_at
     # an amount that is not known is counted and adds nothing
-    times = (b"%d" % happened, b"%d" % (payment.amount or 0), b"%d" % payment.received_at, b"%d" % write)
+    amount = b"%d" % (payment.amount or 0)
     return keys[0], b"".join(
         (
-            b"*%d\r\n$7\r\nEVALSHA\r\n" % (3 + len(keys) + 10 + windows),
-            _SHA,
-            b"$1\r\n%d\r\n" % len(keys),
-            *map(bulk, keys),
-            *map(bulk, times),
+            b"*%d\r\n$7\r\nEVALSHA\r\n%b$1\r\n%d\r\n" % (3 + len(keys) + 10 + windows, _SHA, len(keys)),
+            *[b"$%d\r\n%b\r\n" % (len(key), key) for key in keys],
+            b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$1\r\n%d\r\n"
+            % (len(happened), happened, len(amount), amount, len(received), received, write),
             _LIMITS,
-            bulk(claim),
-            *tails,
+            b"$%d\r\n%b\r\n" % (len(claim), claim),
+            tails,
         )
     )
 

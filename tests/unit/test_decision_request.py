@@ -334,19 +334,23 @@ def test_a_key_that_stands_twice_is_refused_by_its_name(text: str, key: str) -> 
     assert caught.value.field == key
 
 
-objects = st.recursive(
-    st.none() | st.text(max_size=3), lambda each: st.lists(st.tuples(st.text(max_size=2), each), max_size=4)
-)
+def trees(alphabet: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
+    """Objects as lists of pairs, so that a key may stand twice."""
+    return st.recursive(
+        st.none() | st.text(alphabet, max_size=3),
+        lambda each: st.lists(st.tuples(st.text(alphabet, max_size=2), each), max_size=4),
+    )
 
 
-@given(objects)
-def test_twice_is_told_exactly(tree: Any) -> None:
-    """Against a look of its own: objects are lists of pairs here, so that a key may stand twice."""
+# of plain letters no character is escaped: then keys are counted, and a body is read whole only where that is in doubt
+@given(trees(st.characters()) | trees(st.sampled_from("a: ,{}")), st.booleans(), st.sampled_from((":", ": ", "\t :\n")))
+def test_twice_is_told_exactly(tree: Any, located: bool, colon: str) -> None:
+    """Against a look of its own."""
 
     def written(node: Any) -> str:
         if not isinstance(node, list):
             return json.dumps(node)
-        return "{" + ", ".join(f"{json.dumps(name)}: {written(value)}" for name, value in node) + "}"
+        return "{" + ", ".join(f"{json.dumps(name)}{colon}{written(value)}" for name, value in node) + "}"
 
     def twice(node: Any) -> bool:
         if not isinstance(node, list):
@@ -354,6 +358,24 @@ def test_twice_is_told_exactly(tree: Any) -> None:
         names = [name for name, _ in node]
         return len(names) != len(set(names)) or any(twice(value) for _, value in node)
 
-    whole = body()[:-1] + b', "note": ' + written(tree).encode() + b"}"
+    whole = (
+        body(**({} if located else {"location": None}))[:-1] + b', "note"' + f"{colon}{written(tree)}".encode() + b"}"
+    )
     with pytest.raises(InvalidRequest, match="stands twice") if twice(tree) else nullcontext():
+        parse(whole)
+
+
+@given(
+    st.lists(st.sampled_from(("note", "a:", ":", "amount", "user_id")), max_size=3), st.sampled_from((":", " :", ": "))
+)
+def test_twice_is_told_of_outermost_keys(names: list[str], colon: str) -> None:
+    """What stands beside the payment's own fields."""
+    more = "".join(f', "{name}"{colon}{1 if name == "amount" else chr(34) + ":" + chr(34)}' for name in names)
+    whole = body()[:-1] + more.encode() + b"}"
+    known = {*json.loads(body()), *names}
+    with (
+        pytest.raises(InvalidRequest, match="twice")
+        if len(known) < len(json.loads(body())) + len(names)
+        else nullcontext()
+    ):
         parse(whole)
