@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.compare.ratios import ratio
+from benchmarks.serving.load import PATIENCE_SECONDS
 
 TARGET = 0.97
 """Of the base, at least, for every figure."""
@@ -20,10 +21,29 @@ _LATE_MS = 2.0
 Figures = dict[str, Any]
 
 
+def typical_p99(turns: list[Figures]) -> float:
+    """P99 of the median second, in the unit of the latencies.
+
+    A machine that others share stops for some milliseconds now and then, and which side has work at that moment is
+    chance. Such a stop spoils one second, while it would make the P99 of all latencies together. What got no answer
+    counts as PATIENCE_SECONDS in every second, by its share of the turn.
+    """
+    seconds: list[float] = []
+    for turn in turns:
+        answers = np.array(turn["latencies"])
+        unanswered = turn["unanswered"] / max(len(answers) + turn["unanswered"], 1)
+        for second in np.array_split(answers, max(1, round(turn["seconds"]))):
+            lost = round(len(second) * unanswered / (1 - unanswered)) if unanswered < 1 else 1
+            seconds.append(float(np.percentile(np.append(second, [PATIENCE_SECONDS] * lost), 99)))
+    return float(np.median(seconds))
+
+
 def pooled(turns: list[Figures]) -> Figures:
     """One side's turns of one kind in a pair, as one measurement. Served is who got an answer that is not degraded."""
     served = max(sum(turn["served"] for turn in turns), 1)
-    latencies = np.concatenate([turn["latencies"] for turn in turns])
+    latencies = np.concatenate(
+        [turn["latencies"] + [PATIENCE_SECONDS] * turn["unanswered"] for turn in turns]
+    )  # whoever got no answer waited as long as one can
     causes: dict[str, int] = {}
     for turn in turns:
         for cause, count in turn["causes"].items():
@@ -35,7 +55,8 @@ def pooled(turns: list[Figures]) -> Figures:
         "causes": {cause: count for cause, count in causes.items() if count},
         "rate": served / sum(turn["seconds"] for turn in turns),
         "p50_ms": float(np.percentile(latencies, 50)) * 1e3,
-        "p99_ms": float(np.percentile(latencies, 99)) * 1e3,
+        "p99_ms": typical_p99(turns) * 1e3,
+        "p99_of_all_ms": float(np.percentile(latencies, 99)) * 1e3,
         "cpu_us": sum(turn["service_seconds"] for turn in turns) / served * 1e6,
         "redis_us": sum(turn["redis_seconds"] for turn in turns) / served * 1e6,
         "busy": sum(turn["service_seconds"] for turn in turns) / sum(turn["took"] for turn in turns),
@@ -56,7 +77,8 @@ def heading(rate: float) -> str:
     """The head of the lines of pairs."""
     columns = "".join(f"{f'{name}: base':>20}{'new':>8}" for name, *_ in _SHOWN)
     what = (
-        f"P99, and CPU µs of the service per payment, at {rate:,.0f}/s; throughput at saturation, and how busy it was"
+        f"P99 of the median second, and CPU µs of the service per payment, at {rate:,.0f}/s; throughput at saturation, "
+        "and how busy it was"
     )
     return f"\n{what}\n\npair{columns}  not served"
 

@@ -75,16 +75,33 @@ def test_more_payments_are_better_and_more_time_is_worse(new: dict, missed: set[
     assert report.met({"ratios": found}) == (not missed)
 
 
-def test_turns_of_one_side_count_together() -> None:
-    turn = {
-        "sent": 100, "served": 98, "latencies": [0.001] * 98 + [2.0] * 2, "causes": {"reset": 2, "degraded": 0},
-        "seconds": 2.0, "service_seconds": 0.049, "redis_seconds": 0.0098, "took": 2.0, "rested": 0.3,
-        "lateness_p99": 0.001,
+def turn(latencies: list[float], *, unanswered: int = 0, seconds: float = 2.0) -> dict:
+    return {
+        "sent": len(latencies) + unanswered, "served": len(latencies), "latencies": latencies, "unanswered": unanswered,
+        "causes": {"reset": unanswered, "degraded": 0}, "seconds": seconds, "service_seconds": 0.049,
+        "redis_seconds": 0.0098, "took": 2.0, "rested": 0.3, "lateness_p99": 0.001,
     }  # fmt: skip
-    found = report.pooled([turn, turn | {"latencies": [0.003] * 100, "sent": 98, "causes": {"reset": 0}}])
+
+
+def test_turns_of_one_side_count_together() -> None:
+    found = report.pooled([turn([0.001] * 98, unanswered=2), turn([0.003] * 98)])
     assert (found["sent"], found["served"], found["causes"]) == (198, 196, {"reset": 2})
     assert found["rate"] == pytest.approx(196 / 4)
     assert found["cpu_us"] == pytest.approx(500)
     assert found["busy"] == pytest.approx(0.0245)
     # two of two hundred were never answered: that is the hundredth part
-    assert found["p99_ms"] > 3
+    assert found["p99_of_all_ms"] > 3
+
+
+def test_a_stop_of_the_machine_spoils_one_second_and_a_slow_service_every_one() -> None:
+    quick = [0.001] * 100
+    stopped = turn([*quick, *([0.001] * 90 + [0.040] * 10), *quick], seconds=3)
+    assert report.typical_p99([stopped]) == pytest.approx(0.001)
+    assert report.pooled([stopped])["p99_of_all_ms"] == pytest.approx(40)
+    slow = turn(([0.001] * 97 + [0.008] * 3) * 3, seconds=3)
+    assert report.typical_p99([slow]) == pytest.approx(0.008)
+
+
+def test_what_got_no_answer_waited_as_long_as_one_can() -> None:
+    assert report.typical_p99([turn([0.001] * 294, unanswered=6, seconds=3)]) == pytest.approx(2)
+    assert report.typical_p99([turn([], unanswered=6)]) == pytest.approx(2)
