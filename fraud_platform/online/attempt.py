@@ -77,7 +77,7 @@ class Attempt(msgspec.Struct, frozen=True):
         )
 
 
-_SETTLE = b"*7\r\n" + b"".join(map(velocity.bulk, (b"EVALSHA", SETTLE_SHA, b"1")))
+_SETTLE = b"*8\r\n" + b"".join(map(velocity.bulk, (b"EVALSHA", SETTLE_SHA, b"1")))
 _LIFE_AND_CLAIM = b"".join(map(velocity.bulk, (b"%d" % LIFE_MS, CLAIM)))
 
 
