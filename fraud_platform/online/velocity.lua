@@ -27,12 +27,15 @@ local RECENT = 4
 -- before it comes forward again is past help.
 local GIVEN_UP = 4
 
+-- Looked up once: a payment calls them some sixty times.
+local call, format, match, tonumber = redis.call, string.format, string.match, tonumber
+
 local function integer(number)
-  return string.format('%.0f', number)
+  return format('%.0f', number)
 end
 
 local function parse(member)
-  local count, sum = string.match(member, '^(%d+):(%d+)')
+  local count, sum = match(member, '^(%d+):(%d+)')
   return tonumber(count), tonumber(sum)
 end
 
@@ -47,7 +50,7 @@ local function carried(since, newest, epoch)
   if newest > limit then
     parts[2] = integer(newest)
   end
-  for at in string.gmatch(string.match(epoch, '^:%d+(.*)$') or '', '%d+') do
+  for at in string.gmatch(match(epoch, '^:%d+(.*)$') or '', '%d+') do
     if tonumber(at) > limit and #parts <= GIVEN_UP then
       parts[#parts + 1] = at
     end
@@ -56,22 +59,25 @@ local function carried(since, newest, epoch)
 end
 
 local function count_attempt(set, identity, first_window, last_window)
-  local recent = redis.call('ZREVRANGE', set, 0, RECENT - 1, 'WITHSCORES')
+  local recent = call('ZREVRANGE', set, 0, RECENT - 1, 'WITHSCORES')
   local all_read = #recent < 2 * RECENT
-  local times = {}
-  for index = 2, #recent, 2 do
-    times[#times + 1] = tonumber(recent[index])
+  local times, counts, sums = {}, {}, {}
+  for index = 1, #recent / 2 do
+    times[index] = tonumber(recent[2 * index])
   end
 
   local function newest_at_or_before(score)
-    for index, at in ipairs(times) do
+    for index = 1, #times do
+      local at = times[index]
       if at <= score then
-        local count, sum = parse(recent[2 * index - 1])
-        return count, sum, at
+        if not counts[index] then
+          counts[index], sums[index] = parse(recent[2 * index - 1])
+        end
+        return counts[index], sums[index], at
       end
     end
     if not all_read then
-      local found = redis.call('ZREVRANGEBYSCORE', set, integer(score), '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
+      local found = call('ZREVRANGEBYSCORE', set, integer(score), '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
       if found[1] then
         local count, sum = parse(found[1])
         return count, sum, tonumber(found[2])
@@ -82,11 +88,11 @@ local function count_attempt(set, identity, first_window, last_window)
 
   local function count_at_or_before(score)
     if not all_read then
-      return redis.call('ZCOUNT', set, '-inf', integer(score))
+      return call('ZCOUNT', set, '-inf', integer(score))
     end
     local found = 0
-    for _, at in ipairs(times) do
-      if at <= score then
+    for index = 1, #times do
+      if times[index] <= score then
         found = found + 1
       end
     end
@@ -94,13 +100,13 @@ local function count_attempt(set, identity, first_window, last_window)
   end
 
   local count, sum, previous = newest_at_or_before(math.huge)
-  local epoch = recent[1] and string.match(recent[1], '^%d+:%d+(.*)$') or ''
-  local since = epoch ~= '' and tonumber(string.match(epoch, '^:(%d+)')) or 0
+  local epoch = recent[1] and match(recent[1], '^%d+:%d+(.*)$') or ''
+  local since = epoch ~= '' and tonumber(match(epoch, '^:(%d+)')) or 0
 
   local effective, duplicate = nil, 0
-  local seen = redis.call('GET', identity)
+  local seen = call('GET', identity)
   if seen then
-    local first_received, first_effective, first_epoch = string.match(seen, '^(%d+):(%d+)(.*)$')
+    local first_received, first_effective, first_epoch = match(seen, '^(%d+):(%d+)(.*)$')
     if received_at - tonumber(first_received) < identity_life then
       effective, duplicate = tonumber(first_effective), 1
       if since ~= (tonumber(string.sub(first_epoch, 2)) or 0) then
@@ -116,7 +122,7 @@ local function count_attempt(set, identity, first_window, last_window)
   else
     effective = math.max(happened, previous + 1)
     local jumped = effective > limit
-    local given_up = epoch ~= '' and tonumber(string.match(epoch, '^:%d+:(%d+)'))
+    local given_up = epoch ~= '' and tonumber(match(epoch, '^:%d+:(%d+)'))
     if given_up and given_up <= limit then
       -- a clock that goes on as before takes longer to come here than it once went back
       jumped = jumped or limit - previous >= given_up - since
@@ -128,21 +134,21 @@ local function count_attempt(set, identity, first_window, last_window)
       recent, times, all_read = {}, {}, true
       count, sum, previous = 0, 0, -1
       if write then
-        redis.call('DEL', set)
+        call('DEL', set)
       end
     end
     count, sum = count + 1, sum + amount
     if write then
       local at = integer(effective)
-      redis.call('ZADD', set, at, string.format('%.0f:%.0f', count, sum) .. epoch)
+      call('ZADD', set, at, format('%.0f:%.0f', count, sum) .. epoch)
       -- the newest entry behind the horizon stays: it is what windows subtract from
       local old = count_at_or_before(effective - live_history)
       if old > 1 then
-        redis.call('ZREMRANGEBYRANK', set, 0, old - 2)
+        call('ZREMRANGEBYRANK', set, 0, old - 2)
       end
-      redis.call('PEXPIRE', set, ARGV[8])
+      call('PEXPIRE', set, ARGV[8])
       local first = ARGV[3] .. ':' .. at
-      redis.call('SET', identity, since == 0 and first or first .. ':' .. integer(since), 'PX', ARGV[9])
+      call('SET', identity, since == 0 and first or first .. ':' .. integer(since), 'PX', ARGV[9])
     end
   end
 
@@ -161,9 +167,9 @@ end
 local decision = #KEYS % 2 == 1 and KEYS[#KEYS]
 local standing = ''
 if decision then
-  local claimed = write and redis.call('SET', decision, ARGV[10], 'NX', 'PX', integer(identity_life / 1000))
+  local claimed = write and call('SET', decision, ARGV[10], 'NX', 'PX', integer(identity_life / 1000))
   if not claimed then
-    standing = redis.call('GET', decision) or ''
+    standing = call('GET', decision) or ''
     write = write and standing == ARGV[10]
   end
 end
