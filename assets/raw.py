@@ -16,6 +16,7 @@ from fraud_platform.features import tables
 from fraud_platform.inference_log import table as inference_log
 from fraud_platform.inference_log.delivered import deliver
 from fraud_platform.ingest.steps import IngestReport, ingest_labels, ingest_rates, ingest_transactions
+from fraud_platform.monitoring.null_share import mapped_columns, null_shares
 from fraud_platform.quality import (
     every_decision_is_a_transaction,
     every_label_has_a_payment,
@@ -82,6 +83,9 @@ def raw_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]
             },
             extra_warnings={
                 "callers": lambda platform, days: exported_rows_have_their_caller(platform.lake, days),
+                "null_share": lambda platform, days: null_shares(
+                    platform.lake, tables.RAW_TRANSACTIONS, days, mapped_columns(platform.settings)
+                ),
             },
         ),
         daily_table(

@@ -193,7 +193,7 @@ class _Facts:
 def evaluate(settings: Settings, lake: Lake, table: str, days: Sequence[date], expected_day: date) -> list[Finding]:
     """Every rule of `table` over the partitions of `days`. `expected_day`: the newest day that should be there."""
     rules = RULES[table]
-    files = {day: _metadata(lake, table, day) for day in days}
+    files = {day: footer(lake, table, day) for day in days}
     findings = [_schema(rules, files), _nulls(rules, files), _duplicates(settings, lake, table, rules, days)]
     if rules.ranges:
         findings.append(_ranges(settings, lake, table, rules, days))
@@ -209,8 +209,8 @@ def quarantine_share(lake: Lake, days: Sequence[date]) -> Finding:
     """The share of rows that did not fit; a day above QUARANTINE_LIMIT is a broken export."""
     facts, accepted, quarantined = _Facts(), 0, 0
     for day in days:
-        good = _metadata(lake, tables.RAW_TRANSACTIONS, day).num_rows
-        bad = _metadata(lake, tables.QUARANTINE, day).num_rows
+        good = footer(lake, tables.RAW_TRANSACTIONS, day).num_rows
+        bad = footer(lake, tables.QUARANTINE, day).num_rows
         accepted, quarantined = accepted + good, quarantined + bad
         share = bad / max(good + bad, 1)
         facts.note(day, f"{share:.1%} of {good + bad} rows" if share > QUARANTINE_LIMIT else None)
@@ -223,7 +223,7 @@ def every_transaction_has_a_row(settings: Settings, lake: Lake, days: Sequence[d
     counted = _counts(settings, lake, tables.RAW_TRANSACTIONS, days, "NOT is_duplicate")
     facts = _Facts()
     for day in days:
-        rows = _metadata(lake, tables.TRAINING_SET, day).num_rows
+        rows = footer(lake, tables.TRAINING_SET, day).num_rows
         expected = counted.get(day, 0)
         facts.note(day, f"{rows} rows for {expected} transactions" if rows != expected else None)
     return facts.finding("completeness", "error", len(days))
@@ -236,7 +236,7 @@ def every_decision_is_a_transaction(lake: Lake, days: Sequence[date]) -> Finding
         decided = set(log.read(day, ["decision_id"])["decision_id"].to_pylist())
         held = set(lake.read(tables.RAW_TRANSACTIONS, day, ["decision_id"])["decision_id"].to_pylist())
         lost = len(decided - held)
-        room = _metadata(lake, tables.QUARANTINE, day).num_rows
+        room = footer(lake, tables.QUARANTINE, day).num_rows
         decisions += len(decided)
         facts.note(day, f"{lost} of {len(decided)} decisions are no transaction" if lost > room else None)
     finding = facts.finding("decisions", "error", len(days))
@@ -282,7 +282,8 @@ def every_label_has_a_payment(home: Path, lake: Lake, days: Sequence[date]) -> F
     return Finding("orphans", not late and len(orphans) <= ORPHAN_LIMIT * len(said), "warn", facts)
 
 
-def _metadata(lake: Lake, table: str, day: date) -> pq.FileMetaData:
+def footer(lake: Lake, table: str, day: date) -> pq.FileMetaData:
+    """What a partition's file says of itself: rows, types, and each column's nulls."""
     with lake.open(table, day) as file:
         return pq.read_metadata(file)
 
@@ -301,14 +302,18 @@ def _nulls(rules: TableRules, files: dict[date, pq.FileMetaData]) -> Finding:
     facts = _Facts()
     required = {column.name for column in rules.schema if not column.nullable} | set(rules.keys)
     for day, metadata in files.items():
-        nulls: dict[str, int] = {}
-        for group in range(metadata.num_row_groups):
-            for position in range(metadata.num_columns):
-                column = metadata.row_group(group).column(position)
-                if column.path_in_schema in required and column.statistics and column.statistics.null_count:
-                    nulls[column.path_in_schema] = nulls.get(column.path_in_schema, 0) + column.statistics.null_count
-        facts.note(day, nulls)
+        facts.note(day, {name: count for name, count in null_counts(metadata).items() if name in required and count})
     return facts.finding("nulls", "error", len(files))
+
+
+def null_counts(metadata: pq.FileMetaData) -> dict[str, int]:
+    """Nulls by column, of those that are no lists and whose file counts them."""
+    nulls: Counter[str] = Counter()
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(metadata.num_columns)):
+            if column.statistics is not None and column.statistics.has_null_count:
+                nulls[column.path_in_schema] += column.statistics.null_count
+    return dict(nulls)
 
 
 def _query(settings: Settings, lake: Lake, table: str, days: Sequence[date], sql: str) -> list[tuple[Any, ...]]:
@@ -351,7 +356,7 @@ def _row_counts(lake: Lake, table: str, days: Sequence[date]) -> Finding:
 
     def rows(day: date) -> int:
         if day not in counts:
-            counts[day] = _metadata(lake, table, day).num_rows
+            counts[day] = footer(lake, table, day).num_rows
         return counts[day]
 
     written = set(lake.days(table))
