@@ -25,6 +25,7 @@ from fraud_platform.features.snapshots import MEDIANS, MERCHANT_SNAPSHOT, USER_S
 from fraud_platform.features.tiles import LABEL_TILE, MERCHANT_TILE, USER_TILE
 from fraud_platform.features.training_set import TRAINING_ROW
 from fraud_platform.inference_log import table as inference_log
+from fraud_platform.ingest.read_by import ReadOtherwise
 from fraud_platform.ingest.waiting import PATIENCE_DAYS, known_payments, waiting_standing
 from fraud_platform.lake import Lake
 from fraud_platform.monitoring import drift, freshness, performance, skew
@@ -257,6 +258,27 @@ def exported_rows_have_their_caller(lake: Lake, days: Sequence[date]) -> Finding
         other = Counter(caller for mine, caller in found if caller is not None and caller != mine)
         facts.note(day, {f"decided for {caller}": count for caller, count in sorted(other.items())})
     return facts.finding("callers", "warn", len(days))
+
+
+def days_are_read_alike(lake: Lake, other: ReadOtherwise) -> Finding:
+    """No day was built under other words of `channel` or other exchange rates than those of today; where some were,
+    which, and the command that builds them again with what stands on them."""
+    facts: dict[str, Any] = {
+        "days": len(other.days),
+        "other_words": _span(other.words),
+        "other_rates": {currency: _span(days) for currency, days in sorted(other.rates.items())},
+    }
+    if other.days:
+        facts |= {
+            "remedy": "docs/bring-your-own-data.md, Words and rates that come later",
+            "command": "dagster asset materialize -m assets.definitions --select 'group:raw or group:features' "
+            f"--partition-range {other.days[0]}...{max(lake.days(tables.RAW_TRANSACTIONS))}",
+        }
+    return Finding("read_alike", not other.days, "warn", facts)
+
+
+def _span(days: Sequence[date]) -> str:
+    return f"{len(days)} day(s), {days[0]} to {days[-1]}" if days else "none"
 
 
 def every_label_has_a_payment(home: Path, lake: Lake, days: Sequence[date]) -> Finding:

@@ -112,7 +112,7 @@ def test_a_range_of_days_is_one_run_with_every_check_and_row_counts(
     evaluations = result.get_asset_check_evaluations()
     history = {table: rules for table, rules in quality.RULES.items() if table.split("/")[0] in DAILY_ASSETS}
     expected = {(table, rule) for table, rules in history.items() for rule, _ in rules.names}
-    others = ["quarantine", "decisions", "callers", "orphans", "completeness", "null_share", "null_share"]
+    others = ["quarantine", "decisions", "callers", "orphans", "completeness", "read_alike", "null_share", "null_share"]
     assert len(evaluations) == len(expected) + len(others)
     assert set(others) < {evaluation.check_name for evaluation in evaluations}
     assert all(evaluation.passed for evaluation in evaluations)

@@ -180,6 +180,9 @@ async def odd_day(world: World, worker: Deciding) -> None:
             await ask(world, worker, "report", "reporter", report(number, body, at))
         else:
             await ask(world, worker, "gateway", "", report(number, body, at, caller="gateway's"))
+    # a client whose ids do not change
+    for name in ("first", "second", "third"):
+        await ask(world, worker, "report", "reporter", report(7_001, payment(name), worker.now))
     own = payment("amount-3", user_id="amounts", amount="0.01")
     await ask(world, worker, "report", "default", report(7_000, own, worker.now))
     worker.now = micros(DAY, 23.9999)
@@ -295,13 +298,14 @@ def test_every_blocking_check_was_run(world: World) -> None:
 def test_nothing_failed_while_it_was_asked(world: World) -> None:
     taken, refused = {200}, {400, 422}
     allowed = {
-        "predict": taken, "batch": taken, "refused": refused, "report": {200, 409}, "gateway": {200, 409},
+        "predict": taken, "batch": taken, "refused": refused, "report": {200, 409, 422}, "gateway": {200, 409},
         "feedback": {202, 404, 422, 429},
     }  # fmt: skip
     assert world.statuses.keys() == allowed.keys()
     for what, statuses in world.statuses.items():
         assert set(statuses) <= allowed[what], what
     assert world.statuses["refused"].total() == len(REFUSED)
+    assert world.statuses["report"][422] == 2, "one id is of one payment"
     assert world.statuses["feedback"][202] > 300
 
 
