@@ -18,6 +18,7 @@ from fraud_platform.features.snapshots import write_medians, write_merchant_feat
 from fraud_platform.features.tiles import write_label_tiles, write_merchant_tiles, write_user_tiles
 from fraud_platform.features.training_set import write_training_set
 from fraud_platform.features.windows import LONGEST_WINDOW
+from fraud_platform.monitoring.null_share import null_shares
 from fraud_platform.online.packed import MERCHANT_VECTOR, USER_VECTOR
 from fraud_platform.quality import every_transaction_has_a_row
 from fraud_platform.replay import spans_of
@@ -144,6 +145,7 @@ def feature_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinit
                     platform.settings, platform.lake, days
                 )
             },
+            extra_warnings={"null_share": lambda platform, days: null_shares(platform.lake, tables.TRAINING_SET, days)},
             code_version=catalogue,
         ),
     ]

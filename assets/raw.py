@@ -15,8 +15,12 @@ from fraud_platform.channels import words
 from fraud_platform.features import tables
 from fraud_platform.inference_log import table as inference_log
 from fraud_platform.inference_log.delivered import deliver
+from fraud_platform.ingest.read_by import read_otherwise
 from fraud_platform.ingest.steps import IngestReport, ingest_labels, ingest_rates, ingest_transactions
+from fraud_platform.monitoring.null_share import mapped_columns, null_shares
 from fraud_platform.quality import (
+    Finding,
+    days_are_read_alike,
     every_decision_is_a_transaction,
     every_label_has_a_payment,
     exported_rows_have_their_caller,
@@ -43,6 +47,12 @@ def _rows_by_origin(reports: list[IngestReport]) -> dict[date, dict[str, int]]:
         }
         for report in reports
     }
+
+
+def _read_alike(platform: Platform, days: list[date]) -> Finding:
+    """Of every day that is built: words and rates that change concern the days before."""
+    known = words(platform.settings.channel_synonyms)
+    return days_are_read_alike(platform.lake, read_otherwise(platform.lake, platform.opened[1], known))
 
 
 def raw_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
@@ -82,6 +92,10 @@ def raw_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]
             },
             extra_warnings={
                 "callers": lambda platform, days: exported_rows_have_their_caller(platform.lake, days),
+                "read_alike": _read_alike,
+                "null_share": lambda platform, days: null_shares(
+                    platform.lake, tables.RAW_TRANSACTIONS, days, mapped_columns(platform.settings)
+                ),
             },
         ),
         daily_table(

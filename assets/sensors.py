@@ -54,6 +54,7 @@ def sensors(resolved: dict[str, Any]) -> list[dg.SensorDefinition]:
         rollout,
         log_lag_alerts,
         failed_run_alerts,
+        warned_run_alerts,
     ]  # fmt: skip
 
 
@@ -181,22 +182,39 @@ def failed_run_alerts(context: dg.RunFailureSensorContext) -> None:
     """One alert per job, however many of its runs fail."""
     run = context.dagster_run
     text = f"run {run.run_id} of {run.job_name} failed: {context.failure_event.message or 'no message'}"
-    broken = _failed_checks(context.instance, run.run_id)
-    if broken:
-        text += f"; what broke: {', '.join(broken)}; what to do: docs/runbooks/FraudJobFailed.md"
+    checks = _failed_checks(context.instance, run.run_id, dg.AssetCheckSeverity.ERROR)
+    if checks:
+        broken = ", ".join(f"check {one.check_name} of {one.asset_key.to_user_string()}" for one in checks)
+        text += f"; what broke: {broken}; what to do: docs/runbooks/FraudJobFailed.md"
     settings = Settings()
     alert_book(settings).tell([Alert("failed_run", run.job_name, text)], present(settings))
 
 
-def _failed_checks(instance: dg.DagsterInstance, run_id: str) -> list[str]:
-    """The blocking checks that a run has failed, each with its asset."""
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    name="warned_run_alerts",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Tells people of each warning of a run that says what to do.",
+)
+def warned_run_alerts(context: dg.RunStatusSensorContext) -> None:
+    """One alert per check and asset, however many runs warn. Drift and performance have sensors of their own."""
+    run, settings = context.dagster_run, Settings()
+    alerts = []
+    for one in _failed_checks(context.instance, run.run_id, dg.AssetCheckSeverity.WARN):
+        remedy, asset = one.metadata.get("remedy"), one.asset_key.to_user_string()
+        if remedy is not None:
+            said = f"check {one.check_name} of {asset} warns in run {run.run_id} of {run.job_name}"
+            alerts.append(Alert("warning", f"{asset} {one.check_name}", f"{said}; what to do: {remedy.value}"))
+    alert_book(settings).tell(alerts, present(settings))
+
+
+def _failed_checks(
+    instance: dg.DagsterInstance, run_id: str, severity: dg.AssetCheckSeverity
+) -> list[dg.AssetCheckEvaluation]:
+    """The checks of a severity that a run has failed."""
     found = []
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         data = entry.get_dagster_event().event_specific_data
-        if (
-            isinstance(data, dg.AssetCheckEvaluation)
-            and not data.passed
-            and data.severity == dg.AssetCheckSeverity.ERROR
-        ):
-            found.append(f"check {data.check_name} of {data.asset_key.to_user_string()}")
+        if isinstance(data, dg.AssetCheckEvaluation) and not data.passed and data.severity == severity:
+            found.append(data)
     return found

@@ -25,6 +25,7 @@ from fraud_platform.features.snapshots import MEDIANS, MERCHANT_SNAPSHOT, USER_S
 from fraud_platform.features.tiles import LABEL_TILE, MERCHANT_TILE, USER_TILE
 from fraud_platform.features.training_set import TRAINING_ROW
 from fraud_platform.inference_log import table as inference_log
+from fraud_platform.ingest.read_by import ReadOtherwise
 from fraud_platform.ingest.waiting import PATIENCE_DAYS, known_payments, waiting_standing
 from fraud_platform.lake import Lake
 from fraud_platform.monitoring import drift, freshness, performance, skew
@@ -193,7 +194,7 @@ class _Facts:
 def evaluate(settings: Settings, lake: Lake, table: str, days: Sequence[date], expected_day: date) -> list[Finding]:
     """Every rule of `table` over the partitions of `days`. `expected_day`: the newest day that should be there."""
     rules = RULES[table]
-    files = {day: _metadata(lake, table, day) for day in days}
+    files = {day: footer(lake, table, day) for day in days}
     findings = [_schema(rules, files), _nulls(rules, files), _duplicates(settings, lake, table, rules, days)]
     if rules.ranges:
         findings.append(_ranges(settings, lake, table, rules, days))
@@ -209,8 +210,8 @@ def quarantine_share(lake: Lake, days: Sequence[date]) -> Finding:
     """The share of rows that did not fit; a day above QUARANTINE_LIMIT is a broken export."""
     facts, accepted, quarantined = _Facts(), 0, 0
     for day in days:
-        good = _metadata(lake, tables.RAW_TRANSACTIONS, day).num_rows
-        bad = _metadata(lake, tables.QUARANTINE, day).num_rows
+        good = footer(lake, tables.RAW_TRANSACTIONS, day).num_rows
+        bad = footer(lake, tables.QUARANTINE, day).num_rows
         accepted, quarantined = accepted + good, quarantined + bad
         share = bad / max(good + bad, 1)
         facts.note(day, f"{share:.1%} of {good + bad} rows" if share > QUARANTINE_LIMIT else None)
@@ -223,7 +224,7 @@ def every_transaction_has_a_row(settings: Settings, lake: Lake, days: Sequence[d
     counted = _counts(settings, lake, tables.RAW_TRANSACTIONS, days, "NOT is_duplicate")
     facts = _Facts()
     for day in days:
-        rows = _metadata(lake, tables.TRAINING_SET, day).num_rows
+        rows = footer(lake, tables.TRAINING_SET, day).num_rows
         expected = counted.get(day, 0)
         facts.note(day, f"{rows} rows for {expected} transactions" if rows != expected else None)
     return facts.finding("completeness", "error", len(days))
@@ -236,7 +237,7 @@ def every_decision_is_a_transaction(lake: Lake, days: Sequence[date]) -> Finding
         decided = set(log.read(day, ["decision_id"])["decision_id"].to_pylist())
         held = set(lake.read(tables.RAW_TRANSACTIONS, day, ["decision_id"])["decision_id"].to_pylist())
         lost = len(decided - held)
-        room = _metadata(lake, tables.QUARANTINE, day).num_rows
+        room = footer(lake, tables.QUARANTINE, day).num_rows
         decisions += len(decided)
         facts.note(day, f"{lost} of {len(decided)} decisions are no transaction" if lost > room else None)
     finding = facts.finding("decisions", "error", len(days))
@@ -257,6 +258,27 @@ def exported_rows_have_their_caller(lake: Lake, days: Sequence[date]) -> Finding
         other = Counter(caller for mine, caller in found if caller is not None and caller != mine)
         facts.note(day, {f"decided for {caller}": count for caller, count in sorted(other.items())})
     return facts.finding("callers", "warn", len(days))
+
+
+def days_are_read_alike(lake: Lake, other: ReadOtherwise) -> Finding:
+    """No day was built under other words of `channel` or other exchange rates than those of today; where some were,
+    which, and the command that builds them again with what stands on them."""
+    facts: dict[str, Any] = {
+        "days": len(other.days),
+        "other_words": _span(other.words),
+        "other_rates": {currency: _span(days) for currency, days in sorted(other.rates.items())},
+    }
+    if other.days:
+        facts |= {
+            "remedy": "docs/bring-your-own-data.md, Words and rates that come later",
+            "command": "dagster asset materialize -m assets.definitions --select 'group:raw or group:features' "
+            f"--partition-range {other.days[0]}...{max(lake.days(tables.RAW_TRANSACTIONS))}",
+        }
+    return Finding("read_alike", not other.days, "warn", facts)
+
+
+def _span(days: Sequence[date]) -> str:
+    return f"{len(days)} day(s), {days[0]} to {days[-1]}" if days else "none"
 
 
 def every_label_has_a_payment(home: Path, lake: Lake, days: Sequence[date]) -> Finding:
@@ -282,7 +304,8 @@ def every_label_has_a_payment(home: Path, lake: Lake, days: Sequence[date]) -> F
     return Finding("orphans", not late and len(orphans) <= ORPHAN_LIMIT * len(said), "warn", facts)
 
 
-def _metadata(lake: Lake, table: str, day: date) -> pq.FileMetaData:
+def footer(lake: Lake, table: str, day: date) -> pq.FileMetaData:
+    """What a partition's file says of itself: rows, types, and each column's nulls."""
     with lake.open(table, day) as file:
         return pq.read_metadata(file)
 
@@ -301,14 +324,18 @@ def _nulls(rules: TableRules, files: dict[date, pq.FileMetaData]) -> Finding:
     facts = _Facts()
     required = {column.name for column in rules.schema if not column.nullable} | set(rules.keys)
     for day, metadata in files.items():
-        nulls: dict[str, int] = {}
-        for group in range(metadata.num_row_groups):
-            for position in range(metadata.num_columns):
-                column = metadata.row_group(group).column(position)
-                if column.path_in_schema in required and column.statistics and column.statistics.null_count:
-                    nulls[column.path_in_schema] = nulls.get(column.path_in_schema, 0) + column.statistics.null_count
-        facts.note(day, nulls)
+        facts.note(day, {name: count for name, count in null_counts(metadata).items() if name in required and count})
     return facts.finding("nulls", "error", len(files))
+
+
+def null_counts(metadata: pq.FileMetaData) -> dict[str, int]:
+    """Nulls by column, of those that are no lists and whose file counts them."""
+    nulls: Counter[str] = Counter()
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(metadata.num_columns)):
+            if column.statistics is not None and column.statistics.has_null_count:
+                nulls[column.path_in_schema] += column.statistics.null_count
+    return dict(nulls)
 
 
 def _query(settings: Settings, lake: Lake, table: str, days: Sequence[date], sql: str) -> list[tuple[Any, ...]]:
@@ -351,7 +378,7 @@ def _row_counts(lake: Lake, table: str, days: Sequence[date]) -> Finding:
 
     def rows(day: date) -> int:
         if day not in counts:
-            counts[day] = _metadata(lake, table, day).num_rows
+            counts[day] = footer(lake, table, day).num_rows
         return counts[day]
 
     written = set(lake.days(table))

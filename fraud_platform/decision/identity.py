@@ -6,6 +6,7 @@ makes two bodies equal (`request`).
 """
 
 import asyncio
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
@@ -120,6 +121,13 @@ class Decisions:
                 return winner
             await asyncio.sleep(_WINNER_POLL_SECONDS)
         return None
+
+    async def is_of(self, decision_id: str, caller: str, transaction_id: str) -> bool:
+        """Whether a decision_id that somebody else made is of this payment, and was reported for no other within a day.
+        Raises StoreError."""
+        mine = hashlib.blake2b(f"{caller}:{transaction_id}".encode(), digest_size=16).hexdigest().encode()
+        # beside the decisions, under the name of no caller
+        return await self._store.settle("", decision_id, mine) == mine
 
     async def settle(self, record: DecisionRecord, payload: bytes) -> tuple[DecisionRecord, bytes]:
         """Make this the decision unless another came first; returns the one that stands, and its bytes.

@@ -83,6 +83,11 @@ class ReportDesk:
         transaction = to_transaction(payment, now, self._rates(), self._channel_words)
         content = payment.content_hash()
         owed = await self._owed(report, transaction)
+        # the log knows a decision by its id: a second one under it would be lost as a repeat
+        if not await self._decisions.is_of(report.decision_id, caller, payment.transaction_id):
+            raise InvalidRequest(
+                "decision_id", "was reported for another payment; each decision needs an id of its own"
+            )
         # before it is counted: a store that cannot be asked must not take a report blindly
         standing = await self._decisions.find(caller, payment.transaction_id)
         online = await self._features.count(transaction, caller=caller, claim=claim(content))

@@ -161,11 +161,16 @@ def write_merchant_tiles(settings: Settings, lake: Lake, days: Sequence[date]) -
 
 
 def write_label_tiles(settings: Settings, lake: Lake, days: Sequence[date]) -> list[Written]:
-    """Write the label tiles of arrival `days`, which must be consecutive.
+    """Write the label tiles of arrival `days`, which must be consecutive, and of the day before them: of its payments,
+    which its labels may speak of, some may have become duplicates since (`ingest.standardize.mark_decided_later`), and
+    a fraud rate is a share of what the merchant's tiles count.
 
     Earlier labels of the same transactions arrived no earlier than the oldest of these transactions, so only labels
     and transactions since then are read.
     """
+    before = min(days) - timedelta(days=1)
+    if lake.exists(tables.LABEL_TILES, before):
+        days = [before, *days]
     arriving = lake.read_days(tables.FRAUD_LABELS, days, ["transaction_date"])
     oldest = pc.min(arriving.column("transaction_date")).as_py() if arriving is not None else None
     read = days_between(oldest or min(days), max(days))

@@ -15,7 +15,7 @@ decision: a day may have been built, and its rows counted by snapshots, before a
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -100,14 +100,36 @@ class WithDecisions:
     def labels(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
         """The source's; one of a copy that lies a day beside the decision bears the decision's day, where the payment
         is. That a copy is unlabelled is not said of a later day: nothing is known of a payment before it was received,
-        and the silence on that decision counts as on any other."""
-        decided_on = set(self.log.days())
-        for day, labels in self.source.labels(days):
-            yield day, self._of_payments(labels, decided_on)
+        and the silence on that decision counts as on any other.
 
-    def _of_payments(self, labels: pa.Table, decided_on: set[date]) -> pa.Table:
+        A label that arrived on the day before the decision speaks of the copy there, and arrives again as the
+        decision's day begins: no label is older than its payment.
+        """
+        wanted, decided_on = set(days), set(self.log.days())
+        first = self.first_day()
+        read = sorted(wanted | {day - timedelta(days=1) for day in wanted if day in decided_on and day > first})
+        before: tuple[date, pa.Table] | None = None
+        for day, labels in self.source.labels(read):
+            if day in wanted:
+                told = self._of_payments(labels, decided_on, day)
+                if day in decided_on and before is not None and before[0] == day - timedelta(days=1):
+                    told = pa.concat_tables([told, self._awaited(before[1], decided_on, day)])
+                yield day, told
+            before = day, labels
+
+    def _awaited(self, labels: pa.Table, decided_on: set[date], day: date) -> pa.Table:
+        """The day before's labels on payments that were decided on `day`, as they arrive then."""
+        dated = self._of_payments(labels, decided_on, day)
+        early = dated.filter(pc.equal(dated["transaction_date"], pa.scalar(day)))
+        field = early.schema.field("arrived_at")
+        midnight = pa.repeat(pa.scalar(datetime(day.year, day.month, day.day, tzinfo=UTC), field.type), early.num_rows)
+        return early.set_column(early.schema.get_field_index(field.name), field, midnight)
+
+    def _of_payments(self, labels: pa.Table, decided_on: set[date], last: date) -> pa.Table:
+        """The labels, each with the day on which its payment was decided, where that is no later than `last`."""
         dates: list[date] = labels["transaction_date"].to_pylist()
-        near = {each + timedelta(days=n) for each in set(dates) for n in (-1, 0, 1)} & decided_on
+        around = {each + timedelta(days=n) for each in set(dates) for n in (-1, 0, 1)}
+        near = {each for each in around & decided_on if each <= last}
         names = pc.unique(labels["transaction_id"])
         decided = {(*key, day) for day in near for key in self.log.decided_among(day, names)}
         told = zip(_with_caller(labels)["caller"].to_pylist(), labels["transaction_id"].to_pylist(), strict=True)

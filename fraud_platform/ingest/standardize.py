@@ -92,7 +92,8 @@ def standardize(
     rows = export.select(EXPORT.names).cast(EXPORT)
     received = pc.coalesce(rows["received_at"], rows["timestamp"])
     rows = rows.set_column(rows.schema.get_field_index("received_at"), EXPORT.field("received_at"), received)
-    reasons = _reasons(rows, day, rates)
+    decided = pc.is_valid(_beside(export, DECIDED[0])).to_numpy(zero_copy_only=False)
+    reasons = _reasons(rows, day, rates, decided)
     if PROBLEM.name in export.column_names:
         reasons = pc.coalesce(export[PROBLEM.name].cast(pa.string()), reasons)
     rows = rows.append_column(CALLER, pc.fill_null(_beside(export, CALLER), DEFAULT_CALLER))
@@ -130,8 +131,8 @@ def _beside(export: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
     return export[field.name] if field.name in export.column_names else pa.nulls(export.num_rows, field.type)
 
 
-def _reasons(rows: pa.Table, day: date, rates: Rates) -> pa.ChunkedArray:
-    """The first rule that each row breaks, null where it breaks none."""
+def _reasons(rows: pa.Table, day: date, rates: Rates, decided: Bools) -> pa.ChunkedArray:
+    """The first rule that each row breaks, null where it breaks none. decided: which rows the service decided."""
     broken = np.full(rows.num_rows, -1, dtype=np.int16)
     rules: list[str] = []
 
@@ -146,7 +147,7 @@ def _reasons(rows: pa.Table, day: date, rates: Rates) -> pa.ChunkedArray:
         check(f"{name} is empty", pc.equal(rows[name], ""))
     for name in _TEXTS:
         check(f"{name} is longer than {MAX_TEXT} characters", pc.greater(pc.utf8_length(rows[name]), MAX_TEXT))
-    _check_amounts(rows, rates, check)
+    _check_amounts(rows, rates, decided, check)
     for name in ("country", "user_country"):
         unknown = pc.invert(pc.is_in(rows[name], value_set=pa.array(sorted(country_codes()))))
         check(f"{name} is not an ISO 3166 alpha-2 code", pc.and_(pc.is_valid(rows[name]), unknown))
@@ -165,7 +166,9 @@ def _is_arrow(values: Any) -> bool:
     return isinstance(values, pa.Array | pa.ChunkedArray)
 
 
-def _check_amounts(rows: pa.Table, rates: Rates, check: Callable[[str, Any], None]) -> None:
+def _check_amounts(rows: pa.Table, rates: Rates, decided: Bools, check: Callable[[str, Any], None]) -> None:
+    """An amount may be as large as the platform counts, in its own currency and, converted at the day's rates, in the
+    base currency. A decision's was converted when it was taken, and what was taken then is not too large today."""
     currency, amount = rows["currency"], rows["amount_minor"]
     known = pc.is_in(currency, value_set=pa.array(sorted(currency_codes())))
     check("currency is not an ISO 4217 code", pc.and_(pc.is_valid(currency), pc.invert(known)))
@@ -173,25 +176,27 @@ def _check_amounts(rows: pa.Table, rates: Rates, check: Callable[[str, Any], Non
     too_large: Bools = np.zeros(rows.num_rows, dtype=np.bool_)
     for code in sorted(set(pc.unique(currency).to_pylist()) & currency_codes()):
         largest = rates.largest(code) if code in rates.currencies else MAX_MINOR
-        above = pc.and_(pc.equal(currency, code), pc.greater(amount, largest))
-        too_large |= pc.fill_null(above, False).to_numpy(zero_copy_only=False)
+        mine = pc.fill_null(pc.equal(currency, code), False).to_numpy(zero_copy_only=False)
+        for whose, most in ((decided, MAX_MINOR), (~decided, largest)):
+            above = pc.fill_null(pc.greater(amount, most), False).to_numpy(zero_copy_only=False)
+            too_large |= mine & whose & above
     check("amount is too large", too_large)
 
 
 def _finish(rows: pa.Table, rates: Rates, previous: pa.Table | None, channel_words: Mapping[str, str]) -> pa.Table:
     """Add the derived columns of RAW_TRANSACTIONS to rows that fit, in processing order."""
-    minor = rows["amount_minor"].to_numpy()
+    minor, decided = rows["amount_minor"].to_numpy(), _decided(rows)
     amounts, known = np.zeros(rows.num_rows, dtype=np.int64), np.zeros(rows.num_rows, dtype=np.bool_)
     for code in set(pc.unique(rows["currency"]).to_pylist()) & rates.currencies:
-        mine = pc.equal(rows["currency"], code).to_numpy()
+        mine = pc.equal(rows["currency"], code).to_numpy() & ~decided
         amounts[mine], known[mine] = rates.to_base(minor[mine], code), True
     received_us = _micros(rows["received_at"])
     event_us, skew = event_time(_micros(rows["timestamp"]), received_us)
     elsewhere = pc.fill_null(rows["stands_elsewhere"], False).to_numpy(zero_copy_only=False)
-    duplicate = mark_duplicates(identities(rows), received_us, _decided(rows), elsewhere, _counted(previous))
+    duplicate = mark_duplicates(identities(rows), received_us, decided, elsewhere, _counted(previous))
     derived = {
         "amount": pc.if_else(
-            pc.is_valid(rows["decision_id"]),
+            pa.array(decided),
             rows["decided_amount"],
             pa.chunked_array([pa.array(amounts, mask=~known)]),
         ),

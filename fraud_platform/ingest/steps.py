@@ -18,6 +18,7 @@ from fraud_platform.features import tables
 from fraud_platform.features.labels import labels_of
 from fraud_platform.features.offline import conformed
 from fraud_platform.inference_log.callers import with_callers
+from fraud_platform.ingest.read_by import ReadBy, note_read_by, read_by
 from fraud_platform.ingest.source import Source
 from fraud_platform.ingest.standardize import COPIES, mark_decided_later, standardize
 from fraud_platform.lake import Lake, MissingPartition
@@ -71,6 +72,7 @@ def ingest_transactions(
     previous_day: date | None = None
     previous: pa.Table | None = None
     reports = []
+    read: dict[date, ReadBy] = {}
     for day, export in tqdm(
         source.transactions(ordered), total=len(ordered), desc="ingest transactions", unit="day", disable=None
     ):
@@ -82,9 +84,9 @@ def ingest_transactions(
             if previous is not known:
                 marked = _duplicates(previous) - _duplicates(known)
                 lake.write(tables.RAW_TRANSACTIONS, day - timedelta(days=1), previous.combine_chunks())
-        result = standardize(
-            export, day, _recorded_rates(lake, source, day, base_currency), base_currency, previous, channel_words
-        )
+        rates = _recorded_rates(lake, source, day, base_currency)
+        read[day] = read_by(export, rates, channel_words)
+        result = standardize(export, day, rates, base_currency, previous, channel_words)
         accepted, quarantined = result.transactions.num_rows, result.quarantine.num_rows
         if accepted + quarantined != export.num_rows:
             raise RowsLostError(f"{day}: read {export.num_rows} rows, accounted for {accepted + quarantined}")
@@ -102,6 +104,8 @@ def ingest_transactions(
             )
         )  # fmt: skip
         previous_day, previous = day, result.transactions
+    # a run that is killed before this has its days built again
+    note_read_by(lake, read)
     _refuse_nothing(reports, first_day, source.last_day())
     return reports
 

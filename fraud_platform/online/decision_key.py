@@ -23,7 +23,8 @@ CLAIM_SHA = hashlib.sha1(CLAIM_SCRIPT.encode()).hexdigest().encode()
 
 
 def decision_key(caller: str, transaction_id: str, prefix: bytes = b"") -> bytes:
-    """Key of the decision on a caller's payment. Callers' names hold no colon, or two could share a key."""
+    """Key of the decision on a caller's payment. Callers' names hold no colon, or two could share a key; under the
+    empty name stands whose a reported decision_id is (`decision.identity`)."""
     return b"%sfraud:decision:%s:%s" % (prefix, caller.encode(), transaction_id.encode())
 
 

@@ -5,7 +5,8 @@ The service's clock is the bank's: payments are received when the bank's export 
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -19,16 +20,22 @@ from fraud_platform.currency import exponent
 from fraud_platform.dataset import fix_dataset
 from fraud_platform.decision.breaker import CircuitBreaker
 from fraud_platform.decision.budget import Budget
+from fraud_platform.decision.decided_day import DecidedDays
 from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
+from fraud_platform.decision.feedback import FeedbackDesk
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.making import DecisionMaker
 from fraud_platform.decision.policy import Policy
+from fraud_platform.decision.policy_then import PolicyBook
 from fraud_platform.decision.rates import LakeRates
+from fraud_platform.decision.report_desk import ReportDesk
 from fraud_platform.decision.serving_model import load_model
 from fraud_platform.inference_log.spool import SpoolWriter
 from fraud_platform.inference_log.table import LogTable
+from fraud_platform.ingest.feedback import FeedbackWriter
+from fraud_platform.ingest.feedback_index import FeedbackIndex
 from fraud_platform.lake import Lake, open_lake
 from fraud_platform.model.bundle import releases
 from fraud_platform.online.ladder import Ladder
@@ -82,6 +89,18 @@ def body(row: dict[str, Any]) -> bytes:
     return f'{plain[:-1]}, "amount": {amount:f}}}'.encode()
 
 
+@dataclass
+class Deciding:
+    """A worker's desks on one clock, of which the test is the master."""
+
+    now: int
+    """UTC microseconds."""
+    meter: Meter
+    engine: DecisionEngine
+    reports: ReportDesk
+    labels: FeedbackDesk
+
+
 async def serve(
     settings: Settings, day: date, rows: list[dict[str, Any]], answered: Callable[[int, dict[str, Any]], None]
 ) -> list[str]:
@@ -90,55 +109,77 @@ async def serve(
 
     The snapshot of two days before is in force until 02:00, then that of the day before.
     """
+    async with deciding(settings, day) as worker:
+        loaded = False
+        for row in rows:
+            if not loaded and row["received_at"] >= micros(day, 2):
+                load(settings, day - timedelta(days=1), micros(day, 2))
+                loaded = True
+            worker.now = row["received_at"]
+            answer = await worker.engine.decide(body(row), row.get("caller", DEFAULT_CALLER))
+            answered(answer.status, json.loads(answer.body))
+    return worker.meter.failures
+
+
+@asynccontextmanager
+async def deciding(settings: Settings, day: date) -> AsyncIterator[Deciding]:
+    """A worker at the beginning of `day`: the snapshot of two days before is in force, velocity is warm."""
     lake = open_lake(settings)
     assert settings.redis_url is not None
-    now = [micros(day)]
     meter = Meter()
-    faults = FaultLog(lambda: now[0], meter.failed)
+
+    def clock() -> int:
+        return worker.now
+
+    faults = FaultLog(clock, meter.failed)
     publish_small_model(settings.home, version=1, seed=1)
     model = load_model(releases(settings.home) / "fraud-detector-1")
     rates = LakeRates(lake, settings.base_currency)
     rates.refresh()
-    store = OnlineStore(settings.redis_url, ttl_days=settings.online_ttl_days, clock=lambda: now[0])
+    store = OnlineStore(settings.redis_url, ttl_days=settings.online_ttl_days, clock=clock)
     features = Ladder(store, CircuitBreaker("redis", lambda: 0.0), faults.report)
     spool = SpoolWriter(settings.home, "worker-1")
     decisions = Decisions(
         store,
-        lambda: now[0],
+        clock,
         superseded=lambda record: meter.failed("superseded"),
         given_up=lambda: meter.failed("given up"),
     )
     shared: dict[str, Any] = {"features": features, "decisions": decisions, "rates": rates, "base_currency": "EUR"}
     explainer = Explainer(home=settings.home, log=LogTable(lake), search_days=3, **shared)
+    maker, policy = DecisionMaker(clock, "EUR"), Policy(0.6, 0.3, 1)
     engine = DecisionEngine(
-        maker=DecisionMaker(lambda: now[0], "EUR"), model=model, model_breaker=CircuitBreaker("champion", lambda: 0.0), 
-        policy=Policy(0.6, 0.3, 1), recorder=spool, explainer=explainer, meter=meter, faults=faults,
-        clock=lambda: now[0], capacity=100, budget=UNLIMITED, **shared,
+        maker=maker, model=model, model_breaker=CircuitBreaker("champion", lambda: 0.0), policy=policy,
+        recorder=spool, explainer=explainer, meter=meter, faults=faults, clock=clock, capacity=100, budget=UNLIMITED,
+        **shared,
     )  # fmt: skip
+    reports = ReportDesk(
+        maker=maker, policy=lambda: policy, past=PolicyBook(settings.home), recorder=spool, clock=clock, **shared
+    )  # fmt: skip
+    days = DecidedDays(decisions, settings.home, LogTable(lake), 3, clock)
+    writer = FeedbackWriter(settings.home, "worker-1")
+    labels = FeedbackDesk(writer, FeedbackIndex(settings.home), days.find, clock)
+    worker = Deciding(micros(day), meter, engine, reports, labels)
+    load(settings, day - timedelta(days=2), micros(day - timedelta(days=1), 2))
     with redis.Redis.from_url(settings.redis_url) as client:
-        _load(client, lake, day - timedelta(days=2), micros(day - timedelta(days=1), 2))
         warm_velocity(settings, lake, client, day - timedelta(days=1), now_us=micros(day))
-        await store.open()
-        loaded = False
-        try:
-            for row in rows:
-                if not loaded and row["received_at"] >= micros(day, 2):
-                    _load(client, lake, day - timedelta(days=1), micros(day, 2))
-                    loaded = True
-                now[0] = row["received_at"]
-                answer = await engine.decide(body(row), row.get("caller", DEFAULT_CALLER))
-                answered(answer.status, json.loads(answer.body))
-        finally:
-            await store.close()
-            explainer.close()
-            spool.close()
-    return meter.failures
+    await store.open()
+    try:
+        yield worker
+    finally:
+        await store.close()
+        for each in (explainer, reports, days, writer, spool):
+            each.close()
 
 
-def _load(client: redis.Redis, lake: Lake, snapshot: date, at: int) -> None:
-    for view in VIEWS:
-        record = load_snapshot_direct(client, lake, view, snapshot, now=lambda: at, ttl_seconds=3_600)
-        append_load(lake, record)
+def load(settings: Settings, snapshot: date, at: int) -> None:
+    """Put a snapshot in force at a moment, UTC microseconds."""
+    assert settings.redis_url is not None
+    lake = open_lake(settings)
+    with redis.Redis.from_url(settings.redis_url) as client:
+        for view in VIEWS:
+            record = load_snapshot_direct(client, lake, view, snapshot, now=lambda: at, ttl_seconds=3_600)
+            append_load(lake, record)
 
 
 def served(settings: Settings, day: date, rows: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -21,6 +21,7 @@ from fraud_platform.dataset import fix_dataset
 from fraud_platform.erasure import files
 from fraud_platform.erasure.names import Names
 from fraud_platform.features import tables
+from fraud_platform.features.gaps import GapError
 from fraud_platform.features.in_force import spans
 from fraud_platform.features.snapshots import write_medians, write_merchant_features, write_user_features
 from fraud_platform.features.tiles import write_label_tiles, write_merchant_tiles, write_user_tiles
@@ -491,3 +492,31 @@ def test_a_history_on_s3_is_that_of_a_folder_byte_for_byte(
     assert list(folder) == list(store)
     assert len(folder) > 8 * 8
     assert [name for name, content in folder.items() if store[name] != content] == []
+
+
+def test_a_partition_that_was_removed_from_the_store_is_no_empty_day(root: str, make_settings: MakeSettings) -> None:
+    days = days_between(date(2026, 3, 1), date(2026, 3, 3))
+    settings = make_settings(lake_url=root, users=40, merchants=10, transactions_per_day=60, history_start=days[0])
+    lake, lost, last = open_lake(settings), days[-2], days[-1:]
+    _, source = fix_dataset(settings, lake, datetime(2026, 3, 4, tzinfo=UTC))
+    ingest_transactions(lake, source, days, settings.base_currency)
+    ingest_labels(lake, source, days)
+    for write in (write_user_tiles, write_merchant_tiles, write_label_tiles, write_user_features):
+        write(settings, lake, days)
+    stages: dict[str, Callable[[], object]] = {
+        tables.RAW_TRANSACTIONS: lambda: write_user_tiles(settings, lake, last),
+        tables.USER_TILES: lambda: write_user_features(settings, lake, last),
+        tables.LABEL_TILES: lambda: write_merchant_features(settings, lake, last),
+    }
+    for table, stage in stages.items():
+        kept = lake.open(table, lost).read()
+        before = {path: lake.open_file(path).read() for path in lake.every_file(".parquet") if str(last[0]) in path}
+        # by somebody else, while this process goes on
+        Lake(root).remove([lake.path(table, lost)])
+        asset = table.split("/")[0]
+        with pytest.raises(GapError, match=f"^{asset} was never built for {lost} under {root}"):
+            stage()
+        assert {path: lake.open_file(path).read() for path in before} == before, "nothing was written"
+        Lake(root).write_bytes(lake.path(table, lost), kept)
+    write_user_features(settings, lake, last)
+    assert {path: lake.open_file(path).read() for path in before} == before

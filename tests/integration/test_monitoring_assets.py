@@ -16,6 +16,7 @@ import pytest
 from assets.definitions import build_definitions
 from assets.partitions import key_range_tags
 from assets.sensing import RETRAIN_TAG
+from assets.sensors import warned_run_alerts
 from fraud_platform.lake import Lake, open_lake
 from fraud_platform.model.bundle import Bundle, Scorer
 from fraud_platform.model.routing import read_routing, write_routing
@@ -202,3 +203,31 @@ def test_while_a_challenger_is_on_trial_drift_starts_no_other_training(
     watch(settings, instance, DAYS[1])
     (request,), _ = tick(settings, instance, cursor)
     assert request.run_key == f"fraud-detector-1-{DAYS[1]}-1"
+
+
+def test_a_warning_that_says_what_to_do_is_told_once_and_fails_nothing(
+    settings: Settings, instance: dg.DagsterInstance, webhook: Webhook
+) -> None:
+    checks = {"null_share": {"remedy": "docs/closed-loop.md, Columns that go null"}, "row_count": {}}
+
+    @dg.asset(check_specs=[dg.AssetCheckSpec(name, asset="watched") for name in checks])
+    def watched() -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        yield dg.MaterializeResult()
+        for name, facts in checks.items():
+            yield dg.AssetCheckResult(
+                check_name=name, passed=False, severity=dg.AssetCheckSeverity.WARN, metadata=facts
+            )
+
+    for _ in range(2):
+        result = dg.materialize([watched], instance=instance)
+        assert result.success
+        context = dg.build_run_status_sensor_context(
+            sensor_name="warned_run_alerts",
+            dagster_instance=instance,
+            dagster_run=result.dagster_run,
+            dagster_event=result.get_run_success_event(),
+        )
+        warned_run_alerts(context)
+    (told,) = webhook.told
+    assert "check null_share of watched warns" in str(told)
+    assert "what to do: docs/closed-loop.md, Columns that go null" in str(told)

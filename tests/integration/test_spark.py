@@ -16,6 +16,7 @@ from feast_snapshots import snapshot, write_snapshots
 from feature_repo import store as feast_store
 from fraud_platform.features import snapshots, tables, training_set
 from fraud_platform.features.catalogue import VELOCITY_WINDOWS
+from fraud_platform.features.gaps import GapError
 from fraud_platform.features.in_force import spans
 from fraud_platform.ingest.steps import ingest_labels, ingest_rates, ingest_transactions
 from fraud_platform.lake import Lake, days_between
@@ -149,6 +150,23 @@ def test_both_engines_write_the_same_bytes_of_simulated_days(tmp_path: Path, mon
     rolled(both.spark, both.days[-3:-1], monkeypatch)
     assert both.differences() == []
     assert both.spark.days(tables.USER_WINDOWS) == both.days[-3:-1]
+
+
+def test_spark_takes_a_day_that_was_never_built_for_no_empty_one(edges: Both, tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "gap"))
+    shutil.copytree(edges.spark.root, lake.root)
+    settings, lost, last = settings_of("spark", lake), edges.days[-3], edges.days[-1:]
+    for table, write in (
+        (tables.USER_TILES, snapshots.write_user_features),
+        (tables.LABEL_TILES, snapshots.write_merchant_features),
+    ):
+        path = Path(lake.path(table, lost))
+        rows = lake.read(table, lost)
+        path.unlink()
+        with pytest.raises(GapError, match=f"^{table.split('/')[0]} was never built for {lost} under {lake.root}"):
+            write(settings, lake, last)
+        lake.write(table, lost, rows.slice(0, 0))
+    snapshots.write_merchant_features(settings, lake, last)
 
 
 def test_a_window_longer_by_a_microsecond_is_noticed(edges: Both, monkeypatch: pytest.MonkeyPatch) -> None:

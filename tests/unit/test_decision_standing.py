@@ -124,6 +124,19 @@ async def test_a_report_of_another_payment_under_a_decided_id_changes_nothing(wo
     assert (await engine.decide(body(amount=1), "default")).status == 409
 
 
+async def test_a_reported_id_is_of_one_payment(world: World) -> None:
+    engine = world.engine(score=None)
+    assert (await world.report(engine, a_report())).status == 200
+    other = {**PAYMENT, "transaction_id": "t-2"}
+    refused = await world.report(engine, a_report(payment=other))
+    assert (refused.status, json.loads(refused.body)["field"]) == (422, "decision_id")
+    assert (await world.report(engine, a_report(), caller="another")).status == 422
+    assert not world.features.counted & {("default", "t-2"), ("another", "t-1")}, "what is refused is not counted"
+    assert (await world.report(engine, a_report())).status == 200, "sent again, it is the same report"
+    assert {record.identity for record in world.recorder.records} == {("default", "t-1")}
+    assert (await world.report(engine, a_report(number=2, payment=other))).status == 200
+
+
 async def test_a_report_on_what_waits_for_the_store_is_one_on_a_decided_payment(world: World) -> None:
     engine = world.engine(0.9)
     world.redis.down = True

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from fraud_platform import schema
+from fraud_platform.currency import MAX_MINOR, Rates
 from fraud_platform.features import tables
 from fraud_platform.features.in_force import spans
 from fraud_platform.features.offline import open_engine
@@ -372,3 +373,64 @@ def test_silence_on_a_copy_is_of_its_decision_and_of_no_later_day(lake: Lake) ->
         for row in labels.to_pylist()
     }
     assert dated == {"same": (DAY, DAY), "after": (DAY, DAY), "before": (NEXT, DAY), "alone": (DAY, DAY)}
+
+
+def test_a_label_is_never_older_than_its_payment_and_is_not_lost_for_it(lake: Lake) -> None:
+    at = MIDNIGHT + 20 * HOUR
+
+    class AtOnce(Export):
+        """Each row's label arrives with it."""
+
+        def labels(self, days: Sequence[date]) -> Iterator[tuple[date, pa.Table]]:
+            for day, labels in Export.labels(self, [day + timedelta(days=1) for day in days]):
+                yield day - timedelta(days=1), labels
+
+    source = WithDecisions(AtOnce((("t-1", "u-1", at), ("other", "u-1", at))), LogTable(lake))
+    log_decisions(lake, [decision("t-1", at + 5 * HOUR, 1)])
+
+    def dated(*days: date) -> list[tuple[date, str, date, datetime]]:
+        return [
+            (day, row["transaction_id"], row["transaction_date"], row["arrived_at"])
+            for day, labels in source.labels(days)
+            for row in labels.to_pylist()
+        ]
+
+    midnight = datetime.combine(NEXT, time(), UTC)
+    of_day = [(DAY, name, DAY, datetime.combine(DAY, time(), UTC)) for name in ("t-1", "other")]
+    of_next = [(NEXT, "t-1", NEXT, midnight)]
+    assert dated(DAY, NEXT) == of_day + of_next
+    assert (dated(DAY), dated(NEXT)) == (of_day, of_next), "whatever days are built together"
+
+
+def test_an_amount_that_was_taken_is_not_too_large_at_the_nights_rates(lake: Lake) -> None:
+    largest = Rates("EUR", {"USD": 1_900_000_000}).largest("USD")
+    plain = decision("t-1", MIDNIGHT + HOUR, 1, amount=MAX_MINOR)
+    request = msgspec.structs.replace(plain.request, currency="USD", amount_minor=largest)
+    log_decisions(lake, [msgspec.structs.replace(plain, request=request)])
+    (row,) = ingested(lake, Export(), DAY)
+    assert (row["amount"], row["amount_minor"]) == (MAX_MINOR, largest)
+    assert lake.size(tables.QUARANTINE, DAY)[0] == 0
+
+
+def test_a_payment_that_became_a_duplicate_is_no_fraud_of_its_merchant(lake: Lake, tmp_path: Path) -> None:
+    settings, at = Settings(home=tmp_path), MIDNIGHT + 20 * HOUR
+    export = Export((("t-1", "u-1", at),))
+    label = {
+        "transaction_id": "t-1", "caller": "default", "transaction_date": DAY, "arrived_at": at, "source": "customer",
+        "revision": 1, "state": "confirmed",
+    }  # fmt: skip
+    lake.write(tables.FRAUD_LABELS, DAY, pa.Table.from_pylist([label], schema.LABELS))
+    lake.write(tables.FRAUD_LABELS, NEXT, schema.LABELS.empty_table())
+
+    def night(day: date) -> None:
+        ingested(lake, export, day)
+        write_merchant_tiles(settings, lake, [day])
+        write_label_tiles(settings, lake, [day])
+
+    night(DAY)
+    assert lake.read(tables.LABEL_TILES, DAY)["fraud_delta"].to_pylist() == [1]
+    # the decision comes after the night in which the copy was labelled and counted
+    log_decisions(lake, [decision("t-1", at + 5 * HOUR, 1)])
+    night(NEXT)
+    assert lake.size(tables.MERCHANT_TILES, DAY)[0] == 0
+    assert lake.size(tables.LABEL_TILES, DAY)[0] == 0
