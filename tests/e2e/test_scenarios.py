@@ -30,7 +30,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def joined(names: Sequence[str], path: Path) -> None:
     """Write one scenario in which everything happens that happens in these, and all of it is expected.
 
-    They begin with the same bank, and what happens in one is over before the other begins.
+    They begin with the same bank and last as many days.
     """
     one, *others = [yaml.safe_load(shipped()[name].read_text()) for name in names]
     for other in others:

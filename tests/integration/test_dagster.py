@@ -196,7 +196,7 @@ def test_what_is_missing_in_the_lake_or_in_dagster_is_built_again(
     assert unbuilt_days(Platform(home, NOW), instance) == days(1, 5)
     platform = Platform(built.settings, NOW)
     assert unbuilt_days(platform, built.instance) == []
-    # nothing is known of them to Dagster, though the lake has them
+    # another Dagster knows nothing of days that the lake has
     assert unbuilt_days(platform, instance) == days(1, 5)
     path = Path(platform.lake.path(tables.TRAINING_SET, days(4, 4)[0]))
     away = path.rename(path.with_name("away"))
