@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SHORT, SHORT_ONES = ("bad-model", "outage"), "the-short-ones"
 ALL = bool(os.environ.get("FRAUD_TEST_SCENARIOS"))
 
-pytestmark = pytest.mark.timeout(3_600 if ALL else 600)
+pytestmark = pytest.mark.timeout(3_600 if ALL else 900)
 
 
 @pytest.fixture(scope="module")
