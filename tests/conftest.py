@@ -37,6 +37,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "BENTOML_PORT", "BENTOML_HOST"):
         os.environ.pop(name, None)
     os.environ.update(DO_NOT_TRACK="true", BENTOML_DO_NOT_TRACK="true")
+    # read when OpenMP is loaded: threads that spin while they wait take what the other test processes would compute by,
+    # and two trainings at once took four times the work
+    os.environ["OMP_WAIT_POLICY"] = "passive"
     Settings.model_config["env_file"] = None
     # how long an example takes says something of the machine's load, and nothing of the code
     hypothesis.settings.register_profile(
@@ -46,8 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its folder's kind and run the longest first: two processes share them by files, and a long
-    one that begins last leaves the other process idle."""
+    """Mark each test with its folder's kind and run the longest first: processes share them by files, and a long one
+    that begins last leaves the others idle."""
     order = list(reversed(KINDS))
 
     def kind(item: pytest.Item) -> str:

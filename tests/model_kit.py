@@ -25,6 +25,8 @@ ROWS_PER_DAY = 300
 USERS = 40
 WINDOWS: dict[str, Any] = {"warmup_days": 2, "validation_days": 3, "holdout_days": 5, "label_maturity_days": 3}
 """Windows that fill the history exactly: train is 8 days."""
+TRAINING: dict[str, Any] = {**WINDOWS, "training_threads": 1, "search_trials": 1, "min_holdout_frauds": 20}
+"""Of a training that is no more than a test's beginning: one set of parameters is tried, which takes seconds."""
 LABEL_DELAY = timedelta(hours=30)
 FIRST, SECOND = CATALOGUE.names.index("amount_zscore_90d"), CATALOGUE.names.index("seconds_since_last")
 

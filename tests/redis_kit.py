@@ -8,14 +8,31 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from fraud_platform.online.embedded_redis import find_redis_server
+
+START_SECONDS = 20
+NO_RETRY = Retry(NoBackoff(), 0)
+"""Of a client whose first failure is its answer: redis-py's own three retries pause for up to 14 seconds."""
+
+
+def wait_for(client: redis.Redis, log: Path | None = None) -> None:
+    """Return once a server that was started answers and has loaded its data. log: shown where it does not."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        with suppress(redis.RedisError):
+            client.ping()
+            return
+        assert time.monotonic() < deadline, f"Redis does not answer\n{log.read_text() if log is not None else ''}"
+        time.sleep(0.02)
 
 
 @dataclass
@@ -46,16 +63,9 @@ def begin_redis(folder: Path, **options: Any) -> Iterator[RedisServer]:
     log = folder / "redis.log"
     with log.open("wb") as output:
         server = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
-    client = redis.Redis(port=port)
+    client = redis.Redis(port=port, retry=NO_RETRY)
     try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                client.ping()
-                break
-            except redis.ConnectionError:
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.02)
+        wait_for(client, log)
         yield RedisServer(port, client)
     finally:
         client.close()

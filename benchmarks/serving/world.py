@@ -15,6 +15,8 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from feature_repo.store import apply
 from fraud_platform.features import tables
@@ -74,7 +76,7 @@ def start_redis(world: World) -> "subprocess.Popen[bytes]":
         "--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--hash-max-ziplist-value", "256",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    with redis.Redis.from_url(world.redis_url) as client:
+    with redis.Redis.from_url(world.redis_url, retry=Retry(NoBackoff(), 0)) as client:
         deadline = time.monotonic() + 20
         while True:
             try:

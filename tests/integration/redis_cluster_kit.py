@@ -15,6 +15,7 @@ import redis
 
 from fraud_platform.online.embedded_redis import find_redis_server
 from fraud_platform.online.slots import SLOTS
+from tests.redis_kit import NO_RETRY, wait_for
 
 NODE_TIMEOUT_MS = 1_000
 """Silence after which a master counts as failed; a bank would take 15 s, a test cannot."""
@@ -49,7 +50,7 @@ class Node:
         folder.mkdir(parents=True)
         self.folder, self.port = folder, _free_ports()
         self.name = f"127.0.0.1:{self.port}"
-        self.client = redis.Redis(port=self.port, socket_timeout=5)
+        self.client = redis.Redis(port=self.port, socket_timeout=5, retry=NO_RETRY)
         self.start()
         self.id = str(self.client.execute_command("CLUSTER", "MYID").decode())
 
@@ -62,13 +63,7 @@ class Node:
         command = [str(find_redis_server()), *(text for n, v in options.items() for text in (f"--{n}", f"{v}"))]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        until(self._answers, f"the start of {self.name}")
-
-    def _answers(self) -> bool:
-        try:
-            return bool(self.client.ping())
-        except redis.RedisError:
-            return False
+        wait_for(self.client, self.folder / "log")
 
     def cluster(self, *arguments: object) -> object:
         return self.client.execute_command("CLUSTER", *arguments)

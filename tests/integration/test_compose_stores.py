@@ -21,6 +21,7 @@ from fraud_platform.online.embedded_redis import find_redis_server
 from fraud_platform.packaging.compose_secrets import make_secrets
 from tests.conftest import free_port
 from tests.integration import kafka_kit
+from tests.redis_kit import NO_RETRY, wait_for
 
 FILE = Path(__file__).parents[2] / "deploy" / "compose.yaml"
 START_SECONDS = 30.0
@@ -57,15 +58,11 @@ def redis_port(tmp_path: Path, secrets: Path) -> Iterator[int]:
 
 def test_redis_lets_nobody_in_without_the_password_of_its_address(redis_port: int, secrets: Path) -> None:
     address = (secrets / "redis_url").read_text().replace("@redis:6379", f"@127.0.0.1:{redis_port}")
-    with redis.Redis.from_url(address) as client, redis.Redis(port=redis_port) as stranger:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                assert client.ping()
-                break
-            except redis.exceptions.ConnectionError:
-                assert time.monotonic() < deadline, "Redis does not answer"
-                time.sleep(0.05)
+    with (
+        redis.Redis.from_url(address, retry=NO_RETRY) as client,
+        redis.Redis(port=redis_port, retry=NO_RETRY) as stranger,
+    ):
+        wait_for(client)
         for ask in (stranger.ping, stranger.dbsize, stranger.config_get):
             with pytest.raises(redis.exceptions.AuthenticationError):
                 ask()

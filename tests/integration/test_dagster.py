@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -40,6 +41,27 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as ephemeral:
         yield ephemeral
+
+
+@dataclass
+class Built:
+    """A bank whose five days were built in one run."""
+
+    settings: Settings
+    instance: dg.DagsterInstance
+    result: dg.ExecuteInProcessResult
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    """The bank of `home`, built once: it takes seconds. A test leaves it as it was."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in (SMALL | {"home": tmp_path_factory.mktemp("built")}).items():
+                patch.setenv(f"FRAUD_{name.upper()}", str(value))
+            settings = Settings()
+            result = run_history(settings, instance, days(1, 5))
+        yield Built(settings, instance, result)
 
 
 def days(first: int, last: int) -> list[date]:
@@ -99,13 +121,10 @@ def test_jobs_and_schedules_are_there_and_on(home: Settings) -> None:
     assert sensors == dict.fromkeys(names, dg.DefaultSensorStatus.RUNNING)
 
 
-def test_a_range_of_days_is_one_run_with_every_check_and_row_counts(
-    home: Settings, instance: dg.DagsterInstance
-) -> None:
-    result = run_history(home, instance, days(1, 5))
-
+def test_a_range_of_days_is_one_run_with_every_check_and_row_counts(built: Built) -> None:
+    instance, result = built.instance, built.result
     assert result.success
-    lake = open_lake(home)
+    lake = open_lake(built.settings)
     for name in DAILY_ASSETS:
         known = instance.get_materialized_partitions(dg.AssetKey(name))
         assert known == {day.isoformat() for day in days(1, 5)}, name
@@ -153,35 +172,40 @@ def test_a_bad_day_does_not_go_on(
     assert lake.days(tables.TRAINING_SET) == []
 
 
-def test_the_nightly_schedule_asks_for_every_day_that_is_missing(home: Settings, instance: dg.DagsterInstance) -> None:
-    repository = build_definitions(home, NOW).get_repository_def()
-    schedule = repository.get_schedule_def("nightly_features")
-
-    def tick(now: datetime) -> dg.RunRequest | None:
+def test_the_nightly_schedule_asks_for_every_day_that_is_missing(
+    home: Settings, instance: dg.DagsterInstance, built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tick(settings: Settings, instance: dg.DagsterInstance, now: datetime) -> dg.RunRequest | None:
+        schedule = build_definitions(settings, NOW).get_repository_def().get_schedule_def("nightly_features")
         context = dg.build_schedule_context(instance, scheduled_execution_time=now)
         requests = schedule.evaluate_tick(context).run_requests
         return requests[0] if requests else None
 
-    request = tick(NOW)
+    request = tick(home, instance, NOW)
     assert request is not None
     assert request.tags["dagster/asset_partition_range_start"] == "2026-03-01"
     assert request.tags["dagster/asset_partition_range_end"] == "2026-03-05"
-    assert run_history(home, instance, days(1, 5)).success
-    assert tick(NOW) is None
-    tomorrow = tick(NOW + timedelta(days=1))
+    monkeypatch.setenv("FRAUD_HOME", str(built.settings.home))
+    assert tick(built.settings, built.instance, NOW) is None
+    tomorrow = tick(built.settings, built.instance, NOW + timedelta(days=1))
     assert tomorrow is not None
     assert tomorrow.tags["dagster/asset_partition_range_start"] == "2026-03-06"
 
 
-def test_what_is_missing_in_the_lake_or_in_dagster_is_built_again(home: Settings, instance: dg.DagsterInstance) -> None:
-    platform = Platform(home, NOW)
+def test_what_is_missing_in_the_lake_or_in_dagster_is_built_again(
+    home: Settings, instance: dg.DagsterInstance, built: Built
+) -> None:
+    assert unbuilt_days(Platform(home, NOW), instance) == days(1, 5)
+    platform = Platform(built.settings, NOW)
+    assert unbuilt_days(platform, built.instance) == []
+    # another Dagster knows nothing of days that the lake has
     assert unbuilt_days(platform, instance) == days(1, 5)
-    assert run_history(home, instance, days(1, 5)).success
-    assert unbuilt_days(platform, instance) == []
-    Path(platform.lake.path(tables.TRAINING_SET, days(4, 4)[0])).unlink()
-    assert unbuilt_days(platform, instance) == days(4, 5)
-    with dg.DagsterInstance.ephemeral() as forgetful:
-        assert unbuilt_days(platform, forgetful) == days(1, 5)
+    path = Path(platform.lake.path(tables.TRAINING_SET, days(4, 4)[0]))
+    away = path.rename(path.with_name("away"))
+    try:
+        assert unbuilt_days(platform, built.instance) == days(4, 5)
+    finally:
+        away.rename(path)
 
 
 def test_an_unfinished_day_is_refused_whoever_asks(

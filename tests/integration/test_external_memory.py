@@ -49,7 +49,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def settings_of(home: Path, **fields: Any) -> Settings:
-    return Settings(home=home, training_threads=1, **kit.WINDOWS, **fields)
+    return Settings(home=home, **(kit.TRAINING | fields))
 
 
 def both(lake: Lake, home: Path) -> tuple[Examples, StoredExamples]:

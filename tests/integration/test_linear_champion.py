@@ -53,8 +53,7 @@ class World:
 
 
 def settings_of(home: Path, **changes: Any) -> Settings:
-    few: dict[str, Any] = {"training_threads": 1, "min_holdout_frauds": 20, "search_trials": 1}
-    return Settings(home=home, **(few | kit.WINDOWS | changes))
+    return Settings(home=home, **(kit.TRAINING | changes))
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +164,7 @@ def test_the_screen_says_who_decides_and_why(released: Settings) -> None:
 
 def trained_by_dagster(home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     settings = settings_of(home)
-    fields = {"home": home, "training_threads": 1, "min_holdout_frauds": 20, "search_trials": 1} | kit.WINDOWS
+    fields = {"home": home} | kit.TRAINING
     for name, value in (fields | {"history_start": kit.FIRST_DAY, "clock_file": home / "clock"}).items():
         monkeypatch.setenv(f"FRAUD_{name.upper()}", str(value))
     move_clock(home / "clock", int(kit.NOW.timestamp() * 1_000_000))

@@ -48,7 +48,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("template")
     lake = Lake(str(home / "lake"))
     kit.write_history(lake)
-    settings = Settings(home=home, training_threads=1, min_holdout_frauds=20, **kit.WINDOWS)
+    settings = Settings(home=home, **kit.TRAINING)
     train_candidate(lake, settings, kit.NOW)
     assert champion_version(settings) is None
     return home
@@ -58,7 +58,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mine(template: Path, tmp_path: Path) -> Iterator[Settings]:
     home = tmp_path / "home"
     shutil.copytree(template, home)
-    yield Settings(home=home, training_threads=1, min_holdout_frauds=20, **kit.WINDOWS)
+    yield Settings(home=home, **kit.TRAINING)
     import mlflow
 
     while mlflow.active_run():

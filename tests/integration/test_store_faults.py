@@ -26,6 +26,7 @@ from fraud_platform.online.store import OnlineFeatures, OnlineStore
 from fraud_platform.online.wire import StoreError, Wire
 from fraud_platform.schema import Transaction
 from tests.record_kit import record
+from tests.redis_kit import NO_RETRY, wait_for
 
 DEADLINE = 0.05
 HOUR_COUNT = [f.name for f in velocity.CATALOGUE.of("velocity")].index("user_txn_count_1h")
@@ -53,18 +54,12 @@ class Server:
             *(text for name, value in options.items() for text in (f"--{name}", f"{value}")),
         ]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                self.client.ping()
-                return
-            except redis.RedisError:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+        with self.client as client:
+            wait_for(client)
 
     @property
     def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, socket_timeout=5)
+        return redis.Redis(port=self.port, socket_timeout=5, retry=NO_RETRY)
 
     def send(self, signal_number: int) -> None:
         assert self.process is not None

@@ -53,7 +53,7 @@ def candidate(tmp_path_factory: pytest.TempPathFactory) -> Candidate:
     home = tmp_path_factory.mktemp("home")
     lake = Lake(str(home / "lake"))
     kit.write_history(lake)
-    return train_candidate(lake, Settings(home=home, training_threads=1, **kit.WINDOWS), kit.NOW)
+    return train_candidate(lake, Settings(home=home, **kit.TRAINING), kit.NOW)
 
 
 @pytest.fixture

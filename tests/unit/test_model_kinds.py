@@ -194,7 +194,7 @@ def test_margins_that_say_nothing_have_no_map() -> None:
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     home = tmp_path_factory.mktemp("kinds")
-    return Settings(home=home, training_threads=1, min_holdout_frauds=20, search_trials=3, **kit.WINDOWS)
+    return Settings(home=home, **kit.TRAINING)
 
 
 def test_where_the_truth_is_a_sum_logistic_regression_is_the_candidate_and_passes(settings: Settings) -> None:
@@ -219,7 +219,7 @@ def test_where_the_truth_is_a_sum_logistic_regression_is_the_candidate_and_passe
 
 
 def test_where_nothing_predicts_a_candidate_is_made_and_refused(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path, training_threads=1, min_holdout_frauds=20, search_trials=1, **kit.WINDOWS)
+    settings = Settings(home=tmp_path, **kit.TRAINING)
     lake = Lake(settings.lake)
     kit.write_history(lake, mix=0.0, fraud_offset=-2.5)
     candidate = train_candidate(lake, settings, kit.NOW)

@@ -30,9 +30,13 @@ SPLIT = Split(
 )  # fmt: skip
 
 
+TRIALS = len(WEIGHT_EXPONENTS) + 1
+"""The last one is drawn by Optuna."""
+
+
 @pytest.fixture
 def quick(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path, training_threads=1, search_trials=5, search_seconds=600)
+    return Settings(home=tmp_path, training_threads=1, search_trials=TRIALS, search_seconds=600)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +76,7 @@ def test_the_first_trials_measure_class_weights_and_the_best_is_chosen(
     folds: list[FoldExamples], quick: Settings, tmp_path: Path
 ) -> None:
     found, unseen = search(folds, quick, kit.MEDIANS, tmp_path / "journal")
-    assert len(found.trials) == 5
+    assert len(found.trials) == TRIALS
     assert not found.out_of_time
     for trial, exponent in zip(found.trials, WEIGHT_EXPONENTS, strict=False):
         assert trial.parameters["positive_weight_exponent"] == exponent

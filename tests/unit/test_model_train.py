@@ -25,12 +25,15 @@ from fraud_platform.model.data import Examples, load_holdout
 from fraud_platform.model.linear import signed_log1p
 from fraud_platform.model.plots import reliability
 from fraud_platform.model.report import report_markdown
+from fraud_platform.model.search import WEIGHT_EXPONENTS
 from fraud_platform.model.steps import train_candidate
 from fraud_platform.model.train import DEFAULTS, MAX_ROUNDS, grow, margins
 from fraud_platform.settings import Settings
 from tests import model_kit as kit
 
 WIDTH = len(CATALOGUE.names)
+SEARCHED = kit.TRAINING | {"search_trials": len(WEIGHT_EXPONENTS) + 1}
+"""The last set of parameters is one that Optuna drew."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained_settings(home: Path) -> Settings:
-    return Settings(home=home, training_threads=1, **kit.WINDOWS)
+    return Settings(home=home, **SEARCHED)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,7 @@ def test_candidate_and_baseline_learn_from_the_same_days(
 
     monkeypatch.setattr(steps, "fit_baseline", fit)
     with pytest.raises(InterruptedError):
-        train_candidate(lake, trained_settings.model_copy(update={"home": tmp_path}), kit.NOW)
+        train_candidate(lake, trained_settings.model_copy(update={"home": tmp_path, "search_trials": 1}), kit.NOW)
     # 8 days of training and 3 of validation
     assert seen == [candidate.record.train_rows] == [11 * kit.ROWS_PER_DAY]
 
@@ -129,7 +132,7 @@ def test_the_bundle_carries_what_serving_needs(candidate: Candidate, trained_set
 def test_the_same_data_and_seed_give_the_same_bytes_in_every_file(
     candidate: Candidate, lake: Lake, tmp_path: Path
 ) -> None:
-    other = train_candidate(lake, Settings(home=tmp_path, training_threads=1, **kit.WINDOWS), kit.NOW)
+    other = train_candidate(lake, Settings(home=tmp_path, **SEARCHED), kit.NOW)
     assert other.fingerprint == candidate.fingerprint
     files = [path.relative_to(candidate.folder) for path in candidate.folder.rglob("*") if path.is_file()]
     assert len(files) == 10
@@ -188,7 +191,7 @@ def test_late_labels_leave_the_model_as_it_was(candidate: Candidate, tmp_path: P
         if f"t-{n}-{i}" not in known
     ]
     kit.write_labels(lake, labels + planted)
-    other = train_candidate(lake, Settings(home=tmp_path, training_threads=1, **kit.WINDOWS), kit.NOW)
+    other = train_candidate(lake, Settings(home=tmp_path, **SEARCHED), kit.NOW)
     assert other.bundle.model_sha256 == candidate.bundle.model_sha256
     assert other.fingerprint != candidate.fingerprint
 
@@ -300,7 +303,7 @@ def test_metrics_are_flat_finite_and_agree_with_the_record(candidate: Candidate)
 
 
 def test_a_short_history_trains_with_shrunken_windows_and_says_so(lake: Lake, tmp_path: Path) -> None:
-    short = Settings(home=tmp_path, training_threads=1)
+    short = Settings(home=tmp_path, training_threads=1, search_trials=1)
     candidate = train_candidate(lake, short, kit.NOW)
     assert candidate.record.split.shrunk
     assert "shrunk" in report_markdown(candidate)
