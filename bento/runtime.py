@@ -61,8 +61,10 @@ from fraud_platform.online.cold import ColdStore
 from fraud_platform.online.embedded_postgres import postgres_address
 from fraud_platform.online.embedded_redis import ensure_redis, redis_address
 from fraud_platform.online.ladder import Ladder
+from fraud_platform.online.packed import VIEWS
 from fraud_platform.online.recount import Recount
 from fraud_platform.online.redis_memory import MemoryWatch
+from fraud_platform.online.rows import Refusal, ViewRefusedError
 from fraud_platform.online.shards import REDIS_ERRORS
 from fraud_platform.online.snapshot_record import end_of_day
 from fraud_platform.online.store import OnlineStore
@@ -147,6 +149,7 @@ class Runtime:
             clock=clock,
             deadline=settings.read_deadline_ms / 1_000,
             recount=Recount(settings.home / "recount"),
+            refused=self._refuse,
         )
         self._memory = MemoryWatch(redis_address(settings), clock=clock)
         self._warnings: list[str] = []
@@ -156,6 +159,7 @@ class Runtime:
             default_medians=self._store.medians,
             clock=clock,
             deadline=settings.cold_deadline_ms / 1_000,
+            refused=self._refuse,
         )
         name = f"{os.getpid()}-{clock()}"
         self._spool = SpoolWriter(settings.home, name)
@@ -355,7 +359,9 @@ class Runtime:
                 checks[held] = {"ok": False}
             else:
                 checks[name] = {"ok": True}
-                checks[held] = {"ok": all(snapshots.values()), **snapshots}
+                refused = store.refused()
+                told = {"refused": refused} if refused else {}
+                checks[held] = {"ok": all(snapshots.values()) and not refused, **snapshots, **told}
         policy = self.engine.policy
         checks["policy"] = {"ok": policy.asks_model, "version": policy.version, "kill_switch": policy.kill_switch}
         checks["breakers"] = {
@@ -364,8 +370,7 @@ class Runtime:
         }
         degraded = [name for name, check in checks.items() if not check["ok"]]
         ready = all(opening.done() for opening in self._opening) or time.monotonic() > self._opened_by
-        told = {"ready": ready, "degraded": degraded, "warnings": self._warnings, "checks": checks}
-        body = msgspec.json.encode(told)
+        body = msgspec.json.encode({"ready": ready, "degraded": degraded, "warnings": self._warnings, "checks": checks})
         return Answer(200 if ready else 503, body)
 
     async def _keep_rates_fresh(self) -> None:
@@ -375,6 +380,11 @@ class Runtime:
                 await asyncio.to_thread(self._rates.refresh)
             except Exception as error:  # noqa: BLE001 - the old rates stay in force; counted, logged, tried again
                 self._faults.report("rates", error)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Count a row that was not read, and say why in the log."""
+        self._meter.refused(refusal)
+        self._faults.report(f"{refusal.store}_rows", ViewRefusedError(refusal.detail))
 
     def _decide_by(self, policy: Policy) -> None:
         self.engine.policy = policy
@@ -445,9 +455,10 @@ class Runtime:
             self._meter.serves(self._release or None, challenger.model.version if challenger else None)
             for name, store in (("redis", self._store), ("postgres", self._cold)):
                 with suppress(StoreError):
-                    for view, day in (await store.snapshots()).items():
-                        end = end_of_day(day) / 1e6 if day else 0.0
-                        self._meter.snapshot(name, view.removesuffix("_vector"), end)
+                    snapshots = await store.snapshots()
+                    for view in VIEWS:
+                        day = snapshots[view.name]
+                        self._meter.snapshot(name, view.entity, end_of_day(day) / 1e6 if day else 0.0)
             self._meter.forget_dead_workers()
             await asyncio.sleep(VERSIONS_SECONDS)
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from fraud_platform.features.catalogue import CATALOGUE, LABEL_DELAY_DAYS, MIN_TRANSACTIONS, Feature
+from fraud_platform.features.catalogue import CATALOGUE, ENTITIES, LABEL_DELAY_DAYS, MIN_TRANSACTIONS, Entity, Feature
 
 Effect = Literal["raises risk", "lowers risk", "none"]
 
@@ -127,18 +127,17 @@ def effect(contribution: float) -> Effect:
     return "raises risk" if contribution > 0 else "lowers risk"
 
 
-_POSITION = {name: index for index, name in enumerate(CATALOGUE.names)}
-_COUNT = {entity: _POSITION[f"{entity}_txn_count_90d"] for entity in ("user", "merchant")}
+_COUNT = {entity: CATALOGUE.position[CATALOGUE.seen(entity).name] for entity in ENTITIES}
 
 
-def _borrowing(feature: Feature) -> set[str]:
+def _borrowing(feature: Feature) -> set[Entity]:
     """The entities whose median may stand in for an own value in this feature."""
     own = [feature] + [
-        CATALOGUE.features[_POSITION[name]]
+        CATALOGUE.features[CATALOGUE.position[name]]
         for name in (column.partition(".")[2] for column in feature.inputs)
-        if name in _POSITION
+        if name in CATALOGUE.position
     ]
-    return {one.source for one in own if one.cold_start == "median"}
+    return {one.entity for one in own if one.entity is not None and one.cold_start == "median"}
 
 
 def _lower(meaning: str) -> str:

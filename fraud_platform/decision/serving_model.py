@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fraud_platform.decision.breaker import Breaker
 from fraud_platform.decision.problem import model_gone
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.features.vector import Matrix
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.model.bundle import (
@@ -29,7 +30,7 @@ from fraud_platform.model.bundle import (
 from fraud_platform.model.calibration import Calibration
 from fraud_platform.model.explanation import Explanation
 from fraud_platform.model.kinds import Margins
-from fraud_platform.model.linear import LinearModel
+from fraud_platform.model.selected import Selected
 from fraud_platform.model.ubjson import ModelFileError
 
 CHAMPION, LOGISTIC_REGRESSION = "champion", "logistic_regression"
@@ -52,7 +53,7 @@ class ServingModel:
     compiled: Margins
     """For one payment at a time."""
     calibration: Calibration
-    fallback: LinearModel
+    fallback: "Fallback"
     scorer: Scorer
     """The same model for many payments, and for explanations."""
     medians: dict[str, Matrix]
@@ -101,34 +102,41 @@ class ServingModel:
         return score
 
 
-def load_model(release: Path) -> ServingModel:
-    """Load a release for serving, see `serving_model`. Raises BundleError."""
-    return serving_model(Bundle.load(release))
+def load_model(release: Path, catalogue: Catalogue = CATALOGUE) -> ServingModel:
+    """Load a release for vectors of a set, see `serving_model`. Raises BundleError."""
+    return serving_model(Bundle.load(release, catalogue), catalogue)
 
 
-def serving_model(bundle: Bundle) -> ServingModel:
+def serving_model(bundle: Bundle, catalogue: Catalogue = CATALOGUE) -> ServingModel:
     """A verified bundle as it serves: compiled trees are held against XGBoost, and everything scores once, so that no
     payment pays for a first time. Raises BundleError."""
-    scorer = Scorer(bundle)
+    scorer = Scorer(bundle, catalogue)
     try:
-        compiled = scorer.model.compiled()
+        compiled: Margins = scorer.model.compiled()
     except ModelFileError as error:
         raise BundleError(f"{bundle.name}: {error}") from error
-    empty = np.full((1, len(CATALOGUE.names)), np.nan, np.float32)
+    width, columns = len(catalogue.names), bundle.columns(catalogue)
+    if columns is not None:
+        compiled = Selected(compiled, columns, width)
+    fallback = fallback_of(bundle, catalogue)
+    empty = np.full((1, width), np.nan, np.float32)
     compiled.margins(empty)
-    bundle.fallback.score(empty)
+    fallback.score(empty)
     return ServingModel(
         version=f"{bundle.model_name}/{bundle.version}",
         scorer_hash=bundle.model_sha256,
         compiled=compiled,
         calibration=bundle.calibration,
-        fallback=bundle.fallback,
+        fallback=fallback,
         scorer=scorer,
-        medians={
-            entity: np.array([np.nan if value is None else value for value in values], np.float32)
-            for entity, values in bundle.medians.items()
-        },
+        medians=bundle.medians_of(catalogue),
     )
+
+
+def fallback_of(bundle: Bundle, catalogue: Catalogue = CATALOGUE) -> "Fallback":
+    """A verified bundle's model of last resort, for vectors of a set."""
+    columns = bundle.columns(catalogue)
+    return bundle.fallback if columns is None else Selected(bundle.fallback, columns, len(catalogue.names))
 
 
 def load_newest(home: Path, failed: Callable[[str, BaseException], None]) -> ServingModel | None:
@@ -166,6 +174,12 @@ class Explainable(Protocol):
     def explain(self, vector: Matrix) -> Explanation: ...
 
 
+class Fallback(Explainable, Protocol):
+    """The rung that decides where the model itself cannot; `model.linear.LinearModel` has it."""
+
+    def score(self, vectors: Matrix) -> NDArray[np.float64]: ...
+
+
 class PastModels:
     """Earlier releases under `<home>/releases`, loaded when an explanation needs one. Not thread-safe."""
 
@@ -185,7 +199,7 @@ class PastModels:
 
     def _load(self, record: DecisionRecord) -> dict[str, Explainable]:
         bundle = past_bundle(self._home, record)
-        return {CHAMPION: Scorer(bundle), LOGISTIC_REGRESSION: bundle.fallback}
+        return {CHAMPION: Scorer(bundle), LOGISTIC_REGRESSION: fallback_of(bundle)}
 
 
 def past_bundle(home: Path, record: DecisionRecord) -> Bundle:

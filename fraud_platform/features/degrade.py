@@ -19,8 +19,7 @@ LEVELS = {
 }
 """What each level means. The age of a cold store's snapshot is not part of it."""
 
-_POSITION = {name: index for index, name in enumerate(CATALOGUE.names)}
-_LIVE = [*range(*CATALOGUE.columns("velocity").indices(len(CATALOGUE.names))), _POSITION["seconds_since_last"]]
+_LIVE = [*range(*CATALOGUE.columns("velocity").indices(len(CATALOGUE.names))), CATALOGUE.position["seconds_since_last"]]
 
 
 def degrade(vectors: Matrix, level: str, medians: Mapping[str, Sequence[float | None]]) -> Matrix:
@@ -56,7 +55,7 @@ def degrade_some(
 
 def _of_strangers(vectors: Matrix, medians: Mapping[str, Sequence[float | None]]) -> Matrix:
     def column(name: str) -> NDArray[np.float64]:
-        return vectors[:, _POSITION[name]].astype(np.float64)
+        return vectors[:, CATALOGUE.position[name]].astype(np.float64)
 
     def nothing(width: int) -> Matrix:
         return np.full((len(vectors), width), np.nan, np.float32)

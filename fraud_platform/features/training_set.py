@@ -88,7 +88,7 @@ def velocity(transactions: ibis.Table, first_day: date) -> ibis.Table:
     rows = rows.filter(microseconds(rows.received_at) >= midnight - WINDOW_REACH)
     columns = {}
     for feature in CATALOGUE.of("velocity"):
-        entity = feature.name.split("_", 1)[0]
+        entity = feature.entity
         since, at = rows[f"{entity}_counted_since"], rows[f"{entity}_effective_time"]
         # (t − w, t] over whole microseconds is [t − w + 1, t]
         window = ibis.range_window(
@@ -98,7 +98,7 @@ def velocity(transactions: ibis.Table, first_day: date) -> ibis.Table:
             following=0,
         )
         # a sum of amounts none of which is known is 0, as it is online
-        aggregate = rows.count() if "txn_count" in feature.name else rows.amount.coalesce(0).sum()
+        aggregate = rows.count() if feature.aggregate == "count" else rows[feature.operand].coalesce(0).sum()
         complete = at - VELOCITY_WINDOWS[feature.window] + 1 >= since
         columns[feature.name] = ibis.ifelse(complete, aggregate.over(window).cast("int64"), None)
     return rows.mutate(**columns)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud_platform.channels import is_online
-from fraud_platform.features.catalogue import CATALOGUE, DAY, HOUR, MIN_TRANSACTIONS, Source
+from fraud_platform.features.catalogue import CATALOGUE, DAY, HOUR, MIN_TRANSACTIONS, Entity
 from fraud_platform.features.request import Floats, assemble
 from fraud_platform.schema import Transaction
 
@@ -35,12 +35,11 @@ class _Block:
         return self.count, self.median, self.zero
 
     @staticmethod
-    def of(source: Source) -> "_Block":
+    def of(source: Entity) -> "_Block":
         features = CATALOGUE.of(source)
         rules = np.array([feature.cold_start for feature in features])
-        names = [feature.name for feature in features]
         return _Block(
-            len(features), names.index(f"{source}_txn_count_90d"), np.flatnonzero(rules == "median"),
+            len(features), features.index(CATALOGUE.seen(source)), np.flatnonzero(rules == "median"),
             np.flatnonzero(rules == "zero"),
         )  # fmt: skip
 
@@ -48,7 +47,6 @@ class _Block:
 _USER, _MERCHANT = _Block.of("user"), _Block.of("merchant")
 _NO_USER = np.full(_USER.width, np.nan, np.float32)
 _NO_MERCHANT = np.full(_MERCHANT.width, np.nan, np.float32)
-_POSITION = {name: index for index, name in enumerate(CATALOGUE.names)}
 _INPUTS = (
     "amount",
     "user_effective_time",
@@ -63,7 +61,7 @@ _INPUTS = (
 
 _PERSONAL = np.array(
     [
-        _POSITION[name]
+        CATALOGUE.position[name]
         for name in (
             "user_amount_avg_30d",
             "user_amount_avg_90d",

@@ -54,6 +54,13 @@ def timestamp_field(view: str) -> bytes:
     return b"_ts:" + view.encode()
 
 
+@cache
+def floats_head(width: int) -> bytes:
+    """What an Array(Float32) value of `width` elements begins with: all but the raw little-endian floats."""
+    inner = ELEMENT_TAG + varint(4 * width)
+    return FLOAT_LIST_TAG + varint(len(inner) + 4 * width) + inner
+
+
 def floats(value: bytes) -> NDArray[np.float32]:
     """An Array(Float32) value as a read-only view of its bytes; a null is an array of length 0. Raises LayoutError."""
     if not value:
@@ -90,6 +97,8 @@ def strings(value: bytes) -> list[str]:
         size, start = _varint(value, position + 1)
         position = start + size
         found.append(value[start:position].decode())
+    if position != len(value):
+        raise LayoutError(f"an Array(String) ends {position - len(value)} bytes early")
     return found
 
 

@@ -157,8 +157,11 @@ def refuse_older(
     redis_client: RedisClient, view: PackedView, day: date, key_prefix: bytes, *, force: bool
 ) -> SnapshotRecord | None:
     """The record in force. Raises OlderSnapshotError when it is of a later day than `day`; with `force` rows that are
-    newer than `day` are deleted instead, since they would pass for those of a running load."""
+    newer than `day` are deleted instead, since they would pass for those of a running load. Where a record stands that
+    is damaged or of other features, so may be any row: all are deleted, while nobody reads them."""
     current = in_force(redis_client, view, key_prefix)
+    if current is None and redis_client.exists(record_key(view, key_prefix)):
+        _delete_newer(redis_client, view, -1, key_prefix)
     if current and current.snapshot > day:
         if not force:
             raise OlderSnapshotError(
@@ -197,6 +200,7 @@ def _record(
         catalogue_hash=CATALOGUE.hash,
         medians=medians,
         rows=rows,
+        view_hash=view.hash,
     )
 
 
