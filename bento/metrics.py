@@ -6,6 +6,7 @@ counting in memory (`tally`).
 
 import os
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ from fraud_platform.decision.arms import CHALLENGER
 from fraud_platform.decision.breaker import CircuitBreaker
 from fraud_platform.decision.policy import DECIDED_BY, Policy
 from fraud_platform.decision.serving_model import CHAMPION
+from fraud_platform.features.catalogue import ENTITIES
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.online.ladder import DEFAULT, POSTGRES, REDIS
 from fraud_platform.online.rows import Refusal
@@ -125,13 +127,15 @@ class PrometheusMeter:
             ["model_version", "role"],
             multiprocess_mode="livesum",
         )
-        self._refused = Counts(
-            Counter(
-                "fraud_rows_refused",
-                "Rows of a store that were not read, since they are of other features or damaged.",
-                ["store", "entity", "reason"],
-            )
+        refused = Counter(
+            "fraud_rows_refused",
+            "Rows of a store that were not read, since they are of other features or damaged.",
+            ["store", "entity", "reason"],
         )
+        # from zero on: of a series that begins with the first one, Prometheus sees no increase
+        for labels in product((REDIS, POSTGRES), ENTITIES, ("foreign", "damaged")):
+            refused.labels(*labels)
+        self._refused = Counts(refused)
         self._snapshots = Gauge(
             "fraud_snapshot_end_seconds",
             "End of the snapshot in force per store, Unix time; 0: none. Of all workers the latest seen.",

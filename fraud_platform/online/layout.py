@@ -82,7 +82,10 @@ def int64(value: bytes) -> int | None:
         return None
     if value[:1] != INT64_TAG:
         raise LayoutError(f"expected Int64, got {value[:8]!r}")
-    return _signed(_varint(value, 1)[0])
+    number, end = _varint(value, 1)
+    if end != len(value):
+        raise LayoutError(f"an Int64 has {len(value) - end} bytes too many")
+    return _signed(number)
 
 
 def strings(value: bytes) -> list[str]:
@@ -91,14 +94,16 @@ def strings(value: bytes) -> list[str]:
         return []
     if value[:1] != STRING_LIST_TAG:
         raise LayoutError(f"expected Array(String), got {value[:8]!r}")
-    _, position = _varint(value, 1)
+    size, position = _varint(value, 1)
+    if position + size != len(value):
+        raise LayoutError("an Array(String) is of another length than it says")
     found = []
     while position < len(value):
         size, start = _varint(value, position + 1)
         position = start + size
         found.append(value[start:position].decode())
     if position != len(value):
-        raise LayoutError(f"an Array(String) ends {position - len(value)} bytes early")
+        raise LayoutError("an Array(String) ends within an element")
     return found
 
 
@@ -109,9 +114,13 @@ def int64s(value: bytes) -> list[int]:
     if value[:1] != INT64_LIST_TAG:
         raise LayoutError(f"expected Array(Int64), got {value[:8]!r}")
     size, position = _varint(value, 1)
+    if position + size != len(value):
+        raise LayoutError("an Array(Int64) is of another length than it says")
     if size == 0:
         return []
-    _, position = _varint(value, position + 1)
+    size, position = _varint(value, position + 1)
+    if position + size != len(value):
+        raise LayoutError("an Array(Int64) is of another length than it says")
     found = []
     while position < len(value):
         number, position = _varint(value, position)

@@ -4,8 +4,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from fraud_platform.features.catalogue import CATALOGUE, MIN_TRANSACTIONS
+from fraud_platform.features.request import assemble
 from fraud_platform.features.vector import build_vector
 from fraud_platform.schema import Transaction
 
@@ -111,3 +113,47 @@ def test_an_array_from_redis_needs_no_other_code_than_one_of_the_lake() -> None:
     )
     build_vector(PAYMENT, Read())
     assert len(assemble.signatures) == 1
+
+
+def test_a_block_of_another_width_is_refused_before_memory_is_touched() -> None:
+    wide, narrow = np.zeros(USERS + 1, np.float32), np.zeros(MERCHANTS - 1, np.float32)
+    for read in (
+        Read(user_row=wide),
+        Read(user_row=wide, user_medians=wide),
+        Read(user_medians=np.zeros(1, np.float32)),
+        Read(user_row=np.zeros(0, np.float32), user_medians=np.zeros(0, np.float32)),
+        Read(merchant_row=narrow),
+        Read(merchant_medians=narrow),
+        Read(user_row=wide, user_medians=wide, merchant_row=narrow, merchant_medians=narrow),
+        Read(velocity=np.zeros(10)),
+        Read(velocity=np.zeros(100)),
+    ):
+        with pytest.raises(ValueError, match="other widths than their features"):
+            build_vector(PAYMENT, read)
+
+
+def test_blocks_of_other_lengths_and_plans_beyond_their_rows_are_refused() -> None:
+    def arguments(rows: int = 3, **changes: Any) -> dict[str, Any]:
+        plan = (0, np.array([1]), np.array([0]))
+        given = {
+            "out": np.empty((rows, 4 + 12), np.float32),
+            "users": np.zeros((rows, 2), np.float32), "user_medians": np.zeros((rows, 2), np.float32),
+            "user_plan": plan,
+            "merchants": np.zeros((rows, 1), np.float32), "merchant_medians": np.zeros((rows, 1), np.float32),
+            "merchant_plan": (0, np.array([0]), np.array([0])),
+            "velocity": np.zeros((rows, 1)), "inputs": np.zeros((rows, 7)), "event_time": np.zeros(rows, np.int64),
+            "personal": np.array([0, 1, 1, 0, 2]), "minimum": 5, "day": 86_400_000_000, "hour": 3_600_000_000,
+        }  # fmt: skip
+        return given | changes
+
+    assemble(*arguments().values())
+    short = np.zeros((2, 2), np.float32)
+    for name, value in (
+        ("users", short), ("user_medians", short), ("merchants", short[:, :1].copy()), ("velocity", np.zeros((2, 1))),
+        ("inputs", np.zeros((2, 7))), ("event_time", np.zeros(2, np.int64)), ("inputs", np.zeros((3, 6))),
+        ("user_plan", (2, np.array([1]), np.array([0]))), ("user_plan", (0, np.array([2]), np.array([0]))),
+        ("user_plan", (0, np.array([-1]), np.array([0]))), ("merchant_plan", (0, np.array([0]), np.array([1]))),
+        ("personal", np.array([0, 1, 1, 0, 3])), ("personal", np.array([0, 1])),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="the blocks of the vectors"):
+            assemble(*arguments(**{name: value}).values())
