@@ -1,15 +1,23 @@
 """What a feature's value says, in plain words: the reasons beside an explanation's figures.
 
 What belongs here: sentences. What does not: which features count most (`answer`). A sentence is made of the feature's
-unit and window in the catalogue and one template per kind of feature; a feature without a template is told by its
-meaning, so that a new one is explained from its first day.
+unit and window in the catalogue and one template per aggregate and operand, whatever the feature's name; a feature
+without a template is told by its meaning, so that a new one is explained from its first day.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from fraud_platform.features.catalogue import CATALOGUE, ENTITIES, LABEL_DELAY_DAYS, MIN_TRANSACTIONS, Entity, Feature
+from fraud_platform.features.catalogue import (
+    CATALOGUE,
+    ENTITIES,
+    LABEL_DELAY_DAYS,
+    MIN_TRANSACTIONS,
+    Aggregate,
+    Entity,
+    Feature,
+)
 
 Effect = Literal["raises risk", "lowers risk", "none"]
 
@@ -23,45 +31,56 @@ _WINDOWS = {
     "30d": "in the last 30 days",
     "90d": "in the last 90 days",
 }
-_TEMPLATES = {
-    "user_txn_count": "{value} by this user {window}",
-    "user_amount_avg": "this user's average payment {window} is {value}",
-    "user_amount_std": "this user's payments {window} deviate by {value} from their average",
-    "user_amount_max": "this user's largest payment {window} is {value}",
-    "user_amount_sum": "{value} paid by this user {window}",
-    "user_merchants": "this user paid {value} {window}",
-    "user_countries": "this user paid in {value} {window}",
-    "user_devices": "this user paid from {value} {window}",
-    "user_foreign_share": "{value} of this user's payments {window} are outside the home country",
-    "user_online_share": "{value} of this user's payments {window} are online",
-    "user_night_share": "{value} of this user's payments {window} are between 00:00 and 06:00 UTC",
-    "merchant_txn_count": "{value} at this merchant {window}",
-    "merchant_amount_avg": "this merchant's average payment {window} is {value}",
-    "merchant_amount_std": "this merchant's payments {window} deviate by {value} from their average",
-    "merchant_users": "{value} paid this merchant {window}",
-    "merchant_foreign_share": "{value} of this merchant's payments {window} are from abroad",
-    "merchant_fraud_rate": (
+_Meaning = tuple[Entity | None, Aggregate, str]
+"""Whose, which aggregate, and of what: an operand, or a share's condition."""
+
+_TEMPLATES: dict[_Meaning, str] = {
+    ("user", "count", ""): "{value} by this user {window}",
+    ("user", "mean", "amount"): "this user's average payment {window} is {value}",
+    ("user", "std", "amount"): "this user's payments {window} deviate by {value} from their average",
+    ("user", "max", "amount"): "this user's largest payment {window} is {value}",
+    ("user", "sum", "amount"): "{value} paid by this user {window}",
+    ("user", "distinct", "merchant_id"): "this user paid {value} {window}",
+    ("user", "distinct", "country"): "this user paid in {value} {window}",
+    ("user", "distinct", "device_key"): "this user paid from {value} {window}",
+    (
+        "user",
+        "share",
+        "country <> user_country",
+    ): "{value} of this user's payments {window} are outside the home country",
+    ("user", "share", "channel = 'online'"): "{value} of this user's payments {window} are online",
+    ("user", "share", "hour of event_time < 6"): (
+        "{value} of this user's payments {window} are between 00:00 and 06:00 UTC"
+    ),
+    ("user", "seconds_since_last", ""): "this user's previous payment was {value} ago",
+    ("merchant", "count", ""): "{value} at this merchant {window}",
+    ("merchant", "mean", "amount"): "this merchant's average payment {window} is {value}",
+    ("merchant", "std", "amount"): "this merchant's payments {window} deviate by {value} from their average",
+    ("merchant", "distinct", "user_id"): "{value} paid this merchant {window}",
+    ("merchant", "share", "country <> user_country"): "{value} of this merchant's payments {window} are from abroad",
+    ("merchant", "fraud_rate", ""): (
         f"{{value}} of this merchant's payments over {{days}} days, up to {LABEL_DELAY_DAYS} days ago, are known frauds"
     ),
-    "amount": "amount is {value}",
-    "amount_to_user_avg_30d": "amount is {value} this user's 30-day average",
-    "amount_zscore_90d": "amount is {value} this user's 90-day average",
-    "amount_to_user_max_90d": "amount is {value} this user's largest payment in 90 days",
-    "amount_to_merchant_avg_30d": "amount is {value} this merchant's 30-day average",
-    "hour_of_day": "paid between {value}:00 and {value}:59 UTC",
-    "day_of_week": "paid on a {value} (UTC)",
-    "seconds_since_last": "this user's previous payment was {value} ago",
+    (None, "expression", "amount"): "amount is {value}",
+    (None, "expression", "amount / user_amount_avg_30d"): "amount is {value} this user's 30-day average",
+    (None, "expression", "(amount - user_amount_avg_90d) / user_amount_std_90d"): (
+        "amount is {value} this user's 90-day average"
+    ),
+    (None, "expression", "amount / user_amount_max_90d"): "amount is {value} this user's largest payment in 90 days",
+    (None, "expression", "amount / merchant_amount_avg_30d"): "amount is {value} this merchant's 30-day average",
+    (None, "expression", "hour of event_time"): "paid between {value}:00 and {value}:59 UTC",
+    (None, "expression", "weekday of event_time"): "paid on a {value} (UTC)",
 }
-_FLAGS = {
-    "is_online": ("paid online", "not paid online", "the channel is not given"),
-    "country_mismatch": (
+_FLAGS: dict[_Meaning, tuple[str, str, str]] = {
+    (None, "expression", "channel = 'online'"): ("paid online", "not paid online", "the channel is not given"),
+    (None, "expression", "country <> user_country"): (
         "paid outside the user's home country", "paid in the user's home country", "no home country is given",
     ),
-    "country_is_new": (
+    ("user", "is_new", "country"): (
         "first payment seen from this country in 90 days", "this user has paid in this country before",
         "the countries that this user paid in are not known",
     ),
-    "device_is_new": (
+    ("user", "is_new", "device_key"): (
         "first payment seen from this device in 90 days", "this user has paid from this device before",
         "no device is given, or this user's devices are not known",
     ),
@@ -107,14 +126,15 @@ class Reasons:
 
     def sentence(self, feature: Feature, value: float) -> str:
         """What a value of a feature says, in the feature's unit; null is NaN."""
-        if feature.name in _FLAGS:
-            yes, no, unknown = _FLAGS[feature.name]
+        meant = feature.entity, feature.aggregate, feature.operand or feature.condition
+        if meant in _FLAGS:
+            yes, no, unknown = _FLAGS[meant]
             return unknown if math.isnan(value) else yes if value else no
         if math.isnan(value):
             return f"not known: {_lower(feature.meaning)}"
         in_unit = self._units.get(feature.unit)
         shown = f"{_figure(value)} {feature.unit}" if in_unit is None else in_unit(value)
-        template = _TEMPLATES.get(feature.name.removesuffix(f"_{feature.window}"), "{meaning}: {value}")
+        template = _TEMPLATES.get(meant, "{meaning}: {value}")
         window = _WINDOWS.get(feature.window, "")
         days = feature.window.removesuffix("d")
         return template.format(value=shown, window=window, days=days, meaning=_lower(feature.meaning))

@@ -19,7 +19,8 @@ LEVELS = {
 }
 """What each level means. The age of a cold store's snapshot is not part of it."""
 
-_LIVE = [*range(*CATALOGUE.columns("velocity").indices(len(CATALOGUE.names))), CATALOGUE.position["seconds_since_last"]]
+_SINCE_LAST = [i for i, one in enumerate(CATALOGUE.features) if one.aggregate == "seconds_since_last"]
+_LIVE = [*range(*CATALOGUE.columns("velocity").indices(len(CATALOGUE.names))), *_SINCE_LAST]
 
 
 def degrade(vectors: Matrix, level: str, medians: Mapping[str, Sequence[float | None]]) -> Matrix:

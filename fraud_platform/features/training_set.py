@@ -97,8 +97,13 @@ def velocity(transactions: ibis.Table, first_day: date) -> ibis.Table:
             preceding=VELOCITY_WINDOWS[feature.window] - 1,
             following=0,
         )
-        # a sum of amounts none of which is known is 0, as it is online
-        aggregate = rows.count() if feature.aggregate == "count" else rows[feature.operand].coalesce(0).sum()
+        if feature.aggregate == "count":
+            aggregate = rows.count()
+        elif feature.aggregate == "sum":
+            # a sum of amounts none of which is known is 0, as it is online
+            aggregate = rows[feature.operand].coalesce(0).sum()
+        else:
+            raise NotImplementedError(f"{feature.name}: no live window is a {feature.aggregate}")
         complete = at - VELOCITY_WINDOWS[feature.window] + 1 >= since
         columns[feature.name] = ibis.ifelse(complete, aggregate.over(window).cast("int64"), None)
     return rows.mutate(**columns)
