@@ -43,7 +43,9 @@ from fraud_platform.decision.problem import unauthorized
 from fraud_platform.decision.rates import LakeRates
 from fraud_platform.decision.report_desk import ReportDesk
 from fraud_platform.decision.serving_model import ServingModel, kept_releases, load_model, load_newest
+from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.label_rules import label_rules
+from fraud_platform.features.vector import VectorBuilder
 from fraud_platform.hosts import Hosts
 from fraud_platform.inference_log.neighbours import Neighbours
 from fraud_platform.inference_log.record import DecisionRecord, encode_record
@@ -61,7 +63,7 @@ from fraud_platform.online.cold import ColdStore
 from fraud_platform.online.embedded_postgres import postgres_address
 from fraud_platform.online.embedded_redis import ensure_redis, redis_address
 from fraud_platform.online.ladder import Ladder
-from fraud_platform.online.packed import VIEWS
+from fraud_platform.online.packed import views_of
 from fraud_platform.online.recount import Recount
 from fraud_platform.online.redis_memory import MemoryWatch
 from fraud_platform.online.rows import Refusal, ViewRefusedError
@@ -141,7 +143,8 @@ class Runtime:
         self._tracer = Tracer(settings.traces_url, settings.traces_share) if settings.traces_url else None
         meter = self._meter = PrometheusMeter() if self._tracer is None else TracedMeter(self._tracer)
         self._faults = FaultLog(clock, meter.failed)
-        model = load_newest(settings.home, self._faults.report)
+        self._catalogue = CATALOGUE
+        model = load_newest(settings.home, self._faults.report, self._catalogue)
         self._store = OnlineStore(
             redis_address(settings),
             ttl_days=settings.online_ttl_days,
@@ -150,6 +153,7 @@ class Runtime:
             deadline=settings.read_deadline_ms / 1_000,
             recount=Recount(settings.home / "recount"),
             refused=self._refuse,
+            catalogue=self._catalogue,
         )
         self._memory = MemoryWatch(redis_address(settings), clock=clock)
         self._warnings: list[str] = []
@@ -160,6 +164,7 @@ class Runtime:
             clock=clock,
             deadline=settings.cold_deadline_ms / 1_000,
             refused=self._refuse,
+            catalogue=self._catalogue,
         )
         name = f"{os.getpid()}-{clock()}"
         self._spool = SpoolWriter(settings.home, name)
@@ -190,8 +195,14 @@ class Runtime:
         )
         self._store.reconnected = decisions.settle_recent_again
         maker = DecisionMaker(
-            clock, settings.base_currency, settings.release_share, settings.seed, region=settings.region
+            clock,
+            settings.base_currency,
+            settings.release_share,
+            settings.seed,
+            region=settings.region,
+            catalogue=self._catalogue,
         )
+        builder = VectorBuilder(self._catalogue)
         channel_words = words(settings.channel_synonyms)
         self._explainer = Explainer(
             features=features,
@@ -202,6 +213,7 @@ class Runtime:
             base_currency=settings.base_currency,
             channel_words=channel_words,
             search_days=settings.log_retention_days,
+            builder=builder,
         )
         self._policies = PolicyFollower(settings, self._take_policy, self._faults.report, clock)
         self.engine = DecisionEngine(
@@ -219,6 +231,7 @@ class Runtime:
             clock=clock,
             base_currency=settings.base_currency,
             channel_words=channel_words,
+            builder=builder,
             budget=Budget(
                 budget_ms=settings.budget_ms,
                 network_ms=settings.network_ms,
@@ -456,7 +469,7 @@ class Runtime:
             for name, store in (("redis", self._store), ("postgres", self._cold)):
                 with suppress(StoreError):
                     snapshots = await store.snapshots()
-                    for view in VIEWS:
+                    for view in views_of(self._catalogue):
                         day = snapshots[view.name]
                         self._meter.snapshot(name, view.entity, end_of_day(day) / 1e6 if day else 0.0)
             self._meter.forget_dead_workers()
@@ -517,7 +530,7 @@ class Runtime:
 
     async def _loaded(self, release: str) -> ServingModel:
         try:
-            model = await asyncio.to_thread(load_model, release_folder(self._home, release))
+            model = await asyncio.to_thread(load_model, release_folder(self._home, release), self._catalogue)
         except (BundleError, OSError):
             self._refused[release] = time.monotonic() + RETRY_SECONDS
             raise

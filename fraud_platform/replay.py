@@ -22,7 +22,7 @@ from fraud_platform.features.in_force import Span, spans
 from fraud_platform.features.sequence import counted_order
 from fraud_platform.features.snapshots import read_medians
 from fraud_platform.features.training_set import TRAINING_ROW
-from fraud_platform.features.vector import build_vector
+from fraud_platform.features.vector import VectorBuilder
 from fraud_platform.lake import Lake
 from fraud_platform.online.packed import MERCHANT_VECTOR, USER_VECTOR, PackedView
 from fraud_platform.online.shards import RedisClient, connect_redis, delete, scan
@@ -78,7 +78,7 @@ async def _replay(
     offline: pa.Table,
 ) -> ReplayReport:
     report = ReplayReport(day)
-    expected = _Expected(lake, offline)
+    expected, builder = _Expected(lake, offline), VectorBuilder(CATALOGUE)
     start = int(np.datetime64(day, "us").astype(np.int64))
     now = [start]
     before = day - timedelta(days=1)
@@ -113,7 +113,7 @@ async def _replay(
             if online.duplicate and (duplicate or identity not in known_before):
                 report.duplicates += 1
                 continue
-            expected.compare(identity, build_vector(payment, online), report)
+            expected.compare(identity, builder.build(payment, online), report)
     finally:
         await store.close()
     report.unmatched += expected.left()

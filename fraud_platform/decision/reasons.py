@@ -15,6 +15,7 @@ from fraud_platform.features.catalogue import (
     LABEL_DELAY_DAYS,
     MIN_TRANSACTIONS,
     Aggregate,
+    Catalogue,
     Entity,
     Feature,
 )
@@ -95,7 +96,10 @@ _SPANS = ((172_800, 86_400, "days"), (7_200, 3_600, "hours"), (120, 60, "minutes
 class Reasons:
     """Sentences about vectors; amounts are shown in the base currency, which has `exponent` decimals."""
 
-    def __init__(self, base_currency: str, exponent: int) -> None:
+    def __init__(self, base_currency: str, exponent: int, catalogue: Catalogue = CATALOGUE) -> None:
+        """catalogue: what the vectors follow."""
+        self.catalogue = catalogue
+        self._count = {entity: catalogue.position[catalogue.seen(entity).name] for entity in ENTITIES}
         self._units: Mapping[str, Callable[[float], str]] = {
             "minor units": lambda value: f"{value / 10**exponent:,.{exponent}f} {base_currency}",
             "transactions": lambda value: _counted(value, "payment"),
@@ -112,14 +116,14 @@ class Reasons:
         }
 
     def of(self, position: int, vector: Sequence[float]) -> str:
-        """What the feature at a position of the vector says. vector: 50 values in the catalogue's order; null is NaN.
+        """What the feature at a position of the vector says. vector: values in the set's order; null is NaN.
 
         Where too little is known of a user or merchant, medians stand in for its own values, and the sentence says so.
         """
-        feature = CATALOGUE.features[position]
+        feature = self.catalogue.features[position]
         sentence = self.sentence(feature, float(vector[position]))
-        for entity in _borrowing(feature):
-            if not vector[_COUNT[entity]] >= MIN_TRANSACTIONS and f"this {entity}'s" in sentence:
+        for entity in self._borrowing(feature):
+            if not vector[self._count[entity]] >= MIN_TRANSACTIONS and f"this {entity}'s" in sentence:
                 sentence = sentence.replace(f"this {entity}'s", f"a typical {entity}'s")
                 sentence += f" (too little is known of this {entity})"
         return sentence
@@ -139,25 +143,19 @@ class Reasons:
         days = feature.window.removesuffix("d")
         return template.format(value=shown, window=window, days=days, meaning=_lower(feature.meaning))
 
+    def _borrowing(self, feature: Feature) -> set[Entity]:
+        """The entities whose median may stand in for an own value in this feature."""
+        position = self.catalogue.position
+        columns = [column.partition(".")[2] for column in feature.inputs]
+        own = [feature, *(self.catalogue.features[position[name]] for name in columns if name in position)]
+        return {one.entity for one in own if one.entity is not None and one.cold_start == "median"}
+
 
 def effect(contribution: float) -> Effect:
     """Which way a contribution to the margin points."""
     if contribution == 0:
         return "none"
     return "raises risk" if contribution > 0 else "lowers risk"
-
-
-_COUNT = {entity: CATALOGUE.position[CATALOGUE.seen(entity).name] for entity in ENTITIES}
-
-
-def _borrowing(feature: Feature) -> set[Entity]:
-    """The entities whose median may stand in for an own value in this feature."""
-    own = [feature] + [
-        CATALOGUE.features[CATALOGUE.position[name]]
-        for name in (column.partition(".")[2] for column in feature.inputs)
-        if name in CATALOGUE.position
-    ]
-    return {one.entity for one in own if one.entity is not None and one.cold_start == "median"}
 
 
 def _lower(meaning: str) -> str:

@@ -139,7 +139,9 @@ def fallback_of(bundle: Bundle, catalogue: Catalogue = CATALOGUE) -> "Fallback":
     return bundle.fallback if columns is None else Selected(bundle.fallback, columns, len(catalogue.names))
 
 
-def load_newest(home: Path, failed: Callable[[str, BaseException], None]) -> ServingModel | None:
+def load_newest(
+    home: Path, failed: Callable[[str, BaseException], None], catalogue: Catalogue = CATALOGUE
+) -> ServingModel | None:
     """The release in force, else the newest of this home that still loads; None when none does.
 
     failed(stage, error): told of each release that does not load.
@@ -151,7 +153,7 @@ def load_newest(home: Path, failed: Callable[[str, BaseException], None]) -> Ser
         candidates = []
     for folder in (*candidates, *kept_releases(home)):
         try:
-            return load_model(folder)
+            return load_model(folder, catalogue)
         except BundleError as error:
             failed("model", error)
     return None
@@ -183,8 +185,10 @@ class Fallback(Explainable, Protocol):
 class PastModels:
     """Earlier releases under `<home>/releases`, loaded when an explanation needs one. Not thread-safe."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, catalogue: Catalogue = CATALOGUE) -> None:
+        """catalogue: what the vectors of its callers follow."""
         self._home = home
+        self._catalogue = catalogue
         self._kept: dict[str, dict[str, Explainable]] = {}
 
     def rung(self, record: DecisionRecord) -> Explainable:
@@ -198,15 +202,18 @@ class PastModels:
         return rungs[LOGISTIC_REGRESSION if record.rung == LOGISTIC_REGRESSION else CHAMPION]
 
     def _load(self, record: DecisionRecord) -> dict[str, Explainable]:
-        bundle = past_bundle(self._home, record)
-        return {CHAMPION: Scorer(bundle), LOGISTIC_REGRESSION: fallback_of(bundle)}
+        bundle = past_bundle(self._home, record, self._catalogue)
+        return {
+            CHAMPION: Scorer(bundle, self._catalogue),
+            LOGISTIC_REGRESSION: fallback_of(bundle, self._catalogue),
+        }
 
 
-def past_bundle(home: Path, record: DecisionRecord) -> Bundle:
+def past_bundle(home: Path, record: DecisionRecord, catalogue: Catalogue = CATALOGUE) -> Bundle:
     """The verified bundle of the very model that made a decision. Raises Problem (410) when it is no longer kept."""
     try:
         folder = release_folder(home, record.model_version.replace("/", "-"))
-        bundle = Bundle.load(folder)
+        bundle = Bundle.load(folder, catalogue)
     except BundleError as error:
         raise model_gone(f"{record.model_version} cannot be loaded any more") from error
     if bundle.model_sha256 != record.scorer_hash:

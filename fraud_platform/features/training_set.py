@@ -29,7 +29,7 @@ from fraud_platform.features.offline import (
 from fraud_platform.features.pruning import check_kept
 from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS, WINDOW_REACH, sequence
 from fraud_platform.features.snapshots import MERCHANT_SNAPSHOT, USER_SNAPSHOT, read_medians
-from fraud_platform.features.vector import Matrix, VectorColumns, build_vectors
+from fraud_platform.features.vector import Matrix, VectorBuilder, VectorColumns
 from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.settings import Settings
@@ -143,7 +143,7 @@ def point_in_time(
     merchant_spans: ibis.Table,
     first_day: date,
 ) -> ibis.Table:
-    """Every input of `vector.build_vectors` as columns, one row per counted transaction from `first_day` on.
+    """Every input of `VectorBuilder.build_all` as columns, one row per counted transaction from `first_day` on.
 
     transactions: as `velocity` takes them.
     """
@@ -203,8 +203,11 @@ class _Medians:
         return np.asarray(known[codes.astype(np.intp)])
 
 
+_BUILDER = VectorBuilder(CATALOGUE)
+
+
 def _vectors(rows: pa.Table, medians: _Medians) -> Matrix:
-    return build_vectors(
+    return _BUILDER.build_all(
         VectorColumns(
             user_rows=_block(rows, "user", np.float32),
             user_medians=medians.rows(rows.column("user_snapshot"), "user"),

@@ -81,6 +81,9 @@ def packed_view(entity: Entity, catalogue: Catalogue = CATALOGUE) -> PackedView:
     return PackedView(entity, vector, catalogue.hash_of([feature.name for feature in vector]), _EXTRAS[entity])
 
 
-USER_VECTOR = packed_view("user")
-MERCHANT_VECTOR = packed_view("merchant")
-VIEWS = (USER_VECTOR, MERCHANT_VECTOR)
+def views_of(catalogue: Catalogue) -> tuple[PackedView, PackedView]:
+    """The packed views of a set: of users, and of merchants."""
+    return packed_view("user", catalogue), packed_view("merchant", catalogue)
+
+
+VIEWS = USER_VECTOR, MERCHANT_VECTOR = views_of(CATALOGUE)

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from fraud_platform.features.catalogue import CATALOGUE, Entity
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue, Entity
 from fraud_platform.online import layout, velocity
 from fraud_platform.online.attempt import Attempt, Keyed, get, settlement
 from fraud_platform.online.cluster import Cluster
 from fraud_platform.online.decision_key import CLAIM, decision_key
-from fraud_platform.online.packed import MERCHANT_VECTOR, PROJECT, USER_VECTOR, PackedView
+from fraud_platform.online.packed import PROJECT, PackedView, views_of
 from fraud_platform.online.recount import Recount
 from fraud_platform.online.rows import Refusal, Row, RowReader, refused_of, troubles
 from fraud_platform.online.shards import is_cluster
@@ -92,9 +92,6 @@ class _ReadPlan:
         return Keyed(key, b"%b$%d\r\n%b\r\n%b" % (self.head, len(key), key, self.tail))
 
 
-_USER, _MERCHANT = _ReadPlan.of(USER_VECTOR), _ReadPlan.of(MERCHANT_VECTOR)
-
-
 class OnlineStore:
     """Reads features and counts velocity; safe to share between tasks of one event loop. `open` first, `close` last."""
 
@@ -109,24 +106,27 @@ class OnlineStore:
         deadline: float = _FOREVER,
         recount: Recount | None = None,
         refused: Callable[[Refusal], None] = lambda _: None,
+        catalogue: Catalogue = CATALOGUE,
     ) -> None:
         """`default_medians`: float32 arrays under "user" and "merchant" (the model's own copy), used when no snapshot
         can be read; `clock`: UTC microseconds, for ages alone; `prefix`: an own key space, as replay uses; `deadline`:
         seconds after which a read fails; `recount`: keeps what Redis may not have counted; `refused`: as of
-        `rows.RowReader`."""
+        `rows.RowReader`; `catalogue`: whose batch features are read."""
         kind = Cluster if is_cluster(url) else Standalone
         self._server: Server = kind(url, deadline=deadline, prefix=prefix, catch_up=self._catch_up)
-        self._users = RowReader("redis", USER_VECTOR, ttl_days, refused)
-        self._merchants = RowReader("redis", MERCHANT_VECTOR, ttl_days, refused)
+        users, merchants = views_of(catalogue)
+        self._users = RowReader("redis", users, ttl_days, refused)
+        self._merchants = RowReader("redis", merchants, ttl_days, refused)
+        self._user_plan, self._merchant_plan = _ReadPlan.of(users), _ReadPlan.of(merchants)
         self._prefix = prefix
         self._clock = clock
         self._recount = recount
-        nothing = {s: np.full(len(CATALOGUE.of(s)), np.nan, np.float32) for s in ("user", "merchant")}
+        nothing = {s: np.full(len(catalogue.of(s)), np.nan, np.float32) for s in ("user", "merchant")}
         self.medians = default_medians or nothing
         """Used when no snapshot can be read."""
         self.reconnected: Callable[[], None] = lambda: None
         """Called when a server is back that may have lost its last seconds."""
-        self._records = tuple(record_key(view, prefix) for view in (USER_VECTOR, MERCHANT_VECTOR))
+        self._records = tuple(record_key(view, prefix) for view in (users, merchants))
 
     @property
     def connected(self) -> bool:
@@ -145,7 +145,8 @@ class OnlineStore:
         write: False counts nothing (what-if). claim: makes the payment the caller's to decide, and finds the decision
         that stands. Raises StoreError when the store does not answer.
         """
-        rows = (_USER.call(payment.user_id, self._prefix), _MERCHANT.call(payment.merchant_id, self._prefix))
+        user_rows = self._user_plan.call(payment.user_id, self._prefix)
+        rows = (user_rows, self._merchant_plan.call(payment.merchant_id, self._prefix))
         asked = await self._ask(Attempt(payment, caller, self._prefix, write, claim), rows, self._records)
         epoch = asked.epoch
         (user_hash, merchant_hash), (user_record, merchant_record) = asked.reads, asked.values
