@@ -29,7 +29,12 @@ _POSTGRES_EPOCH_US = 946_684_800_000_000
 
 def cold_table(project: str, view: PackedView) -> str:
     """Feast's table of a view."""
-    return f"{project}_{view.name}"
+    return cold_table_of(project, view.name)
+
+
+def cold_table_of(project: str, name: str) -> str:
+    """Feast's table of a view, by its name."""
+    return f"{project}_{name}"
 
 
 def write_cold(

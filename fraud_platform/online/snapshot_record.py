@@ -50,9 +50,12 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(SnapshotRecord)
 
 
+RECORD_PREFIX = b"fraud:snapshot:"
+
+
 def record_key(view: PackedView, prefix: bytes = b"") -> bytes:
     """Redis key of a view's record."""
-    return prefix + b"fraud:snapshot:" + view.name.encode()
+    return prefix + RECORD_PREFIX + view.name.encode()
 
 
 def encode_record(record: SnapshotRecord) -> bytes:
