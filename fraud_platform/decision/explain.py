@@ -43,7 +43,7 @@ from fraud_platform.decision.request import (
     to_transaction,
 )
 from fraud_platform.decision.rules import RULE_SENTENCES
-from fraud_platform.decision.serving_model import CHAMPION, Explainable, PastModels, ServingModel
+from fraud_platform.decision.serving_model import CHAMPION, Explainable, PastModels, ServingModel, known_values
 from fraud_platform.features.vector import VectorBuilder
 from fraud_platform.inference_log.record import DecisionRecord, Identity
 from fraud_platform.inference_log.search import find_decisions
@@ -131,10 +131,14 @@ class Explainer:
         def answer() -> bytes:
             # on the explaining thread: loading a past model takes long, and PastModels is not thread-safe
             current = model if model is not None and model.scorer_hash == found.scorer_hash else None
-            rung = current.rung(found.rung) if current is not None else self._past.rung(found)
+            if current is None:
+                rung, vector = self._past.rung(found)
+            else:
+                rung = current.rung(found.rung)
+                vector = known_values(found, current.features, self._builder.catalogue)
             return self._answer(
                 rung,
-                found.values,
+                vector,
                 transaction_id,
                 "recorded",
                 found.model_version,

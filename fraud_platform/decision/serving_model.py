@@ -5,10 +5,10 @@ What does not: publishing a release, the rules that need no model (`rules`).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,10 @@ class NoScoreError(RuntimeError):
     """No rung of the model gave a probability."""
 
 
+class OtherFeaturesError(RuntimeError):
+    """A recorded vector is of a set of features that is not known here; the message names it."""
+
+
 @dataclass(frozen=True)
 class ServingModel:
     """A loaded, verified, warmed model."""
@@ -58,6 +62,8 @@ class ServingModel:
     """The same model for many payments, and for explanations."""
     medians: dict[str, Matrix]
     """The model's own copy of the cold-start medians under "user" and "merchant", for when no snapshot can be read."""
+    features: tuple[str, ...] = ()
+    """What the model sees of a vector, in its own order."""
 
     @property
     def release(self) -> str:
@@ -130,6 +136,7 @@ def serving_model(bundle: Bundle, catalogue: Catalogue = CATALOGUE) -> ServingMo
         fallback=fallback,
         scorer=scorer,
         medians=bundle.medians_of(catalogue),
+        features=bundle.features,
     )
 
 
@@ -157,6 +164,25 @@ def load_newest(
         except BundleError as error:
             failed("model", error)
     return None
+
+
+def recorded_values(record: DecisionRecord, features: Sequence[str], catalogue: Catalogue = CATALOGUE) -> Matrix:
+    """A record's vector as one of a set, float32 (features of the set,), for a model that sees `features` of it.
+
+    A decision from before the set grew was made on the model's own features alone: the others, which it does not see,
+    are null. Raises OtherFeaturesError where what the vector's values are is not known here.
+    """
+    values = record.values
+    if record.catalogue_hash in catalogue.alike and len(values) == len(catalogue.names):
+        return values
+    known = set(features) <= set(catalogue.names)
+    if known and record.catalogue_hash in catalogue.only(features).alike and len(values) == len(features):
+        vector = np.full(len(catalogue.names), np.nan, np.float32)
+        vector[[catalogue.position[name] for name in features]] = values
+        return vector
+    raise OtherFeaturesError(
+        f"the vector is of catalogue {record.catalogue_hash}, this platform computes {catalogue.hash}"
+    )
 
 
 def kept_releases(home: Path) -> list[Path]:
@@ -189,24 +215,39 @@ class PastModels:
         """catalogue: what the vectors of its callers follow."""
         self._home = home
         self._catalogue = catalogue
-        self._kept: dict[str, dict[str, Explainable]] = {}
+        self._kept: dict[str, _Past] = {}
 
-    def rung(self, record: DecisionRecord) -> Explainable:
-        """The very model that made a decision. Raises Problem (410) when it is no longer kept."""
+    def rung(self, record: DecisionRecord) -> tuple[Explainable, Matrix]:
+        """The very model that made a decision, and the vector that it saw, as one of the set. Raises Problem (410) when
+        it is no longer kept, or when what it saw is not known here."""
         rungs = self._kept.get(record.scorer_hash)
         if rungs is None:
             rungs = self._load(record)
             while len(self._kept) >= _KEPT:
                 self._kept.pop(next(iter(self._kept)))
             self._kept[record.scorer_hash] = rungs
-        return rungs[LOGISTIC_REGRESSION if record.rung == LOGISTIC_REGRESSION else CHAMPION]
+        rung = rungs.fallback if record.rung == LOGISTIC_REGRESSION else rungs.scorer
+        return rung, known_values(record, rungs.features, self._catalogue)
 
-    def _load(self, record: DecisionRecord) -> dict[str, Explainable]:
+    def _load(self, record: DecisionRecord) -> "_Past":
         bundle = past_bundle(self._home, record, self._catalogue)
-        return {
-            CHAMPION: Scorer(bundle, self._catalogue),
-            LOGISTIC_REGRESSION: fallback_of(bundle, self._catalogue),
-        }
+        return _Past(Scorer(bundle, self._catalogue), fallback_of(bundle, self._catalogue), bundle.features)
+
+
+class _Past(NamedTuple):
+    """A release that explains what it decided."""
+
+    scorer: Explainable
+    fallback: Explainable
+    features: tuple[str, ...]
+
+
+def known_values(record: DecisionRecord, features: Sequence[str], catalogue: Catalogue) -> Matrix:
+    """`recorded_values`, whose absence is told as a problem (410)."""
+    try:
+        return recorded_values(record, features, catalogue)
+    except OtherFeaturesError as error:
+        raise model_gone(str(error)) from error
 
 
 def past_bundle(home: Path, record: DecisionRecord, catalogue: Catalogue = CATALOGUE) -> Bundle:

@@ -112,6 +112,10 @@ class Catalogue:
         wanted = (entity, "count", "90d")
         return next(one for one in self.of(entity) if (one.entity, one.aggregate, one.window) == wanted)
 
+    def only(self, names: Sequence[str]) -> "Catalogue":
+        """The set of some of the features, in the order given. Raises KeyError."""
+        return Catalogue(tuple(self.features[self.position[name]] for name in names))
+
     @cached_property
     def hashes(self) -> dict[str, str]:
         """Twelve hex digits per feature, by name: they change with anything that changes its values, and with nothing

@@ -2,6 +2,7 @@
 both need in one wave, and each model sees its own columns. Real Redis, the real online store."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -157,6 +158,30 @@ async def test_a_service_of_each_set_decides_beside_the_other_on_one_redis(
         width, of = (50, CATALOGUE) if name.startswith("fifty") else (51, FIFTY_ONE)
         assert (len(record.values), record.catalogue_hash) == (width, of.hash)
         assert set(record.values[:AT].tolist()) == {FEATURE_VALUE}
+
+
+async def test_a_decision_is_explained_where_its_features_are_known_and_nowhere_else(
+    home: Path, redis_url: str
+) -> None:
+    fifty, wider = Worker(home, redis_url, "fifty", 1), Worker(home, redis_url, "wider", 1, FIFTY_ONE)
+    for worker in (fifty, wider):
+        await worker.store.open()
+    try:
+        await decide(fifty, ["of-fifty"])
+        await decide(wider, ["of-wider"])
+        told = {
+            (name, who): await worker.engine.explain(json.dumps({"transaction_id": name}).encode(), "default")
+            for name in ("of-fifty", "of-wider")
+            for who, worker in (("fifty", fifty), ("wider", wider))
+        }
+    finally:
+        for worker in (fifty, wider):
+            await worker.close()
+    assert {asked: answer.status for asked, answer in told.items()} == {
+        ("of-fifty", "fifty"): 200, ("of-fifty", "wider"): 200, ("of-wider", "wider"): 200, ("of-wider", "fifty"): 410,
+    }  # fmt: skip
+    assert told["of-fifty", "fifty"].body == told["of-fifty", "wider"].body
+    assert FIFTY_ONE.hash in told["of-wider", "fifty"].body.decode()
 
 
 async def test_without_its_views_the_wider_set_stands_on_its_defaults_and_the_fifty_go_on(

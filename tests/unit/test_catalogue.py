@@ -4,11 +4,12 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
+import msgspec
 import pytest
 
 from fraud_platform.features.catalogue import CATALOGUE, VALUES_VERSION, Catalogue
 from fraud_platform.online.packed import MERCHANT_VECTOR, USER_VECTOR, packed_view
-from fraud_platform.online.snapshot_record import SnapshotRecord
+from fraud_platform.online.snapshot_record import SnapshotRecord, encode_record
 
 FIFTY = ("72ced253273c", "245935cadee1", "4f96445056f3")
 """What homes, bundles and records of the three versions of the values carry."""
@@ -69,6 +70,32 @@ def test_features_in_a_circle_are_refused() -> None:
     circle = changed("user_amount_avg_30d", inputs=("request.amount_to_user_avg_30d",))
     with pytest.raises(ValueError, match="made of itself"):
         _ = circle.hashes
+
+
+class _Before(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot's record as the version before views had hashes reads it."""
+
+    view: str
+    snapshot: date
+    snapshot_at: int
+    visible_from: int
+    loaded_at: int
+    catalogue_hash: str
+    medians: list[float | None]
+    rows: int
+    follows: int | None = None
+
+
+def test_a_service_of_the_version_before_reads_the_fifty_s_record() -> None:
+    record = SnapshotRecord(
+        view=USER_VECTOR.name, snapshot=date(2026, 3, 4), snapshot_at=1, visible_from=2, loaded_at=3,
+        catalogue_hash=CATALOGUE.hash, medians=[1.5, None], rows=4, view_hash=USER_VECTOR.hash,
+    )  # fmt: skip
+    found = msgspec.json.decode(encode_record(record), type=_Before)
+    assert msgspec.structs.asdict(found) == {
+        name: value for name, value in msgspec.structs.asdict(record).items() if name != "view_hash"
+    }
+    assert (found.view, found.catalogue_hash) == ("user_vector", FIFTY[-1])
 
 
 def test_a_view_of_other_features_has_a_name_of_its_own() -> None:

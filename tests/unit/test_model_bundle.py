@@ -15,13 +15,15 @@ import xgboost
 from typer.testing import CliRunner
 
 from fraud_platform.cli import app
-from fraud_platform.decision.serving_model import load_model
+from fraud_platform.decision.serving_model import OtherFeaturesError, load_model, recorded_values
 from fraud_platform.features.catalogue import CATALOGUE, Catalogue
+from fraud_platform.inference_log.record import vector_bytes
 from fraud_platform.model import bundle as room
 from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, Scorer, current_release, publish
 from fraud_platform.model.calibration import UNCALIBRATED
 from fraud_platform.model.linear import LinearModel
 from tests.model_kit import FALLBACK
+from tests.record_kit import record
 
 WIDTH = len(CATALOGUE.names)
 
@@ -441,6 +443,7 @@ def test_killed_at_any_step_the_old_release_or_the_new_one_is_in_force(
     assert not list((tmp_path / "releases").glob(".*.tmp"))
 
 
+SEVEN_DAYS = replace(CATALOGUE.features[11], name="user_merchants_7d", window="7d")
 OF_FEWER = tuple(reversed(CATALOGUE.names[3:40]))
 """Some of the features, in another order."""
 
@@ -518,8 +521,7 @@ def test_a_bundle_is_refused_where_a_feature_means_something_else(
 def test_a_model_of_fifty_serves_on_the_vectors_of_a_larger_set(
     folder: Path, bundle: Bundle, vectors: np.ndarray
 ) -> None:
-    new = replace(CATALOGUE.features[11], name="user_merchants_7d", window="7d")
-    larger = Catalogue((*CATALOGUE.of("user"), new, *CATALOGUE.features[17:]))
+    larger = Catalogue((*CATALOGUE.of("user"), SEVEN_DAYS, *CATALOGUE.features[17:]))
     wide = np.insert(vectors, 17, np.float32(77_777), axis=1)
     beside, alone = load_model(folder, larger), load_model(folder)
     np.testing.assert_array_equal(beside.compiled.margins(wide), alone.compiled.margins(vectors))
@@ -528,3 +530,24 @@ def test_a_model_of_fifty_serves_on_the_vectors_of_a_larger_set(
     assert np.isnan(beside.medians["user"][17])
     with pytest.raises(BundleError, match=r"not computed here \(\['amount'\]\)"):
         Bundle.load(folder, Catalogue(tuple(one for one in CATALOGUE.features if one.name != "amount")))
+
+
+def test_a_vector_from_before_the_set_grew_is_read_by_the_features_of_its_model(vectors: np.ndarray) -> None:
+    larger = Catalogue((*CATALOGUE.of("user"), SEVEN_DAYS, *CATALOGUE.features[17:]))
+    then = record(catalogue_hash=CATALOGUE.hash, vector=vector_bytes(vectors[0]))
+    given = recorded_values(then, CATALOGUE.names, larger)
+    assert np.isnan(given[17])
+    np.testing.assert_array_equal(np.delete(given, 17), vectors[0])
+    np.testing.assert_array_equal(recorded_values(then, CATALOGUE.names), vectors[0])
+    now = record(catalogue_hash=larger.hash, vector=vector_bytes(np.insert(vectors[0], 17, np.float32(3))))
+    assert recorded_values(now, CATALOGUE.names, larger)[17] == 3
+    for unknown, features, catalogue in (
+        (now, CATALOGUE.names, CATALOGUE),
+        (now, larger.names, CATALOGUE),
+        (then, CATALOGUE.names[::-1], larger),
+        (record(catalogue_hash="0123456789ab", vector=then.vector), CATALOGUE.names, CATALOGUE),
+        (record(catalogue_hash=CATALOGUE.hash, vector=now.vector), CATALOGUE.names, CATALOGUE),
+        (record(catalogue_hash=larger.hash, vector=then.vector), CATALOGUE.names, larger),
+    ):
+        with pytest.raises(OtherFeaturesError, match="the vector is of catalogue"):
+            recorded_values(unknown, features, catalogue)
