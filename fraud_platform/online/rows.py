@@ -65,15 +65,15 @@ class _InForce(NamedTuple):
     medians: Row
 
 
-def _members(decode: Callable[[bytes], list[Any]]) -> Callable[[bytes | None], frozenset[Any] | None]:
-    return lambda value: frozenset(decode(value)) if value else None
+def _strings(value: bytes) -> frozenset[str]:
+    return frozenset(layout.strings(value))
 
 
-_DECODERS: dict[Kind, Callable[[bytes | None], Any]] = {
-    "int64": lambda value: layout.int64(value or b""),
-    "strings": _members(layout.strings),
-    "int64s": _members(layout.int64s),
-}
+def _int64s(value: bytes) -> frozenset[int]:
+    return frozenset(layout.int64s(value))
+
+
+_DECODERS: dict[Kind, Callable[[bytes], Any]] = {"int64": layout.int64, "strings": _strings, "int64s": _int64s}
 
 
 class RowReader:
@@ -88,7 +88,8 @@ class RowReader:
         self._ttl = ttl_days * DAY
         self._refused = refused
         self._head = layout.floats_head(len(view.vector))
-        self._size = len(self._head) + 4 * len(view.vector)
+        self._offset = len(self._head)
+        self._size = self._offset + 4 * len(view.vector)
         self._decoders = [_DECODERS[kind] for _, kind in view.extras]
         self._records: dict[bytes, _InForce | Refusal] = {}
         self._stamps: dict[bytes, tuple[int, str]] = {}
@@ -117,11 +118,10 @@ class RowReader:
                 return BatchRow(None, [], record.snapshot.isoformat(), medians, self._store)
             if vector is None or len(vector) != self._size or not vector.startswith(self._head):
                 return self._refuse(self._misfit(vector), own_medians, now)
-            decoded = [decode(value) for decode, value in zip(self._decoders, extras, strict=True)]
+            decoded = [decode(value) if value else None for decode, value in zip(self._decoders, extras, strict=True)]
         except (ValueError, IndexError, OverflowError, OSError) as error:
             return self._refuse(self._refusal("damaged", f"a row cannot be read: {error}"), own_medians, now)
-        row = np.frombuffer(vector, "<f4", offset=len(self._head))
-        return BatchRow(row, decoded, day, medians, self._store)
+        return BatchRow(np.frombuffer(vector, "<f4", offset=self._offset), decoded, day, medians, self._store)
 
     def snapshot(self, record_bytes: bytes | None, now: int) -> date | None:
         """The day of the snapshot in force; None where none is, or none that is read. now: UTC microseconds."""

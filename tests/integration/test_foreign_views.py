@@ -35,6 +35,9 @@ FOREIGN = 77_777.0
 DAY = (datetime.now(UTC) - timedelta(days=1)).date()
 
 
+_RUNGS = ("redis", "postgres", "default")
+
+
 def of_more(count: int) -> PackedView:
     """The user view of a set with so many features more, under the name of the fifty's."""
     seven = replace(CATALOGUE.features[11], window="7d")
@@ -117,13 +120,24 @@ class Bank(Plant):
         return record
 
     def check(self, user: str, merchant: str = "redis") -> DecisionRecord:
-        """One payment's sources, and that nothing foreign is in its vector."""
-        record = self.decided()
-        assert (record.served_by.user_features, record.served_by.merchant_features) == (user, merchant)
-        assert record.degraded is (user != "redis" or merchant != "redis")
-        assert FOREIGN not in record.values.tolist()
-        assert record.catalogue_hash == CATALOGUE.hash
-        return record
+        """Payments stand on these sources and on no better one, and nothing foreign is in any vector.
+
+        A machine that stalls may make Redis miss its deadline: then both are served by the next rung, once.
+        """
+        until = time.monotonic() + 15
+        while True:
+            record = self.decided()
+            served = record.served_by.user_features, record.served_by.merchant_features
+            assert FOREIGN not in record.values.tolist()
+            assert record.catalogue_hash == CATALOGUE.hash
+            assert record.degraded is (served != ("redis", "redis"))
+            assert all(
+                _RUNGS.index(got) >= _RUNGS.index(best) for got, best in zip(served, (user, merchant), strict=True)
+            )
+            if served == (user, merchant):
+                return record
+            assert time.monotonic() < until, served
+            time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
