@@ -6,12 +6,15 @@ What belongs here: names, order and the check that what is served is what was co
 from collections.abc import Iterator
 
 import dagster as dg
+import psycopg
 
 from assets.daily_table import OWNERS, check_result
 from assets.resources import Platform
 from assets.served import served_as_computed
 from fraud_platform.clock import clock_of
 from fraud_platform.features.tables import FEATURE_MEDIANS
+from fraud_platform.online.embedded_postgres import ensure_postgres
+from fraud_platform.online.other_views import delete_unread_cold
 from fraud_platform.online.packed import VIEWS
 from fraud_platform.online.snapshot_load import load_cold
 
@@ -42,5 +45,8 @@ def cold_features(
         seconds = (record.visible_from - record.loaded_at) / 1e6
         context.log.info(f"{view.name}: {record.rows:,} rows of snapshot {day} in PostgreSQL after {seconds:.1f} s")
         metadata |= {f"{view.name}_rows": record.rows, f"{view.name}_seconds": seconds}
+    with psycopg.connect(ensure_postgres(platform.settings)) as connection:
+        for name in delete_unread_cold(connection, platform.settings.cold_ttl_days, clock_of(platform.settings)()):
+            context.log.info(f"{name}: nobody loads it any more; its table is dropped")
     yield dg.MaterializeResult(metadata=metadata)
     yield check_result(served_as_computed(platform, "cold_served_as_computed", cold=True))

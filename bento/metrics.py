@@ -6,6 +6,7 @@ counting in memory (`tally`).
 
 import os
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 import psutil
@@ -15,8 +16,10 @@ from fraud_platform.decision.arms import CHALLENGER
 from fraud_platform.decision.breaker import CircuitBreaker
 from fraud_platform.decision.policy import DECIDED_BY, Policy
 from fraud_platform.decision.serving_model import CHAMPION
+from fraud_platform.features.catalogue import ENTITIES
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.online.ladder import DEFAULT, POSTGRES, REDIS
+from fraud_platform.online.rows import Refusal
 
 _SWITCH = {"off": 0, "rules_only": 1, "allow_all": 2}
 STAGE_BOUNDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
@@ -124,6 +127,15 @@ class PrometheusMeter:
             ["model_version", "role"],
             multiprocess_mode="livesum",
         )
+        refused = Counter(
+            "fraud_rows_refused",
+            "Rows of a store that were not read, since they are of other features or damaged.",
+            ["store", "entity", "reason"],
+        )
+        # from zero on: of a series that begins with the first one, Prometheus sees no increase
+        for labels in product((REDIS, POSTGRES), ENTITIES, ("foreign", "damaged")):
+            refused.labels(*labels)
+        self._refused = Counts(refused)
         self._snapshots = Gauge(
             "fraud_snapshot_end_seconds",
             "End of the snapshot in force per store, Unix time; 0: none. Of all workers the latest seen.",
@@ -172,6 +184,10 @@ class PrometheusMeter:
         """Count a record that was given up."""
         self._dropped.inc()
 
+    def refused(self, refusal: Refusal) -> None:
+        """Count a row that was not read."""
+        self._refused.inc(refusal.store, refusal.entity, refusal.reason)
+
     def superseded(self) -> None:
         """Count a decision that was told and does not stand."""
         self._superseded.inc()
@@ -180,7 +196,7 @@ class PrometheusMeter:
         """Show what was counted since the last time."""
         for tally in (
             self._decisions, self._features, self._failures, self._overruns, self._answers, self._dropped, self._stages,
-            self._latency, self._http, self._scores, self._superseded, self._unknown,
+            self._latency, self._http, self._scores, self._superseded, self._unknown, self._refused,
         ):  # fmt: skip
             tally.flush()
 

@@ -43,7 +43,9 @@ from fraud_platform.decision.problem import unauthorized
 from fraud_platform.decision.rates import LakeRates
 from fraud_platform.decision.report_desk import ReportDesk
 from fraud_platform.decision.serving_model import ServingModel, kept_releases, load_model, load_newest
+from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.label_rules import label_rules
+from fraud_platform.features.vector import VectorBuilder
 from fraud_platform.hosts import Hosts
 from fraud_platform.inference_log.neighbours import Neighbours
 from fraud_platform.inference_log.record import DecisionRecord, encode_record
@@ -61,8 +63,10 @@ from fraud_platform.online.cold import ColdStore
 from fraud_platform.online.embedded_postgres import postgres_address
 from fraud_platform.online.embedded_redis import ensure_redis, redis_address
 from fraud_platform.online.ladder import Ladder
+from fraud_platform.online.packed import views_of
 from fraud_platform.online.recount import Recount
 from fraud_platform.online.redis_memory import MemoryWatch
+from fraud_platform.online.rows import Refusal, ViewRefusedError
 from fraud_platform.online.shards import REDIS_ERRORS
 from fraud_platform.online.snapshot_record import end_of_day
 from fraud_platform.online.store import OnlineStore
@@ -139,7 +143,8 @@ class Runtime:
         self._tracer = Tracer(settings.traces_url, settings.traces_share) if settings.traces_url else None
         meter = self._meter = PrometheusMeter() if self._tracer is None else TracedMeter(self._tracer)
         self._faults = FaultLog(clock, meter.failed)
-        model = load_newest(settings.home, self._faults.report)
+        self._catalogue = CATALOGUE
+        model = load_newest(settings.home, self._faults.report, self._catalogue)
         self._store = OnlineStore(
             redis_address(settings),
             ttl_days=settings.online_ttl_days,
@@ -147,6 +152,8 @@ class Runtime:
             clock=clock,
             deadline=settings.read_deadline_ms / 1_000,
             recount=Recount(settings.home / "recount"),
+            refused=self._refuse,
+            catalogue=self._catalogue,
         )
         self._memory = MemoryWatch(redis_address(settings), clock=clock)
         self._warnings: list[str] = []
@@ -156,6 +163,8 @@ class Runtime:
             default_medians=self._store.medians,
             clock=clock,
             deadline=settings.cold_deadline_ms / 1_000,
+            refused=self._refuse,
+            catalogue=self._catalogue,
         )
         name = f"{os.getpid()}-{clock()}"
         self._spool = SpoolWriter(settings.home, name)
@@ -186,8 +195,14 @@ class Runtime:
         )
         self._store.reconnected = decisions.settle_recent_again
         maker = DecisionMaker(
-            clock, settings.base_currency, settings.release_share, settings.seed, region=settings.region
+            clock,
+            settings.base_currency,
+            settings.release_share,
+            settings.seed,
+            region=settings.region,
+            catalogue=self._catalogue,
         )
+        builder = VectorBuilder(self._catalogue)
         channel_words = words(settings.channel_synonyms)
         self._explainer = Explainer(
             features=features,
@@ -198,6 +213,7 @@ class Runtime:
             base_currency=settings.base_currency,
             channel_words=channel_words,
             search_days=settings.log_retention_days,
+            builder=builder,
         )
         self._policies = PolicyFollower(settings, self._take_policy, self._faults.report, clock)
         self.engine = DecisionEngine(
@@ -215,6 +231,7 @@ class Runtime:
             clock=clock,
             base_currency=settings.base_currency,
             channel_words=channel_words,
+            builder=builder,
             budget=Budget(
                 budget_ms=settings.budget_ms,
                 network_ms=settings.network_ms,
@@ -355,7 +372,9 @@ class Runtime:
                 checks[held] = {"ok": False}
             else:
                 checks[name] = {"ok": True}
-                checks[held] = {"ok": all(snapshots.values()), **snapshots}
+                refused = store.refused()
+                told = {"refused": refused} if refused else {}
+                checks[held] = {"ok": all(snapshots.values()) and not refused, **snapshots, **told}
         policy = self.engine.policy
         checks["policy"] = {"ok": policy.asks_model, "version": policy.version, "kill_switch": policy.kill_switch}
         checks["breakers"] = {
@@ -364,8 +383,7 @@ class Runtime:
         }
         degraded = [name for name, check in checks.items() if not check["ok"]]
         ready = all(opening.done() for opening in self._opening) or time.monotonic() > self._opened_by
-        told = {"ready": ready, "degraded": degraded, "warnings": self._warnings, "checks": checks}
-        body = msgspec.json.encode(told)
+        body = msgspec.json.encode({"ready": ready, "degraded": degraded, "warnings": self._warnings, "checks": checks})
         return Answer(200 if ready else 503, body)
 
     async def _keep_rates_fresh(self) -> None:
@@ -375,6 +393,11 @@ class Runtime:
                 await asyncio.to_thread(self._rates.refresh)
             except Exception as error:  # noqa: BLE001 - the old rates stay in force; counted, logged, tried again
                 self._faults.report("rates", error)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Count a row that was not read, and say why in the log."""
+        self._meter.refused(refusal)
+        self._faults.report(f"{refusal.store}_rows", ViewRefusedError(refusal.detail))
 
     def _decide_by(self, policy: Policy) -> None:
         self.engine.policy = policy
@@ -445,9 +468,10 @@ class Runtime:
             self._meter.serves(self._release or None, challenger.model.version if challenger else None)
             for name, store in (("redis", self._store), ("postgres", self._cold)):
                 with suppress(StoreError):
-                    for view, day in (await store.snapshots()).items():
-                        end = end_of_day(day) / 1e6 if day else 0.0
-                        self._meter.snapshot(name, view.removesuffix("_vector"), end)
+                    snapshots = await store.snapshots()
+                    for view in views_of(self._catalogue):
+                        day = snapshots[view.name]
+                        self._meter.snapshot(name, view.entity, end_of_day(day) / 1e6 if day else 0.0)
             self._meter.forget_dead_workers()
             await asyncio.sleep(VERSIONS_SECONDS)
 
@@ -506,7 +530,7 @@ class Runtime:
 
     async def _loaded(self, release: str) -> ServingModel:
         try:
-            model = await asyncio.to_thread(load_model, release_folder(self._home, release))
+            model = await asyncio.to_thread(load_model, release_folder(self._home, release), self._catalogue)
         except (BundleError, OSError):
             self._refused[release] = time.monotonic() + RETRY_SECONDS
             raise

@@ -22,11 +22,11 @@ from fraud_platform.features.in_force import Span, spans
 from fraud_platform.features.sequence import counted_order
 from fraud_platform.features.snapshots import read_medians
 from fraud_platform.features.training_set import TRAINING_ROW
-from fraud_platform.features.vector import build_vector
+from fraud_platform.features.vector import VectorBuilder
 from fraud_platform.lake import Lake
 from fraud_platform.online.packed import MERCHANT_VECTOR, USER_VECTOR, PackedView
 from fraud_platform.online.shards import RedisClient, connect_redis, delete, scan
-from fraud_platform.online.snapshot_load import load_snapshot_direct, loading_regions, read_loads
+from fraud_platform.online.snapshot_load import SNAPSHOT_TABLES, load_snapshot_direct, loading_regions, read_loads
 from fraud_platform.online.store import OnlineStore
 from fraud_platform.online.warm import warm_velocity
 from fraud_platform.replay_epochs import Epochs
@@ -45,9 +45,8 @@ from fraud_platform.settings import Settings
 
 def spans_of(settings: Settings, lake: Lake, view: PackedView) -> list[Span]:
     """When each snapshot of a view was in force in each region, by the lake's tables and the ledgers of loads."""
-    table = tables.USER_FEATURES if view is USER_VECTOR else tables.MERCHANT_FEATURES
     ttl = settings.online_ttl_days
-    found = spans(lake.days(table), read_loads(lake, view), ttl)
+    found = spans(lake.days(SNAPSHOT_TABLES[view.entity]), read_loads(lake, view), ttl)
     for region in loading_regions(lake):
         found += spans([], read_loads(lake, view, region), ttl, region)
     return found
@@ -79,7 +78,7 @@ async def _replay(
     offline: pa.Table,
 ) -> ReplayReport:
     report = ReplayReport(day)
-    expected = _Expected(lake, offline)
+    expected, builder = _Expected(lake, offline), VectorBuilder(CATALOGUE)
     start = int(np.datetime64(day, "us").astype(np.int64))
     now = [start]
     before = day - timedelta(days=1)
@@ -114,7 +113,7 @@ async def _replay(
             if online.duplicate and (duplicate or identity not in known_before):
                 report.duplicates += 1
                 continue
-            expected.compare(identity, build_vector(payment, online), report)
+            expected.compare(identity, builder.build(payment, online), report)
     finally:
         await store.close()
     report.unmatched += expected.left()

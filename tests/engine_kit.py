@@ -27,6 +27,7 @@ from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.policy_then import PolicyBook
 from fraud_platform.decision.report_desk import ReportDesk
 from fraud_platform.decision.serving_model import ServingModel
+from fraud_platform.features.vector import VectorBuilder
 from fraud_platform.inference_log.record import DecisionRecord, decode_record
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake
@@ -239,6 +240,7 @@ class World:
             "decisions": self.decisions(),
             "rates": lambda: Rates("EUR", self.rate_e9),
             "base_currency": "EUR",
+            "builder": VectorBuilder(),
         }
         log = LogTable(Lake(str(self.home / "lake")))
         explainer = Explainer(home=self.home, log=log, search_days=3, **shared)

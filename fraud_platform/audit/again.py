@@ -16,10 +16,13 @@ from fraud_platform.decision.serving_model import (
     CHAMPION,
     LOGISTIC_REGRESSION,
     NoScoreError,
+    OtherFeaturesError,
     ServingModel,
     past_bundle,
+    recorded_values,
     serving_model,
 )
+from fraud_platform.features.vector import Matrix
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.model.bundle import Bundle, BundleError, release_folder
 
@@ -69,14 +72,22 @@ class DecidingModels:
 def score_again(record: DecisionRecord, model: ServingModel) -> tuple[float | None, str]:
     """The score of the recorded vector by the rung that the record names, and the rung that gave it.
 
-    None, and the rules, where that rung gives no probability any more.
+    None, and the rules, where that rung gives no probability any more. Raises NotKeptError.
     """
     try:
         if record.rung in (CHAMPION, CHALLENGER):
-            return model.probability(record.values), record.rung
-        return model.fallback_probability(record.values), LOGISTIC_REGRESSION
+            return model.probability(values_again(record, model)), record.rung
+        return model.fallback_probability(values_again(record, model)), LOGISTIC_REGRESSION
     except NoScoreError:
         return None, RULES
+
+
+def values_again(record: DecisionRecord, model: ServingModel) -> Matrix:
+    """The recorded vector as the model is given it here. Raises NotKeptError where it is of features unknown here."""
+    try:
+        return recorded_values(record, model.features)
+    except OtherFeaturesError as error:
+        raise NotKeptError(str(error)) from error
 
 
 def decide_again(

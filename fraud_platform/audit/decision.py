@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from fraud_platform.audit.again import DecidingModels, NotKeptError, decide_again, score_again
+from fraud_platform.audit.again import DecidingModels, NotKeptError, decide_again, score_again, values_again
 from fraud_platform.channels import channel_of, is_online
 from fraud_platform.currency import exponent
 from fraud_platform.decision.policy import DECIDED_BY, RULES, Policy
@@ -152,7 +152,8 @@ class DecisionReplay:
         if record.other_score is None:
             return
         try:
-            other = self._models.beside(record).probability(record.values)
+            beside = self._models.beside(record)
+            other = beside.probability(values_again(record, beside))
         except NotKeptError as error:
             notes.append(f"the score of the model beside it is not held: {error}")
         else:

@@ -12,6 +12,7 @@ import numpy as np
 from fraud_platform.audit.day import DayReplay
 from fraud_platform.audit.decision import REBUILT, Check, Group, Replayed
 from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.inference_log.record import DecisionRecord
 
 if TYPE_CHECKING:
     from rich.console import Group as Screen
@@ -71,12 +72,12 @@ def render_day(report: DayReplay) -> "Screen":
 
 
 def plain_decision(replayed: Replayed) -> dict[str, Any]:
-    """A replayed decision for a program: its record, every check, the 50 values by name."""
+    """A replayed decision for a program: its record, every check, its values by name."""
     record = replayed.record
     told = {name: getattr(record, name) for name in record.__struct_fields__ if name != "vector"}
     moments = {name: told[name] and _at(told[name]) for name in _MOMENTS}
     request = msgspec.structs.asdict(record.request) | {"timestamp": _at(record.request.timestamp)}
-    values = dict(zip((feature.name for feature in CATALOGUE.features), record.values.tolist(), strict=True))
+    values = dict(zip((name for name, _ in _named(record)), record.values.tolist(), strict=True))
     rest = ("checks", "notes", "not_kept", "training_set")
     return {
         "decision_id": record.decision_id,
@@ -132,10 +133,18 @@ def _values(replayed: Replayed) -> "Table":
     differing = {check.what for check in replayed.differing}
     compared = {check.what for check in replayed.checks if check.group in ("vector", "training set")}
     table = _table("feature", "source", "value", "")
-    for feature, value in zip(CATALOGUE.features, replayed.record.values, strict=True):
-        held = Text("differs", style="red") if feature.name in differing else "same" * (feature.name in compared)
-        table.add_row(feature.name, feature.source, "null" if np.isnan(value) else f"{value!s}", held)
+    for (name, source), value in zip(_named(replayed.record), replayed.record.values, strict=True):
+        held = Text("differs", style="red") if name in differing else "same" * (name in compared)
+        table.add_row(name, source, "null" if np.isnan(value) else f"{value!s}", held)
     return table
+
+
+def _named(record: DecisionRecord) -> list[tuple[str, str]]:
+    """Name and source of each of a record's values; numbers where its features are not those of this platform."""
+    count = len(record.values)
+    if record.catalogue_hash in CATALOGUE.alike and count == len(CATALOGUE.features):
+        return [(feature.name, feature.source) for feature in CATALOGUE.features]
+    return [(f"value {number}", "unknown") for number in range(1, count + 1)]
 
 
 def _held(replayed: Replayed) -> list[str]:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from fraud_platform.decision.policy import DecisionName, Kind
 from fraud_platform.decision.problem import CONTENT_TYPE, EarlierDecision, Problem
 from fraud_platform.decision.reasons import Effect, Reasons, effect
-from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.inference_log.record import DecisionRecord, ServedBy
 
 SHOWN_DECIMALS = 6
@@ -169,7 +168,8 @@ def explain_body(answer: ExplainAnswer) -> bytes:
 def top_contributions(
     vector: NDArray[np.float32], contributions: NDArray[np.floating], reasons: Reasons
 ) -> list[Contribution]:
-    """The TOP features by magnitude of contribution, ties in the catalogue's order. Both arrays of shape (50,)."""
+    """The TOP features by magnitude of contribution, ties in the catalogue's order. Both arrays of shape
+    (features,)."""
     values = vector.tolist()
     order = np.argsort(-np.abs(contributions), kind="stable")[:TOP]
     return [
@@ -183,5 +183,5 @@ def top_contributions(
             meaning=feature.meaning,
         )
         for index in order
-        for feature in [CATALOGUE.features[index]]
+        for feature in [reasons.catalogue.features[index]]
     ]

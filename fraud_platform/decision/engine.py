@@ -19,13 +19,13 @@ from fraud_platform.decision.capacity import Capacity
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
-from fraud_platform.decision.making import NOT_READ, DecisionMaker
+from fraud_platform.decision.making import DecisionMaker
 from fraud_platform.decision.parts import Meter, OnlineRead, OnlineReader, Recorder
 from fraud_platform.decision.policy import RULES, Policy
 from fraud_platform.decision.problem import Problem, conflict, invalid, malformed, unavailable
 from fraud_platform.decision.request import InvalidRequest, MalformedBody, Payment, Rates, parse_payment, to_transaction
 from fraud_platform.decision.serving_model import NoScoreError, ServingModel
-from fraud_platform.features.vector import build_vector
+from fraud_platform.features.vector import VectorBuilder
 from fraud_platform.inference_log.record import DecisionRecord, encode_record
 from fraud_platform.online.decision_key import claim
 from fraud_platform.schema import Transaction
@@ -58,9 +58,11 @@ class DecisionEngine:
         base_currency: str,
         budget: Budget,
         capacity: int,
+        builder: VectorBuilder,
         channel_words: Mapping[str, str] = WORDS,
     ) -> None:
         self.model = model
+        self._builder = builder
         self.challenger: Challenger | None = None
         self.policy = policy
         self._features = features
@@ -166,7 +168,7 @@ class DecisionEngine:
             record = self._judged(payment, content, caller, transaction, online, began)
         else:
             record = self._maker.record(
-                payment, content, caller, transaction, online, NOT_READ, self.model, self.policy, None
+                payment, content, caller, transaction, online, None, self.model, self.policy, None
             )
         settled, payload = await self._decisions.settle(record, encode_record(record))
         self._write(settled, payload)
@@ -177,7 +179,7 @@ class DecisionEngine:
     ) -> DecisionRecord:
         """received: seconds of `perf_counter` at which the payment came."""
         began = perf_counter()
-        vector = build_vector(transaction, online)
+        vector = self._builder.build(transaction, online)
         built = perf_counter()
         self._took("request_features", built - began)
         model, policy, scored = self.model, self.policy, None
@@ -208,7 +210,7 @@ class DecisionEngine:
         content = payment.content_hash()
         online = self._features.without_stores(transaction, caller=caller, claim=claim(content))
         record, payload = self._decisions.settle_later(
-            self._maker.record(payment, content, caller, transaction, online, NOT_READ, self.model, self.policy, None)
+            self._maker.record(payment, content, caller, transaction, online, None, self.model, self.policy, None)
         )
         self._write(record, payload)
         return record, False

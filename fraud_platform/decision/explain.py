@@ -43,8 +43,8 @@ from fraud_platform.decision.request import (
     to_transaction,
 )
 from fraud_platform.decision.rules import RULE_SENTENCES
-from fraud_platform.decision.serving_model import CHAMPION, Explainable, PastModels, ServingModel
-from fraud_platform.features.vector import build_vector
+from fraud_platform.decision.serving_model import CHAMPION, Explainable, PastModels, ServingModel, known_values
+from fraud_platform.features.vector import VectorBuilder
 from fraud_platform.inference_log.record import DecisionRecord, Identity
 from fraud_platform.inference_log.search import find_decisions
 from fraud_platform.inference_log.shared_search import SharedSearch
@@ -83,8 +83,10 @@ class Explainer:
         log: LogTable,
         base_currency: str,
         search_days: int,
+        builder: VectorBuilder,
         channel_words: Mapping[str, str] = WORDS,
     ) -> None:
+        self._builder = builder
         self._features = features
         self._decisions = decisions
         self._rates = rates
@@ -93,9 +95,9 @@ class Explainer:
         self._base_currency = base_currency
         self._channel_words = channel_words
         self._exponent = exponent(base_currency)
-        self._reasons = Reasons(base_currency, self._exponent)
+        self._reasons = Reasons(base_currency, self._exponent, builder.catalogue)
         self._search_days = search_days
-        self._past = PastModels(home)
+        self._past = PastModels(home, builder.catalogue)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explain")
         self._searches = SharedSearch(self._search, self._thread)
 
@@ -129,10 +131,14 @@ class Explainer:
         def answer() -> bytes:
             # on the explaining thread: loading a past model takes long, and PastModels is not thread-safe
             current = model if model is not None and model.scorer_hash == found.scorer_hash else None
-            rung = current.rung(found.rung) if current is not None else self._past.rung(found)
+            if current is None:
+                rung, vector = self._past.rung(found)
+            else:
+                rung = current.rung(found.rung)
+                vector = known_values(found, current.features, self._builder.catalogue)
             return self._answer(
                 rung,
-                found.values,
+                vector,
                 transaction_id,
                 "recorded",
                 found.model_version,
@@ -220,7 +226,7 @@ class Explainer:
                 payment.transaction_id, "what_if", model.version, DECIDED_BY[reason], decision, reason, listed
             )
         online = await self._features.read(transaction, caller=caller, write=False, claim=b"")
-        vector = build_vector(transaction, online)
+        vector = self._builder.build(transaction, online)
         score = float(model.scorer.score(vector[None, :])[0])
         decision, reason = decide(policy, score, payment, transaction.amount, self._exponent, now)
         decider = DECIDED_BY.get(reason, CHAMPION)

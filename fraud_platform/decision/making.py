@@ -17,7 +17,7 @@ from fraud_platform.decision.parts import OnlineRead
 from fraud_platform.decision.policy import DECIDED_BY, RULES, DecisionName, Policy, decide
 from fraud_platform.decision.request import Payment
 from fraud_platform.decision.serving_model import CHAMPION, ServingModel
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.features.vector import Matrix
 from fraud_platform.inference_log.record import SCHEMA_VERSION, DecisionRecord, ServedBy, amount_source, vector_bytes
 from fraud_platform.schema import FIRST_REGION, Transaction
@@ -25,13 +25,10 @@ from fraud_platform.schema import FIRST_REGION, Transaction
 NO_MODEL = "none/0"
 """Version in answers of a service that has no model."""
 
-NOT_READ: Matrix = np.full(len(CATALOGUE.names), np.nan, np.float32)
-"""The vector of a payment that was decided without its features."""
-
 
 class DecisionMaker:
     """Makes decisions of one worker. clock: UTC microseconds. release_share: share of what the threshold blocks that is
-    let through to be measured."""
+    let through to be measured. catalogue: what vectors follow."""
 
     def __init__(
         self,
@@ -40,8 +37,11 @@ class DecisionMaker:
         release_share: float = 0.0,
         release_seed: int = 0,
         region: str = FIRST_REGION,
+        catalogue: Catalogue = CATALOGUE,
     ) -> None:
         self.region = region
+        self._not_read: Matrix = np.full(len(catalogue.names), np.nan, np.float32)
+        self._catalogue_hash = catalogue.hash
         self._clock = clock
         self._exponent = exponent(base_currency)
         self._release_share = release_share
@@ -62,12 +62,13 @@ class DecisionMaker:
         caller: str,
         transaction: Transaction,
         online: OnlineRead,
-        vector: Matrix,
+        vector: Matrix | None,
         model: ServingModel | None,
         policy: Policy,
         scored: Scored | None,
     ) -> DecisionRecord:
-        """scored: None where no model was asked, or none could say."""
+        """vector: None of a payment that was decided without its features. scored: None where no model was asked, or
+        none could say."""
         score, rung = (None, RULES) if scored is None else (scored.score, scored.served_by)
         received_at = transaction.received_at
         decision, reason = decide(policy, score, payment, transaction.amount, self._exponent, received_at)
@@ -86,8 +87,8 @@ class DecisionMaker:
             clock_skew=transaction.clock_skew,
             user_effective_time=online.user_effective_time,
             merchant_effective_time=online.merchant_effective_time,
-            catalogue_hash=CATALOGUE.hash,
-            vector=vector_bytes(vector),
+            catalogue_hash=self._catalogue_hash,
+            vector=vector_bytes(self._not_read if vector is None else vector),
             user_snapshot=online.user_snapshot,
             merchant_snapshot=online.merchant_snapshot,
             epoch=online.epoch,

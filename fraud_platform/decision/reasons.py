@@ -1,15 +1,24 @@
 """What a feature's value says, in plain words: the reasons beside an explanation's figures.
 
 What belongs here: sentences. What does not: which features count most (`answer`). A sentence is made of the feature's
-unit and window in the catalogue and one template per kind of feature; a feature without a template is told by its
-meaning, so that a new one is explained from its first day.
+unit and window in the catalogue and one template per aggregate and operand, whatever the feature's name; a feature
+without a template is told by its meaning, so that a new one is explained from its first day.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from fraud_platform.features.catalogue import CATALOGUE, LABEL_DELAY_DAYS, MIN_TRANSACTIONS, Feature
+from fraud_platform.features.catalogue import (
+    CATALOGUE,
+    ENTITIES,
+    LABEL_DELAY_DAYS,
+    MIN_TRANSACTIONS,
+    Aggregate,
+    Catalogue,
+    Entity,
+    Feature,
+)
 
 Effect = Literal["raises risk", "lowers risk", "none"]
 
@@ -23,45 +32,56 @@ _WINDOWS = {
     "30d": "in the last 30 days",
     "90d": "in the last 90 days",
 }
-_TEMPLATES = {
-    "user_txn_count": "{value} by this user {window}",
-    "user_amount_avg": "this user's average payment {window} is {value}",
-    "user_amount_std": "this user's payments {window} deviate by {value} from their average",
-    "user_amount_max": "this user's largest payment {window} is {value}",
-    "user_amount_sum": "{value} paid by this user {window}",
-    "user_merchants": "this user paid {value} {window}",
-    "user_countries": "this user paid in {value} {window}",
-    "user_devices": "this user paid from {value} {window}",
-    "user_foreign_share": "{value} of this user's payments {window} are outside the home country",
-    "user_online_share": "{value} of this user's payments {window} are online",
-    "user_night_share": "{value} of this user's payments {window} are between 00:00 and 06:00 UTC",
-    "merchant_txn_count": "{value} at this merchant {window}",
-    "merchant_amount_avg": "this merchant's average payment {window} is {value}",
-    "merchant_amount_std": "this merchant's payments {window} deviate by {value} from their average",
-    "merchant_users": "{value} paid this merchant {window}",
-    "merchant_foreign_share": "{value} of this merchant's payments {window} are from abroad",
-    "merchant_fraud_rate": (
+_Meaning = tuple[Entity | None, Aggregate, str]
+"""Whose, which aggregate, and of what: an operand, or a share's condition."""
+
+_TEMPLATES: dict[_Meaning, str] = {
+    ("user", "count", ""): "{value} by this user {window}",
+    ("user", "mean", "amount"): "this user's average payment {window} is {value}",
+    ("user", "std", "amount"): "this user's payments {window} deviate by {value} from their average",
+    ("user", "max", "amount"): "this user's largest payment {window} is {value}",
+    ("user", "sum", "amount"): "{value} paid by this user {window}",
+    ("user", "distinct", "merchant_id"): "this user paid {value} {window}",
+    ("user", "distinct", "country"): "this user paid in {value} {window}",
+    ("user", "distinct", "device_key"): "this user paid from {value} {window}",
+    (
+        "user",
+        "share",
+        "country <> user_country",
+    ): "{value} of this user's payments {window} are outside the home country",
+    ("user", "share", "channel = 'online'"): "{value} of this user's payments {window} are online",
+    ("user", "share", "hour of event_time < 6"): (
+        "{value} of this user's payments {window} are between 00:00 and 06:00 UTC"
+    ),
+    ("user", "seconds_since_last", ""): "this user's previous payment was {value} ago",
+    ("merchant", "count", ""): "{value} at this merchant {window}",
+    ("merchant", "mean", "amount"): "this merchant's average payment {window} is {value}",
+    ("merchant", "std", "amount"): "this merchant's payments {window} deviate by {value} from their average",
+    ("merchant", "distinct", "user_id"): "{value} paid this merchant {window}",
+    ("merchant", "share", "country <> user_country"): "{value} of this merchant's payments {window} are from abroad",
+    ("merchant", "fraud_rate", ""): (
         f"{{value}} of this merchant's payments over {{days}} days, up to {LABEL_DELAY_DAYS} days ago, are known frauds"
     ),
-    "amount": "amount is {value}",
-    "amount_to_user_avg_30d": "amount is {value} this user's 30-day average",
-    "amount_zscore_90d": "amount is {value} this user's 90-day average",
-    "amount_to_user_max_90d": "amount is {value} this user's largest payment in 90 days",
-    "amount_to_merchant_avg_30d": "amount is {value} this merchant's 30-day average",
-    "hour_of_day": "paid between {value}:00 and {value}:59 UTC",
-    "day_of_week": "paid on a {value} (UTC)",
-    "seconds_since_last": "this user's previous payment was {value} ago",
+    (None, "expression", "amount"): "amount is {value}",
+    (None, "expression", "amount / user_amount_avg_30d"): "amount is {value} this user's 30-day average",
+    (None, "expression", "(amount - user_amount_avg_90d) / user_amount_std_90d"): (
+        "amount is {value} this user's 90-day average"
+    ),
+    (None, "expression", "amount / user_amount_max_90d"): "amount is {value} this user's largest payment in 90 days",
+    (None, "expression", "amount / merchant_amount_avg_30d"): "amount is {value} this merchant's 30-day average",
+    (None, "expression", "hour of event_time"): "paid between {value}:00 and {value}:59 UTC",
+    (None, "expression", "weekday of event_time"): "paid on a {value} (UTC)",
 }
-_FLAGS = {
-    "is_online": ("paid online", "not paid online", "the channel is not given"),
-    "country_mismatch": (
+_FLAGS: dict[_Meaning, tuple[str, str, str]] = {
+    (None, "expression", "channel = 'online'"): ("paid online", "not paid online", "the channel is not given"),
+    (None, "expression", "country <> user_country"): (
         "paid outside the user's home country", "paid in the user's home country", "no home country is given",
     ),
-    "country_is_new": (
+    ("user", "is_new", "country"): (
         "first payment seen from this country in 90 days", "this user has paid in this country before",
         "the countries that this user paid in are not known",
     ),
-    "device_is_new": (
+    ("user", "is_new", "device_key"): (
         "first payment seen from this device in 90 days", "this user has paid from this device before",
         "no device is given, or this user's devices are not known",
     ),
@@ -76,7 +96,10 @@ _SPANS = ((172_800, 86_400, "days"), (7_200, 3_600, "hours"), (120, 60, "minutes
 class Reasons:
     """Sentences about vectors; amounts are shown in the base currency, which has `exponent` decimals."""
 
-    def __init__(self, base_currency: str, exponent: int) -> None:
+    def __init__(self, base_currency: str, exponent: int, catalogue: Catalogue = CATALOGUE) -> None:
+        """catalogue: what the vectors follow."""
+        self.catalogue = catalogue
+        self._count = {entity: catalogue.position[catalogue.seen(entity).name] for entity in ENTITIES}
         self._units: Mapping[str, Callable[[float], str]] = {
             "minor units": lambda value: f"{value / 10**exponent:,.{exponent}f} {base_currency}",
             "transactions": lambda value: _counted(value, "payment"),
@@ -93,31 +116,39 @@ class Reasons:
         }
 
     def of(self, position: int, vector: Sequence[float]) -> str:
-        """What the feature at a position of the vector says. vector: 50 values in the catalogue's order; null is NaN.
+        """What the feature at a position of the vector says. vector: values in the set's order; null is NaN.
 
         Where too little is known of a user or merchant, medians stand in for its own values, and the sentence says so.
         """
-        feature = CATALOGUE.features[position]
+        feature = self.catalogue.features[position]
         sentence = self.sentence(feature, float(vector[position]))
-        for entity in _borrowing(feature):
-            if not vector[_COUNT[entity]] >= MIN_TRANSACTIONS and f"this {entity}'s" in sentence:
+        for entity in self._borrowing(feature):
+            if not vector[self._count[entity]] >= MIN_TRANSACTIONS and f"this {entity}'s" in sentence:
                 sentence = sentence.replace(f"this {entity}'s", f"a typical {entity}'s")
                 sentence += f" (too little is known of this {entity})"
         return sentence
 
     def sentence(self, feature: Feature, value: float) -> str:
         """What a value of a feature says, in the feature's unit; null is NaN."""
-        if feature.name in _FLAGS:
-            yes, no, unknown = _FLAGS[feature.name]
+        meant = feature.entity, feature.aggregate, feature.operand or feature.condition
+        if meant in _FLAGS:
+            yes, no, unknown = _FLAGS[meant]
             return unknown if math.isnan(value) else yes if value else no
         if math.isnan(value):
             return f"not known: {_lower(feature.meaning)}"
         in_unit = self._units.get(feature.unit)
         shown = f"{_figure(value)} {feature.unit}" if in_unit is None else in_unit(value)
-        template = _TEMPLATES.get(feature.name.removesuffix(f"_{feature.window}"), "{meaning}: {value}")
+        template = _TEMPLATES.get(meant, "{meaning}: {value}")
         window = _WINDOWS.get(feature.window, "")
         days = feature.window.removesuffix("d")
         return template.format(value=shown, window=window, days=days, meaning=_lower(feature.meaning))
+
+    def _borrowing(self, feature: Feature) -> set[Entity]:
+        """The entities whose median may stand in for an own value in this feature."""
+        position = self.catalogue.position
+        columns = [column.partition(".")[2] for column in feature.inputs]
+        own = [feature, *(self.catalogue.features[position[name]] for name in columns if name in position)]
+        return {one.entity for one in own if one.entity is not None and one.cold_start == "median"}
 
 
 def effect(contribution: float) -> Effect:
@@ -125,20 +156,6 @@ def effect(contribution: float) -> Effect:
     if contribution == 0:
         return "none"
     return "raises risk" if contribution > 0 else "lowers risk"
-
-
-_POSITION = {name: index for index, name in enumerate(CATALOGUE.names)}
-_COUNT = {entity: _POSITION[f"{entity}_txn_count_90d"] for entity in ("user", "merchant")}
-
-
-def _borrowing(feature: Feature) -> set[str]:
-    """The entities whose median may stand in for an own value in this feature."""
-    own = [feature] + [
-        CATALOGUE.features[_POSITION[name]]
-        for name in (column.partition(".")[2] for column in feature.inputs)
-        if name in _POSITION
-    ]
-    return {one.source for one in own if one.cold_start == "median"}
 
 
 def _lower(meaning: str) -> str:

@@ -17,7 +17,7 @@ import msgspec
 from fraud_platform.channels import WORDS
 from fraud_platform.decision.answer import Answer, earlier_decision
 from fraud_platform.decision.identity import Decisions
-from fraud_platform.decision.making import NOT_READ, DecisionMaker
+from fraud_platform.decision.making import DecisionMaker
 from fraud_platform.decision.parts import OnlineRead, OnlineReader, Recorder
 from fraud_platform.decision.policy import STRICTNESS, Policy
 from fraud_platform.decision.policy_then import PolicyBook
@@ -126,7 +126,7 @@ class ReportDesk:
         self, policy: Policy, report: Report, caller: str, transaction: Transaction, online: OnlineRead
     ) -> DecisionRecord:
         content = report.payment.content_hash()
-        return self._maker.record(report.payment, content, caller, transaction, online, NOT_READ, None, policy, None)
+        return self._maker.record(report.payment, content, caller, transaction, online, None, None, policy, None)
 
     def _write(self, record: DecisionRecord) -> None:
         self._recorder.append(record.day, encode_record(record))

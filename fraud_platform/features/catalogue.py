@@ -1,15 +1,26 @@
-"""The catalogue: the only place where a feature's name, source, window, unit, cold-start default and meaning stand.
+"""The catalogue: the only place where a feature's name, meaning, unit and cold-start default stand.
 
-What belongs here: the list and look-ups over it. What does not: arithmetic. A feature's position here is its position
-in the vector; `CATALOGUE.hash` changes with anything that changes a value, so tables, views and models are keyed by it.
+What belongs here: the list, look-ups over it, and the hashes by which what was computed is known again. What does not:
+arithmetic. A feature's position here is its position in the vector.
+
+A feature's hash follows whatever its values follow. A set's hash follows its members, by name and hash, in order: what
+was stored under one set is never read under another.
 """
 
 import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 Source = Literal["user", "merchant", "velocity", "request"]
+Entity = Literal["user", "merchant"]
+ENTITIES: tuple[Entity, ...] = ("user", "merchant")
+Aggregate = Literal[
+    "count", "sum", "mean", "std", "max", "distinct", "share", "fraud_rate", "is_new", "seconds_since_last",
+    "expression",
+]  # fmt: skip
 ColdStart = Literal["median", "zero", "null"]
 
 MIN_TRANSACTIONS = 5
@@ -35,14 +46,34 @@ LIVE_HISTORY = 48 * HOUR
 """Microseconds of effective time that the online velocity store keeps; an older previous attempt comes from the
 snapshot."""
 
+_NAMED_BEFORE = {
+    "e4b5927cfeaa": "72ced253273c",
+    "34a064131616": "245935cadee1",
+    "f9f79a6921d9": "4f96445056f3",
+}
+"""Digests of the first fifty features by version of their values, and the names that these sets had before features had
+hashes: homes, bundles and records carry them, so they stay."""
+FIRST_SETS = frozenset(_NAMED_BEFORE.values())
+"""Those names."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Feature:
     """One column of the vector; every value is a float32, null is NaN."""
 
     name: str
     source: Source
+    """The block of the vector that it stands in: where it is computed."""
+    entity: Entity | None
+    """Whose payments it speaks of; None: of this payment alone."""
+    aggregate: Aggregate
+    operand: str = ""
+    """What is aggregated: a column of a payment; of an `expression` its text."""
+    condition: str = ""
+    """Which payments a `share` is of."""
     window: str
+    delay_days: int = 0
+    """Days between the window's end and the snapshot."""
     unit: str
     cold_start: ColdStart
     meaning: str
@@ -62,6 +93,11 @@ class Catalogue:
         """Names in the vector's order."""
         return tuple(feature.name for feature in self.features)
 
+    @cached_property
+    def position(self) -> dict[str, int]:
+        """Where each feature stands in the vector, by name."""
+        return {name: index for index, name in enumerate(self.names)}
+
     def of(self, source: Source) -> tuple[Feature, ...]:
         """The features of one source, in the vector's order."""
         return tuple(feature for feature in self.features if feature.source == source)
@@ -71,59 +107,147 @@ class Catalogue:
         positions = [index for index, feature in enumerate(self.features) if feature.source == source]
         return slice(positions[0], positions[-1] + 1)
 
+    def seen(self, entity: Entity) -> Feature:
+        """The feature that says whether an entity is personal: its transactions in 90 days."""
+        wanted = (entity, "count", "90d")
+        return next(one for one in self.of(entity) if (one.entity, one.aggregate, one.window) == wanted)
+
+    def only(self, names: Sequence[str]) -> "Catalogue":
+        """The set of some of the features, in the order given. Raises KeyError."""
+        return Catalogue(tuple(self.features[self.position[name]] for name in names))
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """Twelve hex digits per feature, by name: they change with anything that changes its values, and with nothing
+        else."""
+        return self._hashes(VALUES_VERSION)
+
     @cached_property
     def hash(self) -> str:
-        """Twelve hex digits that name this version of the features."""
-        return self._hash(VALUES_VERSION)
+        """Twelve hex digits that name this set."""
+        return self.hash_of(self.names)
 
     @cached_property
     def alike(self) -> frozenset[str]:
-        """The hashes under which the same features stood in the same order, though their values may have differed."""
-        return frozenset(map(self._hash, range(1, VALUES_VERSION + 1)))
+        """`alike_of` the whole."""
+        return self.alike_of(self.names)
 
-    def _hash(self, version: int) -> str:
-        values = [(f.name, f.source, f.window, f.unit, f.cold_start, f.dtype) for f in self.features]
-        text = repr((version, MIN_TRANSACTIONS, LABEL_DELAY_DAYS, values))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+    def hash_of(self, names: Sequence[str]) -> str:
+        """The hash of the set that some of the features make, in the order given. Raises KeyError."""
+        return self._hash_of(names, VALUES_VERSION)
+
+    def alike_of(self, names: Sequence[str]) -> frozenset[str]:
+        """The hashes under which these features stood in this order, though their values may have differed."""
+        return frozenset(self._hash_of(names, version) for version in range(1, VALUES_VERSION + 1))
+
+    def _hash_of(self, names: Sequence[str], version: int) -> str:
+        hashes = self._hashes(version)
+        digest = digest_of([[name, hashes[name]] for name in names])
+        return _NAMED_BEFORE.get(digest, digest)
+
+    def _hashes(self, version: int) -> dict[str, str]:
+        """Raises ValueError where features are made of each other in a circle."""
+        by_name = {feature.name: feature for feature in self.features}
+        known: dict[str, str] = {}
+        under_way: set[str] = set()
+
+        def hashed(name: str) -> str:
+            if name not in known:
+                if name in under_way:
+                    raise ValueError(f"{name} is made of itself")
+                under_way.add(name)
+                one = by_name[name]
+                columns = [each.partition(".")[2] for each in one.inputs]
+                inputs = [
+                    each if column == name or column not in by_name else hashed(column)
+                    for each, column in zip(one.inputs, columns, strict=True)
+                ]
+                least = MIN_TRANSACTIONS if one.cold_start == "median" else 0
+                known[name] = digest_of(
+                    [version, one.source, one.entity, one.aggregate, one.operand, one.condition, one.window,
+                     one.delay_days, one.cold_start, least, one.dtype, inputs]
+                )  # fmt: skip
+            return known[name]
+
+        return {name: hashed(name) for name in self.names}
 
 
-_TILE_COLUMNS: dict[str, tuple[str, ...]] = {
-    "txn_count": ("txn_count",),
-    "amount_avg": ("amount_sum", "amount_known"),
-    "amount_std": ("amount_sum", "amount_square_sum", "amount_known"),
-    "amount_max": ("amount_max",),
-    "foreign_share": ("foreign_count", "foreign_known"),
-    "online_share": ("online_count", "channel_known"),
-    "night_share": ("night_count", "txn_count"),
-    "merchants": ("merchants",),
-    "countries": ("countries",),
-    "devices": ("devices",),
-    "users": ("users",),
+def digest_of(parts: Sequence[object]) -> str:
+    """Twelve hex digits of plain values, the same on every machine."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What features of one stem share: aggregate, operand, condition, and the columns of its entity's tiles that it
+    sums."""
+
+    aggregate: Aggregate
+    columns: tuple[str, ...]
+    operand: str = ""
+    condition: str = ""
+
+
+_OF_TILES = {
+    "txn_count": _Kind("count", ("txn_count",)),
+    "amount_avg": _Kind("mean", ("amount_sum", "amount_known"), "amount"),
+    "amount_std": _Kind("std", ("amount_sum", "amount_square_sum", "amount_known"), "amount"),
+    "amount_max": _Kind("max", ("amount_max",), "amount"),
+    "foreign_share": _Kind("share", ("foreign_count", "foreign_known"), condition="country <> user_country"),
+    "online_share": _Kind("share", ("online_count", "channel_known"), condition="channel = 'online'"),
+    "night_share": _Kind("share", ("night_count", "txn_count"), condition="hour of event_time < 6"),
+    "merchants": _Kind("distinct", ("merchants",), "merchant_id"),
+    "countries": _Kind("distinct", ("countries",), "country"),
+    "devices": _Kind("distinct", ("devices",), "device_key"),
+    "users": _Kind("distinct", ("users",), "user_id"),
+    "fraud_rate": _Kind("fraud_rate", ("txn_count",)),
 }
-"""What a batch feature sums: columns of its entity's tiles."""
+_LIVE: dict[str, tuple[Aggregate, str]] = {"txn_count": ("count", ""), "amount_sum": ("sum", "amount")}
 
 
-def _user(name: str, window: str, unit: str, cold_start: ColdStart, meaning: str) -> Feature:
-    inputs = tuple(f"user_tiles.{column}" for column in _TILE_COLUMNS[name])
-    return Feature(f"user_{name}_{window}", "user", window, unit, cold_start, meaning, inputs)
-
-
-def _merchant(name: str, window: str, unit: str, cold_start: ColdStart, meaning: str) -> Feature:
-    columns = ("txn_count",) if name == "fraud_rate" else _TILE_COLUMNS[name]
-    inputs = tuple(f"merchant_tiles.{column}" for column in columns)
-    if name == "fraud_rate":
+def _batch(entity: Entity, stem: str, window: str, unit: str, cold_start: ColdStart, meaning: str) -> Feature:
+    kind = _OF_TILES[stem]
+    inputs = tuple(f"{entity}_tiles.{column}" for column in kind.columns)
+    labelled = kind.aggregate == "fraud_rate"
+    if labelled:
         inputs += ("label_tiles.fraud_delta", "label_tiles.unknown_delta")
-    return Feature(f"merchant_{name}_{window}", "merchant", window, unit, cold_start, meaning, inputs)
+    return Feature(
+        name=f"{entity}_{stem}_{window}", source=entity, entity=entity, aggregate=kind.aggregate, operand=kind.operand,
+        condition=kind.condition, window=window, delay_days=LABEL_DELAY_DAYS if labelled else 0, unit=unit,
+        cold_start=cold_start, meaning=meaning, inputs=inputs,
+    )  # fmt: skip
 
 
-def _velocity(entity: str, name: str, window: str, unit: str, meaning: str) -> Feature:
-    columns = (f"{entity}_id", "event_time", "received_at", *(("amount",) if name == "amount_sum" else ()))
-    inputs = tuple(f"raw_transactions.{column}" for column in columns)
-    return Feature(f"{entity}_{name}_{window}", "velocity", window, unit, "null", meaning, inputs)
+def _user(stem: str, window: str, unit: str, cold_start: ColdStart, meaning: str) -> Feature:
+    return _batch("user", stem, window, unit, cold_start, meaning)
 
 
-def _request(name: str, unit: str, meaning: str, *inputs: str) -> Feature:
-    return Feature(name, "request", "now", unit, "null", meaning, inputs)
+def _merchant(stem: str, window: str, unit: str, cold_start: ColdStart, meaning: str) -> Feature:
+    return _batch("merchant", stem, window, unit, cold_start, meaning)
+
+
+def _velocity(entity: Entity, stem: str, window: str, unit: str, meaning: str) -> Feature:
+    aggregate, operand = _LIVE[stem]
+    columns = (f"{entity}_id", "event_time", "received_at", *((operand,) if operand else ()))
+    return Feature(
+        name=f"{entity}_{stem}_{window}", source="velocity", entity=entity, aggregate=aggregate, operand=operand,
+        window=window, unit=unit, cold_start="null", meaning=meaning,
+        inputs=tuple(f"raw_transactions.{column}" for column in columns),
+    )  # fmt: skip
+
+
+def _request(name: str, unit: str, meaning: str, expression: str, *inputs: str) -> Feature:
+    return Feature(
+        name=name, source="request", entity=None, aggregate="expression", operand=expression, window="now", unit=unit,
+        cold_start="null", meaning=meaning, inputs=inputs,
+    )  # fmt: skip
+
+
+def _of_user(name: str, aggregate: Aggregate, operand: str, unit: str, meaning: str, *inputs: str) -> Feature:
+    return Feature(
+        name=name, source="request", entity="user", aggregate=aggregate, operand=operand, window="now", unit=unit,
+        cold_start="null", meaning=meaning, inputs=inputs,
+    )  # fmt: skip
 
 
 CATALOGUE = Catalogue(
@@ -166,11 +290,14 @@ CATALOGUE = Catalogue(
         _velocity("merchant", "txn_count", "10m", "transactions", "Attempts at the merchant in ten minutes."),
         _velocity("merchant", "txn_count", "1h", "transactions", "Attempts at the merchant in the last hour."),
         _velocity("merchant", "txn_count", "24h", "transactions", "Attempts at the merchant in the last 24 hours."),
-        _request("amount", "minor units", "Amount of the payment in the base currency.", "raw_transactions.amount"),
+        _request(
+            "amount", "minor units", "Amount of the payment in the base currency.", "amount", "raw_transactions.amount"
+        ),
         _request(
             "amount_to_user_avg_30d",
             "ratio",
             "Amount by the user's mean amount in 30 days.",
+            "amount / user_amount_avg_30d",
             "raw_transactions.amount",
             "user_features.user_amount_avg_30d",
         ),
@@ -178,6 +305,7 @@ CATALOGUE = Catalogue(
             "amount_zscore_90d",
             "deviations",
             "Amount less the user's 90-day mean, by the 90-day deviation.",
+            "(amount - user_amount_avg_90d) / user_amount_std_90d",
             "raw_transactions.amount",
             "user_features.user_amount_avg_90d",
             "user_features.user_amount_std_90d",
@@ -186,6 +314,7 @@ CATALOGUE = Catalogue(
             "amount_to_user_max_90d",
             "ratio",
             "Amount by the user's largest amount in 90 days.",
+            "amount / user_amount_max_90d",
             "raw_transactions.amount",
             "user_features.user_amount_max_90d",
         ),
@@ -193,35 +322,51 @@ CATALOGUE = Catalogue(
             "amount_to_merchant_avg_30d",
             "ratio",
             "Amount by the merchant's mean amount in 30 days.",
+            "amount / merchant_amount_avg_30d",
             "raw_transactions.amount",
             "merchant_features.merchant_amount_avg_30d",
         ),
-        _request("hour_of_day", "hours", "Hour of the event time, UTC.", "raw_transactions.event_time"),
-        _request("day_of_week", "days", "Day of the event time, Monday is 0, UTC.", "raw_transactions.event_time"),
-        _request("is_online", "flag", "The channel is online.", "raw_transactions.channel"),
+        _request(
+            "hour_of_day", "hours", "Hour of the event time, UTC.", "hour of event_time", "raw_transactions.event_time"
+        ),
+        _request(
+            "day_of_week",
+            "days",
+            "Day of the event time, Monday is 0, UTC.",
+            "weekday of event_time",
+            "raw_transactions.event_time",
+        ),
+        _request("is_online", "flag", "The channel is online.", "channel = 'online'", "raw_transactions.channel"),
         _request(
             "country_mismatch",
             "flag",
             "The country is not the user's home country.",
+            "country <> user_country",
             "raw_transactions.country",
             "raw_transactions.user_country",
         ),
-        _request(
+        _of_user(
             "country_is_new",
+            "is_new",
+            "country",
             "flag",
             "The user has not paid in this country in 90 days.",
             "raw_transactions.country",
             "user_features.known_countries",
         ),
-        _request(
+        _of_user(
             "device_is_new",
+            "is_new",
+            "device_key",
             "flag",
             "The user has not paid from this device in 90 days.",
             "raw_transactions.device_key",
             "user_features.known_devices",
         ),
-        _request(
+        _of_user(
             "seconds_since_last",
+            "seconds_since_last",
+            "",
             "seconds",
             "Time since the user's previous attempt.",
             "raw_transactions.event_time",

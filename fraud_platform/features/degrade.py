@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud_platform.features.catalogue import CATALOGUE, DAY, HOUR
-from fraud_platform.features.vector import Matrix, VectorColumns, build_vectors
+from fraud_platform.features.vector import Matrix, VectorBuilder, VectorColumns
 
 REDIS_LOST, VELOCITY_LOST, DEFAULTS_ONLY = "redis_lost", "velocity_lost", "defaults_only"
 LEVELS = {
@@ -19,8 +19,9 @@ LEVELS = {
 }
 """What each level means. The age of a cold store's snapshot is not part of it."""
 
-_POSITION = {name: index for index, name in enumerate(CATALOGUE.names)}
-_LIVE = [*range(*CATALOGUE.columns("velocity").indices(len(CATALOGUE.names))), _POSITION["seconds_since_last"]]
+_BUILDER = VectorBuilder(CATALOGUE)
+_SINCE_LAST = [i for i, one in enumerate(CATALOGUE.features) if one.aggregate == "seconds_since_last"]
+_LIVE = [*range(*CATALOGUE.columns("velocity").indices(len(CATALOGUE.names))), *_SINCE_LAST]
 
 
 def degrade(vectors: Matrix, level: str, medians: Mapping[str, Sequence[float | None]]) -> Matrix:
@@ -56,7 +57,7 @@ def degrade_some(
 
 def _of_strangers(vectors: Matrix, medians: Mapping[str, Sequence[float | None]]) -> Matrix:
     def column(name: str) -> NDArray[np.float64]:
-        return vectors[:, _POSITION[name]].astype(np.float64)
+        return vectors[:, CATALOGUE.position[name]].astype(np.float64)
 
     def nothing(width: int) -> Matrix:
         return np.full((len(vectors), width), np.nan, np.float32)
@@ -65,7 +66,7 @@ def _of_strangers(vectors: Matrix, medians: Mapping[str, Sequence[float | None]]
     # any day of that weekday will do: request features see the hour and the weekday alone
     weekday = np.nan_to_num(column("day_of_week")).astype(np.int64)
     hour = np.nan_to_num(column("hour_of_day")).astype(np.int64)
-    return build_vectors(
+    return _BUILDER.build_all(
         VectorColumns(
             user_rows=nothing(len(CATALOGUE.of("user"))),
             user_medians=_row(medians["user"]),

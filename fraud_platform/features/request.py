@@ -35,6 +35,9 @@ _ORDER = (
 )
 """Of the values that `request_values` returns."""
 
+_INPUTS, _COMPARED, _OUTPUTS = 7, 5, len(_ORDER)
+"""How many values `assemble` takes of a payment, how many positions in `personal`, and how many it makes of them."""
+
 if tuple(feature.name for feature in CATALOGUE.of("request")) != _ORDER:
     raise ImportError("request_values returns other features, or another order, than the catalogue names")
 
@@ -126,6 +129,21 @@ def _warm(out, row, medians, count, median, zero, minimum):  # type: ignore[no-u
             out[position] = 0.0
 
 
+@njit(cache=True)
+def _within(positions, width):  # type: ignore[no-untyped-def]
+    """Whether all are positions of an array of so many."""
+    inside = True
+    for position in positions:
+        inside &= 0 <= position < width
+    return inside
+
+
+@njit(cache=True)
+def _fits(plan, width):  # type: ignore[no-untyped-def]
+    """Whether one entity's plan is of rows of so many values."""
+    return 0 <= plan[0] < width and _within(plan[1], width) and _within(plan[2], width)
+
+
 _ROWS = types.Array(types.float32, 2, "C", readonly=True)
 _COLUMNS = types.Array(types.float64, 2, "C", readonly=True)
 _POSITIONS = types.Array(types.int64, 1, "C")
@@ -148,11 +166,25 @@ def assemble(  # type: ignore[no-untyped-def]
 
     inputs: float64 (n, 7), amount, user and last effective time, is_online, country mismatch, country and device known.
     A plan is one entity's position of its 90-day count, its `median` and its `zero` positions; `personal` are the
-    positions of the batch values that request features compare an amount with.
+    positions of the batch values that request features compare an amount with. Raises ValueError for arrays or
+    positions that do not fit each other: nothing is read or written beyond an array's end.
     """
     first, second = users.shape[1], users.shape[1] + merchants.shape[1]
     third = second + velocity.shape[1]
-    for n in range(len(out)):
+    rows = len(out)
+    if (
+        len(users) != rows or len(user_medians) != rows or len(merchants) != rows or len(merchant_medians) != rows
+        or len(velocity) != rows or len(inputs) != rows or len(event_time) != rows
+    ):  # fmt: skip
+        raise ValueError("the blocks of the vectors have different numbers of rows")
+    if (
+        user_medians.shape[1] != first or merchant_medians.shape[1] != merchants.shape[1]
+        or inputs.shape[1] != _INPUTS or out.shape[1] != third + _OUTPUTS
+        or not _fits(user_plan, first) or not _fits(merchant_plan, merchants.shape[1])
+        or len(personal) != _COMPARED or not _within(personal, second)
+    ):  # fmt: skip
+        raise ValueError("the blocks of the vectors have other widths than their features")
+    for n in range(rows):
         row, given = out[n], inputs[n]
         _warm(row[:first], users[n], user_medians[n], user_plan[0], user_plan[1], user_plan[2], minimum)
         _warm(

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from fraud_platform.features import tables
-from fraud_platform.features.catalogue import CATALOGUE, LABEL_DELAY_DAYS, MIN_TRANSACTIONS, Source
+from fraud_platform.features.catalogue import CATALOGUE, LABEL_DELAY_DAYS, MIN_TRANSACTIONS, Entity
 from fraud_platform.features.offline import Engine, Written, chunks, open_engine, write_days
 from fraud_platform.features.rolling import roll
 from fraud_platform.features.tiles import INTEGERS, LABEL_TILE, MERCHANT_TILE, STRINGS, USER_TILE
@@ -27,7 +27,7 @@ CHUNK_ROWS = 40_000
 that has more user tiles by itself is computed from the day before it (`rolling`)."""
 
 
-def _feature_schema(source: Source, key: str, extra: Sequence[pa.Field] = ()) -> pa.Schema:
+def _feature_schema(source: Entity, key: str, extra: Sequence[pa.Field] = ()) -> pa.Schema:
     features = [
         pa.field(
             feature.name,
@@ -57,12 +57,12 @@ def snapshot_at(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, microseconds=-1)
 
 
-def medians(rows: pa.Table, source: Source) -> list[float | None]:
+def medians(rows: pa.Table, source: Entity) -> list[float | None]:
     """The lower, discrete median of each batch feature over entities with at least MIN_TRANSACTIONS in 90 days.
 
     rows: one snapshot. Returns float32 values in the catalogue's order; None where no entity has a value.
     """
-    eligible = np.asarray(rows.column(f"{source}_txn_count_90d")) >= MIN_TRANSACTIONS
+    eligible = np.asarray(rows.column(CATALOGUE.seen(source).name)) >= MIN_TRANSACTIONS
     result: list[float | None] = []
     for feature in CATALOGUE.of(source):
         column = rows.column(feature.name).to_numpy(zero_copy_only=False)[eligible]

@@ -29,7 +29,7 @@ from fraud_platform.features.offline import (
 from fraud_platform.features.pruning import check_kept
 from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS, WINDOW_REACH, sequence
 from fraud_platform.features.snapshots import MERCHANT_SNAPSHOT, USER_SNAPSHOT, read_medians
-from fraud_platform.features.vector import Matrix, VectorColumns, build_vectors
+from fraud_platform.features.vector import Matrix, VectorBuilder, VectorColumns
 from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.settings import Settings
@@ -88,7 +88,7 @@ def velocity(transactions: ibis.Table, first_day: date) -> ibis.Table:
     rows = rows.filter(microseconds(rows.received_at) >= midnight - WINDOW_REACH)
     columns = {}
     for feature in CATALOGUE.of("velocity"):
-        entity = feature.name.split("_", 1)[0]
+        entity = feature.entity
         since, at = rows[f"{entity}_counted_since"], rows[f"{entity}_effective_time"]
         # (t − w, t] over whole microseconds is [t − w + 1, t]
         window = ibis.range_window(
@@ -97,8 +97,13 @@ def velocity(transactions: ibis.Table, first_day: date) -> ibis.Table:
             preceding=VELOCITY_WINDOWS[feature.window] - 1,
             following=0,
         )
-        # a sum of amounts none of which is known is 0, as it is online
-        aggregate = rows.count() if "txn_count" in feature.name else rows.amount.coalesce(0).sum()
+        if feature.aggregate == "count":
+            aggregate = rows.count()
+        elif feature.aggregate == "sum":
+            # a sum of amounts none of which is known is 0, as it is online
+            aggregate = rows[feature.operand].coalesce(0).sum()
+        else:
+            raise NotImplementedError(f"{feature.name}: no live window is a {feature.aggregate}")
         complete = at - VELOCITY_WINDOWS[feature.window] + 1 >= since
         columns[feature.name] = ibis.ifelse(complete, aggregate.over(window).cast("int64"), None)
     return rows.mutate(**columns)
@@ -138,7 +143,7 @@ def point_in_time(
     merchant_spans: ibis.Table,
     first_day: date,
 ) -> ibis.Table:
-    """Every input of `vector.build_vectors` as columns, one row per counted transaction from `first_day` on.
+    """Every input of `VectorBuilder.build_all` as columns, one row per counted transaction from `first_day` on.
 
     transactions: as `velocity` takes them.
     """
@@ -198,8 +203,11 @@ class _Medians:
         return np.asarray(known[codes.astype(np.intp)])
 
 
+_BUILDER = VectorBuilder(CATALOGUE)
+
+
 def _vectors(rows: pa.Table, medians: _Medians) -> Matrix:
-    return build_vectors(
+    return _BUILDER.build_all(
         VectorColumns(
             user_rows=_block(rows, "user", np.float32),
             user_medians=medians.rows(rows.column("user_snapshot"), "user"),

@@ -1,4 +1,5 @@
-"""The vector: 50 float32 in the catalogue's order, assembled by the same code for training and for a live payment.
+"""The vector: float32 in the order of a set of features, assembled by the same code for training and for a live
+payment.
 
 What belongs here: cold start, the order of blocks, a live payment's row of columns. What does not: where values were
 read from.
@@ -6,49 +7,32 @@ read from.
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fraud_platform.channels import is_online
-from fraud_platform.features.catalogue import CATALOGUE, DAY, HOUR, MIN_TRANSACTIONS, Source
+from fraud_platform.features.catalogue import (
+    CATALOGUE,
+    DAY,
+    ENTITIES,
+    HOUR,
+    MIN_TRANSACTIONS,
+    Catalogue,
+    Entity,
+    Source,
+)
 from fraud_platform.features.request import Floats, assemble
 from fraud_platform.schema import Transaction
 
 Matrix = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Column positions of one entity's batch features, by cold-start rule."""
+_Plan = tuple[int, NDArray[np.intp], NDArray[np.intp]]
+"""One entity's batch features by cold-start rule: positions of its 90-day count, of its `median` and its `zero`
+features, as `assemble` takes them."""
 
-    width: int
-    count: int
-    median: NDArray[np.intp]
-    zero: NDArray[np.intp]
-
-    @cached_property
-    def plan(self) -> tuple[int, NDArray[np.intp], NDArray[np.intp]]:
-        """What `_warm` needs of it."""
-        return self.count, self.median, self.zero
-
-    @staticmethod
-    def of(source: Source) -> "_Block":
-        features = CATALOGUE.of(source)
-        rules = np.array([feature.cold_start for feature in features])
-        names = [feature.name for feature in features]
-        return _Block(
-            len(features), names.index(f"{source}_txn_count_90d"), np.flatnonzero(rules == "median"),
-            np.flatnonzero(rules == "zero"),
-        )  # fmt: skip
-
-
-_USER, _MERCHANT = _Block.of("user"), _Block.of("merchant")
-_NO_USER = np.full(_USER.width, np.nan, np.float32)
-_NO_MERCHANT = np.full(_MERCHANT.width, np.nan, np.float32)
-_POSITION = {name: index for index, name in enumerate(CATALOGUE.names)}
 _INPUTS = (
     "amount",
     "user_effective_time",
@@ -60,51 +44,29 @@ _INPUTS = (
 )
 """Columns of VectorColumns that only request features need, in the order of `request_values`."""
 
+_FIXED: tuple[Source, ...] = ("velocity", "request")
+"""Blocks that every set has as they are: their arithmetic is compiled, in Redis and here."""
 
-_PERSONAL = np.array(
-    [
-        _POSITION[name]
-        for name in (
-            "user_amount_avg_30d",
-            "user_amount_avg_90d",
-            "user_amount_std_90d",
-            "user_amount_max_90d",
-            "merchant_amount_avg_30d",
-        )
-    ],
-    np.intp,
+_PERSONAL = (
+    "user_amount_avg_30d",
+    "user_amount_avg_90d",
+    "user_amount_std_90d",
+    "user_amount_max_90d",
+    "merchant_amount_avg_30d",
 )
-"""Positions of the batch values that request features compare an amount with, in the order of `request_values`."""
-
-
-def _assembled(
-    users: Matrix,
-    user_medians: Matrix,
-    merchants: Matrix,
-    merchant_medians: Matrix,
-    velocity: Floats,
-    inputs: Floats,
-    event_time: NDArray[np.int64],
-) -> Matrix:
-    """The vectors, (n, 50); `inputs` are the columns of `_INPUTS`, (n, 7)."""
-    out = np.empty((len(users), len(CATALOGUE.names)), np.float32)
-    assemble(
-        out, users, user_medians, _USER.plan, merchants, merchant_medians, _MERCHANT.plan, velocity, inputs, event_time,
-        _PERSONAL, MIN_TRANSACTIONS, DAY, HOUR,
-    )  # fmt: skip
-    return out
+"""Batch values that request features compare an amount with, in the order of `request_values`."""
 
 
 @dataclass(frozen=True)
 class VectorColumns:
-    """Inputs of `build_vectors`, n rows each; NaN is null."""
+    """Inputs of `VectorBuilder.build_all`, n rows each; NaN is null."""
 
     user_rows: Matrix
     user_medians: Matrix
     merchant_rows: Matrix
     merchant_medians: Matrix
     velocity: Floats
-    """(n, 11), counts and sums, in the catalogue's order; NaN where an epoch is incomplete."""
+    """(n, velocity features), counts and sums, in the catalogue's order; NaN where an epoch is incomplete."""
     amount: Floats
     event_time: NDArray[np.int64]
     user_effective_time: Floats
@@ -113,21 +75,6 @@ class VectorColumns:
     country_mismatch: Floats
     country_known: Floats
     device_known: Floats
-
-
-def build_vectors(columns: VectorColumns) -> Matrix:
-    """The vectors, float32 of shape (n, 50), C-contiguous; null is NaN."""
-    shape = columns.user_rows.shape, columns.merchant_rows.shape
-    parts = [getattr(columns, name) for name in _INPUTS]
-    return _assembled(
-        np.ascontiguousarray(columns.user_rows),
-        np.ascontiguousarray(np.broadcast_to(columns.user_medians, shape[0])),
-        np.ascontiguousarray(columns.merchant_rows),
-        np.ascontiguousarray(np.broadcast_to(columns.merchant_medians, shape[1])),
-        np.ascontiguousarray(columns.velocity, np.float64),
-        np.column_stack(parts).astype(np.float64),
-        np.ascontiguousarray(columns.event_time, np.int64),
-    )
 
 
 class OnlineValues(Protocol):
@@ -157,34 +104,89 @@ def _flag(value: bool | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def build_vector(payment: Transaction, online: OnlineValues) -> Matrix:
-    """The vector of one payment, float32 of shape (50,)."""
-    known_country = None
-    if payment.country is not None and online.known_countries is not None:
-        known_country = payment.country in online.known_countries
-    known_device = None
-    if payment.device_key is not None and online.known_devices is not None:
-        known_device = payment.device_key in online.known_devices
-    mismatch = None
-    if payment.country is not None and payment.user_country is not None:
-        mismatch = payment.country != payment.user_country
-    last = math.nan if online.last_effective_time is None else float(online.last_effective_time)
-    inputs = (
-        math.nan if payment.amount is None else float(payment.amount),
-        float(online.user_effective_time),
-        last,
-        _flag(is_online(payment.channel)),
-        _flag(mismatch),
-        _flag(known_country),
-        _flag(known_device),
-    )
-    row: Matrix = _assembled(
-        (_NO_USER if online.user_row is None else online.user_row)[None, :],
-        online.user_medians[None, :],
-        (_NO_MERCHANT if online.merchant_row is None else online.merchant_row)[None, :],
-        online.merchant_medians[None, :],
-        online.velocity[None, :],
-        np.array([inputs]),
-        np.array([payment.event_time], np.int64),
-    )[0]
-    return row
+class VectorBuilder:
+    """Builds the vectors of one set of features."""
+
+    def __init__(self, catalogue: Catalogue = CATALOGUE) -> None:
+        """catalogue: any batch features beside the velocity and request features there are. Raises ValueError for other
+        ones of these, KeyError where a batch feature that an amount is compared with is missing."""
+        if any(catalogue.of(source) != CATALOGUE.of(source) for source in _FIXED):
+            raise ValueError("sets differ in batch features alone: velocity and request features are compiled")
+        self.catalogue = catalogue
+        self._user, self._merchant = (self._plan(entity) for entity in ENTITIES)
+        self._no_user, self._no_merchant = (
+            np.full(len(catalogue.of(entity)), np.nan, np.float32) for entity in ENTITIES
+        )
+        self._personal = np.array([catalogue.position[name] for name in _PERSONAL], np.intp)
+
+    def _plan(self, entity: Entity) -> _Plan:
+        features = self.catalogue.of(entity)
+        rules = np.array([feature.cold_start for feature in features])
+        count = features.index(self.catalogue.seen(entity))
+        return count, np.flatnonzero(rules == "median"), np.flatnonzero(rules == "zero")
+
+    def build_all(self, columns: VectorColumns) -> Matrix:
+        """The vectors, float32 of shape (n, features), C-contiguous; null is NaN. Raises ValueError for blocks of other
+        widths than the set's."""
+        shape = columns.user_rows.shape, columns.merchant_rows.shape
+        parts = [getattr(columns, name) for name in _INPUTS]
+        return self._assembled(
+            np.ascontiguousarray(columns.user_rows),
+            np.ascontiguousarray(np.broadcast_to(columns.user_medians, shape[0])),
+            np.ascontiguousarray(columns.merchant_rows),
+            np.ascontiguousarray(np.broadcast_to(columns.merchant_medians, shape[1])),
+            np.ascontiguousarray(columns.velocity, np.float64),
+            np.column_stack(parts).astype(np.float64),
+            np.ascontiguousarray(columns.event_time, np.int64),
+        )
+
+    def build(self, payment: Transaction, online: OnlineValues) -> Matrix:
+        """The vector of one payment, float32 of shape (features,). Raises ValueError for rows of other widths than the
+        set's."""
+        known_country = None
+        if payment.country is not None and online.known_countries is not None:
+            known_country = payment.country in online.known_countries
+        known_device = None
+        if payment.device_key is not None and online.known_devices is not None:
+            known_device = payment.device_key in online.known_devices
+        mismatch = None
+        if payment.country is not None and payment.user_country is not None:
+            mismatch = payment.country != payment.user_country
+        last = math.nan if online.last_effective_time is None else float(online.last_effective_time)
+        inputs = (
+            math.nan if payment.amount is None else float(payment.amount),
+            float(online.user_effective_time),
+            last,
+            _flag(is_online(payment.channel)),
+            _flag(mismatch),
+            _flag(known_country),
+            _flag(known_device),
+        )
+        row: Matrix = self._assembled(
+            (self._no_user if online.user_row is None else online.user_row)[None, :],
+            online.user_medians[None, :],
+            (self._no_merchant if online.merchant_row is None else online.merchant_row)[None, :],
+            online.merchant_medians[None, :],
+            online.velocity[None, :],
+            np.array([inputs]),
+            np.array([payment.event_time], np.int64),
+        )[0]
+        return row
+
+    def _assembled(
+        self,
+        users: Matrix,
+        user_medians: Matrix,
+        merchants: Matrix,
+        merchant_medians: Matrix,
+        velocity: Floats,
+        inputs: Floats,
+        event_time: NDArray[np.int64],
+    ) -> Matrix:
+        """`inputs` are the columns of `_INPUTS`, (n, 7)."""
+        out = np.empty((len(users), len(self.catalogue.names)), np.float32)
+        assemble(
+            out, users, user_medians, self._user, merchants, merchant_medians, self._merchant, velocity, inputs,
+            event_time, self._personal, MIN_TRANSACTIONS, DAY, HOUR,
+        )  # fmt: skip
+        return out

@@ -28,11 +28,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, ENTITIES, Catalogue, Entity
 from fraud_platform.model.calibration import Calibration
 from fraud_platform.model.explanation import Explanation
 from fraud_platform.model.kinds import KINDS, XGBOOST, Kind, KindName
 from fraud_platform.model.linear import LinearModel
+from fraud_platform.model.selected import Columns, Selected
 from fraud_platform.model.ubjson import MAX_BYTES, ModelFileError
 
 _log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ UNREGISTERED = 0
 
 
 class BundleError(RuntimeError):
-    """A bundle is incomplete, was altered, or was made for another catalogue; the message says which."""
+    """A bundle is incomplete, was altered, or needs features that are not computed here; the message says which."""
 
 
 class NoReleaseError(RuntimeError):
@@ -69,9 +70,11 @@ class Bundle:
     model_name: str
     version: int
     catalogue_hash: str
+    """Hash of `features` as a set: which they are, in which order, and what each means."""
     features: tuple[str, ...]
+    """What the model sees of a vector, in its own order; the vector may have more."""
     medians: dict[str, list[float | None]]
-    """Cold-start medians under "user" and "merchant", in the catalogue's order."""
+    """Cold-start medians under "user" and "merchant", in the order of `features`."""
     calibration: Calibration
     fallback: LinearModel
     """Decides where the model itself cannot."""
@@ -99,9 +102,33 @@ class Bundle:
         """`name-version`, the name of its release."""
         return f"{self.model_name}-{self.version}"
 
+    def columns(self, catalogue: Catalogue = CATALOGUE) -> Columns | None:
+        """Where the model's features stand in the vectors of a set that has them; None: it is that set, in order."""
+        if self.features == catalogue.names:
+            return None
+        return np.array([catalogue.position[name] for name in self.features], np.intp)
+
+    def medians_of(self, catalogue: Catalogue = CATALOGUE) -> dict[str, NDArray[np.float32]]:
+        """The medians as float32 in the order of a set that has the features; NaN where the bundle knows none."""
+        known = {
+            name: value
+            for entity in ENTITIES
+            for name, value in zip(self._batch(entity, catalogue), self.medians[entity], strict=True)
+            if value is not None
+        }
+        return {
+            entity: np.array([known.get(feature.name, np.nan) for feature in catalogue.of(entity)], np.float32)
+            for entity in ENTITIES
+        }
+
+    def _batch(self, entity: Entity, catalogue: Catalogue) -> list[str]:
+        """The model's batch features of an entity, in its order."""
+        own = {feature.name for feature in catalogue.of(entity)}
+        return [name for name in self.features if name in own]
+
     @staticmethod
-    def load(folder: Path) -> "Bundle":
-        """Read and verify a bundle. Raises BundleError."""
+    def load(folder: Path, catalogue: Catalogue = CATALOGUE) -> "Bundle":
+        """Read a bundle, and verify it for vectors of a set. Raises BundleError."""
         content = {name: _read(folder / name) for name in DECIDING}
         sums = _read_sums(folder)
         if sums is None:
@@ -122,11 +149,12 @@ class Bundle:
         except (msgspec.ValidationError, ValueError) as error:
             raise BundleError(f"{folder / DOCUMENT_FILE}: {error}") from error
         bundle = replace(bundle, model=content[MODEL_FILE])
-        bundle.verify(str(folder))
+        bundle.verify(str(folder), catalogue)
         return bundle
 
-    def verify(self, where: str) -> None:
-        """Check every value, the model file, and that it was trained on these features. Raises BundleError.
+    def verify(self, where: str, catalogue: Catalogue = CATALOGUE) -> None:
+        """Check every value, the model file, and that the set has its features and means by them what it was trained
+        on. Raises BundleError.
 
         Their values may have followed an earlier version, which differs in rare rows alone (docs/parity.md): rules
         instead of that model would be the greater harm, and the next training ends it.
@@ -134,19 +162,21 @@ class Bundle:
         found = hashlib.sha256(self.model).hexdigest()
         if found != self.model_sha256:
             raise BundleError(f"{where}: {MODEL_FILE} has SHA-256 {found}, the bundle names {self.model_sha256}")
-        if self.features != CATALOGUE.names:
-            differing = sorted(set(CATALOGUE.names) ^ set(self.features)) or "another order"
-            raise BundleError(f"{where}: trained on other features than the catalogue's ({differing}); retrain")
-        if self.catalogue_hash not in CATALOGUE.alike:
+        retrain = "retrain: `make run`, or materialize the model assets in Dagster"
+        missing = sorted(set(self.features) - set(catalogue.names))
+        if missing or not self.features or len(set(self.features)) != len(self.features):
+            raise BundleError(f"{where}: needs features that are not computed here ({missing or 'twice'}); {retrain}")
+        if self.catalogue_hash not in catalogue.alike_of(self.features):
+            computed = catalogue.hash_of(self.features)
             raise BundleError(
-                f"{where}: trained on catalogue {self.catalogue_hash}, the vectors follow {CATALOGUE.hash}; retrain: "
-                "`make run`, or materialize the model assets in Dagster"
+                f"{where}: trained on catalogue {self.catalogue_hash}, while its features are {computed} as they are "
+                f"computed here: another order, or another meaning; {retrain}"
             )
-        for source in ("user", "merchant"):
-            if len(self.medians.get(source, ())) != len(CATALOGUE.of(source)):
-                raise BundleError(f"{where}: needs one median for each of the {source} features")
-        if len(self.fallback.weights) != len(CATALOGUE.names):
-            raise BundleError(f"{where}: the fallback needs one weight for each of the {len(CATALOGUE.names)} features")
+        for entity in ENTITIES:
+            if len(self.medians.get(entity, ())) != len(self._batch(entity, catalogue)):
+                raise BundleError(f"{where}: needs one median for each of its {entity} features")
+        if len(self.fallback.weights) != len(self.features):
+            raise BundleError(f"{where}: the fallback needs one weight for each of its {len(self.features)} features")
         for name, sound in self._values():
             if not sound:
                 raise BundleError(f"{where}: {name} is out of its range: {getattr(self, name)!r:.80}")
@@ -183,12 +213,14 @@ class Bundle:
 class Scorer:
     """A bundle's model with its calibration, for any number of payments. May be shared by Python threads."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, catalogue: Catalogue = CATALOGUE) -> None:
+        """catalogue: the set that vectors follow, for which the bundle was verified. Raises BundleError."""
         try:
             self.model = bundle.kind_of_model.load(bundle.model, bundle.features)
         except ModelFileError as error:
             raise BundleError(f"{bundle.name}: {MODEL_FILE} {error}") from error
-        self._width = len(bundle.features)
+        self._width, columns = len(catalogue.names), bundle.columns(catalogue)
+        self._seeing = self.model if columns is None else Selected(self.model, columns, self._width)
         self._calibration = bundle.calibration
 
     def score(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -197,11 +229,11 @@ class Scorer:
 
     def margins(self, vectors: NDArray[np.float32]) -> NDArray[np.floating]:
         """The model's raw output in log-odds, (n,)."""
-        return self.model.margins(self._checked(vectors))
+        return self._seeing.margins(self._checked(vectors))
 
     def contributions(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         """What each value adds to the margin, float64 (n, 51); the last column is the base value."""
-        return self.model.contributions(self._checked(vectors))
+        return self._seeing.contributions(self._checked(vectors))
 
     def explain(self, vector: NDArray[np.float32]) -> Explanation:
         """Why one vector, float32 (50,), is scored as it is."""

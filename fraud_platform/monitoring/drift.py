@@ -141,6 +141,8 @@ def feature_drift(decisions: Served, reference: Reference) -> pa.Table:
     rows = [
         _row(name, reference.features[name], vectors[:, index], reference.usual[name])
         for index, name in enumerate(CATALOGUE.names)
+        # a feature that is younger than the reference has nothing to be held against
+        if name in reference.features
     ]
     rows.append(_row(SCORE, reference.score, decisions.scores[decisions.own], reference.usual_score))
     of_day = {"release": reference.release, "decisions": decisions.rows.num_rows + decisions.left_out}

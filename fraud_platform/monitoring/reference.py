@@ -36,6 +36,7 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     """`fraud-detector-7`"""
     catalogue_hash: str
+    """Of `features` as a set: what they meant when they were drawn."""
     first_day: date
     last_day: date
     rows: int
@@ -62,7 +63,7 @@ def make_reference(lake: Lake, bundle: Bundle, seed: int) -> Reference:
     score = Bins.of(np.concatenate(list(scores.values())))
     return Reference(
         release=bundle.name,
-        catalogue_hash=bundle.catalogue_hash,
+        catalogue_hash=CATALOGUE.hash,
         first_day=first,
         last_day=last,
         rows=len(whole),
@@ -96,9 +97,17 @@ def ensure_reference(lake: Lake, release: Path, seed: int) -> Reference:
 
 
 def read_reference(lake: Lake, release: str) -> Reference | None:
-    """The reference that was drawn for a release, or None. release: its name, `fraud-detector-7`."""
+    """The reference that was drawn for a release; None without one, and where it is of other features. release: its
+    name, `fraud-detector-7`."""
     record: dict[str, Any] | None = lake.read_record(f"{_FOLDER}/{release}")
-    return None if record is None else msgspec.convert(record, Reference)
+    reference = None if record is None else msgspec.convert(record, Reference)
+    return reference if reference is not None and _is_known(reference) else None
+
+
+def _is_known(reference: Reference) -> bool:
+    """Whether its features are among ours, and mean what they meant."""
+    names = [name for name in CATALOGUE.names if name in reference.features]
+    return len(names) == len(reference.features) and reference.catalogue_hash in CATALOGUE.alike_of(names)
 
 
 def sample_days(lake: Lake, days: list[date], seed: int, most: int = _MOST_ROWS) -> dict[date, NDArray[np.float32]]:

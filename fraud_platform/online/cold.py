@@ -6,7 +6,7 @@ one connection then serves many payments at about the price of one. Velocity is 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Any
 
@@ -14,12 +14,11 @@ import numpy as np
 import psycopg
 from psycopg.rows import tuple_row
 
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.online import layout
 from fraud_platform.online.cold_writer import RECORDS, cold_table
-from fraud_platform.online.packed import MERCHANT_VECTOR, PROJECT, USER_VECTOR, VECTOR, VIEWS, PackedView
-from fraud_platform.online.rows import Row, RowReader
-from fraud_platform.online.snapshot_record import decode_record
+from fraud_platform.online.packed import PROJECT, PackedView, views_of
+from fraud_platform.online.rows import Refusal, Row, RowReader, refused_of, troubles
 from fraud_platform.online.store import OnlineFeatures
 from fraud_platform.online.wire import StoreError
 from fraud_platform.schema import Transaction
@@ -29,18 +28,19 @@ POSTGRES = "postgres"
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
 _DEAD_SECONDS = 1.0
 _CONNECT_SECONDS = 3
+_USER, _MERCHANT, _RECORD = range(3)
+"""What a row of the answer is of."""
 _UNKNOWN_VELOCITY = np.full(len(CATALOGUE.of("velocity")), np.nan)
 
-_QUERY = " UNION ALL ".join(
-    [
-        *(
-            f"SELECT {number}, entity_key, feature_name, value, (extract(epoch FROM event_ts) * 1000000)::bigint "
-            f'FROM "{cold_table(PROJECT, view)}" WHERE entity_key = ANY(%s)'
-            for number, view in enumerate(VIEWS)
-        ),
-        f"SELECT {len(VIEWS)}, ''::bytea, view, record, 0 FROM {RECORDS}",
-    ]
-)
+
+def _query(views: Sequence[PackedView]) -> str:
+    rows = (
+        f"SELECT {number}, entity_key, feature_name, value, (extract(epoch FROM event_ts) * 1000000)::bigint "
+        f'FROM "{cold_table(PROJECT, view)}" WHERE entity_key = ANY(%s)'
+        for number, view in enumerate(views)
+    )
+    return " UNION ALL ".join([*rows, f"SELECT {_RECORD}, ''::bytea, view, record, 0 FROM {RECORDS}"])
+
 
 _Rows = dict[tuple[int, bytes], dict[str, bytes]]
 _STAMP = "event_ts"
@@ -53,16 +53,17 @@ class _Answer:
         self.rows: _Rows = {}
         self.records: dict[str, bytes] = {}
         for number, key, name, value, at in found:
-            if number == len(VIEWS):
+            if number == _RECORD:
                 self.records[name] = value
                 continue
-            row = self.rows.setdefault((number, key), {_STAMP: layout.encode_timestamp(at)})
+            # a row without a time, which nothing of ours writes, is no row that may be read
+            row = self.rows.setdefault((number, key), {} if at is None else {_STAMP: layout.encode_timestamp(at)})
             row[name] = value
 
-    def values(self, view: PackedView, key: bytes) -> list[bytes | None]:
-        """Event timestamp, vector and extras of an entity, as a store's row."""
-        row = self.rows.get((VIEWS.index(view), key), {})
-        return [row.get(name) for name in (_STAMP, VECTOR, *(name for name, _ in view.extras))]
+    def values(self, number: int, view: PackedView, key: bytes) -> list[bytes | None]:
+        """Event timestamp, vector and extras of an entity, as a store's row. number: _USER or _MERCHANT."""
+        row = self.rows.get((number, key), {})
+        return [row.get(name) for name in (_STAMP, *(name for name, _ in view.features))]
 
 
 class ColdStore:
@@ -76,13 +77,19 @@ class ColdStore:
         default_medians: dict[str, Row],
         clock: Callable[[], int],
         deadline: float,
+        refused: Callable[[Refusal], None] = lambda _: None,
+        catalogue: Catalogue = CATALOGUE,
     ) -> None:
         """address: the server's URL as it is now, None while there is none; deadline: seconds after which a read
-        fails; clock: UTC microseconds, for ages; medians: as for `store.OnlineStore`."""
+        fails; clock: UTC microseconds, for ages; medians: as for `store.OnlineStore`; refused: as of
+        `rows.RowReader`; catalogue: whose batch features are read."""
         self._address = address
         self._clock = clock
         self._deadline = deadline
-        self._rows = RowReader(POSTGRES, ttl_days)
+        users, merchants = views = views_of(catalogue)
+        self._query = _query(views)
+        self._users = RowReader(POSTGRES, users, ttl_days, refused)
+        self._merchants = RowReader(POSTGRES, merchants, ttl_days, refused)
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._waiting: list[tuple[bytes, bytes, asyncio.Future[_Answer]]] = []
         self._asked = asyncio.Event()
@@ -113,25 +120,28 @@ class ColdStore:
         Raises StoreError when the store does not answer in time.
         """
         # the project is part of the table's name here, and not of the key
-        user = layout.entity_key("", USER_VECTOR.join_key, payment.user_id)
-        merchant = layout.entity_key("", MERCHANT_VECTOR.join_key, payment.merchant_id)
+        users, merchants = self._users.view, self._merchants.view
+        user = layout.entity_key("", users.join_key, payment.user_id)
+        merchant = layout.entity_key("", merchants.join_key, payment.merchant_id)
         answer = await self._ask(user, merchant)
         now = self._clock()
-        of_user = self._rows.read(
-            answer.values(USER_VECTOR, user), answer.records.get(USER_VECTOR.name), "user", self.medians, now
+        of_user = self._users.read(
+            answer.values(_USER, users, user), answer.records.get(users.name), self.medians["user"], now
         )
-        of_merchant = self._rows.read(
-            answer.values(MERCHANT_VECTOR, merchant),
-            answer.records.get(MERCHANT_VECTOR.name), "merchant", self.medians, now,
-        )  # fmt: skip
-        _, countries, devices = of_user.extras or (b"", b"", b"")
+        of_merchant = self._merchants.read(
+            answer.values(_MERCHANT, merchants, merchant),
+            answer.records.get(merchants.name),
+            self.medians["merchant"],
+            now,
+        )
+        _, countries, devices = of_user.extras or (None, None, None)
         return OnlineFeatures(
             user_row=of_user.vector,
             merchant_row=of_merchant.vector,
             user_medians=of_user.medians,
             merchant_medians=of_merchant.medians,
-            known_countries=frozenset(layout.strings(countries)) if countries else None,
-            known_devices=frozenset(layout.int64s(devices)) if devices else None,
+            known_countries=countries,
+            known_devices=devices,
             last_effective_time=None,
             velocity=_UNKNOWN_VELOCITY,
             user_effective_time=payment.event_time,
@@ -143,15 +153,20 @@ class ColdStore:
             duplicate=False,
             standing=None,
             served_by={"user_features": of_user.served_by, "merchant_features": of_merchant.served_by},
+            refused=refused_of(of_user, of_merchant),
         )
 
     async def snapshots(self) -> dict[str, date | None]:
-        """The snapshot in force per packed view; None where none is. Raises StoreError."""
-        answer = await self._ask(b"", b"")
+        """The snapshot in force per packed view; None where none is that may be read. Raises StoreError."""
+        answer, now = await self._ask(b"", b""), self._clock()
         return {
-            view.name: decode_record(answer.records[view.name]).snapshot if view.name in answer.records else None
-            for view in VIEWS
+            reader.view.name: reader.snapshot(answer.records.get(reader.view.name), now)
+            for reader in (self._users, self._merchants)
         }
+
+    def refused(self) -> dict[str, str]:
+        """What was not read in the last minute, and why, by packed view."""
+        return troubles((self._users, self._merchants), self._clock())
 
     async def _ask(self, user: bytes, merchant: bytes) -> _Answer:
         if self._connection is None:
@@ -201,7 +216,7 @@ class ColdStore:
             users, merchants = ({one[side] for one in batch} for side in (0, 1))
             try:
                 async with asyncio.timeout(_DEAD_SECONDS):
-                    cursor = await connection.execute(_QUERY, (list(users), list(merchants)), binary=True)
+                    cursor = await connection.execute(self._query, (list(users), list(merchants)), binary=True)
                     answer = _Answer(await cursor.fetchall())
             except BaseException:
                 self._waiting = [*batch, *self._waiting]

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from psycopg import sql
 
 from fraud_platform.online.columns import array_of, by_length, checked, content, encoded, entity_keys, join
-from fraud_platform.online.packed import EVENT_TIMESTAMP, PackedView
-from fraud_platform.online.snapshot_record import SnapshotRecord, decode_record, encode_record
+from fraud_platform.online.packed import EVENT_TIMESTAMP, VIEWS, PackedView
+from fraud_platform.online.snapshot_record import SnapshotRecord, encode_record, read_record
 
 CHUNK_ROWS = 8_192
 
@@ -29,7 +29,12 @@ _POSTGRES_EPOCH_US = 946_684_800_000_000
 
 def cold_table(project: str, view: PackedView) -> str:
     """Feast's table of a view."""
-    return f"{project}_{view.name}"
+    return cold_table_of(project, view.name)
+
+
+def cold_table_of(project: str, name: str) -> str:
+    """Feast's table of a view, by its name."""
+    return f"{project}_{name}"
 
 
 def write_cold(
@@ -84,12 +89,15 @@ def put_cold_in_force(connection: psycopg.Connection, record: SnapshotRecord) ->
 
 
 def cold_records(connection: psycopg.Connection) -> dict[str, SnapshotRecord]:
-    """The records of the snapshots in force by view; empty before the first load."""
+    """The records of the snapshots in force by view; empty before the first load. One that is damaged or of other
+    features is in force for nobody."""
     (exists,) = connection.execute("SELECT to_regclass(%s)", (RECORDS,)).fetchone() or (None,)
     if exists is None:
         return {}
     found = connection.execute(sql.SQL("SELECT view, record FROM {}").format(sql.Identifier(RECORDS))).fetchall()
-    return {view: decode_record(bytes(record)) for view, record in found}
+    standing = {name: bytes(record) for name, record in found}
+    records = {view.name: read_record(standing[view.name], view) for view in VIEWS if view.name in standing}
+    return {name: record for name, record in records.items() if record is not None}
 
 
 def _tuples(view: PackedView, rows: pa.Table) -> list[memoryview]:

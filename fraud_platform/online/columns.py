@@ -85,8 +85,7 @@ def _floats(values: pa.Array, width: int) -> pa.Array:
     if values.null_count or len(flat) != len(values) * width or not fixed:
         raise ValueError(f"every {VECTOR} must hold {width} values")
     raw = pc.fill_null(flat.cast(pa.float32()), np.float32("nan")).to_numpy().astype("<f4", copy=False)
-    inner = layout.ELEMENT_TAG + layout.varint(4 * width)
-    header = layout.FLOAT_LIST_TAG + layout.varint(len(inner) + 4 * width) + inner
+    header = layout.floats_head(width)
     size = len(header) + 4 * width
     out = np.empty((len(values), size), np.uint8)
     out[:, : len(header)] = np.frombuffer(header, np.uint8)

@@ -1,4 +1,5 @@
-"""The ladder of features: Redis, else PostgreSQL, else cold-start defaults. A read from here never fails.
+"""The ladder of features: Redis, else PostgreSQL, else cold-start defaults. A read from here never fails. What Redis
+holds of an entity and may not be read comes from the next rung alone; velocity stays.
 
 What belongs here: which rung serves. What does not: reading one (`store`), the breaker's rules. The deadline is the
 rung's own: a read that is late fails there, and the next rung serves at once.
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+from msgspec import structs
 
 from fraud_platform.decision.breaker import Breaker
 from fraud_platform.features.catalogue import CATALOGUE
@@ -63,7 +65,7 @@ class Ladder:
                 self._failed(REDIS, error)
             else:
                 self._breaker.succeeded()
-                return features
+                return await self._made_good(payment, features) if features.refused else features
         elif write:
             self._hot.count_later(payment, caller=caller, claim=claim)
         return await self._read_cold(payment) or self._defaults(payment)
@@ -83,6 +85,32 @@ class Ladder:
         else:
             self._hot.count_later(payment, caller=caller, claim=claim)
         return self._defaults(payment, counted)
+
+    async def _made_good(self, payment: Transaction, features: OnlineFeatures) -> OnlineFeatures:
+        """Features with the next rung's rows in place of those that were refused."""
+        cold = await self._read_cold(payment)
+        if cold is None:
+            return features
+        served_by = dict(features.served_by)
+        if "user" in features.refused:
+            served_by["user_features"] = cold.served_by["user_features"]
+            features = structs.replace(
+                features,
+                user_row=cold.user_row,
+                user_medians=cold.user_medians,
+                known_countries=cold.known_countries,
+                known_devices=cold.known_devices,
+                user_snapshot=cold.user_snapshot,
+            )
+        if "merchant" in features.refused:
+            served_by["merchant_features"] = cold.served_by["merchant_features"]
+            features = structs.replace(
+                features,
+                merchant_row=cold.merchant_row,
+                merchant_medians=cold.merchant_medians,
+                merchant_snapshot=cold.merchant_snapshot,
+            )
+        return structs.replace(features, served_by=served_by)
 
     async def _read_cold(self, payment: Transaction) -> OnlineFeatures | None:
         if self._cold is None:

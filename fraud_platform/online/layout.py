@@ -54,6 +54,13 @@ def timestamp_field(view: str) -> bytes:
     return b"_ts:" + view.encode()
 
 
+@cache
+def floats_head(width: int) -> bytes:
+    """What an Array(Float32) value of `width` elements begins with: all but the raw little-endian floats."""
+    inner = ELEMENT_TAG + varint(4 * width)
+    return FLOAT_LIST_TAG + varint(len(inner) + 4 * width) + inner
+
+
 def floats(value: bytes) -> NDArray[np.float32]:
     """An Array(Float32) value as a read-only view of its bytes; a null is an array of length 0. Raises LayoutError."""
     if not value:
@@ -75,7 +82,10 @@ def int64(value: bytes) -> int | None:
         return None
     if value[:1] != INT64_TAG:
         raise LayoutError(f"expected Int64, got {value[:8]!r}")
-    return _signed(_varint(value, 1)[0])
+    number, end = _varint(value, 1)
+    if end != len(value):
+        raise LayoutError(f"an Int64 has {len(value) - end} bytes too many")
+    return _signed(number)
 
 
 def strings(value: bytes) -> list[str]:
@@ -84,12 +94,16 @@ def strings(value: bytes) -> list[str]:
         return []
     if value[:1] != STRING_LIST_TAG:
         raise LayoutError(f"expected Array(String), got {value[:8]!r}")
-    _, position = _varint(value, 1)
+    size, position = _varint(value, 1)
+    if position + size != len(value):
+        raise LayoutError("an Array(String) is of another length than it says")
     found = []
     while position < len(value):
         size, start = _varint(value, position + 1)
         position = start + size
         found.append(value[start:position].decode())
+    if position != len(value):
+        raise LayoutError("an Array(String) ends within an element")
     return found
 
 
@@ -100,9 +114,13 @@ def int64s(value: bytes) -> list[int]:
     if value[:1] != INT64_LIST_TAG:
         raise LayoutError(f"expected Array(Int64), got {value[:8]!r}")
     size, position = _varint(value, 1)
+    if position + size != len(value):
+        raise LayoutError("an Array(Int64) is of another length than it says")
     if size == 0:
         return []
-    _, position = _varint(value, position + 1)
+    size, position = _varint(value, position + 1)
+    if position + size != len(value):
+        raise LayoutError("an Array(Int64) is of another length than it says")
     found = []
     while position < len(value):
         number, position = _varint(value, position)

@@ -80,18 +80,31 @@ def load_snapshot_direct(
     ttl_seconds: int,
     key_prefix: bytes = b"",
     force: bool = False,
+    catalogue_hash: str = CATALOGUE.hash,
+    rows_per_second: int | None = None,
 ) -> SnapshotRecord:
     """Write the snapshot of `day` under `key_prefix` and put it in force; no Feast, no ledger.
 
     Rows and record are those of the real store, so replay reads its own key space by the same code. Rows expire
-    `ttl_seconds` after being written. Raises OlderSnapshotError unless `force`, MissingPartition, WriteError.
+    `ttl_seconds` after being written. catalogue_hash: of the set that the view belongs to. rows_per_second: as for
+    `write_packed`. Raises OlderSnapshotError unless `force`, MissingPartition, WriteError.
     """
     loaded_at = now()
     refuse_older(redis_client, view, day, key_prefix, force=force)
     rows = packed_snapshot(lake, view, day)
     medians = view_medians(lake, view, day)
-    write_packed(redis_client, PROJECT, view, rows, key_prefix=key_prefix, ttl_seconds=ttl_seconds)
-    return put_in_force(redis_client, view, day, medians, rows.num_rows, loaded_at, now, key_prefix)
+    write_packed(
+        redis_client,
+        PROJECT,
+        view,
+        rows,
+        key_prefix=key_prefix,
+        ttl_seconds=ttl_seconds,
+        rows_per_second=rows_per_second,
+    )
+    return put_in_force(
+        redis_client, view, day, medians, rows.num_rows, loaded_at, now, key_prefix, catalogue_hash=catalogue_hash
+    )
 
 
 def load_snapshot_feast(
@@ -157,8 +170,11 @@ def refuse_older(
     redis_client: RedisClient, view: PackedView, day: date, key_prefix: bytes, *, force: bool
 ) -> SnapshotRecord | None:
     """The record in force. Raises OlderSnapshotError when it is of a later day than `day`; with `force` rows that are
-    newer than `day` are deleted instead, since they would pass for those of a running load."""
+    newer than `day` are deleted instead, since they would pass for those of a running load. Where a record stands that
+    is damaged or of other features, so may be any row: all are deleted, while nobody reads them."""
     current = in_force(redis_client, view, key_prefix)
+    if current is None and redis_client.exists(record_key(view, key_prefix)):
+        _delete_newer(redis_client, view, -1, key_prefix)
     if current and current.snapshot > day:
         if not force:
             raise OlderSnapshotError(
@@ -178,9 +194,12 @@ def put_in_force(
     now: Clock,
     key_prefix: bytes,
     follows: int | None = None,
+    catalogue_hash: str = CATALOGUE.hash,
 ) -> SnapshotRecord:
     """Write the view's record: from this instant on the snapshot of `day` is in force."""
-    record = msgspec.structs.replace(_record(view, day, medians, rows, loaded_at, now()), follows=follows)
+    record = msgspec.structs.replace(
+        _record(view, day, medians, rows, loaded_at, now()), follows=follows, catalogue_hash=catalogue_hash
+    )
     redis_client.set(record_key(view, key_prefix), encode_record(record))
     return record
 
@@ -197,6 +216,7 @@ def _record(
         catalogue_hash=CATALOGUE.hash,
         medians=medians,
         rows=rows,
+        view_hash=view.hash,
     )
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import msgspec
 
+from fraud_platform.features.catalogue import FIRST_SETS
 from fraud_platform.online.packed import PackedView
 from fraud_platform.online.shards import RedisClient
 
@@ -34,15 +35,27 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     follows: int | None = None
     """`loaded_at` of the first region's load that this one follows; None in the first region."""
+    view_hash: str | None = None
+    """What its rows hold: `PackedView.hash`. None in records from before there was one, which are of the first fifty
+    features."""
+
+    def is_of(self, view: PackedView) -> bool:
+        """Whether its rows are laid out as the view's."""
+        if self.view_hash is not None:
+            return self.view_hash == view.hash
+        return view.named_before and self.catalogue_hash in FIRST_SETS
 
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(SnapshotRecord)
 
 
+RECORD_PREFIX = b"fraud:snapshot:"
+
+
 def record_key(view: PackedView, prefix: bytes = b"") -> bytes:
     """Redis key of a view's record."""
-    return prefix + b"fraud:snapshot:" + view.name.encode()
+    return prefix + RECORD_PREFIX + view.name.encode()
 
 
 def encode_record(record: SnapshotRecord) -> bytes:
@@ -56,9 +69,19 @@ def decode_record(value: bytes) -> SnapshotRecord:
 
 
 def in_force(redis_client: RedisClient, view: PackedView, prefix: bytes = b"") -> SnapshotRecord | None:
-    """The record of the snapshot in force, or None before the first load."""
+    """The record of the snapshot in force, or None before the first load, and where the one that stands is damaged or
+    of other features: it is in force for nobody."""
     value = redis_client.get(record_key(view, prefix))
-    return decode_record(value) if isinstance(value, bytes) else None
+    return read_record(value, view) if isinstance(value, bytes) else None
+
+
+def read_record(value: bytes, view: PackedView) -> SnapshotRecord | None:
+    """A record that is of the view; None for any other, and for bytes that are none."""
+    try:
+        record = decode_record(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return record if record.is_of(view) else None
 
 
 def end_of_day(day: date) -> int:

@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue, Entity
 from fraud_platform.online import layout, velocity
 from fraud_platform.online.attempt import Attempt, Keyed, get, settlement
 from fraud_platform.online.cluster import Cluster
 from fraud_platform.online.decision_key import CLAIM, decision_key
-from fraud_platform.online.packed import MERCHANT_VECTOR, PROJECT, USER_VECTOR, VECTOR, PackedView
+from fraud_platform.online.packed import PROJECT, PackedView, views_of
 from fraud_platform.online.recount import Recount
-from fraud_platform.online.rows import Row, RowReader
+from fraud_platform.online.rows import Refusal, Row, RowReader, refused_of, troubles
 from fraud_platform.online.shards import is_cluster
-from fraud_platform.online.snapshot_record import decode_record, record_key
+from fraud_platform.online.snapshot_record import record_key
 from fraud_platform.online.standalone import Asked, Server, Standalone
 from fraud_platform.schema import Transaction
 
@@ -57,6 +57,8 @@ class OnlineFeatures(msgspec.Struct, frozen=True, kw_only=True):
     standing: bytes | None
     """What was found as the payment's decision: nothing, a claim, or a record; None where nobody could be asked."""
     served_by: dict[str, str]
+    refused: tuple[Entity, ...] = ()
+    """Whose rows were of other features or damaged: they were not read."""
 
 
 class Counted(NamedTuple):
@@ -81,17 +83,13 @@ class _ReadPlan:
 
     @staticmethod
     def of(view: PackedView) -> "_ReadPlan":
-        names = [VECTOR, *(name for name, _ in view.extras)]
-        fields = (layout.timestamp_field(view.name), *(layout.field(view.name, name) for name in names))
+        fields = (layout.timestamp_field(view.name), *(layout.field(view.name, name) for name, _ in view.features))
         head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(fields))
         return _ReadPlan(view, head, b"".join(map(velocity.bulk, fields)))
 
     def call(self, identifier: str, prefix: bytes) -> Keyed:
         key = prefix + layout.entity_key(PROJECT, self.view.join_key, identifier)
         return Keyed(key, b"%b$%d\r\n%b\r\n%b" % (self.head, len(key), key, self.tail))
-
-
-_USER, _MERCHANT = _ReadPlan.of(USER_VECTOR), _ReadPlan.of(MERCHANT_VECTOR)
 
 
 class OnlineStore:
@@ -107,22 +105,28 @@ class OnlineStore:
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000,
         deadline: float = _FOREVER,
         recount: Recount | None = None,
+        refused: Callable[[Refusal], None] = lambda _: None,
+        catalogue: Catalogue = CATALOGUE,
     ) -> None:
         """`default_medians`: float32 arrays under "user" and "merchant" (the model's own copy), used when no snapshot
         can be read; `clock`: UTC microseconds, for ages alone; `prefix`: an own key space, as replay uses; `deadline`:
-        seconds after which a read fails; `recount`: keeps what Redis may not have counted."""
+        seconds after which a read fails; `recount`: keeps what Redis may not have counted; `refused`: as of
+        `rows.RowReader`; `catalogue`: whose batch features are read."""
         kind = Cluster if is_cluster(url) else Standalone
         self._server: Server = kind(url, deadline=deadline, prefix=prefix, catch_up=self._catch_up)
-        self._rows = RowReader("redis", ttl_days)
+        users, merchants = views_of(catalogue)
+        self._users = RowReader("redis", users, ttl_days, refused)
+        self._merchants = RowReader("redis", merchants, ttl_days, refused)
+        self._user_plan, self._merchant_plan = _ReadPlan.of(users), _ReadPlan.of(merchants)
         self._prefix = prefix
         self._clock = clock
         self._recount = recount
-        nothing = {s: np.full(len(CATALOGUE.of(s)), np.nan, np.float32) for s in ("user", "merchant")}
+        nothing = {s: np.full(len(catalogue.of(s)), np.nan, np.float32) for s in ("user", "merchant")}
         self.medians = default_medians or nothing
         """Used when no snapshot can be read."""
         self.reconnected: Callable[[], None] = lambda: None
         """Called when a server is back that may have lost its last seconds."""
-        self._records = tuple(record_key(view, prefix) for view in (USER_VECTOR, MERCHANT_VECTOR))
+        self._records = tuple(record_key(view, prefix) for view in (users, merchants))
 
     @property
     def connected(self) -> bool:
@@ -141,24 +145,25 @@ class OnlineStore:
         write: False counts nothing (what-if). claim: makes the payment the caller's to decide, and finds the decision
         that stands. Raises StoreError when the store does not answer.
         """
-        rows = (_USER.call(payment.user_id, self._prefix), _MERCHANT.call(payment.merchant_id, self._prefix))
+        user_rows = self._user_plan.call(payment.user_id, self._prefix)
+        rows = (user_rows, self._merchant_plan.call(payment.merchant_id, self._prefix))
         asked = await self._ask(Attempt(payment, caller, self._prefix, write, claim), rows, self._records)
         epoch = asked.epoch
         (user_hash, merchant_hash), (user_record, merchant_record) = asked.reads, asked.values
         user_velocity = velocity.parse(asked.user)
         merchant_velocity = velocity.parse(asked.merchant)
         now = self._clock()
-        user = self._rows.read(user_hash, user_record, "user", self.medians, now)
-        merchant = self._rows.read(merchant_hash, merchant_record, "merchant", self.medians, now)
-        last_seen, countries, devices = user.extras or (b"", b"", b"")
+        user = self._users.read(user_hash, user_record, self.medians["user"], now)
+        merchant = self._merchants.read(merchant_hash, merchant_record, self.medians["merchant"], now)
+        last_seen, countries, devices = user.extras or (None, None, None)
         return OnlineFeatures(
             user_row=user.vector,
             merchant_row=merchant.vector,
             user_medians=user.medians,
             merchant_medians=merchant.medians,
-            known_countries=frozenset(layout.strings(countries)) if countries else None,
-            known_devices=frozenset(layout.int64s(devices)) if devices else None,
-            last_effective_time=velocity.last_attempt(user_velocity, layout.int64(last_seen or b""), epoch),
+            known_countries=countries,
+            known_devices=devices,
+            last_effective_time=velocity.last_attempt(user_velocity, last_seen, epoch),
             velocity=velocity.complete_block(user_velocity, merchant_velocity, epoch),
             user_effective_time=user_velocity.effective_time,
             merchant_effective_time=merchant_velocity.effective_time,
@@ -171,6 +176,7 @@ class OnlineStore:
             duplicate=user_velocity.duplicate,
             standing=asked.standing,
             served_by={"user_features": user.served_by, "merchant_features": merchant.served_by},
+            refused=refused_of(user, merchant) if user.refused or merchant.refused else (),
         )
 
     async def count(self, payment: Transaction, *, caller: str, claim: bytes) -> Counted:
@@ -217,13 +223,15 @@ class OnlineStore:
         return record if reply is None else bytes(reply)
 
     async def snapshots(self) -> dict[str, date | None]:
-        """The snapshot in force per packed view; None where none is. Raises StoreError when Redis does not answer."""
-        views = (USER_VECTOR, MERCHANT_VECTOR)
+        """The snapshot in force per packed view; None where none is that may be read. Raises StoreError when Redis does
+        not answer."""
+        readers, now = (self._users, self._merchants), self._clock()
         values = [await self._server.command(get(key)) for key in self._records]
-        return {
-            view.name: decode_record(value).snapshot if value else None
-            for view, value in zip(views, values, strict=True)
-        }
+        return {reader.view.name: reader.snapshot(value, now) for reader, value in zip(readers, values, strict=True)}
+
+    def refused(self) -> dict[str, str]:
+        """What was not read in the last minute, and why, by packed view."""
+        return troubles((self._users, self._merchants), self._clock())
 
     async def close(self) -> None:
         """Close the connection."""

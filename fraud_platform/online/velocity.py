@@ -51,14 +51,18 @@ class _Plan:
     """The entity's windows as Redis reads them: how many, and each."""
 
 
+_REPLIED = {("count", ""): 0, ("sum", "amount"): 1}
+"""What the script replies of each window, in its order, by aggregate and operand."""
+
+
 def _plan(entity: Entity) -> _Plan:
-    features = [(i, f) for i, f in enumerate(CATALOGUE.of("velocity")) if f.name.startswith(f"{entity}_")]
+    features = [(i, f) for i, f in enumerate(CATALOGUE.of("velocity")) if f.entity == entity]
     names = sorted({f.window for _, f in features}, key=VELOCITY_WINDOWS.__getitem__)
     windows = tuple(VELOCITY_WINDOWS[name] for name in names)
     return _Plan(
         windows,
         tuple(
-            (i, _HEAD + 2 * names.index(f.window) + ("amount_sum" in f.name), VELOCITY_WINDOWS[f.window])
+            (i, _HEAD + 2 * names.index(f.window) + _REPLIED[f.aggregate, f.operand], VELOCITY_WINDOWS[f.window])
             for i, f in features
         ),
         b"".join(bulk(b"%d" % number) for number in (len(windows), *windows)),

@@ -32,6 +32,7 @@ from fraud_platform.decision.policy_then import PolicyBook
 from fraud_platform.decision.rates import LakeRates
 from fraud_platform.decision.report_desk import ReportDesk
 from fraud_platform.decision.serving_model import load_model
+from fraud_platform.features.vector import VectorBuilder
 from fraud_platform.inference_log.spool import SpoolWriter
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.ingest.feedback import FeedbackWriter
@@ -146,6 +147,7 @@ async def deciding(settings: Settings, day: date) -> AsyncIterator[Deciding]:
         given_up=lambda: meter.failed("given up"),
     )
     shared: dict[str, Any] = {"features": features, "decisions": decisions, "rates": rates, "base_currency": "EUR"}
+    shared["builder"] = VectorBuilder()
     explainer = Explainer(home=settings.home, log=LogTable(lake), search_days=3, **shared)
     maker, policy = DecisionMaker(clock, "EUR"), Policy(0.6, 0.3, 1)
     engine = DecisionEngine(

@@ -23,7 +23,8 @@ from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.making import DecisionMaker
 from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.serving_model import load_model
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
+from fraud_platform.features.vector import VectorBuilder
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.spool import SpoolWriter, read_spool
 from fraud_platform.inference_log.table import LogTable
@@ -75,8 +76,11 @@ class SilentMeter:
 class Worker:
     """An engine with connections, files and counters of its own."""
 
-    def __init__(self, home: Path, url: str, name: str, version: int) -> None:
-        self.store = OnlineStore(url, ttl_days=3, recount=Recount(home / name))
+    def __init__(self, home: Path, url: str, name: str, version: int, catalogue: Catalogue = CATALOGUE) -> None:
+        model = load_model(home / "releases" / f"fraud-detector-{version}", catalogue)
+        self.store = OnlineStore(
+            url, ttl_days=3, recount=Recount(home / name), catalogue=catalogue, default_medians=model.medians
+        )
         self.spool = SpoolWriter(home, name)
         self.meter = SilentMeter()
         self.superseded: list[Any] = []
@@ -87,12 +91,13 @@ class Worker:
             "decisions": Decisions(self.store, lambda: NOON, self.superseded.append, lambda: None),
             "rates": lambda: Rates("EUR", {}),
             "base_currency": "EUR",
+            "builder": VectorBuilder(catalogue),
         }
         log = LogTable(Lake(str(home / "lake")))
         self.explainer = Explainer(home=home, log=log, search_days=2, **shared)
         self.engine = DecisionEngine(
-            maker=DecisionMaker(lambda: NOON, "EUR"),
-            model=load_model(home / "releases" / f"fraud-detector-{version}"),
+            maker=DecisionMaker(lambda: NOON, "EUR", catalogue=catalogue),
+            model=model,
             model_breaker=CircuitBreaker("champion", lambda: 0.0),
             policy=Policy(0.6, 0.3, 1),
             recorder=self.spool,

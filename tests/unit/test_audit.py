@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from fraud_platform.audit.day import replay_decisions
 from fraud_platform.audit.decision import REBUILT, DecisionReplay, Replayed
+from fraud_platform.audit.screen import plain_decision
 from fraud_platform.cli import app
 from fraud_platform.decision.arms import Challenger
 from fraud_platform.decision.serving_model import load_model
@@ -131,6 +132,25 @@ async def test_what_was_decided_by_a_former_catalogue_stands_too(settings: Setti
             check.what for check in replayed.checks
         }
         assert "this code computes" in replayed.notes[-1]
+
+
+async def test_a_vector_of_other_features_is_neither_scored_again_nor_named(settings: Settings) -> None:
+    record, *_ = await decided(settings, 2)
+    wider = np.append(record.values, np.float32(1))
+    for changes in (
+        {"catalogue_hash": "0123456789ab"},
+        {"catalogue_hash": "0123456789ab", "vector": vector_bytes(wider)},
+        {"vector": vector_bytes(wider)},
+        {"vector": vector_bytes(record.values[:-1])},
+    ):
+        foreign = msgspec.structs.replace(record, **changes)
+        replayed = again(settings, foreign)
+        assert replayed.not_kept == (
+            f"the vector is of catalogue {foreign.catalogue_hash}, this platform computes {CATALOGUE.hash}"
+        )
+        assert not replayed.stands
+        assert next(iter(plain_decision(replayed)["values"])) == "value 1"
+    assert list(plain_decision(again(settings, record))["values"]) == list(CATALOGUE.names)
 
 
 async def test_a_decision_on_an_amount_that_is_not_known_stands_too(settings: Settings) -> None:

@@ -55,7 +55,10 @@ def test_the_sentences_that_people_asked_for() -> None:
 
 
 def test_a_feature_without_a_template_is_told_by_its_meaning() -> None:
-    new = Feature("user_refunds_30d", "user", "30d", "refunds", "zero", "Refunds of the user in 30 days.", ())
+    new = Feature(
+        name="user_refunds_30d", source="user", entity="user", aggregate="distinct", operand="refund_id", window="30d",
+        unit="refunds", cold_start="zero", meaning="Refunds of the user in 30 days.", inputs=(),
+    )  # fmt: skip
     assert EUR.sentence(new, 3.0) == "refunds of the user in 30 days: 3 refunds"
     assert EUR.sentence(new, math.nan) == "not known: refunds of the user in 30 days"
 

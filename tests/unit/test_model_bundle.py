@@ -15,12 +15,15 @@ import xgboost
 from typer.testing import CliRunner
 
 from fraud_platform.cli import app
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.decision.serving_model import OtherFeaturesError, load_model, recorded_values
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
+from fraud_platform.inference_log.record import vector_bytes
 from fraud_platform.model import bundle as room
 from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, Scorer, current_release, publish
 from fraud_platform.model.calibration import UNCALIBRATED
 from fraud_platform.model.linear import LinearModel
 from tests.model_kit import FALLBACK
+from tests.record_kit import record
 
 WIDTH = len(CATALOGUE.names)
 
@@ -106,6 +109,9 @@ def test_an_altered_model_file_is_refused(folder: Path) -> None:
         ({"catalogue_hash": "000000000000"}, "trained on catalogue 000000000000"),
         ({"features": [*CATALOGUE.names[:-1], "shoe_size"]}, "shoe_size"),
         ({"features": list(reversed(CATALOGUE.names))}, "another order"),
+        ({"features": list(CATALOGUE.names[:-1])}, "another order, or another meaning"),
+        ({"features": [*CATALOGUE.names[:-1], "amount"]}, "twice"),
+        ({"features": []}, "not computed here"),
         ({"medians": {"user": [1.0], "merchant": [1.0]}}, "one median for each"),
         ({"threshold": "high"}, "threshold"),
         ({"colour": "red"}, "colour"),
@@ -435,3 +441,113 @@ def test_killed_at_any_step_the_old_release_or_the_new_one_is_in_force(
     assert set(seen) == {7, 8}
     publish(tmp_path, tmp_path / "next")
     assert not list((tmp_path / "releases").glob(".*.tmp"))
+
+
+SEVEN_DAYS = replace(CATALOGUE.features[11], name="user_merchants_7d", window="7d")
+OF_FEWER = tuple(reversed(CATALOGUE.names[3:40]))
+"""Some of the features, in another order."""
+
+
+@pytest.fixture(scope="module")
+def of_fewer(vectors: np.ndarray) -> tuple[Bundle, xgboost.Booster]:
+    """A model on OF_FEWER as another version of the platform would train it, and its booster."""
+    columns = [CATALOGUE.position[name] for name in OF_FEWER]
+    own = np.ascontiguousarray(vectors[:, columns])
+    labels = np.nan_to_num(own[:, 1]) > 0.2
+    matrix = xgboost.DMatrix(own, labels, feature_names=list(OF_FEWER), nthread=1)
+    booster = xgboost.train({"objective": "binary:logistic", "max_depth": 3, "nthread": 1}, matrix, 12)
+    model = bytes(booster.save_raw("ubj"))
+    width = len(OF_FEWER)
+    medians = {
+        entity: [float(n) for n in range(len({f.name for f in CATALOGUE.of(entity)} & set(OF_FEWER)))]
+        for entity in ("user", "merchant")
+    }
+    return Bundle(
+        model_name="fraud-detector", version=8, catalogue_hash=CATALOGUE.hash_of(OF_FEWER), features=OF_FEWER,
+        medians=medians, calibration=UNCALIBRATED,
+        fallback=LinearModel(
+            fill=tuple(n / 7 for n in range(width)), weights=tuple(n / 9 for n in range(width)),
+            null_weights=(0.5,) * width, intercept=-1.0,
+        ),
+        threshold=0.7, review_threshold=0.4, model_sha256=hashlib.sha256(model).hexdigest(), mlflow_run_id=None,
+        dagster_run_id=None, data={}, trained_at="2026-11-23T10:00:00+00:00", model=model,
+    ), booster  # fmt: skip
+
+
+def test_a_bundle_selects_its_columns_by_name(
+    of_fewer: tuple[Bundle, xgboost.Booster], vectors: np.ndarray, tmp_path: Path
+) -> None:
+    bundle, booster = of_fewer
+    bundle.write(tmp_path / "candidate")
+    model = load_model(tmp_path / "candidate")
+    columns = [CATALOGUE.position[name] for name in OF_FEWER]
+    own = np.ascontiguousarray(vectors[:, columns])
+    expected = booster.inplace_predict(own, predict_type="margin")
+    np.testing.assert_allclose(model.compiled.margins(vectors), expected, atol=1e-5)
+    np.testing.assert_array_equal(model.scorer.margins(vectors), expected)
+    np.testing.assert_array_equal(model.fallback.score(vectors), bundle.fallback.score(own))
+
+    shap = booster.predict(xgboost.DMatrix(own[:1], feature_names=list(OF_FEWER)), pred_contribs=True)[0]
+    told = model.scorer.explain(vectors[0])
+    assert told.base_value == pytest.approx(shap[-1])
+    by_name = dict(zip(CATALOGUE.names, told.contributions.tolist(), strict=True))
+    assert [by_name[name] for name in OF_FEWER] == pytest.approx(shap[:-1].tolist())
+    assert all(by_name[name] == 0 for name in set(CATALOGUE.names) - set(OF_FEWER))
+    linear = model.rung("logistic_regression").explain(vectors[0])
+    assert linear.contributions.sum() + linear.base_value == pytest.approx(linear.margin)
+    assert len(linear.contributions) == len(CATALOGUE.names)
+
+    users = [feature.name for feature in CATALOGUE.of("user")]
+    batch = [name for name in OF_FEWER if name in users]
+    wanted = [dict(zip(batch, bundle.medians["user"], strict=True)).get(name, np.nan) for name in users]
+    np.testing.assert_array_equal(model.medians["user"], np.array(wanted, np.float32))
+    with pytest.raises(ValueError, match="vectors must be"):
+        model.compiled.margins(own)
+
+
+def test_a_bundle_is_refused_where_a_feature_means_something_else(
+    of_fewer: tuple[Bundle, xgboost.Booster], tmp_path: Path
+) -> None:
+    of_fewer[0].write(tmp_path)
+    for name, refused in (("user_amount_avg_7d", True), ("day_of_week", False)):
+        other = Catalogue(tuple(replace(one, operand="fee") if one.name == name else one for one in CATALOGUE.features))
+        if refused:
+            with pytest.raises(BundleError, match="another meaning"):
+                Bundle.load(tmp_path, other)
+        else:
+            assert Bundle.load(tmp_path, other).features == OF_FEWER
+
+
+def test_a_model_of_fifty_serves_on_the_vectors_of_a_larger_set(
+    folder: Path, bundle: Bundle, vectors: np.ndarray
+) -> None:
+    larger = Catalogue((*CATALOGUE.of("user"), SEVEN_DAYS, *CATALOGUE.features[17:]))
+    wide = np.insert(vectors, 17, np.float32(77_777), axis=1)
+    beside, alone = load_model(folder, larger), load_model(folder)
+    np.testing.assert_array_equal(beside.compiled.margins(wide), alone.compiled.margins(vectors))
+    np.testing.assert_array_equal(beside.fallback.score(wide), alone.fallback.score(vectors))
+    assert [beside.probability(row) for row in wide[:20]] == [alone.probability(row) for row in vectors[:20]]
+    assert np.isnan(beside.medians["user"][17])
+    with pytest.raises(BundleError, match=r"not computed here \(\['amount'\]\)"):
+        Bundle.load(folder, Catalogue(tuple(one for one in CATALOGUE.features if one.name != "amount")))
+
+
+def test_a_vector_from_before_the_set_grew_is_read_by_the_features_of_its_model(vectors: np.ndarray) -> None:
+    larger = Catalogue((*CATALOGUE.of("user"), SEVEN_DAYS, *CATALOGUE.features[17:]))
+    then = record(catalogue_hash=CATALOGUE.hash, vector=vector_bytes(vectors[0]))
+    given = recorded_values(then, CATALOGUE.names, larger)
+    assert np.isnan(given[17])
+    np.testing.assert_array_equal(np.delete(given, 17), vectors[0])
+    np.testing.assert_array_equal(recorded_values(then, CATALOGUE.names), vectors[0])
+    now = record(catalogue_hash=larger.hash, vector=vector_bytes(np.insert(vectors[0], 17, np.float32(3))))
+    assert recorded_values(now, CATALOGUE.names, larger)[17] == 3
+    for unknown, features, catalogue in (
+        (now, CATALOGUE.names, CATALOGUE),
+        (now, larger.names, CATALOGUE),
+        (then, CATALOGUE.names[::-1], larger),
+        (record(catalogue_hash="0123456789ab", vector=then.vector), CATALOGUE.names, CATALOGUE),
+        (record(catalogue_hash=CATALOGUE.hash, vector=now.vector), CATALOGUE.names, CATALOGUE),
+        (record(catalogue_hash=larger.hash, vector=then.vector), CATALOGUE.names, larger),
+    ):
+        with pytest.raises(OtherFeaturesError, match="the vector is of catalogue"):
+            recorded_values(unknown, features, catalogue)

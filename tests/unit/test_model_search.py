@@ -12,7 +12,7 @@ from scipy.special import expit
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.degrade import DEFAULTS_ONLY, LEVELS, REDIS_LOST, VELOCITY_LOST, degrade, degrade_some
 from fraud_platform.features.label_rules import LabelRules
-from fraud_platform.features.vector import build_vector
+from fraud_platform.features.vector import VectorBuilder
 from fraud_platform.lake import Lake
 from fraud_platform.model import search as searching
 from fraud_platform.model.calibration import UNCALIBRATED, Calibration, fit_calibration
@@ -174,6 +174,7 @@ def test_margins_that_turn_the_order_around_are_no_model() -> None:
         fit_calibration(margins < -1, margins)
 
 
+BUILDER = VectorBuilder()
 PAYMENT = Transaction(
     transaction_id="t", user_id="u", merchant_id="m", amount=4_213, event_time=1_774_785_600_000_000 + 7_200_000_000,
     received_at=1_774_785_600_000_000 + 7_200_000_000, country="DE", user_country="FR", channel="online", device_key=1,
@@ -210,15 +211,15 @@ NO_VELOCITY = {"velocity": np.full(len(CATALOGUE.of("velocity")), np.nan), "last
     ],
 )
 def test_a_degraded_vector_is_the_one_that_serving_builds(level: str, lost: dict[str, Any]) -> None:
-    full = build_vector(PAYMENT, online())[None, :]
-    expected = build_vector(PAYMENT, online(**lost))
+    full = BUILDER.build(PAYMENT, online())[None, :]
+    expected = BUILDER.build(PAYMENT, online(**lost))
     np.testing.assert_array_equal(degrade(full, level, kit.MEDIANS)[0], expected)
-    np.testing.assert_array_equal(full[0], build_vector(PAYMENT, online()), "the given vector stays")
+    np.testing.assert_array_equal(full[0], BUILDER.build(PAYMENT, online()), "the given vector stays")
     assert set(LEVELS) == {REDIS_LOST, VELOCITY_LOST, DEFAULTS_ONLY}
 
 
 def test_a_share_of_rows_is_degraded_half_each_way() -> None:
-    full = np.repeat(build_vector(PAYMENT, online())[None, :], 20_000, axis=0)
+    full = np.repeat(BUILDER.build(PAYMENT, online())[None, :], 20_000, axis=0)
     mixed = degrade_some(full, 0.2, kit.MEDIANS, seed=1)
     no_velocity = np.isnan(mixed[:, CATALOGUE.names.index("user_txn_count_1m")])
     stranger = mixed[:, CATALOGUE.names.index("user_txn_count_90d")] == 0

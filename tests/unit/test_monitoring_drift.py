@@ -195,3 +195,25 @@ def test_a_reference_needs_its_days(settings: Settings, lake: Lake) -> None:
     with pytest.raises(FileNotFoundError, match="2026-02-01 to 2026-02-03"):
         ensure_reference(lake, release, settings.seed)
     assert DAY - HOLDOUT[0] > timedelta(0)
+
+
+def test_a_reference_of_other_features_is_compared_with_nothing(settings: Settings, lake: Lake) -> None:
+    serve(settings, lake, shift=0)
+    known = lake.read_record("drift_reference/fraud-detector-1")
+    assert known is not None
+    assert known["catalogue_hash"] == CATALOGUE.hash
+    few = {name: known["features"][name] for name in CATALOGUE.names[:-1]}
+    for changes in (
+        {"catalogue_hash": "0123456789ab"},
+        {"features": few},
+        {"features": {**few, "of_another_version": known["features"]["amount"]}},
+    ):
+        lake.write_record("drift_reference/fraud-detector-1", known | changes)
+        assert read_reference(lake, "fraud-detector-1") is None
+        write_feature_drift(lake, [DAY])
+        assert lake.read(FEATURE_DRIFT, DAY).num_rows == 0
+    # from before the set grew by its last feature
+    then = CATALOGUE.hash_of(CATALOGUE.names[:-1])
+    lake.write_record("drift_reference/fraud-detector-1", known | {"features": few, "catalogue_hash": then})
+    write_feature_drift(lake, [DAY])
+    assert [row["name"] for row in lake.read(FEATURE_DRIFT, DAY).to_pylist()] == [*CATALOGUE.names[:-1], "score"]
