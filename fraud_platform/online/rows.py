@@ -10,6 +10,7 @@ A row of other features, or one that is damaged, is refused: nothing of it is re
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -65,7 +66,9 @@ class _InForce(NamedTuple):
     medians: Row
 
 
+@lru_cache(maxsize=1_024)
 def _strings(value: bytes) -> frozenset[str]:
+    # of the countries that users pay in there are few sets
     return frozenset(layout.strings(value))
 
 
