@@ -336,6 +336,9 @@ class Settings(BaseSettings):
     whole_snapshot_days: int = Field(
         7, ge=1, description="Days after which a snapshot out of force keeps only the rows that payments asked for."
     )
+    dagster_run_days: int = Field(
+        30, ge=1, description="Days that Dagster keeps a run after its end, but for the runs that something needs."
+    )
 
     @field_validator("channel_synonyms")
     @classmethod
