@@ -320,6 +320,9 @@ class Settings(BaseSettings):
     log_format: Literal["plain", "json"] = Field(
         "plain", description="How service and inference log write their logs: for people, or a JSON object a line."
     )
+    process_log_mb: int = Field(
+        10, ge=1, description="Megabytes of what a server prints before another file is begun; five files are kept."
+    )
     traces_url: str | None = Field(
         None,
         description="OpenTelemetry collector that gets decisions' traces, as http://host:4318/v1/traces; unset: none.",

@@ -378,3 +378,62 @@ def test_dagster_s_instance_is_complete_or_absent_and_an_existing_one_is_left_al
     (home.dagster / "dagster.yaml").write_text("# my own\n")
     home.prepare()
     assert (home.dagster / "dagster.yaml").read_text() == "# my own\n"
+
+
+TALKER = """
+import signal, sys, time
+signal.signal(signal.SIGUSR1, lambda *_: print("still heard", flush=True))
+for number in range(int(sys.argv[1])):
+    print(f"{number:06} " + "x" * 60, flush=number % 100 == 0)
+print("all said", flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_server_prints_is_kept_in_files_of_bounded_size(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.dagster.mkdir()
+    home.prepare()
+    child = Child("talker", [sys.executable, "-c", TALKER, "100000"], home, dict(os.environ), log_bytes=1_000_000)
+    child.start()
+    try:
+        until(lambda: "all said" in child.tail())
+        files = [home.logs / name for name in ("talker.log.4", "talker.log.3", "talker.log.2", "talker.log.1")]
+        assert {path.name for path in home.logs.iterdir()} == {"talker.log", *(path.name for path in files)}
+        assert all(1_000_000 <= path.stat().st_size < 1_000_068 for path in files)
+        lines = [line for path in [*files, child.log] for line in path.read_text().splitlines()]
+        assert lines.pop() == "all said"
+        first = int(lines[0][:6])
+        assert lines == [f"{number:06} " + "x" * 60 for number in range(first, 100_000)]
+        assert first < 50_000
+
+        # who writes it down is killed: the server is not, and another goes on
+        assert child._keeper is not None
+        child._keeper.kill()
+        child._keeper.wait()
+        assert child._process is not None
+        child._process.send_signal(signal.SIGUSR1)
+        child.look_after_log()
+        until(lambda: "still heard" in child.tail())
+        assert child.running
+    finally:
+        child.stop()
+    assert child._keeper.wait(5) == 0, "it ends with whom it listens to"
+    assert open_to_others(home.logs) == []
+
+
+def test_a_second_start_goes_on_in_the_file_of_the_first_and_another_up_begins_its_own(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.dagster.mkdir()
+    home.prepare()
+    child = Child("speaker", ["echo", "one"], home, dict(os.environ))
+    for _ in range(2):
+        child.start()
+        until(lambda: not child.running)
+        child.wait_for_log()
+    assert child.log.read_text() == "one\none\n"
+    following = Child("speaker", ["echo", "two"], home, dict(os.environ))
+    following.start()
+    until(lambda: not following.running)
+    assert following.tail() == "two", "the last word of a process that ended is waited for"
+    assert (home.logs / "speaker.log.1").read_text() == "one\none\n"
