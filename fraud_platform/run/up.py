@@ -78,7 +78,9 @@ def _run(
     record_pid(home, "up", os.getpid())
     try:
         check_ports(settings)
-        home.prepare()
+        mended = home.prepare()
+        if mended:
+            console.print(mended)
         redis_url = ensure_redis(settings)
         ensure_postgres(settings)
     except (PortInUseError, RedisUnavailableError, PostgresUnavailableError) as error:

@@ -20,7 +20,7 @@ from assets.retention import retention
 from assets.run_history import forget_old_runs, main, old_runs
 from assets.schedules import DAILY_ASSETS
 from assets.sensing import CAUSE_TAG, FILES_TAG, RETRAIN_TAG, RULES_TAG, new_days, outcomes
-from fraud_platform.run.home import DAGSTER_YAML, open_home
+from fraud_platform.run.home import DAGSTER_YAML, RETENTION_YAML, open_home
 from fraud_platform.settings import Settings
 from tests.integration.test_dagster import SMALL, days
 from tests.integration.test_dagster import run_history as build
@@ -103,7 +103,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         settings = Settings()
         folder = open_home(settings).dagster
         folder.mkdir()
-        (folder / "dagster.yaml").write_text(DAGSTER_YAML)
+        (folder / "dagster.yaml").write_text(DAGSTER_YAML + RETENTION_YAML)
         patch.setenv("DAGSTER_HOME", str(folder))
         with dg.DagsterInstance.get() as instance:
             first = build(settings, instance, days(1, 3))

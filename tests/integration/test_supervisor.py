@@ -15,12 +15,13 @@ from pathlib import Path
 import psutil
 import pyarrow as pa
 import pytest
+import yaml
 
 from fraud_platform.lake import open_lake
 from fraud_platform.online.embedded_postgres import postgres_pid, stop_postgres
 from fraud_platform.online.embedded_redis import redis_pid, stop_redis
 from fraud_platform.run.child import Child, end_leftovers, leftovers, pid_file, record_pid, recorded_process, tail
-from fraud_platform.run.home import Home, open_home
+from fraud_platform.run.home import RETENTION_YAML, Home, open_home
 from fraud_platform.schema import RAW_TRANSACTIONS
 from fraud_platform.settings import Settings
 from tests.modes_kit import open_to_others
@@ -375,9 +376,46 @@ def test_dagster_s_instance_is_complete_or_absent_and_an_existing_one_is_left_al
         with sqlite3.connect(home.dagster / database) as connection:
             assert connection.execute("select count(*) from alembic_version").fetchone() == (1,)
     assert not (home.root / "dagster.new").exists()
-    (home.dagster / "dagster.yaml").write_text("# my own\n")
-    home.prepare()
-    assert (home.dagster / "dagster.yaml").read_text() == "# my own\n"
+    assert yaml.safe_load((home.dagster / "dagster.yaml").read_text())["retention"]["schedule"]
+
+
+@pytest.mark.parametrize("mine", ["", "# my own\n", "telemetry: {enabled: false} # mine\n\n\n", "nux: {enabled: true}"])
+def test_an_instance_file_without_retention_gets_one_below_what_its_owner_wrote(tmp_path: Path, mine: str) -> None:
+    home = Home(tmp_path)
+    home.dagster.mkdir()
+    path = home.dagster / "dagster.yaml"
+    path.write_text(mine)
+    said = home.prepare()
+    assert said is not None
+    assert said.startswith(f"{path} has a `retention` of ticks now")
+    assert path.read_text().startswith(mine.rstrip())
+    expected = (yaml.safe_load(mine) or {}) | yaml.safe_load(RETENTION_YAML)
+    assert yaml.safe_load(path.read_text()) == expected
+    assert expected["retention"]["sensor"]["purge_after_days"]["skipped"] == 1
+    assert home.prepare() is None
+
+
+@pytest.mark.parametrize(
+    ("mine", "said"),
+    [
+        ("retention: {}\n", None),
+        ("retention:\n  schedule: {purge_after_days: 7}\n", None),
+        ("telemetry:\n  enabled: false\n...\n", "add one as a new home has it"),
+        ("telemetry:\n  note: |+\n    text\n\n\n", "would mean something else"),
+        ("- a list\n", "add one as a new home has it"),
+        ("telemetry: {enabled\n", "add one as a new home has it"),
+    ],
+)
+def test_an_instance_file_is_left_alone_where_it_has_one_or_cannot_take_one(
+    tmp_path: Path, mine: str, said: str | None
+) -> None:
+    home = Home(tmp_path)
+    home.dagster.mkdir()
+    path = home.dagster / "dagster.yaml"
+    path.write_text(mine)
+    told = home.prepare()
+    assert path.read_text() == mine
+    assert (told is None) if said is None else (told is not None and said in told)
 
 
 TALKER = """
