@@ -10,10 +10,11 @@ live, and leaves its checks and its database's file behind. Here a partition's n
 newest result stay, though their run may be gone; the run of an asset's newest materialization stays whole.
 """
 
+import argparse
 import os
 import sqlite3
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -140,7 +141,8 @@ def _unfinished_backfills(instance: dg.DagsterInstance) -> set[str]:
 
 def _events(instance: dg.DagsterInstance) -> SqlEventLogStorage:
     storage = instance.event_log_storage
-    assert isinstance(storage, SqlEventLogStorage), f"Dagster's events are in {type(storage).__name__}, which is no SQL"
+    if not isinstance(storage, SqlEventLogStorage):
+        raise TypeError(f"Dagster's events lie in {type(storage).__name__}; runs are taken out of SQL databases alone")
     return storage
 
 
@@ -218,8 +220,11 @@ def _size(folder: Path) -> int:
     return total
 
 
-def main(arguments: Collection[str]) -> int:
-    """Say what would go, or let it go."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Say what would go, or let it go. Exit code 3 where there is no Dagster."""
+    parser = argparse.ArgumentParser(prog="python -m assets.run_history", description="Let go of Dagster's old runs.")
+    parser.add_argument("--yes", action="store_true", help="do it; without, only say what would go")
+    yes = parser.parse_args(arguments).yes
     settings = Settings()
     home = (settings.home / "dagster").absolute()
     if not home.exists():
@@ -227,7 +232,7 @@ def main(arguments: Collection[str]) -> int:
         return 3
     os.environ.setdefault("DAGSTER_HOME", str(home))
     with dg.DagsterInstance.get() as instance:
-        if "--yes" in arguments:
+        if yes:
             print(forget_old_runs(instance, settings, datetime.now(UTC)))
             return 0
         gone, kept = old_runs(instance, settings, datetime.now(UTC))
@@ -239,4 +244,4 @@ def main(arguments: Collection[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

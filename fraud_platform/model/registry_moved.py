@@ -65,5 +65,7 @@ def _location(connection: sqlite3.Connection) -> str | None:
 
 def _is_same(address: str, folder: Path) -> bool:
     """Whether an address is another name of the folder, as a link gives it."""
-    path = Path(unquote(urlsplit(address).path))
-    return path.exists() and folder.exists() and path.samefile(folder)
+    try:
+        return Path(unquote(urlsplit(address).path)).samefile(folder)
+    except OSError:  # one of them is not there, or is not this user's to see
+        return False

@@ -186,7 +186,10 @@ def _was_started_in(folder: Path) -> bool:
         lines = (folder / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:  # it is ending
         return True
-    return len(lines) < 2 or (Path(lines[1]).exists() and Path(lines[1]).samefile(folder))
+    try:
+        return len(lines) < 2 or Path(lines[1]).samefile(folder)
+    except OSError:  # there is no such folder any more
+        return False
 
 
 def _embedded_url(settings: Settings) -> str | None:

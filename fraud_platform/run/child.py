@@ -4,6 +4,7 @@ What belongs here: processes and signals. What does not: what the processes are 
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -25,6 +26,9 @@ STORES = ("valkey-server", "redis-server", "postgres")
 
 GRACE_SECONDS = 12.0
 """How long a process may take to end when asked politely, before it is killed."""
+
+PIPE_BYTES = 1_048_576
+"""The most that Linux gives to anybody who asks; 64 KB are usual."""
 
 WRITTEN_SECONDS = 2.0
 """How long the last of what an ended process printed is waited for; what it left running may still print."""
@@ -71,7 +75,7 @@ class Child:
         if self.to_terminal:
             self._launch(None)
             return
-        if self._process is None and self.log.exists():
+        if self._process is None and self.log.exists() and self.log.stat().st_size:
             # a second start goes on where the first has ended, an `up` begins a file of its own
             log_keeper.roll(str(self.log))
         # also a process that prints nothing has its file
@@ -79,6 +83,7 @@ class Child:
         if self._printed is not None:
             os.close(self._printed)
         self._printed, output = os.pipe()
+        _widen(output)
         self._keep_log(self._printed)
         try:
             self._launch(output)
@@ -128,6 +133,13 @@ class Child:
     def stop(self) -> None:
         """End it and its descendants; returns when they are gone."""
         stop_all([self])
+
+
+def _widen(pipe: int) -> None:
+    """Let a server print so much before it has to wait for who writes it down; where the system allows it."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def stop_all(children: Iterable[Child]) -> None:

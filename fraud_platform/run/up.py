@@ -80,7 +80,7 @@ def _run(
     try:
         check_ports(settings)
         for mended in filter(None, (home.prepare(), follow_home(home.root))):
-            console.print(mended)
+            console.print(Text(mended))
         redis_url = ensure_redis(settings)
         ensure_postgres(settings)
     except (PortInUseError, RedisUnavailableError, PostgresUnavailableError) as error:
