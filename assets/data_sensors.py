@@ -14,7 +14,7 @@ import msgspec
 from assets.partitions import key_range_tags
 from assets.resources import Platform
 from assets.schedules import missing_days
-from assets.sensing import RETRAIN_TAG, new_days, outcomes, training_request
+from assets.sensing import FILES_TAG, RETRAIN_TAG, RULES_TAG, new_days, outcomes, training_request
 from fraud_platform.clock import present
 from fraud_platform.dataset import follow_source
 from fraud_platform.features import tables
@@ -27,11 +27,6 @@ from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, cur
 from fraud_platform.monitoring.matured import CountMemory, decide_by_count, matured_frauds
 from fraud_platform.monitoring.performance import PERFORMANCE
 from fraud_platform.settings import Settings
-
-FILES_TAG = "fraud/files"
-"""On a run that the sensor `new_files` started: its request's key."""
-RULES_TAG = "fraud/label_rules"
-"""On a run that the sensor `label_rules` started: its request's key."""
 
 
 def matured_labels_retrain(training: Any) -> dg.SensorDefinition:

@@ -13,6 +13,8 @@ from assets.daily_table import OWNERS
 from assets.resources import Platform
 
 GROUP = "model"
+VERSION_TAG = "fraud/model_version"
+"""On a training's run: the version that it registered."""
 
 
 def _candidate(platform: Platform) -> Any:
@@ -86,7 +88,7 @@ def registered_model(
     mlflow.end_run()
     context.instance.add_run_tags(
         context.run.run_id,
-        {"mlflow/run_id": registered.mlflow_run_id, "fraud/model_version": str(registered.version)},
+        {"mlflow/run_id": registered.mlflow_run_id, VERSION_TAG: str(registered.version)},
     )
     versions = {
         f"data/{table}": f"{version['first_day']} to {version['last_day']}, SHA-256 {version['sha256']}"

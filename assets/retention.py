@@ -1,11 +1,15 @@
-"""What the lake lets go of every night: decisions past their retention, rows of old snapshots that nobody asked for.
+"""What is let go of every night: decisions past their retention, rows of old snapshots that nobody asked for, old runs.
 
-What belongs here: the job and its steps. What does not: which files and rows (`fraud_platform`).
+What belongs here: the job and its steps. What does not: which files and rows (`fraud_platform`), which runs
+(`run_history`).
 """
+
+from datetime import UTC, datetime
 
 import dagster as dg
 
 from assets.resources import Platform
+from assets.run_history import forget_old_runs
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.online.retention import left_behind, prune_all
 
@@ -27,8 +31,18 @@ def prune_old_snapshots(context: dg.OpExecutionContext, platform: dg.ResourcePar
         context.log.info(f"{one.table} of {one.day}: {one.rows[0]:,} rows became {one.rows[1]:,}")
 
 
-@dg.job(description="Delete decisions after FRAUD_LOG_RETENTION_DAYS, prune snapshots after FRAUD_WHOLE_SNAPSHOT_DAYS.")
+@dg.op(description="Delete Dagster's old runs, but for what something still needs of them.")
+def forget_old_dagster_runs(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
+    """By the machine's clock, which scenarios do not move: Dagster records runs by it."""
+    context.log.info(str(forget_old_runs(context.instance, platform.settings, datetime.now(UTC))))
+
+
+@dg.job(
+    description="Delete decisions after FRAUD_LOG_RETENTION_DAYS and Dagster's runs after FRAUD_DAGSTER_RUN_DAYS, "
+    "prune snapshots after FRAUD_WHOLE_SNAPSHOT_DAYS."
+)
 def retention() -> None:
-    """Both steps, in any order."""
+    """All steps, in any order."""
     forget_old_decisions()
     prune_old_snapshots()
+    forget_old_dagster_runs()

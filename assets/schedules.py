@@ -166,6 +166,6 @@ def schedules(resolved: dict[str, Any]) -> list[dg.ScheduleDefinition]:
         cron_schedule="0 4 * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Old decisions are deleted, old snapshots pruned.",
+        description="Old decisions and runs are deleted, old snapshots pruned.",
     )
     return [nightly, weekly, cold, decisions, watching, outcomes, nightly_retention]

@@ -12,6 +12,12 @@ from fraud_platform.monitoring.retrain import Request
 
 RETRAIN_TAG = "fraud/retrain"
 """On a training that a sensor started: its request's key."""
+CAUSE_TAG = "fraud/cause"
+"""On the same: why, which no two sensors give alike."""
+FILES_TAG = "fraud/files"
+"""On a run that the sensor `new_files` started: its request's key."""
+RULES_TAG = "fraud/label_rules"
+"""On a run that the sensor `label_rules` started: its request's key."""
 _AT_ONCE = 100
 
 
@@ -45,7 +51,7 @@ def training_request(request: Request) -> dg.RunRequest:
         run_key=request.key,
         tags={
             RETRAIN_TAG: request.key,
-            "fraud/cause": request.cause,
+            CAUSE_TAG: request.cause,
             "fraud/subject": request.subject,
             "fraud/value": f"{request.value:.4f}",
         },

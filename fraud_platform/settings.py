@@ -320,6 +320,9 @@ class Settings(BaseSettings):
     log_format: Literal["plain", "json"] = Field(
         "plain", description="How service and inference log write their logs: for people, or a JSON object a line."
     )
+    process_log_mb: int = Field(
+        10, ge=1, description="Megabytes of what a server prints before another file is begun; five files are kept."
+    )
     traces_url: str | None = Field(
         None,
         description="OpenTelemetry collector that gets decisions' traces, as http://host:4318/v1/traces; unset: none.",
@@ -335,6 +338,9 @@ class Settings(BaseSettings):
     log_retention_days: int = Field(90, ge=1, description="Days that decisions are kept in the lake.")
     whole_snapshot_days: int = Field(
         7, ge=1, description="Days after which a snapshot out of force keeps only the rows that payments asked for."
+    )
+    dagster_run_days: int = Field(
+        30, ge=1, description="Days that Dagster keeps a run after its end, but for the runs that something needs."
     )
 
     @field_validator("channel_synonyms")

@@ -38,6 +38,7 @@ from fraud_platform.model.following import refuse_following
 from fraud_platform.model.gate import Verdict
 from fraud_platform.model.kinds import XGBOOST
 from fraud_platform.model.ledger import Change, append_change
+from fraud_platform.model.registry_moved import follow_home
 from fraud_platform.model.release import Reason
 from fraud_platform.model.report import report_markdown
 from fraud_platform.model.routing import Routing
@@ -407,7 +408,7 @@ def _intent_file(settings: Settings) -> Path:
 
 
 def open_client(settings: Settings) -> Any:
-    """MLflow's client of the embedded store, its telemetry off."""
+    """MLflow's client of the embedded store, its telemetry off; in a home that has moved, of where it is now."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     # a bundle is three small files: its progress is not worth a line
@@ -415,4 +416,7 @@ def open_client(settings: Settings) -> Any:
     from mlflow.tracking import MlflowClient
 
     _database(settings).parent.mkdir(parents=True, exist_ok=True)
+    moved = follow_home(settings.home)
+    if moved:
+        _log.warning(moved)
     return MlflowClient(tracking_uri(settings), tracking_uri(settings))

@@ -88,13 +88,18 @@ def stop_postgres(settings: Settings) -> bool:
         process = _process(postgres_folder(settings))
         if process is None:
             return False
-        process.send_signal(2)  # a "fast shutdown" in PostgreSQL's terms: clients are disconnected
-        deadline = time.monotonic() + STOP_SECONDS
-        while _process(postgres_folder(settings)) is not None:
-            if time.monotonic() > deadline:
-                raise PostgresUnavailableError(f"the embedded PostgreSQL (process {process.pid}) does not end")
-            time.sleep(0.02)
+        _stop(postgres_folder(settings), process)
         return True
+
+
+def _stop(folder: Path, process: psutil.Process) -> None:
+    """Shut down the server of a folder; the lock is held."""
+    process.send_signal(2)  # a "fast shutdown" in PostgreSQL's terms: clients are disconnected
+    deadline = time.monotonic() + STOP_SECONDS
+    while _process(folder) is not None:
+        if time.monotonic() > deadline:
+            raise PostgresUnavailableError(f"the embedded PostgreSQL (process {process.pid}) does not end")
+        time.sleep(0.02)
 
 
 @contextmanager
@@ -108,8 +113,12 @@ def _lock(settings: Settings) -> Iterator[None]:
 
 def _start(settings: Settings) -> None:
     folder = postgres_folder(settings)
-    if _process(folder) is not None:
-        return
+    process = _process(folder)
+    if process is not None:
+        if _was_started_in(folder):
+            return
+        # the home was moved while it ran, and its socket's address is that of before
+        _stop(folder, process)
     _clear_after_death(folder)
     # a process of its own, since the wheel keeps what it knows of a server for as long as a process lives
     command = [sys.executable, "-m", "fraud_platform.online.embedded_postgres", str(folder)]
@@ -169,6 +178,18 @@ def _workers(folder: Path) -> list[int]:
 
 def _lives(process: psutil.Process) -> bool:
     return bool(process.status() != psutil.STATUS_ZOMBIE)
+
+
+def _was_started_in(folder: Path) -> bool:
+    """Whether the live server of a folder wrote down this folder, by whatever name, as its own."""
+    try:
+        lines = (folder / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:  # it is ending
+        return True
+    try:
+        return len(lines) < 2 or Path(lines[1]).samefile(folder)
+    except OSError:  # there is no such folder any more
+        return False
 
 
 def _embedded_url(settings: Settings) -> str | None:

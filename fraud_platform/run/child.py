@@ -3,10 +3,13 @@
 What belongs here: processes and signals. What does not: what the processes are for (`servers`), when they start (`up`).
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from fraud_platform.private import UMASK
+from fraud_platform.run import log_keeper
 from fraud_platform.run.home import MARK, PROJECT, Home
 
 STORES = ("valkey-server", "redis-server", "postgres")
@@ -23,10 +27,19 @@ STORES = ("valkey-server", "redis-server", "postgres")
 GRACE_SECONDS = 12.0
 """How long a process may take to end when asked politely, before it is killed."""
 
+PIPE_BYTES = 1_048_576
+"""The most that Linux gives to anybody who asks; 64 KB are usual."""
+
+WRITTEN_SECONDS = 2.0
+"""How long the last of what an ended process printed is waited for; what it left running may still print."""
+
 
 @dataclass
 class Child:
-    """A command, and its process once started. Output goes to `<home>/log/<name>.log`, or to the terminal."""
+    """A command, and its process once started. Output goes to `<home>/log/<name>.log`, or to the terminal.
+
+    log_bytes: about how large that file gets before it becomes `<name>.log.1` and another is begun.
+    """
 
     name: str
     command: Sequence[str]
@@ -34,8 +47,12 @@ class Child:
     environment: Mapping[str, str]
     to_terminal: bool = False
     polite: signal.Signals = signal.SIGTERM
+    log_bytes: int = 10_000_000
     started_at: float = 0.0
     _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+    _keeper: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+    _printed: int | None = field(default=None, repr=False)
+    """Where its output comes out. Held, so that it waits for another keeper rather than fails where one has died."""
 
     @property
     def log(self) -> Path:
@@ -57,10 +74,36 @@ class Child:
         self.started_at = time.monotonic()
         if self.to_terminal:
             self._launch(None)
-        else:
-            # a second start keeps what the first said
-            with self.log.open("wb" if self._process is None else "ab") as log:
-                self._launch(log.fileno())
+            return
+        if self._process is None and self.log.exists() and self.log.stat().st_size:
+            # a second start goes on where the first has ended, an `up` begins a file of its own
+            log_keeper.roll(str(self.log))
+        # also a process that prints nothing has its file
+        self.log.touch(mode=0o600)
+        if self._printed is not None:
+            os.close(self._printed)
+        self._printed, output = os.pipe()
+        _widen(output)
+        self._keep_log(self._printed)
+        try:
+            self._launch(output)
+        finally:
+            os.close(output)
+
+    def _keep_log(self, printed: int) -> None:
+        # without the home's mark, it is none of `leftovers`: it ends when the last of them has
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-I", "-S", log_keeper.__file__, str(self.log), str(self.log_bytes)],
+            env={},
+            stdin=printed,
+            start_new_session=True,
+            umask=UMASK,
+        )
+
+    def look_after_log(self) -> None:
+        """Have its output written down again where who did so was killed."""
+        if self._printed is not None and self._keeper is not None and self._keeper.poll() and self.running:
+            self._keep_log(self._printed)
 
     def _launch(self, output: int | None) -> None:
         self._process = subprocess.Popen(
@@ -76,12 +119,27 @@ class Child:
         record_pid(self.home, self.name, self._process.pid)
 
     def tail(self, lines: int = 20) -> str:
-        """The last lines of its log."""
+        """The last lines of its log; of a process that has ended, the last that it printed."""
+        if not self.running:
+            self.wait_for_log()
         return tail(self.log, lines)
+
+    def wait_for_log(self) -> None:
+        """Return when everything it printed is in its log, or something that it left behind may print on."""
+        if self._keeper is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._keeper.wait(WRITTEN_SECONDS)
 
     def stop(self) -> None:
         """End it and its descendants; returns when they are gone."""
         stop_all([self])
+
+
+def _widen(pipe: int) -> None:
+    """Let a server print so much before it has to wait for who writes it down; where the system allows it."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def stop_all(children: Iterable[Child]) -> None:
@@ -92,6 +150,7 @@ def stop_all(children: Iterable[Child]) -> None:
     for child in started:
         if child._process is not None:
             child._process.wait()
+        child.wait_for_log()
         pid_file(child.home, child.name).unlink(missing_ok=True)
 
 

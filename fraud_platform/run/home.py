@@ -12,6 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from fraud_platform.homes import begin_home
 from fraud_platform.private import keep_private, private_folder
 from fraud_platform.settings import Settings
@@ -41,11 +43,14 @@ concurrency:
 run_monitoring:
   enabled: true
   start_timeout_seconds: 300
+"""
+RETENTION_YAML = """\
 # what each look of a schedule or a sensor found; Dagster's own default keeps all but the skipped for good
 retention:
   schedule: {purge_after_days: 30}
   sensor: {purge_after_days: {skipped: 1, success: 7, started: 7, failure: 30}}
 """
+"""Also added to an instance file that has none; `retention: {}` in one stands for Dagster's own default."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,9 @@ class Home:
         """The record of the model in force, absent before the first build ended."""
         return self.root / "releases" / "current.json"
 
-    def prepare(self) -> None:
-        """Create the folders and Dagster's instance where they are missing; what exists is left as it is.
+    def prepare(self) -> str | None:
+        """Create the folders and Dagster's instance where they are missing; what exists is left as it is, but for a
+        retention that Dagster's instance file lacks. Returns what was done about that, None where nothing was.
 
         Dagster's processes corrupt their sqlite files for good when several create them at once, or one is killed while
         it does. So one command creates them in a folder of its own, which then gets its name in one step.
@@ -86,14 +92,36 @@ class Home:
             private_folder(folder)
         with (self.run / "prepare.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not self.dagster.exists():
-                self._create_dagster()
+            if self.dagster.exists():
+                return self._complete_dagster()
+            self._create_dagster()
+        return None
+
+    def _complete_dagster(self) -> str | None:
+        """Add the retention to an instance file of an older version, below what stands there."""
+        path = self.dagster / "dagster.yaml"
+        if not path.exists():
+            return None
+        before = path.read_text()
+        after = f"{before.rstrip()}\n{RETENTION_YAML}"
+        try:
+            said = yaml.safe_load(before) or {}
+            if "retention" in said:
+                return None
+            if yaml.safe_load(after) != said | yaml.safe_load(RETENTION_YAML):
+                raise ValueError("below what stands there it would mean something else")
+            unfinished = path.with_suffix(".tmp")
+            unfinished.write_text(after)
+            unfinished.replace(path)
+        except (yaml.YAMLError, TypeError, ValueError, OSError) as error:
+            return f"{path} has no `retention`, so Dagster keeps ticks for good; add one as a new home has it ({error})"
+        return f"{path} has a `retention` of ticks now; `retention: {{}}` in it gives Dagster's own back."
 
     def _create_dagster(self) -> None:
         unfinished = self.root / "dagster.new"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
-        (unfinished / "dagster.yaml").write_text(DAGSTER_YAML)
+        (unfinished / "dagster.yaml").write_text(DAGSTER_YAML + RETENTION_YAML)
         done = subprocess.run(
             [sys.executable, "-m", "dagster", "instance", "info"],
             env={**os.environ, "DAGSTER_HOME": str(unfinished)},
@@ -131,5 +159,7 @@ def open_home(settings: Settings) -> Home:
 if __name__ == "__main__":
     keep_private()
     _home = open_home(Settings())
-    _home.prepare()
+    _said = _home.prepare()
+    if _said:
+        print(_said, file=sys.stderr)
     print(_home.dagster)

@@ -9,6 +9,7 @@ import os
 import uvicorn
 
 from fraud_platform.hosts import LOOPBACK, bracketed
+from fraud_platform.model.registry_moved import follow_home
 from fraud_platform.private import keep_private
 from fraud_platform.run.home import open_home
 from fraud_platform.settings import Settings
@@ -19,6 +20,9 @@ def main(settings: Settings) -> None:
     keep_private()
     folder = open_home(settings).root / "mlflow"
     (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+    moved = follow_home(folder.parent)
+    if moved:
+        print(moved, flush=True)
     store = f"sqlite:///{folder / 'mlflow.db'}"
     # no job runner: it serves MLflow's own evaluation of prompts, and its consumers outlive a killed server
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"

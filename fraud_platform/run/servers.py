@@ -85,7 +85,7 @@ def servers(settings: Settings, home: Home) -> dict[str, Server]:
     workspace = _shared_workspace(home, code_socket)
 
     def child(name: str, *command: str, **extra: str) -> Child:
-        return Child(name, command, home, {**environment, **extra})
+        return Child(name, command, home, {**environment, **extra}, log_bytes=settings.process_log_mb * 1_000_000)
 
     def face(name: str, *command: str, **extra: str) -> Server:
         title, setting, path = FACES[name]

@@ -104,6 +104,7 @@ class Supervisor:
         while True:
             for name, server in self.servers.items():
                 if server.child.running:
+                    server.child.look_after_log()
                     continue
                 if name not in self._restart_at:
                     title = (

@@ -12,6 +12,7 @@ import httpx
 from rich.console import Console
 from rich.text import Text
 
+from fraud_platform.model.registry_moved import follow_home
 from fraud_platform.online.embedded_postgres import PostgresUnavailableError, ensure_postgres, postgres_pid
 from fraud_platform.online.embedded_redis import RedisUnavailableError, ensure_redis, redis_pid
 from fraud_platform.private import keep_private
@@ -78,7 +79,8 @@ def _run(
     record_pid(home, "up", os.getpid())
     try:
         check_ports(settings)
-        home.prepare()
+        for mended in filter(None, (home.prepare(), follow_home(home.root))):
+            console.print(Text(mended))
         redis_url = ensure_redis(settings)
         ensure_postgres(settings)
     except (PortInUseError, RedisUnavailableError, PostgresUnavailableError) as error:

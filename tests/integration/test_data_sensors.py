@@ -7,10 +7,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.data_sensors import FILES_TAG
 from assets.definitions import build_definitions
 from assets.resources import Platform
-from assets.sensing import RETRAIN_TAG
+from assets.sensing import FILES_TAG, RETRAIN_TAG
 from fraud_platform import schema
 from fraud_platform.features import tables
 from fraud_platform.features.gaps import DAILY_TABLES

@@ -6,7 +6,9 @@ One test walks the whole way, since MLflow takes seconds to start; what needs an
 import hashlib
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +35,11 @@ from fraud_platform.model.registry import (
     resume_promotion,
     tracking_uri,
 )
+from fraud_platform.model.registry_moved import follow_home
 from fraud_platform.model.registry_rebuild import rebuild_registry
 from fraud_platform.model.routing import Routing, read_routing
 from fraud_platform.model.steps import judge_candidate, register_candidate, release_if_better, train_candidate
+from fraud_platform.recovery.backup import backup, restore
 from fraud_platform.settings import Settings
 from tests import model_kit as kit
 
@@ -351,6 +355,86 @@ def test_a_lost_registry_is_rebuilt_from_the_releases_under_their_old_numbers(mi
     assert promote(mine, 1, who="test", why="drill", now=kit.NOW).name == f"{NAME}-1"
     assert register_candidate(mine, replace_fingerprint(candidate), None).version == 4
     assert rebuild_registry(mine) == []
+
+
+def test_a_moved_home_and_one_restored_elsewhere_find_their_models_and_touch_no_other(
+    mine: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With MLflow's own client, as people use it by hand, too."""
+    import mlflow
+
+    candidate = trained(mine)
+    version = register_candidate(mine, candidate, "before").version
+    promote(mine, version, who="test", why="start", now=kit.NOW)
+    backup(mine, tmp_path / "backup", kit.NOW)
+    old = mine.home
+    folder = tmp_path / "another place"
+    old.rename(folder)
+    moved = mine.model_copy(update={"home": folder})
+    linked = tmp_path / "link"
+    linked.symlink_to(folder)
+    restored = mine.model_copy(update={"home": tmp_path / "restored"})
+    restore(restored, tmp_path / "backup")
+    copied = mine.model_copy(update={"home": tmp_path / "copied"})
+    shutil.copytree(folder, copied.home)
+
+    for settings in (moved, restored, copied):
+        caplog.clear()
+        assert read_from_registry(settings, version) == candidate.bundle.model
+        assert [record.message for record in caplog.records if "The home has moved" in record.message] == [
+            f"The home has moved: MLflow finds its artifacts in {settings.home}/mlflow/artifacts now, and no longer "
+            f"under {(old / 'mlflow' / 'artifacts').as_uri()}."
+        ]
+        assert follow_home(settings.home) is None
+    assert follow_home(linked) is None, "another name of the same folder is no other place"
+    # what is written from now on is written there, and nowhere else
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    another = replace_fingerprint(trained(copied))
+    following = register_candidate(copied, another).version
+    assert promote(copied, following, who="test", why="a copy", now=kit.NOW).parent == copied.home / "releases"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+    assert not old.exists()
+    for settings in (moved, restored, copied):
+        mlflow.set_tracking_uri(tracking_uri(settings))
+        addresses = [run.info.artifact_uri for run in client(settings).search_runs(["1"])]
+        assert addresses
+        assert all(each.startswith((settings.home / "mlflow" / "artifacts").as_uri() + "/") for each in addresses)
+
+
+def read_from_registry(settings: Settings, version: int) -> bytes:
+    """A version's model as its bundle has it, after MLflow has loaded the same."""
+    import mlflow
+
+    with registry._downloaded(settings, registry.open_client(settings), version) as folder:
+        model = Bundle.load(folder).model
+    mlflow.set_tracking_uri(tracking_uri(settings))
+    loaded = mlflow.xgboost.load_model(f"models:/{NAME}/{version}")
+    assert bytes(loaded.save_raw("ubj")) == model
+    assert "was not judged" in read_card(settings, version)
+    return model
+
+
+def test_an_experiment_that_lies_elsewhere_on_purpose_and_a_home_without_one_are_left_alone(tmp_path: Path) -> None:
+    assert follow_home(tmp_path) is None
+    (tmp_path / "mlflow").mkdir()
+    with closing(sqlite3.connect(tmp_path / "mlflow" / "mlflow.db")) as database:
+        assert follow_home(tmp_path) is None
+        # of an MLflow that knew no logged models yet
+        database.execute("create table experiments (name, artifact_location)")
+        database.execute("create table runs (artifact_uri)")
+        database.execute("insert into experiments values (?, 's3://bank/models')", (NAME,))
+        database.commit()
+        assert follow_home(tmp_path) is None
+        database.execute("update experiments set artifact_location = 'file:///old/mlflow/artifacts'")
+        database.execute(
+            "insert into runs values ('file:///old/mlflow/artifacts/1'), ('file:///old/mlflow/artifacts2')"
+        )
+        database.commit()
+        assert follow_home(tmp_path) is not None
+        new = (tmp_path / "mlflow" / "artifacts").as_uri()
+        assert database.execute("select artifact_uri from runs").fetchall() == [
+            (f"{new}/1",), ("file:///old/mlflow/artifacts2",)
+        ]  # fmt: skip
 
 
 def replace_fingerprint(candidate: Candidate) -> Candidate:

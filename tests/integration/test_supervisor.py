@@ -15,12 +15,13 @@ from pathlib import Path
 import psutil
 import pyarrow as pa
 import pytest
+import yaml
 
 from fraud_platform.lake import open_lake
 from fraud_platform.online.embedded_postgres import postgres_pid, stop_postgres
 from fraud_platform.online.embedded_redis import redis_pid, stop_redis
 from fraud_platform.run.child import Child, end_leftovers, leftovers, pid_file, record_pid, recorded_process, tail
-from fraud_platform.run.home import Home, open_home
+from fraud_platform.run.home import RETENTION_YAML, Home, open_home
 from fraud_platform.schema import RAW_TRANSACTIONS
 from fraud_platform.settings import Settings
 from tests.modes_kit import open_to_others
@@ -375,6 +376,102 @@ def test_dagster_s_instance_is_complete_or_absent_and_an_existing_one_is_left_al
         with sqlite3.connect(home.dagster / database) as connection:
             assert connection.execute("select count(*) from alembic_version").fetchone() == (1,)
     assert not (home.root / "dagster.new").exists()
-    (home.dagster / "dagster.yaml").write_text("# my own\n")
+    assert yaml.safe_load((home.dagster / "dagster.yaml").read_text())["retention"]["schedule"]
+
+
+@pytest.mark.parametrize("mine", ["", "# my own\n", "telemetry: {enabled: false} # mine\n\n\n", "nux: {enabled: true}"])
+def test_an_instance_file_without_retention_gets_one_below_what_its_owner_wrote(tmp_path: Path, mine: str) -> None:
+    home = Home(tmp_path)
+    home.dagster.mkdir()
+    path = home.dagster / "dagster.yaml"
+    path.write_text(mine)
+    said = home.prepare()
+    assert said is not None
+    assert said.startswith(f"{path} has a `retention` of ticks now")
+    assert path.read_text().startswith(mine.rstrip())
+    expected = (yaml.safe_load(mine) or {}) | yaml.safe_load(RETENTION_YAML)
+    assert yaml.safe_load(path.read_text()) == expected
+    assert expected["retention"]["sensor"]["purge_after_days"]["skipped"] == 1
+    assert home.prepare() is None
+
+
+@pytest.mark.parametrize(
+    ("mine", "said"),
+    [
+        ("retention: {}\n", None),
+        ("retention:\n  schedule: {purge_after_days: 7}\n", None),
+        ("telemetry:\n  enabled: false\n...\n", "add one as a new home has it"),
+        ("telemetry:\n  note: |+\n    text\n\n\n", "would mean something else"),
+        ("- a list\n", "add one as a new home has it"),
+        ("telemetry: {enabled\n", "add one as a new home has it"),
+    ],
+)
+def test_an_instance_file_is_left_alone_where_it_has_one_or_cannot_take_one(
+    tmp_path: Path, mine: str, said: str | None
+) -> None:
+    home = Home(tmp_path)
+    home.dagster.mkdir()
+    path = home.dagster / "dagster.yaml"
+    path.write_text(mine)
+    told = home.prepare()
+    assert path.read_text() == mine
+    assert (told is None) if said is None else (told is not None and said in told)
+
+
+TALKER = """
+import signal, sys, time
+signal.signal(signal.SIGUSR1, lambda *_: print("still heard", flush=True))
+for number in range(int(sys.argv[1])):
+    print(f"{number:06} " + "x" * 60, flush=number % 100 == 0)
+print("all said", flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_server_prints_is_kept_in_files_of_bounded_size(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.dagster.mkdir()
     home.prepare()
-    assert (home.dagster / "dagster.yaml").read_text() == "# my own\n"
+    child = Child("talker", [sys.executable, "-c", TALKER, "100000"], home, dict(os.environ), log_bytes=1_000_000)
+    child.start()
+    try:
+        until(lambda: "all said" in child.tail())
+        files = [home.logs / name for name in ("talker.log.4", "talker.log.3", "talker.log.2", "talker.log.1")]
+        assert {path.name for path in home.logs.iterdir()} == {"talker.log", *(path.name for path in files)}
+        assert all(1_000_000 <= path.stat().st_size < 1_000_068 for path in files)
+        lines = [line for path in [*files, child.log] for line in path.read_text().splitlines()]
+        assert lines.pop() == "all said"
+        first = int(lines[0][:6])
+        assert lines == [f"{number:06} " + "x" * 60 for number in range(first, 100_000)]
+        assert first < 50_000
+
+        # who writes it down is killed: the server is not, and another goes on
+        assert child._keeper is not None
+        child._keeper.kill()
+        child._keeper.wait()
+        assert child._process is not None
+        child._process.send_signal(signal.SIGUSR1)
+        child.look_after_log()
+        until(lambda: "still heard" in child.tail())
+        assert child.running
+    finally:
+        child.stop()
+    assert child._keeper.wait(5) == 0, "it ends with whom it listens to"
+    assert open_to_others(home.logs) == []
+
+
+def test_a_second_start_goes_on_in_the_file_of_the_first_and_another_up_begins_its_own(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.dagster.mkdir()
+    home.prepare()
+    child = Child("speaker", ["echo", "one"], home, dict(os.environ))
+    for _ in range(2):
+        child.start()
+        until(lambda: not child.running)
+        child.wait_for_log()
+    assert child.log.read_text() == "one\none\n"
+    following = Child("speaker", ["echo", "two"], home, dict(os.environ))
+    following.start()
+    until(lambda: not following.running)
+    assert following.tail() == "two", "the last word of a process that ended is waited for"
+    assert (home.logs / "speaker.log.1").read_text() == "one\none\n"

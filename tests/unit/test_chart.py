@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from fraud_platform.gateway.config import DRAIN_SECONDS, certificate_files, render, servers
+from fraud_platform.run.home import RETENTION_YAML
 from fraud_platform.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -419,6 +420,7 @@ def test_dagster_launches_runs_in_pods_that_are_as_bound_as_the_others(documents
     mounted = {mount["name"] for mount in run["container_config"]["volumeMounts"]}
     assert mounted <= {volume["name"] for volume in run["pod_spec_config"]["volumes"]}
     assert instance["concurrency"]["runs"]["max_concurrent_runs"] == 1
+    assert instance["retention"] == yaml.safe_load(RETENTION_YAML)["retention"]
     workspace = yaml.safe_load(of_kind(documents, "ConfigMap")["fraud-dagster"]["data"]["workspace.yaml"])
     (location,) = workspace["load_from"]
     assert location["grpc_server"]["host"] in of_kind(documents, "Service")
