@@ -37,9 +37,11 @@ def log_run(
 ) -> None:
     """Carry decisions into the lake until Ctrl-C; `up` does this already. Metrics are on FRAUD_LOG_PORT."""
     from fraud_platform.inference_log.process import PARTS, AlreadyDoneError, run
+    from fraud_platform.run.behind import step_behind
     from fraud_platform.run.signals import stop_event
 
     current = settings_of_server()
+    step_behind()
     with stop_event() as stop:
         try:
             run(current, (only.value,) if only else PARTS, stop)
