@@ -147,13 +147,13 @@ async def deciding(settings: Settings, day: date) -> AsyncIterator[Deciding]:
         given_up=lambda: meter.failed("given up"),
     )
     shared: dict[str, Any] = {"features": features, "decisions": decisions, "rates": rates, "base_currency": "EUR"}
-    shared["builder"] = VectorBuilder()
-    explainer = Explainer(home=settings.home, log=LogTable(lake), search_days=3, **shared)
+    builder = VectorBuilder()
+    explainer = Explainer(home=settings.home, log=LogTable(lake), search_days=3, builder=builder, **shared)
     maker, policy = DecisionMaker(clock, "EUR"), Policy(0.6, 0.3, 1)
     engine = DecisionEngine(
         maker=maker, model=model, model_breaker=CircuitBreaker("champion", lambda: 0.0), policy=policy,
         recorder=spool, explainer=explainer, meter=meter, faults=faults, clock=clock, capacity=100, budget=UNLIMITED,
-        **shared,
+        builder=builder, **shared,
     )  # fmt: skip
     reports = ReportDesk(
         maker=maker, policy=lambda: policy, past=PolicyBook(settings.home), recorder=spool, clock=clock, **shared
