@@ -3,9 +3,12 @@
 What belongs here: what several folders of tests share. What does not: data of one test.
 """
 
+import fcntl
 import os
 import socket
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ KINDS = {
     "integration": "with real servers and processes",
     "e2e": "the path of `make run`, headless",
 }
+ALONE = "alone: measures time, so that no other test runs meanwhile"
 KEPT = ("FRAUD_SPARKOV_FILE", "FRAUD_TEST_")
 """How names for tests alone begin: where the Sparkov export lies, which Kafka is used, what is tested at length."""
 
@@ -30,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers and keep the developer's own environment out of the suite."""
     for kind, meaning in KINDS.items():
         config.addinivalue_line("markers", f"{kind}: {meaning}")
+    config.addinivalue_line("markers", ALONE)
     if "FRAUD_KAFKA_BOOTSTRAP" in os.environ:
         os.environ["FRAUD_TEST_KAFKA_BOOTSTRAP"] = os.environ["FRAUD_KAFKA_BOOTSTRAP"]
     for name in [name for name in os.environ if name.startswith("FRAUD_") and not name.startswith(KEPT)]:
@@ -60,6 +65,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if kind(item) in KINDS:
             item.add_marker(kind(item))
     items.sort(key=lambda item: order.index(kind(item)) if kind(item) in KINDS else 0)
+
+
+def _lock(run: int, name: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"fraud-tests-{run}-{name}.lock"
+
+
+@contextmanager
+def _held(name: str, how: int) -> Iterator[None]:
+    """A lock that the processes of one run of the suite share: they are children of one."""
+    with _lock(os.getppid(), name).open("w") as file:
+        fcntl.flock(file, how)
+        yield
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let a test that is marked `alone` begin when no other runs, and the others of all processes wait for its end."""
+    with ExitStack() as held:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            if item.get_closest_marker("alone") is not None:
+                held.enter_context(_held("door", fcntl.LOCK_EX))
+                held.enter_context(_held("room", fcntl.LOCK_EX))
+            else:
+                # who waits to be alone has shut the door, so that nobody goes in meanwhile
+                with _held("door", fcntl.LOCK_SH):
+                    held.enter_context(_held("room", fcntl.LOCK_SH))
+        return (yield)
+
+
+def pytest_unconfigure() -> None:
+    """Leave no lock behind: this process may be the one whose children shared them."""
+    for name in ("door", "room"):
+        _lock(os.getpid(), name).unlink(missing_ok=True)
 
 
 def free_port() -> int:

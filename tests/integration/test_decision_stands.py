@@ -243,6 +243,7 @@ def _flood(bank: Bank, stop: float, gateway: bool) -> int:
                 return shed
 
 
+@pytest.mark.alone
 def test_a_flood_of_one_caller_leaves_another_its_share(bank: Bank) -> None:
     stop = time.monotonic() + 3
     with ThreadPoolExecutor(4) as pool:

@@ -40,6 +40,7 @@ def check(plant: Plant, result: Result) -> None:
     assert result.quantiles["p99"] < max(BUDGET_SECONDS, 2 * plant.healthy_p99), result.quantiles
 
 
+@pytest.mark.alone
 def test_all_is_well(plant: Plant) -> None:
     plant.result(plant.load(2, RATE))
     result = plant.result(plant.load(SECONDS, RATE))
