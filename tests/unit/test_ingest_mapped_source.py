@@ -147,7 +147,9 @@ def test_a_repeat_writes_the_same_bytes(tmp_path, german):
         return {str(file): file.read_bytes() for file in (tmp_path / "lake").rglob("*") if file.is_file()}
 
     first = written(german)
-    assert len(first) == 4 * len(days)
+    # by what words and rates the days were read is a file of all of them, written under the lake's lock
+    tables = {name: content for name, content in first.items() if name.endswith(".parquet")}
+    assert len(tables) == 4 * len(days)
     for cached in (tmp_path / "var").rglob("*.parquet"):
         cached.unlink()
     again = opened(tmp_path, GERMAN, tmp_path / "export.csv")
