@@ -26,6 +26,7 @@ from fraud_platform.scenario.story import FIRST_DAY
 from fraud_platform.settings import Settings
 
 _READY_SECONDS = 120.0
+_ROUND_SECONDS = 20.0
 
 
 class StageError(RuntimeError):
@@ -142,8 +143,14 @@ class Stage:
     def close(self) -> None:
         """End everything, stores included."""
         if self._round is not None:
-            self._round.terminate()
-            self._round.wait()
+            if self._round.stdin is not None:
+                self._round.stdin.close()
+            try:
+                # it ends with its input; what a signal raises in it, a library may swallow
+                self._round.wait(_ROUND_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._round.kill()
+                self._round.wait()
         stop_all([self._service, self._log])
         stop_redis(self.settings)
         stop_postgres(self.settings)
