@@ -23,8 +23,8 @@ down: $(READY) ## stop everything that `make run` started, Redis included
 
 test: $(READY) ## run the whole test suite
 	@deploy/system-packages.sh
-	@# three on two cores: a third of a process's time is waiting for a server, a pause or a deadline
-	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@# one for each core: tests wait for servers and deadlines, which a third would make late
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) ## check style and types
 	@$(BIN)/ruff check .
