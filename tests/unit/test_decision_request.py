@@ -343,7 +343,11 @@ def trees(alphabet: st.SearchStrategy[str]) -> st.SearchStrategy[Any]:
 
 
 # of plain letters no character is escaped: then keys are counted, and a body is read whole only where that is in doubt
-@given(trees(st.characters()) | trees(st.sampled_from("a: ,{}")), st.booleans(), st.sampled_from((":", ": ", "\t :\n")))
+@given(
+    trees(st.characters(exclude_categories=["Cs"])) | trees(st.sampled_from("a: ,{}")),
+    st.booleans(),
+    st.sampled_from((":", ": ", "\t :\n")),
+)
 def test_twice_is_told_exactly(tree: Any, located: bool, colon: str) -> None:
     """Against a look of its own."""
 
