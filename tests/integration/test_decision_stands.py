@@ -193,6 +193,7 @@ def test_a_key_that_may_decide_cannot_turn_a_block_into_an_allow(bank: Bank) -> 
     assert bank.decided(body) == "block"
 
 
+@pytest.mark.alone
 def test_whoever_floods_a_worker_does_not_unmake_a_decision(bank: Bank) -> None:
     bodies = [blocked() for _ in range(5)]
     assert {bank.decided(body) for body in bodies} == {"block"}
@@ -226,7 +227,7 @@ def _is_blocked(bank: Bank, body: dict[str, Any]) -> bool:
 
 
 def _flood(bank: Bank, stop: float, gateway: bool) -> int:
-    """Batches of 100 one after the other; how many payments were not served in full, or not at all."""
+    """Batches of 100 one after the other; how many payments went without a model, or without an answer."""
     shed = 0
     headers = {"authorization": f"Bearer {bank.keys['shop']}"}
     with kit.client(bank.settings) as secure, plain_client(bank.url) as plain:
@@ -238,8 +239,7 @@ def _flood(bank: Bank, stop: float, gateway: bool) -> int:
                 shed += 100
             else:
                 answers = (item.get("answer", {}) for item in answer.json()["answers"])
-                # where Redis is too slow by the flood, nothing is waited for, and all have a score of no features
-                shed += sum(each.get("degraded", True) for each in answers)
+                shed += sum(each.get("served_by", {}).get("model") != "champion" for each in answers)
             if time.monotonic() > stop:
                 return shed
 

@@ -45,8 +45,8 @@ def test_all_is_well(plant: Plant) -> None:
     plant.result(plant.load(2, RATE))
     result = plant.result(plant.load(SECONDS, RATE))
     assert (result.errors, result.refused) == (0, 0)
-    # where the machine is busy, a read may miss its deadline of 20 ms: one payment in a hundred
-    assert result.degraded <= result.sent // 100
+    # where the machine is busy, a read may miss its deadline of 20 ms: one payment in a thousand, or one at all
+    assert result.degraded <= max(1, result.sent // 1_000)
     assert result.served["redis"] >= result.sent - result.degraded
     plant.healthy_p99 = result.quantiles["p99"]
 
@@ -92,6 +92,7 @@ def test_the_network_to_redis_is_bad(plant: Plant, mode: str) -> None:
     plant.wait(lambda: plant.serves("redis"))
 
 
+@pytest.mark.alone
 def test_models_are_swapped_and_a_corrupt_one_is_refused(plant: Plant) -> None:
     load = plant.load(SECONDS + 2, RATE)
     publish_small_model(plant.home, version=2, seed=2)
@@ -101,8 +102,7 @@ def test_models_are_swapped_and_a_corrupt_one_is_refused(plant: Plant) -> None:
     release.write_bytes(release.read_bytes()[:-100] + b"x" * 100)
     result = plant.result(load)
     check(plant, result)
-    # as where all is well
-    assert result.served["redis"] >= result.sent - result.sent // 100
+    assert result.served == {"redis": result.sent}
     assert plant.metric('fraud_failures_total{stage="model"}') > 0
     publish_small_model(plant.home, version=4, seed=4)
     plant.wait(lambda: plant.ready()["checks"]["model"]["version"] == "fraud-detector/4")
