@@ -8,16 +8,19 @@ import pytest
 from fraud_platform.run.behind import NICENESS
 
 AUTOGROUP = Path("/proc/self/autogroup")
-SAY = (
-    "import os, pathlib; from fraud_platform.run.behind import step_behind; step_behind();"
-    "group = pathlib.Path('/proc/self/autogroup');"
-    "print(os.nice(0), group.read_text().split()[-1] if group.exists() else 'none')"
-)
+SAY = """
+import os, pathlib
+from fraud_platform.run.behind import step_behind
+step_behind()
+group = pathlib.Path("/proc/self/autogroup")
+print(os.nice(0), *(group.read_text().split()[-1:] if group.exists() else []) or ["none"])
+"""
 
 
 def group() -> str:
-    """The niceness of this process's session."""
-    return AUTOGROUP.read_text().split()[-1] if AUTOGROUP.exists() else "none"
+    """The niceness of this process's session, or "none": a session older than the groups reads empty."""
+    words = AUTOGROUP.read_text().split() if AUTOGROUP.exists() else []
+    return words[-1] if words else "none"
 
 
 def said(*, leads: bool) -> tuple[str, str]:
