@@ -5,6 +5,7 @@ What belongs here: making that, once per size, under `var/bench`. What does not:
 
 import hashlib
 import os
+import shutil
 import subprocess
 import time
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from fraud_platform.model.bundle import Bundle, publish
 from fraud_platform.model.calibration import UNCALIBRATED
 from fraud_platform.model.linear import LinearModel
 from fraud_platform.online import velocity
-from fraud_platform.online.embedded_redis import find_redis_server
+from fraud_platform.online.embedded_redis import ALLOCATION, find_redis_server
 from fraud_platform.online.packed import VIEWS, PackedView
 from fraud_platform.online.snapshot_load import SNAPSHOT_TABLES, load_snapshot_direct
 from fraud_platform.online.snapshot_record import end_of_day
@@ -68,14 +69,15 @@ class World:
 def start_redis(world: World) -> "subprocess.Popen[bytes]":
     """A real server with the platform's own options, empty; returns when it answers."""
     folder = world.home / "redis"
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("*.aof"):
-        left.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     command = [
         str(find_redis_server()), "--port", str(world.redis_port), "--bind", "127.0.0.1", "--dir", str(folder),
         "--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--hash-max-ziplist-value", "256",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ALLOCATION | os.environ
+    )
     with redis.Redis.from_url(world.redis_url, retry=Retry(NoBackoff(), 0)) as client:
         deadline = time.monotonic() + 20
         while True:

@@ -4,7 +4,6 @@ What belongs here: an attempt and a settlement as commands. What does not: how t
 (`standalone`) or to many (`cluster`), what the scripts do (`velocity`, `decision_key`).
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -71,7 +70,7 @@ class Attempt(msgspec.Struct, frozen=True):
     def _decision(self) -> bytes:
         return decision_key(self.caller, self.payment.transaction_id, self.prefix)
 
-    def _call(self, entities: Sequence[velocity.Entity], write: bool, decision: bytes, claim: bytes) -> Keyed:
+    def _call(self, entities: tuple[velocity.Entity, ...], write: bool, decision: bytes, claim: bytes) -> Keyed:
         return Keyed._make(
             velocity.call(entities, self.payment, self.caller, self.prefix, write=write, decision=decision, claim=claim)
         )

@@ -7,6 +7,7 @@ folder, which is this user, reaches it.
 
 import fcntl
 import importlib.util
+import os
 import shutil
 import socket
 import subprocess
@@ -57,6 +58,11 @@ def redis_socket(settings: Settings) -> Path:
         return socket_path(folder, "redis.sock")
     except OSError as error:
         raise RedisUnavailableError(f"the path of {folder} cannot be that of a socket, and {error}") from error
+
+
+ALLOCATION = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=4096"}
+"""Scripts make and drop some hundred short strings a payment. A server without jemalloc, as the wheel's is, keeps seven
+of each size at hand by default, and takes a seventh less processor time with more; what is at hand is a few MB."""
 
 
 def embedded_url(settings: Settings) -> str:
@@ -148,7 +154,7 @@ def _start(settings: Settings, folder: Path, path: Path) -> None:
     written.write_text(configuration(folder, path, settings.redis_maxmemory_mb))
     started = subprocess.run(
         [str(find_redis_server()), str(written)], cwd=folder, umask=UMASK, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, env=ALLOCATION | os.environ,
     )  # fmt: skip
     if started.returncode:
         raise RedisUnavailableError(f"redis-server did not start: {started.stdout}{started.stderr}")

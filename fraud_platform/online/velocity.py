@@ -6,6 +6,7 @@ rebuilding from the lake (`warm`).
 
 import hashlib
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +48,6 @@ class _Plan:
     windows: tuple[int, ...]
     features: tuple[tuple[int, int, int], ...]
     """Per feature: position in the velocity block, position in the script's reply, window in microseconds."""
-    tail: bytes
-    """The entity's windows as Redis reads them: how many, and each."""
 
 
 _REPLIED = {("count", ""): 0, ("sum", "amount"): 1}
@@ -65,7 +64,6 @@ def _plan(entity: Entity) -> _Plan:
             (i, _HEAD + 2 * names.index(f.window) + _REPLIED[f.aggregate, f.operand], VELOCITY_WINDOWS[f.window])
             for i, f in features
         ),
-        b"".join(bulk(b"%d" % number) for number in (len(windows), *windows)),
     )
 
 
@@ -77,10 +75,24 @@ def bulk(argument: bytes) -> bytes:
 _SHA = bulk(SCRIPT_SHA)
 _HEAD = 4
 """Entries of an entity's reply before its windows."""
-_LIMITS = b"".join(
-    bulk(b"%d" % n) for n in (IDENTITY_LIFE, LIVE_HISTORY, COUNTED_AHEAD, SET_EXPIRY_MS, IDENTITY_EXPIRY_MS)
-)
+_ARGUMENTS = 7
+"""Of the script, beside its keys."""
 PLANS: dict[Entity, _Plan] = {"user": _plan("user"), "merchant": _plan("merchant")}
+_ATTEMPT = struct.Struct("<dddd")
+
+
+def _tail(entities: Sequence[Entity]) -> bytes:
+    """What is the same for every attempt at these entities, as Redis reads it."""
+    numbers = [IDENTITY_LIFE, LIVE_HISTORY, COUNTED_AHEAD]
+    for entity in entities:
+        windows = PLANS[entity].windows
+        numbers += [len(windows), *windows]
+    form = f"<{'d' * len(numbers)}"
+    lives = (b"%d" % milliseconds for milliseconds in (SET_EXPIRY_MS, IDENTITY_EXPIRY_MS, IDENTITY_LIFE // 1_000))
+    return b"".join(map(bulk, (struct.pack(form, *numbers), form.encode(), *lives)))
+
+
+_TAILS = {entities: _tail(entities) for entities in (ENTITIES, *((entity,) for entity in ENTITIES))}
 WIDTH = len(CATALOGUE.of("velocity"))
 
 
@@ -130,7 +142,7 @@ def epoch_key(prefix: bytes = b"") -> bytes:
 
 
 def call(
-    entities: Sequence[Entity],
+    entities: tuple[Entity, ...],
     payment: Transaction,
     caller: str,
     prefix: bytes,
@@ -143,29 +155,22 @@ def call(
 
     decision: key of the payment's decision, empty for none.
     """
-    keys, windows, tails = [], 0, b""
+    keys = []
     for entity in entities:
-        plan = PLANS[entity]
         identifier = payment.user_id if entity == "user" else payment.merchant_id
         keys.append(set_key(entity, identifier, prefix))
         keys.append(identity_key(entity, identifier, caller, payment.transaction_id, prefix))
-        windows += 1 + len(plan.windows)
-        tails += plan.tail
     if decision:
         keys.append(decision)
-    happened = b"%d" % min(payment.event_time, payment.received_at)
-    received = b"%d" % payment.received_at
+    happened = min(payment.event_time, payment.received_at)
     # an amount that is not known is counted and adds nothing
-    amount = b"%d" % (payment.amount or 0)
+    attempt = _ATTEMPT.pack(happened, payment.amount or 0, payment.received_at, write)
     return keys[0], b"".join(
         (
-            b"*%d\r\n$7\r\nEVALSHA\r\n%b$1\r\n%d\r\n" % (3 + len(keys) + 10 + windows, _SHA, len(keys)),
+            b"*%d\r\n$7\r\nEVALSHA\r\n%b$1\r\n%d\r\n" % (3 + len(keys) + _ARGUMENTS, _SHA, len(keys)),
             *[b"$%d\r\n%b\r\n" % (len(key), key) for key in keys],
-            b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$1\r\n%d\r\n"
-            % (len(happened), happened, len(amount), amount, len(received), received, write),
-            _LIMITS,
-            b"$%d\r\n%b\r\n" % (len(claim), claim),
-            tails,
+            b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (_ATTEMPT.size, attempt, len(claim), claim),
+            _TAILS[entities],
         )
     )
 
