@@ -57,8 +57,8 @@ def test_probes_lie_on_both_sides_of_thresholds() -> None:
 def test_a_walk_that_is_wrong_is_refused() -> None:
     model = booster()
     forest = Forest(model)
-    assert forest._null_right.any()
-    forest._null_right = np.zeros_like(forest._null_right)
+    assert forest._nodes["null_right"].any()
+    forest._nodes["null_right"] = False
     with pytest.raises(ForestError, match="differ from XGBoost"):
         forest.verify(model)
 
