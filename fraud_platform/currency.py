@@ -25,6 +25,7 @@ RATE_SCALE = 10**9
 
 _INT64_MAX = 2**63 - 1
 _MAX_DIGITS = 64
+_PLAIN_LENGTH = 16
 
 # ISO 4217:2015, list one (published by SIX Group, the maintenance agency): exponents other than 2.
 _EXPONENTS = {
@@ -115,6 +116,18 @@ def to_minor(amount: Decimal, currency: str, field: str = "amount") -> int:
     if minor > MAX_MINOR:
         raise AmountError(field, f"is above {MAX_MINOR} minor units")
     return minor
+
+
+def plain_minor(text: bytes, currency: str) -> int | None:
+    """`to_minor` of an amount as most are written, digits and at most the currency's decimals, without a Decimal;
+    None where it takes a closer look. Raises UnknownCurrency."""
+    whole, point, decimals = text.partition(b".")
+    missing = exponent(currency) - len(decimals)
+    plain = whole.isdigit() and (decimals.isdigit() if point else True)
+    if not plain or missing < 0 or len(text) > _PLAIN_LENGTH:
+        return None
+    minor = int(whole + decimals) * _power_of_ten(missing)
+    return minor if minor <= MAX_MINOR else None
 
 
 @dataclass(frozen=True)

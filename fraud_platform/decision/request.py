@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import msgspec
 
 from fraud_platform.channels import WORDS, channel_of
-from fraud_platform.currency import AmountError, UnknownCurrency, is_country, to_minor
+from fraud_platform.currency import AmountError, UnknownCurrency, is_country, plain_minor, to_minor
 from fraud_platform.decision.wire import (
     Identifier,
     InvalidRequest,
@@ -111,7 +111,10 @@ def parse_payment(body: bytes, base_currency: str) -> Payment:
             raise InvalidRequest(name, f"{value} is not an ISO 3166 alpha-2 code")
     currency = request.currency or base_currency
     try:
-        amount_minor = to_minor(number("amount", bytes(request.amount)), currency)
+        text = bytes(request.amount)
+        amount_minor = plain_minor(text, currency)
+        if amount_minor is None:
+            amount_minor = to_minor(number("amount", text), currency)
     except AmountError as error:
         raise _named_amount(error) from None
     except UnknownCurrency as error:

@@ -18,6 +18,7 @@ from fraud_platform.currency import (
     currency_codes,
     exponent,
     is_country,
+    plain_minor,
     to_minor,
 )
 from fraud_platform.schema import RATES
@@ -92,6 +93,24 @@ def test_an_amount_written_with_its_decimals_is_its_minor_units(minor, currency,
     text = f"{Decimal(minor).scaleb(-PLACES[currency]):f}"
     text += ("" if "." in text else ".") + "0" * zeros if zeros else ""
     assert to_minor(Decimal(text), currency) == minor
+
+
+@given(
+    text=st.from_regex(r"\A-?\d{1,14}(\.\d{0,6})?([eE][+-]?\d)?\Z") | st.text("0123456789.-+e ١", max_size=8),
+    currency=st.sampled_from(sorted(PLACES)),
+)
+def test_the_short_way_says_what_the_long_one_says_or_nothing(text, currency):
+    short = plain_minor(text.encode(), currency)
+    assert short is None or short == to_minor(Decimal(text), currency)
+
+
+def test_most_amounts_go_the_short_way():
+    assert [plain_minor(text, "EUR") for text in (b"12.34", b"5", b"0.1", b"007", b"10000000000")] == [
+        1234, 500, 10, 7_00, MAX_MINOR,
+    ]  # fmt: skip
+    assert [plain_minor(text, "EUR") for text in (b"", b".5", b"5.", b"1.234", b"-1", b"1e3", b"10000000000.01")] == [
+        None
+    ] * 7
 
 
 @given(minor=st.integers(0, 10**11), currency=st.sampled_from(sorted(PLACES)), digit=st.integers(1, 9))
