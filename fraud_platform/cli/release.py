@@ -88,10 +88,12 @@ def release_rollback(why: WHY, wait: WAIT = WAIT_SECONDS, as_json: JSON = False)
     """Take the challenger out; without one, return to the champion before; wait until every worker follows."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
     from fraud_platform.model.following import FollowingError
+    from fraud_platform.model.registry import show_who_decides
     from fraud_platform.model.release import ReleaseError, champion_before, return_to, roll_back
     from fraud_platform.model.routing import read_routing
 
-    home = settings_of_home().home
+    current = settings_of_home()
+    home = current.home
     try:
         routing = read_routing(home)
         if routing.challenger is not None:
@@ -100,7 +102,11 @@ def release_rollback(why: WHY, wait: WAIT = WAIT_SECONDS, as_json: JSON = False)
             return_to(home, champion_before(home), _reason(why), now())
     except (BundleError, FollowingError, NoReleaseError, ReleaseError) as error:
         raise refused(str(error)) from error
-    _confirm(home, wait, as_json)
+    try:
+        _confirm(home, wait, as_json)
+    finally:
+        # last: MLflow takes seconds to import, and whoever is in a hurry reads the line above meanwhile
+        show_who_decides(current)
 
 
 @app.command("promote")
