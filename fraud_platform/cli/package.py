@@ -25,7 +25,6 @@ def package(
     from fraud_platform.model.bundle import BundleError
     from fraud_platform.packaging.builder import BuilderError, find_builder
     from fraud_platform.packaging.image import PackagingError, build_bento, build_platform_images, build_service_image
-    from fraud_platform.packaging.requirements import LockError
 
     current, screen = settings_of_home(), console()
     try:
@@ -38,7 +37,7 @@ def package(
             images = [build_service_image(current, bento, builder)]
             if platform:
                 images += build_platform_images(current, builder)
-    except (PackagingError, BuilderError, LockError, BundleError) as error:
+    except (PackagingError, BuilderError, BundleError) as error:
         raise refused(str(error)) from error
     if as_json:
         print_json({"bento": bento, "images": [{**vars(image), "builder": builder.name} for image in images]})
