@@ -30,7 +30,6 @@ from tests.engine_kit import NOW, World, body
 from tests.redis_kit import RedisServer, begin_redis
 
 TINY = 8 * 1024**2
-USER_COUNT = [f.name for f in velocity.CATALOGUE.of("velocity")].index("user_txn_count_1h")
 
 
 @pytest.fixture
