@@ -57,7 +57,7 @@ def _return(context: dg.OpExecutionContext, config: Why, platform: dg.ResourcePa
     context.log.info(f"{before} decides again")
 
 
-@dg.job(name="roll_back_challenger", description="Take the challenger out at once; it comes not back by itself.")
+@dg.job(name="roll_back_challenger", description="Take the challenger out at once; it does not come back by itself.")
 def roll_back_challenger() -> None:
     """`_roll_back` as a job."""
     _roll_back()
