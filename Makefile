@@ -129,11 +129,14 @@ bench-footprint: $(READY) ## weigh bytes per user, attempt and row for `fraud-pl
 lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --upgrade -o requirements.lock
-	@# the images' XGBoost, of the same version and without CUDA
-	sed -n 's/^xgboost==\([^ ]*\).*/xgboost-cpu==\1/p' requirements.lock | $(BIN)/uv pip compile - --no-deps --no-annotate \
-		--python-version 3.11 --generate-hashes --no-header --no-emit-index-url -o deploy/image/xgboost-cpu.lock
-	$(BIN)/uv pip compile deploy/image/kubernetes.in --no-deps --no-annotate --python-version 3.11 --generate-hashes \
-		--no-header --no-emit-index-url --upgrade -o deploy/image/kubernetes.lock
+	@# the images: the same versions, with XGBoost of the same version and without CUDA
+	@for image in "serving deploy/image/serving.in" "platform pyproject.toml --extra s3 deploy/image/platform.in"; do \
+		set -- $$image; lock="deploy/image/$$1.lock"; shift; \
+		sed -n 's/^xgboost==\([^ ]*\).*/xgboost-cpu==\1/p' requirements.lock | $(BIN)/uv pip compile --quiet "$$@" - \
+			--constraint requirements.lock --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header \
+			--no-annotate --generate-hashes --no-emit-index-url --no-emit-package xgboost --no-emit-package nvidia-nccl-cu12 \
+			-o "$$lock" || exit 1; \
+	done
 
 setup: $(READY) ## create .venv from the lock file; every other target does this by itself
 

@@ -113,7 +113,7 @@ def _executed(job: str, instance: dg.DagsterInstance, tags: dict[str, str]) -> d
 
 
 def _failures(job: str, result: dg.ExecuteInProcessResult) -> str:
-    failed = [f"{event.step_key}: {event.event_specific_data.error_display_string}"
+    failed = [f"{event.step_key}: {event.step_failure_data.error_display_string}"
               for event in result.all_events if event.is_step_failure]  # fmt: skip
     return f"{job} failed\n" + "\n".join(failed)
 
@@ -121,7 +121,7 @@ def _failures(job: str, result: dg.ExecuteInProcessResult) -> str:
 def _errors(result: dg.ExecuteInProcessResult) -> Iterator[Any]:
     """What failed steps raised, causes included, as Dagster keeps it."""
     for event in result.all_events:
-        error = event.event_specific_data.error if event.is_step_failure else None
+        error = event.step_failure_data.error if event.is_step_failure else None
         while error is not None:
             yield error
             error = error.cause

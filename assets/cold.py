@@ -39,7 +39,7 @@ def cold_features(
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Load the newest snapshot of both views."""
     day = platform.lake.days(FEATURE_MEDIANS)[-1]
-    metadata: dict[str, object] = {"snapshot": day.isoformat()}
+    metadata: dict[str, str | int | float] = {"snapshot": day.isoformat()}
     for view in VIEWS:
         record = load_cold(platform.settings, platform.lake, view, day, now=clock_of(platform.settings))
         seconds = (record.visible_from - record.loaded_at) / 1e6

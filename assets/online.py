@@ -41,7 +41,7 @@ def online_features(
     """Load the newest snapshot of both views; loading the one in force again renews its age. Views of other sets are
     loaded while a release in force stands on them."""
     day = platform.lake.days(FEATURE_MEDIANS)[-1]
-    metadata: dict[str, object] = {"snapshot": day.isoformat()}
+    metadata: dict[str, str | int | float] = {"snapshot": day.isoformat()}
     with connect_redis(ensure_redis(platform.settings)) as redis_client:
         for view in VIEWS:
             record = load_snapshot_feast(platform.settings, platform.lake, view, day, now=clock_of(platform.settings))

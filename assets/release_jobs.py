@@ -23,11 +23,14 @@ def _reason(config: Why) -> Reason:
 
 @dg.op(name="take_the_challenger_out")
 def _roll_back(context: dg.OpExecutionContext, config: Why, platform: dg.ResourceParam[Platform]) -> None:
+    from fraud_platform.model.registry import show_who_decides
+
     home = platform.settings.home
     challenger = read_routing(home).challenger
     if challenger is None:
         raise dg.Failure("there is no challenger to take out", allow_retries=False)
     roll_back(home, challenger, _reason(config), platform.now)
+    show_who_decides(platform.settings)
     context.log.info(f"{challenger} decides nothing any more")
 
 
@@ -45,13 +48,16 @@ def _promote(context: dg.OpExecutionContext, config: Why, platform: dg.ResourceP
 
 @dg.op(name="return_to_the_champion_before")
 def _return(context: dg.OpExecutionContext, config: Why, platform: dg.ResourceParam[Platform]) -> None:
+    from fraud_platform.model.registry import show_who_decides
+
     home = platform.settings.home
     before = champion_before(home)
     return_to(home, before, _reason(config), platform.now)
+    show_who_decides(platform.settings)
     context.log.info(f"{before} decides again")
 
 
-@dg.job(name="roll_back_challenger", description="Take the challenger out at once; it comes not back by itself.")
+@dg.job(name="roll_back_challenger", description="Take the challenger out at once; it does not come back by itself.")
 def roll_back_challenger() -> None:
     """`_roll_back` as a job."""
     _roll_back()

@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 
 from assets.definitions import build_definitions
-from assets.sensors import RETRAIN_TAG
+from assets.sensing import RETRAIN_TAG
 from fraud_platform.clock import present
 from fraud_platform.settings import Settings
 
@@ -68,6 +68,8 @@ class Round:
         for request in ticked.run_requests or ():
             if RETRAIN_TAG in request.tags:
                 answer["trainings"].append({key.removeprefix("fraud/"): value for key, value in request.tags.items()})
+            if sensor.job_name is None:
+                raise LookupError(f"sensor {name} asks for a run and names no job")
             self._run(sensor.job_name, request, answer)
 
     def _run(self, job: str, request: dg.RunRequest, answer: dict[str, Any]) -> None:
@@ -76,7 +78,7 @@ class Round:
         )
         if not result.success:
             answer["failed"] += [
-                f"{job}: {event.step_key}: {event.event_specific_data.error_display_string}"  # type: ignore[union-attr]
+                f"{job}: {event.step_key}: {event.step_failure_data.error_display_string}"
                 for event in result.all_events
                 if event.is_step_failure
             ]

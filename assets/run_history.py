@@ -1,7 +1,8 @@
 """What Dagster's own record lets go of: old runs with their events, their checks and what their steps printed.
 
-What belongs here: which runs, and taking them out of Dagster's storage. What does not: the lake (`retention`), and what
-each look of a schedule or a sensor found, which Dagster deletes by itself as dagster.yaml says.
+What belongs here: which runs, and giving the disk back what they took. What does not: Dagster's tables
+(`dagster_seam`), the lake (`retention`), and what each look of a schedule or a sensor found, which Dagster deletes by
+itself as dagster.yaml says.
 
 `python -m assets.run_history` says what would go; with `--yes` it goes, as it does every night.
 
@@ -14,7 +15,7 @@ import argparse
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,24 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import sqlalchemy as sql
-from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from dagster._core.storage.event_log import SqlEventLogStorage, SqliteEventLogStorage
-from dagster._core.storage.event_log.schema import (
-    AssetCheckExecutionsTable,
-    AssetEventTagsTable,
-    SqlEventLogStorageTable,
-)
 
+from assets.dagster_seam import (
+    finished_runs,
+    forget_runs,
+    holders_of_the_newest,
+    runs_left_behind,
+    shared_databases,
+    unfinished_backfills,
+    unlink_database,
+)
 from assets.model import VERSION_TAG
 from assets.sensing import CAUSE_TAG, FILES_TAG, RETRAIN_TAG, RULES_TAG
 from fraud_platform.model.bundle import MODEL_NAME, releases
 from fraud_platform.settings import Settings
-
-_EVENTS, _CHECKS, _TAGS = SqlEventLogStorageTable.c, AssetCheckExecutionsTable.c, AssetEventTagsTable.c
-_MATERIALIZED = _EVENTS.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION.value
-_EVALUATED = _CHECKS.execution_status != "PLANNED"
 
 _AT_ONCE = 100
 """Runs taken out in one transaction: the daemon and the webserver write to the same databases meanwhile."""
@@ -80,10 +77,10 @@ def old_runs(
     before = (now - timedelta(days=settings.dagster_run_days)).timestamp()
     ended = [
         (record.end_time or record.update_timestamp.timestamp(), record.dagster_run)
-        for record in sorted(_finished(instance), key=lambda record: -record.storage_id)
+        for record in sorted(finished_runs(instance), key=lambda record: -record.storage_id)
     ]
-    needed = _newest_of_its_kind([run for _, run in ended]) | _holders_of_the_newest(instance)
-    unfinished = _unfinished_backfills(instance)
+    needed = _newest_of_its_kind([run for _, run in ended]) | holders_of_the_newest(instance)
+    unfinished = unfinished_backfills(instance)
     released = {path.name for path in releases(settings.home).glob(f"{MODEL_NAME}-*")}
 
     def is_needed(run: dg.DagsterRun) -> bool:
@@ -103,16 +100,12 @@ def forget_old_runs(instance: dg.DagsterInstance, settings: Settings, now: datet
     size = _size(folder)
     gone, kept = old_runs(instance, settings, now)
     for start in range(0, len(gone), _AT_ONCE):
-        _forget(instance, [run.run_id for run in gone[start : start + _AT_ONCE]])
-    leftovers = _leftovers(instance)
+        forget_runs(instance, [run.run_id for run in gone[start : start + _AT_ONCE]])
+    leftovers = runs_left_behind(instance)
     for run_id in leftovers:
-        _unlink(instance, run_id)
-    busy = tuple(filter(None, map(_shrink, _databases(instance))))
+        unlink_database(instance, run_id)
+    busy = tuple(filter(None, map(_shrink, shared_databases(instance))))
     return Forgotten(len(gone), len(kept), len(leftovers), (size, _size(folder)), busy)
-
-
-def _finished(instance: dg.DagsterInstance) -> Sequence[dg.RunRecord]:
-    return instance.get_run_records(dg.RunsFilter(statuses=FINISHED_STATUSES))
 
 
 def _newest_of_its_kind(runs: Sequence[dg.DagsterRun]) -> set[str]:
@@ -124,74 +117,6 @@ def _newest_of_its_kind(runs: Sequence[dg.DagsterRun]) -> set[str]:
         for tag in {RETRAIN_TAG, FILES_TAG, RULES_TAG} & run.tags.keys():
             found.setdefault((run.job_name, tag, run.tags.get(CAUSE_TAG)), run.run_id)
     return set(found.values())
-
-
-def _holders_of_the_newest(instance: dg.DagsterInstance) -> set[str]:
-    """Runs to which an asset's newest materialization leads on its page, and a check's newest result."""
-    events = sql.select(sql.func.max(_EVENTS.id)).where(_MATERIALIZED).group_by(_EVENTS.asset_key)
-    checks = sql.select(sql.func.max(_CHECKS.id)).where(_EVALUATED).group_by(_CHECKS.asset_key, _CHECKS.check_name)
-    with _events(instance).index_connection() as connection:
-        found = connection.scalars(sql.select(_EVENTS.run_id).where(_EVENTS.id.in_(events))).all()
-        return {*found, *connection.scalars(sql.select(_CHECKS.run_id).where(_CHECKS.id.in_(checks)))}
-
-
-def _unfinished_backfills(instance: dg.DagsterInstance) -> set[str]:
-    return {each.backfill_id for each in instance.get_backfills() if each.status not in BULK_ACTION_TERMINAL_STATUSES}
-
-
-def _events(instance: dg.DagsterInstance) -> SqlEventLogStorage:
-    storage = instance.event_log_storage
-    if not isinstance(storage, SqlEventLogStorage):
-        raise TypeError(f"Dagster's events lie in {type(storage).__name__}; runs are taken out of SQL databases alone")
-    return storage
-
-
-def _forget(instance: dg.DagsterInstance, run_ids: list[str]) -> None:
-    with _events(instance).index_connection() as connection:
-        # ids are given again once the highest is free, and a sensor's cursor would take new events for known ones
-        stays = (
-            sql.select(sql.func.max(_EVENTS.id)).where(_MATERIALIZED).group_by(_EVENTS.asset_key, _EVENTS.partition),
-            sql.select(sql.func.max(_EVENTS.id)),
-        )
-        goes = sql.and_(_EVENTS.run_id.in_(run_ids), *(_EVENTS.id.not_in(each) for each in stays))
-        connection.execute(AssetEventTagsTable.delete().where(_TAGS.event_id.in_(sql.select(_EVENTS.id).where(goes))))
-        connection.execute(SqlEventLogStorageTable.delete().where(goes))
-        results = sql.select(sql.func.max(_CHECKS.id)).where(_EVALUATED)
-        results = results.group_by(_CHECKS.asset_key, _CHECKS.check_name, _CHECKS.partition)
-        goes = sql.and_(_CHECKS.run_id.in_(run_ids), _CHECKS.id.not_in(results))
-        connection.execute(AssetCheckExecutionsTable.delete().where(goes))
-    for run_id in run_ids:
-        _unlink(instance, run_id)
-        instance.compute_log_manager.delete_logs(prefix=[run_id])
-        instance.run_storage.delete_run(run_id)
-
-
-def _unlink(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Delete the database of a run where each has its own."""
-    storage = _events(instance)
-    if isinstance(storage, SqliteEventLogStorage):
-        for suffix in ("", "-wal", "-shm"):
-            Path(storage.path_for_shard(run_id) + suffix).unlink(missing_ok=True)
-
-
-def _leftovers(instance: dg.DagsterInstance) -> list[str]:
-    """Runs whose database is there, and who are not."""
-    storage = _events(instance)
-    if not isinstance(storage, SqliteEventLogStorage):
-        return []
-    # in this order: a run is recorded before its first event
-    files = storage.get_all_run_ids()
-    return [run_id for run_id in files if not instance.has_run(run_id)]
-
-
-def _databases(instance: dg.DagsterInstance) -> Iterator[Path]:
-    """The files of sqlite that all runs share; none elsewhere, where the server takes care of free space."""
-    storages: tuple[Any, ...] = (instance.run_storage, instance.schedule_storage)
-    for connect in (_events(instance).index_connection, *(each.connect for each in storages if each is not None)):
-        with connect() as connection:
-            url = connection.engine.url
-        if url.get_backend_name() == "sqlite" and url.database and Path(url.database).exists():
-            yield Path(url.database)
 
 
 def _shrink(database: Path) -> str | None:

@@ -16,7 +16,7 @@ from assets.resources import Platform
 from assets.sensing import RETRAIN_TAG, new_days, outcomes, training_request
 from fraud_platform.clock import present
 from fraud_platform.inference_log.broker import BrokerError
-from fraud_platform.inference_log.process import log_standing
+from fraud_platform.inference_log.standing import log_standing
 from fraud_platform.lake import Lake, open_lake
 from fraud_platform.model.bundle import NoReleaseError, current_release
 from fraud_platform.model.rollout import look, on_trial, take_step
@@ -70,7 +70,7 @@ def _retrains(name: str, asset: str, signals_of: Signals, training: Any, descrip
         settings = Settings()
         lake, outcome = open_lake(settings), outcomes(context.instance, RETRAIN_TAG)
         memory = msgspec.json.decode(context.cursor, type=Memory) if context.cursor else Memory()
-        days = list(new_days(context.instance, asset, memory.after))
+        days: list[tuple[int, date | None]] = [*new_days(context.instance, asset, memory.after)]
         requests = []
         # without a new day: a training that failed may be due again
         for number, day in days or [(memory.after, None)]:

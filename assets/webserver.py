@@ -9,8 +9,7 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from dagster_webserver import cli
-
+from assets.dagster_seam import run_webserver
 from fraud_platform.hosts import Hosts
 from fraud_platform.private import keep_private
 from fraud_platform.settings import Settings
@@ -62,12 +61,8 @@ class Door:
 def main() -> None:
     """Dagster's command, its application behind the door."""
     keep_private()
-    settings = Settings()
-    hosts = Hosts(settings.allowed_hosts)
-    within = cli.create_app_from_workspace_process_context
-    # of no public interface, so Dagster is pinned and a test holds this
-    cli.create_app_from_workspace_process_context = lambda *args, **options: Door(within(*args, **options), hosts)
-    cli.main()
+    hosts = Hosts(Settings().allowed_hosts)
+    run_webserver(lambda app: Door(app, hosts))
 
 
 if __name__ == "__main__":

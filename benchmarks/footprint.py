@@ -70,7 +70,7 @@ def main() -> None:
 def _home() -> Iterator[Settings]:
     """Settings of a home that goes with the block, with servers of its own."""
     folder = Path(tempfile.mkdtemp(prefix="footprint-"))
-    settings = Settings(home=folder, history_days=DAYS, _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(home=folder, history_days=DAYS, _env_file=None)
     try:
         yield settings
     finally:
@@ -128,13 +128,16 @@ def _rows(client: redis.Redis, view: PackedView, table: pa.Table) -> float:
 
 def resident(client: redis.Redis) -> int:
     """Redis' resident memory, bytes, without the buffer that it keeps for rewriting its file."""
-    memory = client.info("memory")
+    memory: Any = client.info("memory")
     return int(memory["used_memory_rss"]) - int(memory["mem_clients_normal"]) - int(memory["mem_aof_buffer"])
 
 
 def _settled(client: redis.Redis) -> None:
     """Wait until what was unlinked has been freed."""
-    while client.info("memory")["lazyfree_pending_objects"]:
+    while True:
+        memory: Any = client.info("memory")
+        if not memory["lazyfree_pending_objects"]:
+            return
         time.sleep(0.05)
 
 
@@ -180,7 +183,7 @@ def _cold(settings: Settings, table: pa.Table) -> float:
 
 def _records(lake: Lake) -> list[tuple[DecisionRecord, bytes]]:
     """The last days' payments as the service would have recorded them, with the vectors that it would have scored."""
-    made = []
+    made: list[tuple[DecisionRecord, bytes]] = []
     for day in lake.days(tables.TRAINING_SET)[-3:]:
         known = {row["transaction_id"]: row for row in lake.read(tables.TRAINING_SET, day).to_pylist()}
         for row in lake.read(tables.RAW_TRANSACTIONS, day).to_pylist():

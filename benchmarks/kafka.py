@@ -14,13 +14,15 @@ import signal
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 from msgspec.structs import replace
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -117,13 +119,13 @@ def _timed_send(bootstrap: str, topic: str, messages: list[Message]) -> dict[str
     return {"sent_per_second": len(messages) / seconds, "producer_us_per_record": used / len(messages) * 1e6}
 
 
-def _all(processes: list[BaseProcess], number: signal.Signals) -> None:
+def _all(processes: Sequence[BaseProcess], number: signal.Signals) -> None:
     for process in processes:
         assert process.pid is not None
         os.kill(process.pid, number)
 
 
-def _seconds(processes: list[BaseProcess]) -> float:
+def _seconds(processes: Sequence[BaseProcess]) -> float:
     times = [psutil.Process(process.pid).cpu_times() for process in processes]
     return sum(each.user + each.system for each in times)
 

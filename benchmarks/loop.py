@@ -308,11 +308,11 @@ def _figures(calm: Watched, moved: Watched, lives: dict[str, list[Outcome]], sec
         "drift_days_most": max(moved.days_until, default=None),
         "good_promoted": len(ended("good", "promoted")),
         "good_rolled_back": len(ended("good", "rolled back")),
-        "good_hours_median": float(np.median([life.hours for life in ended("good", "promoted")] or [np.nan])),
+        "good_hours_median": float(np.median([float(life.hours) for life in ended("good", "promoted")] or [np.nan])),
         "good_passed_gate": sum(life.passed_gate for life in lives["good"]),
         "bad_promoted": len(ended("bad", "promoted")),
         "bad_rolled_back": len(ended("bad", "rolled back")),
-        "bad_hours_median": float(np.median([life.hours for life in ended("bad", "rolled back")] or [np.nan])),
+        "bad_hours_median": float(np.median([float(life.hours) for life in ended("bad", "rolled back")] or [np.nan])),
         "bad_passed_gate": sum(life.passed_gate for life in lives["bad"]),
         "seconds": round(seconds),
     }

@@ -12,10 +12,12 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 
+from fraud_platform.decision.policy_record import first_policy
 from fraud_platform.gateway.run import rules_command
 from fraud_platform.settings import Settings
 
@@ -32,7 +34,8 @@ def start(home: Path) -> tuple[float, float, float]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    command = rules_command(Settings(home=home, rules_port=port))
+    settings = Settings(home=home, rules_port=port)
+    command = rules_command(settings, first_policy(settings, datetime.now(UTC)))
     request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/predict", json.dumps(PAYMENT).encode())
     began = time.monotonic()
     process = subprocess.Popen(command)

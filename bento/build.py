@@ -12,7 +12,6 @@ from pathlib import Path
 
 from fraud_platform.model.bundle import BundleError, NoReleaseError
 from fraud_platform.packaging.packed import content_version
-from fraud_platform.packaging.requirements import LockError
 from fraud_platform.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +23,7 @@ def main() -> int:
     home = Settings().home.absolute()
     try:
         version = content_version(ROOT, home)
-    except (NoReleaseError, BundleError, LockError) as error:
+    except (NoReleaseError, BundleError) as error:
         print(error, file=sys.stderr)
         return 1
     # BentoML writes what the settings say into the Bento: what one machine sets must not travel

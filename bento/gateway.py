@@ -7,13 +7,12 @@ keep a histogram for every path they see: `/metrics` and the pages of BentoML pa
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
-import bentoml._internal.server as bentoml_server
 from bentoml import get_current_service
 
+from bento.bentoml_seam import static_pages
 from bento.openapi import document
 from bento.traces import TRACE_PARENT
 from fraud_platform.decision.answer import Answer
@@ -59,10 +58,7 @@ _POSTS: dict[str, tuple[str, Scope]] = {
 _PROBES = frozenset(("/livez", "/readyz"))
 """Asked by whoever balances load, by whatever name; they say nothing of a payment."""
 _GETS = frozenset(("/livez", "/readyz", "/docs.json"))
-_STATIC = Path(bentoml_server.__file__).parent / "static_content"
-_PAGES = frozenset(
-    ("/", "/metrics", "/healthz", "/schema.json", *(f"/static_content/{file.name}" for file in _STATIC.iterdir()))
-)
+_PAGES = frozenset(("/", "/metrics", "/healthz", "/schema.json", *static_pages()))
 """What BentoML itself answers: the pages of its index with their files, and metrics. By whole names, so that no caller
 makes a label."""
 OTHER = "other"
@@ -230,7 +226,7 @@ def check_headers(headers: list[tuple[bytes, bytes]], limit: int, decider: Decid
 
 
 async def _read(receive: Receive, limit: int) -> bytes:
-    body = b""
+    body: bytes = b""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":

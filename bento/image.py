@@ -13,7 +13,7 @@ from bentoml.images import Image
 
 from fraud_platform.model.bundle import BundleError, NoReleaseError
 from fraud_platform.packaging.packed import pack_champion
-from fraud_platform.packaging.requirements import LockError, requirements_text, serving_pins
+from fraud_platform.packaging.requirements import serving_requirements
 from fraud_platform.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -26,9 +26,9 @@ class ChampionImage(Image):
         """Complete a Bento in the making: the release beside its code, the pins with their hashes."""
         try:
             pack_champion(Settings().home, bento_fs / "src")
-            pins = requirements_text(serving_pins(ROOT))
-        except (NoReleaseError, BundleError, LockError) as error:
+        except (NoReleaseError, BundleError) as error:
             raise BentoMLException(str(error)) from error
+        pins = serving_requirements(ROOT)
         info = super().freeze(bento_fs, envs, platform_)
         # BentoML adds its own name without a hash, which pip refuses beside hashes
         (bento_fs / "env" / "python" / "requirements.txt").write_text(pins)

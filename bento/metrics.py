@@ -4,13 +4,10 @@ What belongs here: names and labels. What does not: deciding what is worth count
 counting in memory (`tally`).
 """
 
-import os
 from collections.abc import Iterable
 from itertools import product
-from pathlib import Path
 
-import psutil
-
+from bento.prometheus_seam import forget_dead_processes
 from bento.tally import Counts, Durations
 from fraud_platform.decision.arms import CHALLENGER
 from fraud_platform.decision.breaker import CircuitBreaker
@@ -227,12 +224,7 @@ class PrometheusMeter:
 
     def forget_dead_workers(self) -> None:
         """Take the gauges of workers that were killed out of the sums: a breaker open at that moment would stay so."""
-        from prometheus_client.multiprocess import mark_process_dead
-
-        for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("gauge_live*.db"):
-            pid = int(file.stem.rpartition("_")[2])
-            if not psutil.pid_exists(pid):
-                mark_process_dead(pid)
+        forget_dead_processes()
 
     def decides_by(self, policy: Policy) -> None:
         """Show the policy that the worker decides by."""

@@ -123,7 +123,8 @@ def inlined(kind: type) -> Json:
             return {key: resolve(value) for key, value in node.items()}
         return [resolve(item) for item in node] if isinstance(node, list) else node
 
-    return _openapi(resolve(schema))
+    made: Json = _openapi(resolve(schema))
+    return made
 
 
 def _openapi(node: Any) -> Any:

@@ -9,18 +9,15 @@ from typing import Annotated, Any
 
 import bentoml
 import msgspec
-from _bentoml_impl.server.app import ServiceAppFactory
 from bentoml.exceptions import BentoMLException
 from pydantic import WithJsonSchema
-from starlette.middleware import Middleware
-from uvicorn.protocols.http import auto
 
-from bento.control import shut_control
+from bento.bentoml_seam import answer_first, shut_control
 from bento.gateway import Gateway
 from bento.image import ChampionImage
 from bento.openapi import inlined
 from bento.runtime import Runtime, preflight
-from bento.transport import PaymentProtocol
+from bento.transport import speak_payments
 from fraud_platform.callers import DEFAULT_CALLER
 from fraud_platform.decision.answer import Answer, ExplainAnswer, PredictAnswer
 from fraud_platform.decision.request import PaymentRequest
@@ -32,7 +29,6 @@ from fraud_platform.private import keep_private, private_folder
 from fraud_platform.settings import Settings
 
 _settings = Settings()
-_FIRST = [Middleware(Gateway)]
 
 PaymentBody = Annotated[dict[str, Any], WithJsonSchema(inlined(PaymentRequest))]
 PredictBody = Annotated[dict[str, Any], WithJsonSchema(inlined(PredictAnswer))]
@@ -97,9 +93,5 @@ def _result(answer: Answer) -> dict[str, Any]:
     return content
 
 
-# Private, so BentoML is pinned and a test holds this. Its own middlewares, which measure what the gateway measures
-# itself, cost a third of a decision; `add_asgi_middleware`, which is public, would put the gateway behind them.
-ServiceAppFactory.middlewares = property(lambda app, own=ServiceAppFactory.middlewares.fget: [*_FIRST, *own(app)])
-
-# BentoML leaves the choice of HTTP protocol to uvicorn, which takes what this name says; pinned and tested likewise.
-auto.AutoHTTPProtocol = PaymentProtocol
+answer_first(Gateway)
+speak_payments()

@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bento.prometheus_seam import observe_many
+
 if TYPE_CHECKING:
     from prometheus_client import Counter, Histogram
 
@@ -64,8 +66,4 @@ class Durations:
         while self._waiting:
             labels, observed = self._waiting.popitem()
             metric = self._metric.labels(*labels) if labels else self._metric
-            # private, since `observe` takes one at a time: prometheus_client is pinned and a test holds this
-            metric._sum.inc(observed.total)
-            for bucket, count in zip(metric._buckets, observed.counts, strict=True):
-                if count:
-                    bucket.inc(count)
+            observe_many(metric, observed.total, observed.counts)

@@ -3,6 +3,9 @@
 What belongs here: what can go wrong before a request is one, and which requests are answered here, past ASGI, whose
 scope, messages and middlewares cost a fifth of a decision: a payment that came whole in one read. What does not:
 routes, limits and errors of the contract (`gateway`), to which everything else goes on.
+
+Everything of uvicorn's inside that this project holds on to is here. uvicorn and httptools are pinned:
+`tests/unit/test_seams.py` notices another version, `tests/integration/test_transport.py` other behaviour.
 """
 
 import asyncio
@@ -10,6 +13,7 @@ from time import perf_counter
 from typing import Any, ClassVar
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade
+from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from bento.gateway import ANSWER_SECONDS, MAX_BODY, OTHER, PREDICT, Decider, check_headers, current_decider, reached
@@ -39,8 +43,14 @@ class _UnderWay:
         self.response_complete = False
 
 
+def speak_payments() -> None:
+    """Let uvicorn servers of this process speak `PaymentProtocol`: BentoML leaves the choice to uvicorn, and uvicorn to
+    this name."""
+    auto.AutoHTTPProtocol = PaymentProtocol
+
+
 class PaymentProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, and the short way. uvicorn is pinned, since what is overridden here is its own business."""
+    """uvicorn's protocol, and the short way."""
 
     _parts: list[bytes] | None = None
     """The body so far of a request that may take the short way."""

@@ -12,7 +12,6 @@ import numpy as np
 SECOND = 1_000_000
 MINUTE, HOUR, DAY = 60 * SECOND, 3600 * SECOND, 86_400 * SECOND
 WINDOWS = {"1m": MINUTE, "10m": 10 * MINUTE, "1h": HOUR, "24h": DAY}
-NOTHING = None
 LOADED_AT = {"": 2 * HOUR, "west": 5 * HOUR}
 """Time of the day at which each region loads the snapshot of the day before."""
 

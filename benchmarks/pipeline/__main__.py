@@ -44,7 +44,7 @@ TARGET_DAY_SECONDS, TARGET_SET_SECONDS, TARGET_BYTES = 120, 10, 8 * GB
 
 def new_day(lake: Lake, home: Path, size: Size, redis_url: str | None) -> tuple[list[Measured], Measured]:
     """Every stage of the new day, and the user snapshot of a first night, which reads every tile."""
-    settings = Settings(home=home, lake_url=lake.root, redis_url=redis_url, _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(home=home, lake_url=lake.root, redis_url=redis_url, _env_file=None)
     first: Measured | None = None
     for day in (DAY_BEFORE, YESTERDAY):
         for stage in BEFORE:
@@ -170,7 +170,7 @@ def main() -> None:
         with redis_server(work) as redis_url:
             measured, first = new_day(lake, home, full, redis_url)
         _show_day(console, full, measured, first)
-        settings = Settings(home=home, lake_url=lake.root, _env_file=None)  # type: ignore[call-arg]
+        settings = Settings(home=home, lake_url=lake.root, _env_file=None)
         pruned = snapshots_of_a_quarter(lake, settings, full)
         _show_targets(console, measured, pruned)
         _keep(results, {"day": _plain(measured), "first_night": asdict(first), "snapshots": pruned})

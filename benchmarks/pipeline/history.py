@@ -59,7 +59,7 @@ class Size:
 
 def build(folder: Path, size: Size) -> Lake:
     """The lake of a size with every day of its history as tiles; days that are there are left alone."""
-    settings = Settings(home=folder / f"{size.users}-{size.rows}-{size.days}", _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(home=folder / f"{size.users}-{size.rows}-{size.days}", _env_file=None)
     lake = Lake(settings.lake)
     done = set(lake.days(tables.LABEL_TILES))
     missing = [day for day in size.history if day not in done]

@@ -48,7 +48,7 @@ class Beside:
 def compare(lake: Lake, bank: SimulatedBank, folder: Path, days: int, redis_url: str) -> list[Beside]:
     """Both sides of each piece of work. lake: the history, to which the bank's new day is added; redis_url: empty."""
     sample = _sample(lake, bank, folder, days)
-    settings = Settings(home=folder, redis_url=redis_url, _env_file=None)  # type: ignore[call-arg]
+    settings = Settings(home=folder, redis_url=redis_url, _env_file=None)
     found = []
     for work in (_our_windows, _pandas_windows, _our_training_set, _pandas_velocity, _feast_history, _our_load,
                  _feast_load):  # fmt: skip

@@ -51,6 +51,12 @@ class Generator:
         self._process.communicate(timeout=30)
 
 
+def lower(cores: set[int], nice: int) -> None:
+    """Keep the calling process to these cores, at a niceness."""
+    os.sched_setaffinity(0, cores)
+    os.nice(nice)
+
+
 class Bench:
     """One run of the benchmark. `benchmarks.compare` uses that of older checkouts too: how it is made and entered, and
     `start`, stay as they are."""
@@ -74,7 +80,7 @@ class Bench:
         self._children.append(
             subprocess.Popen(
                 log, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                preexec_fn=lambda: (os.sched_setaffinity(0, self._load_cores), os.nice(5)),
+                preexec_fn=lambda: lower(self._load_cores, 5),
             )
         )  # fmt: skip
         return self

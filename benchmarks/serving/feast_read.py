@@ -4,19 +4,17 @@ import time
 
 import bentoml
 import numpy as np
-from _bentoml_impl.server.app import ServiceAppFactory
-from starlette.middleware import Middleware
-from uvicorn.protocols.http import auto
 
+from bento.bentoml_seam import answer_first
 from bento.gateway import Gateway
 from bento.runtime import Runtime
-from bento.transport import PaymentProtocol
+from bento.transport import speak_payments
 from feature_repo.store import open_store
 from fraud_platform.decision.breaker import CircuitBreaker
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.online.ladder import Ladder
 from fraud_platform.online.packed import MERCHANT_VECTOR, USER_VECTOR, VECTOR, VIEWS
-from fraud_platform.online.store import OnlineFeatures
+from fraud_platform.online.store import Counted, OnlineFeatures
 from fraud_platform.schema import Transaction
 from fraud_platform.settings import Settings
 
@@ -31,7 +29,11 @@ class SdkReader:
         self._store = open_store(settings)
         self.medians = {s: np.zeros(len(CATALOGUE.of(s)), np.float32) for s in ("user", "merchant")}
 
-    def count(self, payment: Transaction, *, caller: str, claim: bytes) -> None:
+    async def count(self, payment: Transaction, *, caller: str, claim: bytes) -> Counted:
+        """Velocity is left out."""
+        return Counted(payment.event_time, payment.event_time, 0, 0, None, b"")
+
+    def count_later(self, payment: Transaction, *, caller: str, claim: bytes) -> None:
         """Velocity is left out."""
 
     async def read(self, payment: Transaction, *, caller: str, write: bool, claim: bytes) -> OnlineFeatures:
@@ -91,7 +93,5 @@ class FeastDetector:
 
 
 # where our service has it, too
-ServiceAppFactory.middlewares = property(
-    lambda app, own=ServiceAppFactory.middlewares.fget: [Middleware(Gateway), *own(app)]
-)
-auto.AutoHTTPProtocol = PaymentProtocol
+answer_first(Gateway)
+speak_payments()

@@ -58,7 +58,7 @@ class World:
     @property
     def settings(self) -> Settings:
         """Settings of this home."""
-        return Settings(home=self.home, redis_url=self.redis_url, _env_file=None)  # type: ignore[call-arg]
+        return Settings(home=self.home, redis_url=self.redis_url, _env_file=None)
 
     def environment(self) -> dict[str, str]:
         """Environment of a server under test: this home, and nothing of the user's own settings."""
@@ -95,7 +95,8 @@ def fill(world: World) -> None:
     apply(world.settings)
     day = (datetime.now(UTC) - timedelta(days=1)).date()
     lake = open_lake(world.settings)
-    names, medians = [], []
+    names: list[str] = []
+    medians: list[float] = []
     now = time.time_ns() // 1_000
     with redis.Redis.from_url(world.redis_url) as client:
         client.flushall()

@@ -5,7 +5,6 @@ measurements (`__main__`).
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,13 +13,13 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.serving.bench import Bench, free_port
+from benchmarks.serving.bench import Bench, free_port, lower
 from benchmarks.serving.candidates import Candidate, answering, run
+from bento.bentoml_seam import WORKER_MODULE
 from fraud_platform.gateway import nginx
 from fraud_platform.gateway.config import GatewayError
 
 GATEWAY = "gateway"
-_WORKER = "_bentoml_impl.worker.service"
 _PARTS = {"rss": ("Rss",), "pss": ("Pss",), "private": ("Private_Clean", "Private_Dirty"),
           "shared": ("Shared_Clean", "Shared_Dirty")}  # fmt: skip
 
@@ -69,7 +68,7 @@ def neighbour(cores: set[int], nice: int) -> Iterator[None]:
     """A process that uses all it gets of a core, at a niceness, while the block runs."""
     burner = subprocess.Popen(
         [sys.executable, "-c", "while True: pass"],
-        preexec_fn=lambda: (os.sched_setaffinity(0, cores), os.nice(nice)),
+        preexec_fn=lambda: lower(cores, nice),
     )
     try:
         yield
@@ -80,7 +79,7 @@ def neighbour(cores: set[int], nice: int) -> Iterator[None]:
 
 def memory(candidate: Candidate) -> list[dict[str, float]]:
     """Per worker of the service, MB of resident memory; pss counts a page that n processes share as a n-th."""
-    workers = [each for each in candidate.processes() if _WORKER in " ".join(each.cmdline())]
+    workers = [each for each in candidate.processes() if WORKER_MODULE in " ".join(each.cmdline())]
     return [_memory(worker) for worker in workers]
 
 

@@ -73,7 +73,7 @@ def by_model(home: Path, version: int, threshold: float | None) -> What:
 
 
 def by_fallback_rules(settings: Settings) -> What:
-    """Flag what the rules flag where no model can be asked."""
+    """Flag what the fallback rules would flag."""
     rules = FallbackRules(settings.rule_high_amount, settings.rule_cross_country_amount)
     places = exponent(settings.base_currency)
 

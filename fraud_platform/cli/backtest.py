@@ -23,15 +23,16 @@ app = typer.Typer()
 @app.command()
 def backtest(
     rule: Annotated[
-        str | None, typer.Option("--rule", help="Block where true, such as: amount > 500 and country != user_country")
+        str | None,
+        typer.Option("--rule", help="Block where this is true, for example: amount > 500 and country != user_country"),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", min=0, max=1, help="Block above this score, of what ran or of --model."),
+        typer.Option("--threshold", min=0, max=1, help="Block above this score, given by what ran or by --model."),
     ] = None,
-    model: Annotated[int | None, typer.Option("--model", help="Block as this version of a release would.")] = None,
+    model: Annotated[int | None, typer.Option("--model", help="Block as this released version would.")] = None,
     fallback_rules: Annotated[
-        bool, typer.Option("--fallback-rules", help="Flag what the rules flag where no model can be asked.")
+        bool, typer.Option("--fallback-rules", help="Flag what the fallback rules would flag.")
     ] = False,
     first: Annotated[
         datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First UTC day; default: the first.")
@@ -40,14 +41,16 @@ def backtest(
         datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last UTC day; default: the last.")
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures to this file; -: print them in the place of text.")
+        Path | None, typer.Option("--json", help="Write all figures to this file; -: print them instead of text.")
     ] = None,
-    plot_file: Annotated[Path | None, typer.Option("--plot", help="Write a picture by day to this file (PNG).")] = None,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", help="Write a picture of the days to this file (PNG).")
+    ] = None,
 ) -> None:
-    """Try a rule, a threshold or a model on past traffic: hits, money, and what labels say of them; decides nothing."""
+    """Try a rule, a threshold or a model on past traffic: hits, money and what the labels say. It decides nothing."""
     chosen = [rule is not None, threshold is not None or model is not None, fallback_rules]
     if sum(chosen) != 1:
-        raise refused("give --rule, or --threshold, or --model (with --threshold or without), or --fallback-rules")
+        raise refused("choose one: --rule, --threshold, --model (with or without --threshold) or --fallback-rules")
     from fraud_platform.backtest.report import as_json, draw
     from fraud_platform.backtest.rule import RuleError
     from fraud_platform.backtest.run import NoTrafficError

@@ -35,7 +35,7 @@ def _positive(value: str) -> float:
 @app.command()
 def capacity(
     peak_tps: Annotated[
-        float, typer.Option("--peak-tps", parser=_positive, metavar="NUMBER", help="Payments a second at the peak.")
+        float, typer.Option("--peak-tps", parser=_positive, metavar="NUMBER", help="Payments per second at the peak.")
     ],
     users: Annotated[float, typer.Option("--users", parser=_positive, metavar="NUMBER", help="Users in the store.")],
     merchants: Annotated[
@@ -44,18 +44,18 @@ def capacity(
             "--merchants",
             parser=_positive,
             metavar="NUMBER",
-            help="Merchants; default: one for each 100 users.",
+            help="Merchants; default: one per 100 users.",
         ),
     ] = None,
     features: Annotated[
-        int, typer.Option("--features", min=1, help="Features; each above 50 takes 4 bytes more per user.")
+        int, typer.Option("--features", min=1, help="Number of features; each above 50 takes 4 more bytes per user.")
     ] = 50,
     daily: Annotated[
         float | None,
-        typer.Option("--daily", parser=_positive, metavar="NUMBER", help="Payments a day; default: 10,000 × peak."),
+        typer.Option("--daily", parser=_positive, metavar="NUMBER", help="Payments per day; default: 10,000 × peak."),
     ] = None,
     retention_days: Annotated[
-        int, typer.Option("--retention-days", min=1, help="Days that log and daily tables are kept.")
+        int, typer.Option("--retention-days", min=1, help="Days that the log and daily tables are kept.")
     ] = 90,
     prices: Annotated[
         Path | None, typer.Option("--prices", exists=True, dir_okay=False, help="Price table (YAML); default: shipped.")
@@ -65,7 +65,7 @@ def capacity(
     ] = Path("var/bench"),
     as_json: JSON = False,
 ) -> None:
-    """From measured figures and list prices to machines, memory, disk and money, beside the reference design's."""
+    """Estimate machines, memory, disk and cost from measured figures and list prices, beside the reference design's."""
     from fraud_platform.capacity.figures import FiguresError, read_figures
     from fraud_platform.capacity.plan import REFERENCE_DAILY_PER_TPS, Load, plan
     from fraud_platform.capacity.prices import SHIPPED, PricesError, read_prices
@@ -89,7 +89,7 @@ def capacity(
         retention_days=retention_days,
     )
     if load.daily > load.peak_tps * 86_400:
-        raise refused(f"--daily: {load.daily:,.0f} a day are more than --peak-tps {load.peak_tps:g} ever lets through")
+        raise refused(f"--daily: {load.daily:,.0f} a day need a --peak-tps above {load.peak_tps:g}")
     try:
         ours, theirs = plan(load, figures, table), reference(figures, table)
     except ValueError as error:

@@ -20,7 +20,7 @@ NOT_CONFIRMED = 4
 WAIT = Annotated[
     float,
     typer.Option(
-        "--wait", min=0, metavar="SECONDS", help="Seconds to wait until every worker confirms; 0: do not ask them."
+        "--wait", min=0, metavar="SECONDS", help="Seconds to wait for every worker to confirm; 0: do not wait."
     ),
 ]
 WAIT_SECONDS = 10.0
@@ -61,7 +61,7 @@ def confirm(
     )
     if found.late:
         late = ", ".join(f"{note.pid} ({note.error})" if note.error else str(note.pid) for note in found.late)
-        raise refused(f"{sentence}; not confirmed by worker {late}: look whether it hangs, or end it", NOT_CONFIRMED)
+        raise refused(f"{sentence}; worker {late} has not confirmed: check whether it hangs, or end it", NOT_CONFIRMED)
     if not count:
         said = (
             "no worker of this home runs on this machine, so none confirms it; those in other containers or on other "

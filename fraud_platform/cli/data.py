@@ -30,7 +30,7 @@ app = typer.Typer()
 @app.command()
 def features(
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the Markdown table of the documentation.")
+        bool, typer.Option("--markdown", help="Print the table as Markdown, as in the documentation.")
     ] = False,
     as_json: JSON = False,
 ) -> None:
@@ -64,12 +64,12 @@ def ingest(
     ] = False,
     as_json: JSON = False,
 ) -> None:
-    """Check a mapping file against the data it points at, before a history is built from it."""
+    """Check a mapping file against its data before a history is built from it."""
     from fraud_platform.ingest.check import check_mapping, render
     from fraud_platform.ingest.mapping import MappingError
 
     if not check:
-        raise refused(f"to build the platform from it, set FRAUD_MAPPING={mapping} and run `fraud-platform up`")
+        raise refused(f"to build from this mapping, set FRAUD_MAPPING={mapping} and run `fraud-platform up`")
     try:
         report = check_mapping(mapping, settings_of_environment())
     except MappingError as error:
@@ -79,22 +79,24 @@ def ingest(
     else:
         console().print(render(report))
     if not report.complete:
-        raise refused("rows were read that are neither accepted nor quarantined")
+        raise refused(
+            "some rows were neither accepted nor quarantined: this is a fault of the platform, please report it"
+        )
     if not report.accepted:
         raise refused(
-            "every row would be quarantined, so there is nothing to build from: mend the mapping or the files"
+            "every row would be quarantined, so there is nothing to build from: correct the mapping or the files"
         )
 
 
 @app.command()
 def prune(
-    yes: Annotated[bool, typer.Option("--yes", help="Prune; without, only say what would be pruned.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Prune; without it, only show what would be pruned.")] = False,
     as_json: JSON = False,
 ) -> None:
-    """Reduce old snapshots of features to the rows that payments asked for; Dagster does so every night.
+    """Reduce old feature snapshots to the rows that payments asked for; Dagster does this every night.
 
-    A snapshot is whole for FRAUD_WHOLE_SNAPSHOT_DAYS after it went out of force. Training set and replay find the rows
-    they need in what is kept; to load a pruned snapshot, materialize it again.
+    A snapshot stays whole for FRAUD_WHOLE_SNAPSHOT_DAYS after a newer one replaced it. Training set and replay find
+    the rows they need in what is kept. To load a pruned snapshot, materialize it again.
     """
     from fraud_platform.lake import open_lake
     from fraud_platform.online.retention import left_behind, prune_all
@@ -117,7 +119,9 @@ def prune(
         )
         return
     if not snapshots:
-        typer.echo(f"No whole snapshot is out of force for more than {current.whole_snapshot_days} days.")
+        typer.echo(
+            f"Nothing to prune: no whole snapshot was replaced more than {current.whole_snapshot_days} days ago."
+        )
         return
     if not yes:
         typer.echo(f"Would prune {len(snapshots)} snapshot(s), {snapshots[0][1]} and later. Do it with: --yes")
@@ -128,25 +132,31 @@ def prune(
 @app.command()
 def replay(
     date: Annotated[
-        datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="Transactions of a UTC day, sent again.")
+        datetime | None,
+        typer.Option(
+            "--date", formats=["%Y-%m-%d"], help="Send the transactions of a UTC day through the online path again."
+        ),
     ] = None,
     decision: Annotated[
-        str | None, typer.Option("--decision", help="One decision: its decision_id or transaction_id.")
+        str | None, typer.Option("--decision", help="Repeat one decision, given its decision_id or transaction_id.")
     ] = None,
     decided_on: Annotated[
-        datetime | None, typer.Option("--decided-on", formats=["%Y-%m-%d"], help="All decisions of a UTC day.")
+        datetime | None, typer.Option("--decided-on", formats=["%Y-%m-%d"], help="Repeat all decisions of a UTC day.")
     ] = None,
     caller: Annotated[
-        str | None, typer.Option("--caller", help="Whose decision, where several have the transaction_id.")
+        str | None, typer.Option("--caller", help="The caller, if several callers used this transaction_id.")
     ] = None,
     vector: Annotated[bool, typer.Option("--vector", help="Show the decision's 50 values.")] = False,
-    sample: Annotated[int | None, typer.Option("--sample", min=1, help="Only so many decisions of the day.")] = None,
+    sample: Annotated[
+        int | None, typer.Option("--sample", min=1, help="Repeat only this many decisions of the day.")
+    ] = None,
     region: Annotated[
-        str | None, typer.Option("--region", help="What that region saw, empty for the first; default: this home's.")
+        str | None,
+        typer.Option("--region", help="What this region saw, empty for the first region; default: this home's."),
     ] = None,
     as_json: JSON = False,
 ) -> None:
-    """Prove the past: --date holds the online path against the training set, the others make decisions again.
+    """Prove the past: --date compares the online path with the training set, the other options repeat decisions.
 
     --date: a day's raw transactions through the online path, all values against the training set; keys go to a space of
     their own in Redis and are deleted afterwards. --decision, --decided-on: the recorded vector through the recorded

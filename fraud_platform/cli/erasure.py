@@ -18,17 +18,17 @@ app = typer.Typer()
 
 @app.command()
 def erase(
-    user: Annotated[str, typer.Option("--user", metavar="ID", help="The user's identifier, as payments bear it.")],
+    user: Annotated[str, typer.Option("--user", metavar="ID", help="The user's identifier as it appears in payments.")],
     backup: Annotated[
         list[Path] | None,
         typer.Option(
-            "--backup", exists=True, file_okay=False, help="A backup to take the user out of too; repeatable."
+            "--backup", exists=True, file_okay=False, help="A backup to remove the user from as well; may be repeated."
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be done.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it, only show what would be done.")] = False,
     as_json: JSON = False,
 ) -> None:
-    """Delete one user where nothing needs the rows, put a pseudonym where sums do, and look again.
+    """Delete one user's rows where nothing needs them, replace the user by a pseudonym where sums do, then check.
 
     The exit code is 0 when nothing names the user any more: after the erasure all that is kept is searched once more,
     by other means. Run again after a kill, it goes on.
@@ -43,7 +43,7 @@ def erase(
     from fraud_platform.recovery.backup import BackupError
 
     if not canonical(user) or user.startswith("erased-"):
-        raise refused("--user: an identifier is needed, and no pseudonym")
+        raise refused("--user: give the user's own identifier, not a pseudonym")
     current, backups = settings_of_home(), backup or []
     failures = (RedisUnavailableError, PostgresUnavailableError, PolicyError, BundleError, BackupError, OSError)
     pseudonym, after = None, None
@@ -54,7 +54,7 @@ def erase(
             done = run(current, user, who=by_hand(), now=now(), backups=backups)
             pseudonym, before, after = done.pseudonym, done.before, done.after
     except failures as error:
-        raise refused(f"not complete, run it again: {error}") from error
+        raise refused(f"the erasure is not complete, run it again: {error}") from error
     if as_json:
         looks = {"before": _plain(before), "after": after and _plain(after)}
         print_json({"done": yes, "pseudonym": pseudonym, **looks, "out_of_reach": OUT_OF_REACH})

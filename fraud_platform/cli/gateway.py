@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from fraud_platform.model.release import Reason
 
 app = typer.Typer(
-    help="The gateway before the decision service: TLS, limits, blue and green; each change is a line in the ledger.",
+    help="The gateway in front of the decision service: TLS, limits, blue and green. The ledger records every change.",
     no_args_is_help=True,
 )
 
-WHY = Annotated[str, typer.Option("--why", help="The reason, for the ledger.")]
+WHY = Annotated[str, typer.Option("--why", help="The reason, recorded in the ledger.")]
 
 
 class Colour(StrEnum):
@@ -46,7 +46,7 @@ COLOUR = Annotated[Colour, typer.Argument(help="blue or green.")]
 
 @app.command("start")
 def gateway_start() -> None:
-    """Run nginx and the process of the rules until Ctrl-C; requests under way are finished first."""
+    """Run nginx and the fallback rules until Ctrl-C; requests in progress are finished first."""
     from fraud_platform.gateway.run import run
 
     current = settings_of_server()
@@ -57,7 +57,7 @@ def gateway_start() -> None:
 
 @app.command("status")
 def gateway_status(as_json: JSON = False) -> None:
-    """Show who gets payments and who is ready; the exit code is 0 when the gateway runs and all who get some are."""
+    """Show who gets payments and who is ready; exit code 0 if the gateway and all who get payments are ready."""
     from fraud_platform.gateway.config import COLOURS, HOST, folder, servers
     from fraud_platform.gateway.nginx import master
     from fraud_platform.gateway.switch import readiness, weights_in_force
@@ -88,7 +88,7 @@ def gateway_status(as_json: JSON = False) -> None:
 
 @app.command("switch")
 def gateway_switch(colour: COLOUR, why: WHY) -> None:
-    """Give a colour every payment, once it is ready; returns when the other has none left."""
+    """Send every payment to a colour once it is ready; returns when the other has none left."""
     from fraud_platform.gateway.switch import switch
 
     with _refusing():
@@ -98,9 +98,9 @@ def gateway_switch(colour: COLOUR, why: WHY) -> None:
 
 @app.command("split")
 def gateway_split(
-    colour: COLOUR, percent: Annotated[int, typer.Argument(help="Per cent of payments, 1 to 99.")], why: WHY
+    colour: COLOUR, percent: Annotated[int, typer.Argument(help="Percentage of payments, 1 to 99.")], why: WHY
 ) -> None:
-    """Give a colour a share of payments, each by lot, and the other the rest: the canary of a whole release."""
+    """Send a random share of payments to a colour and the rest to the other: a canary of a whole release."""
     from fraud_platform.gateway.switch import split
 
     with _refusing():
@@ -110,7 +110,7 @@ def gateway_split(
 
 @app.command("drain")
 def gateway_drain(colour: COLOUR, why: WHY) -> None:
-    """Give a colour no payment any more, so that its servers can be ended; the other, else the rules, gets them all."""
+    """Send a colour no more payments, so that its servers can be stopped; the other colour, else the rules, decide."""
     from fraud_platform.gateway.switch import drain, weights_in_force
 
     current = settings_of_home()
@@ -131,7 +131,7 @@ def gateway_rollback(why: WHY) -> None:
 
 @app.command("reload")
 def gateway_reload() -> None:
-    """Take up changed settings or a new certificate; no request is lost."""
+    """Apply changed settings or a new certificate; no request is lost."""
     from fraud_platform.gateway.switch import reload
 
     with _refusing():

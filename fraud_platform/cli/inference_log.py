@@ -35,7 +35,7 @@ def log_run(
         typer.Option("--only", help="ship: spool to broker; consume: broker to lake; measure: metrics. Default: all."),
     ] = None,
 ) -> None:
-    """Carry decisions into the lake until Ctrl-C; `up` does this already. Metrics are on FRAUD_LOG_PORT."""
+    """Carry decisions into the lake until Ctrl-C; `up` does this by itself. Metrics are served on FRAUD_LOG_PORT."""
     from fraud_platform.inference_log.process import PARTS, AlreadyDoneError, run
     from fraud_platform.run.behind import step_behind
     from fraud_platform.run.signals import stop_event
@@ -52,7 +52,7 @@ def log_run(
 @app.command("status")
 def log_status(
     seconds: Annotated[
-        float, typer.Option("--seconds", min=0, help="Seconds between two looks at Kafka's partitions; 0: one look.")
+        float, typer.Option("--seconds", min=0, help="Seconds between two looks at Kafka's partitions; 0: look once.")
     ] = 10.0,
     as_json: JSON = False,
 ) -> None:
@@ -125,7 +125,7 @@ def _print_partitions(earlier: "Look", later: "Look") -> None:
 
 @app.command("retain")
 def log_retain(
-    yes: Annotated[bool, typer.Option("--yes", help="Delete; without, only say what would be deleted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only show what would be deleted.")] = False,
     as_json: JSON = False,
 ) -> None:
     """Delete decisions from the lake that are older than FRAUD_LOG_RETENTION_DAYS."""

@@ -27,12 +27,14 @@ class Scope(StrEnum):
 
 @app.command("add")
 def keys_add(
-    name: Annotated[str, typer.Argument(help="Who will call: decisions are kept under this name.")],
-    scope: Annotated[list[Scope], typer.Option("--scope", help="What the key allows; give it once for each.")],
+    name: Annotated[str, typer.Argument(help="Name of the caller; its decisions are kept under this name.")],
+    scope: Annotated[
+        list[Scope], typer.Option("--scope", help="What the key allows; repeat the option for several scopes.")
+    ],
     wait: WAIT = WAIT_SECONDS,
     as_json: JSON = False,
 ) -> None:
-    """Make a key and print it, for the only time; a name may have several, so that keys change without a gap."""
+    """Create a key and print it, this once. A caller may have several, so that keys can be rotated without a gap."""
     from fraud_platform.decision.api_keys import KeysError, add_key, keys_path
     from fraud_platform.decision.key_ledger import note_key
 
@@ -76,8 +78,8 @@ def keys_list(as_json: JSON = False) -> None:
 
 
 @app.command("open")
-def keys_open(why: Annotated[str, typer.Option("--why", help="The reason, for the ledger.")]) -> None:
-    """Let everybody on this machine in again, though keys were made here; counts from the service's next start."""
+def keys_open(why: Annotated[str, typer.Option("--why", help="The reason, recorded in the ledger.")]) -> None:
+    """Let everybody on this machine in again although keys exist; takes effect at the service's next start."""
     from fraud_platform.decision.api_keys import KeysError
     from fraud_platform.decision.key_ledger import note_opening
 
@@ -91,11 +93,11 @@ def keys_open(why: Annotated[str, typer.Option("--why", help="The reason, for th
 
 @app.command("revoke")
 def keys_revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `keys list` shows it.")],
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as shown by `keys list`.")],
     wait: WAIT = WAIT_SECONDS,
     as_json: JSON = False,
 ) -> None:
-    """Make a key worthless, and wait until every worker knows; the ledger keeps who did it."""
+    """Revoke a key and wait until every worker refuses it; the ledger records who did it."""
     from fraud_platform.decision.api_keys import KeysError, keys_path, revoke_key
     from fraud_platform.decision.key_ledger import note_key
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from fraud_platform.settings import Settings
 
 app = typer.Typer(
-    help="Labels: which of them count, and taking those out that nobody should believe.", no_args_is_help=True
+    help="Labels: which of them count, and how to exclude those that are not to be trusted.", no_args_is_help=True
 )
 
-WHY = Annotated[str, typer.Option("--why", help="The reason, for the record.")]
-YES = Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would change.")]
-ID = Annotated[str, typer.Argument(metavar="ID", help="The distrust's id, as `labels list` shows it.")]
+WHY = Annotated[str, typer.Option("--why", help="The reason, which is recorded.")]
+YES = Annotated[bool, typer.Option("--yes", help="Do it; without it, only show what would change.")]
+ID = Annotated[str, typer.Argument(metavar="ID", help="Id of the distrust, as shown by `labels list`.")]
 _MOMENTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"]
 
 
@@ -32,15 +32,16 @@ def labels_distrust(
     source: Annotated[str | None, typer.Option("--source", help="Labels of this source: chargeback, issuer, …")] = None,
     caller: Annotated[str | None, typer.Option("--caller", help="Labels that this caller sent.")] = None,
     since: Annotated[
-        datetime | None, typer.Option("--since", formats=_MOMENTS, help="Labels that arrived since then, UTC.")
+        datetime | None,
+        typer.Option("--since", formats=_MOMENTS, help="Labels that arrived at or after this time, UTC."),
     ] = None,
     until: Annotated[
-        datetime | None, typer.Option("--until", formats=_MOMENTS, help="Labels that arrived before then, UTC.")
+        datetime | None, typer.Option("--until", formats=_MOMENTS, help="Labels that arrived before this time, UTC.")
     ] = None,
     yes: YES = False,
     as_json: JSON = False,
 ) -> None:
-    """Take labels out of features, training and reports; what fits everything given is meant. `labels trust` undoes it.
+    """Exclude labels that match every option given from features, training and reports; `labels trust` undoes it.
 
     Nothing is deleted, and what was decided stays decided.
     """
@@ -70,7 +71,7 @@ def labels_distrust(
 
 @app.command("trust")
 def labels_trust(identifier: ID, why: WHY, yes: YES = False, as_json: JSON = False) -> None:
-    """Undo a distrust: its labels count again, as if they had never been taken out."""
+    """Undo a distrust: its labels count again as if they had never been excluded."""
     from fraud_platform.features.label_rules import DistrustFile, UnknownDistrustError, trust
 
     current = settings_of_home()
@@ -95,7 +96,7 @@ def labels_trust(identifier: ID, why: WHY, yes: YES = False, as_json: JSON = Fal
 
 @app.command("list")
 def labels_list(as_json: JSON = False) -> None:
-    """Show which labels are distrusted, and the ranks of sources."""
+    """Show which labels are distrusted, and the ranks of the sources."""
     from fraud_platform.features.label_rules import UNKNOWN_RANK
 
     current = settings_of_home()
@@ -117,7 +118,7 @@ def labels_list(as_json: JSON = False) -> None:
 
 @app.command("show")
 def labels_show(identifier: ID, as_json: JSON = False) -> None:
-    """Show one distrust with everything that became of it, whether in force or not."""
+    """Show one distrust and its history, whether or not it is in force."""
     from fraud_platform.features.label_rules import DistrustFile, in_force
 
     home = settings_of_home().home

@@ -38,7 +38,7 @@ def evaluate(
         typer.Option(
             "--delay-days",
             min=0,
-            help="Days that a training waits for labels, silence that long being good to it; default: --maturity-days.",
+            help="Days after which silence counts as good in training; default: --maturity-days.",
         ),
     ] = None,
     maturity_days: Annotated[
@@ -46,16 +46,16 @@ def evaluate(
         typer.Option(
             "--maturity-days",
             min=0,
-            help="Days after which silence counts as good to a test; default: FRAUD_LABEL_MATURITY_DAYS.",
+            help="Days after which silence counts as good in tests; default: FRAUD_LABEL_MATURITY_DAYS.",
         ),
     ] = None,
     test_days: Annotated[int, typer.Option("--test-days", min=1, help="Days that each date is tested on.")] = 14,
-    dates: Annotated[int, typer.Option("--dates", min=1, help="How many dates, back to back.")] = 2,
+    dates: Annotated[int, typer.Option("--dates", min=1, help="Number of consecutive dates.")] = 2,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Parameter sets tried per date; 1: the defaults.")] = 1,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: JSON = False,
 ) -> None:
-    """Train and test models side by side on dates back to back, on any imported data; writes results and a plot."""
+    """Train and test models side by side on consecutive dates of any imported data; write results and a plot."""
     from fraud_platform.ingest.mapping import MappingError
     from fraud_platform.model.prequential import HEADER, Windows, conclusion, summary
     from fraud_platform.model.split import TrainingDataError

@@ -15,17 +15,17 @@ app = typer.Typer()
 
 @app.command()
 def package(
-    bento_only: Annotated[bool, typer.Option("--bento-only", help="Build the Bento and no image.")] = False,
+    bento_only: Annotated[bool, typer.Option("--bento-only", help="Build only the Bento, no image.")] = False,
     platform: Annotated[
-        bool, typer.Option("--platform", help="Also an image of Dagster, MLflow and training, and one of the gateway.")
+        bool,
+        typer.Option("--platform", help="Also build an image of Dagster, MLflow and training, and one of the gateway."),
     ] = False,
     as_json: JSON = False,
 ) -> None:
-    """Build the champion as a Bento, and that as an image, with docker, podman or buildah."""
+    """Build a Bento of the champion, and an image of that, with docker, podman or buildah."""
     from fraud_platform.model.bundle import BundleError
     from fraud_platform.packaging.builder import BuilderError, find_builder
     from fraud_platform.packaging.image import PackagingError, build_bento, build_platform_images, build_service_image
-    from fraud_platform.packaging.requirements import LockError
 
     current, screen = settings_of_home(), console()
     try:
@@ -38,7 +38,7 @@ def package(
             images = [build_service_image(current, bento, builder)]
             if platform:
                 images += build_platform_images(current, builder)
-    except (PackagingError, BuilderError, LockError, BundleError) as error:
+    except (PackagingError, BuilderError, BundleError) as error:
         raise refused(str(error)) from error
     if as_json:
         print_json({"bento": bento, "images": [{**vars(image), "builder": builder.name} for image in images]})
@@ -52,7 +52,7 @@ def package(
 def compose_secrets(
     folder: Annotated[Path, typer.Argument(help="deploy/secrets: beside compose.yaml.")],
 ) -> None:
-    """Make the passwords of the containers of deploy/compose.yaml, where they are missing; none is shown."""
+    """Create missing passwords for the containers of deploy/compose.yaml; none is shown."""
     from fraud_platform.packaging.compose_secrets import SecretsError, make_secrets
 
     try:

@@ -26,10 +26,11 @@ app = typer.Typer()
 @app.command()
 def up(
     exit_when_ready: Annotated[
-        bool, typer.Option("--exit-when-ready", help="End again, with code 0, once the sample payments are decided.")
+        bool,
+        typer.Option("--exit-when-ready", help="Stop with exit code 0 as soon as the sample payments are decided."),
     ] = False,
 ) -> None:
-    """Build what is missing, start every server, decide sample payments; runs until Ctrl-C."""
+    """Build what is missing, start every server, decide sample payments; run until Ctrl-C."""
     from fraud_platform.run.up import up as run
 
     raise typer.Exit(run(say_home(settings_of_environment()), console(), now, exit_when_ready))
@@ -37,8 +38,8 @@ def up(
 
 @app.command()
 def init() -> None:
-    """Make the folder of FRAUD_HOME a home and build nothing, for keys or a gateway before anything else; `up` does
-    this itself."""
+    """Make the folder FRAUD_HOME a home and build nothing, so that keys or a gateway can be set up first; `up` does
+    this by itself."""
     from fraud_platform.homes import begin_home, is_home
 
     home = settings_of_environment().home
@@ -52,7 +53,7 @@ def init() -> None:
 
 @app.command()
 def down() -> None:
-    """End everything that `up` started in this home, Redis and PostgreSQL included."""
+    """Stop everything that `up` started in this home, including Redis and PostgreSQL."""
     from fraud_platform.online.embedded_postgres import PostgresUnavailableError
     from fraud_platform.online.embedded_redis import RedisUnavailableError
     from fraud_platform.run.status import down as run
@@ -65,7 +66,7 @@ def down() -> None:
 
 @app.command()
 def status(as_json: JSON = False) -> None:
-    """Show what runs; the exit code is 0 when all of it is ready."""
+    """Show what is running; the exit code is 0 if all of it is ready."""
     from fraud_platform.run.screen import status_table
     from fraud_platform.run.status import is_up
     from fraud_platform.run.status import status as look
@@ -100,13 +101,13 @@ def settings(as_json: JSON = False) -> None:
 @app.command()
 def reload(
     url: Annotated[
-        str | None, typer.Option("--url", help="Address of the service; default: this home's, on loopback.")
+        str | None, typer.Option("--url", help="Address of the service; default: the one of this home, on loopback.")
     ] = None,
     as_json: JSON = False,
 ) -> None:
-    """Make every worker of the service look at the registry now; needs a key with the scope admin in FRAUD_API_KEY.
+    """Make every worker of the service check for a new release now; needs a key with the scope admin in FRAUD_API_KEY.
 
-    The exit code is 0 when every worker has looked and serves what it found.
+    The exit code is 0 if every worker has checked and serves what it found.
     """
     import httpx
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fraud_platform.decision.policy_record import Entry, PolicyRecord
 
 app = typer.Typer(
-    help="Thresholds, rule limits, lists and the kill switch; each change is a version, and a line in the ledger.",
+    help="Thresholds, rule limits, lists and the kill switch. Every change is a new version, recorded in the ledger.",
     no_args_is_help=True,
 )
 
@@ -28,7 +28,7 @@ _FIELDS = {
     "rule_high_amount": "without a model, a greater amount is flagged",
     "rule_cross_country_amount": "the same outside the home country",
     "kill_switch": "off; rules_only: no model is asked; allow_all: every payment is allowed",
-    "list_matching": "exact; case: lists disregard case; look_alikes: and take for one what looks alike",
+    "list_matching": "exact: ids must be equal; case: ignore case; look_alikes: also match ids that look alike",
 }
 _NAMED_CHANGES = 20
 """Entries of one change that `history` names."""
@@ -66,19 +66,19 @@ class Switch(StrEnum):
     allow_all = "allow_all"
 
 
-WHY = Annotated[str, typer.Option("--why", help="The reason, for the ledger.")]
+WHY = Annotated[str, typer.Option("--why", help="The reason, recorded in the ledger.")]
 EXPECTED = Annotated[
     int | None,
-    typer.Option("--expected-version", help="Refuse when the policy is at another version."),
+    typer.Option("--expected-version", help="Refuse if the policy is at another version."),
 ]
 LIST = Annotated[Which, typer.Argument(help="The list: allow or block.")]
 KIND = Annotated[Kind, typer.Argument(help="What is listed: user, merchant, device or country.")]
-VALUE = Annotated[str, typer.Argument(help="As payments bear it: an identifier, or a country's code.")]
+VALUE = Annotated[str, typer.Argument(help="The identifier or country code as it appears in payments.")]
 
 
 @app.command("show")
 def policy_show(
-    version: Annotated[int | None, typer.Option("--version", help="A past version; default: what is in force.")] = None,
+    version: Annotated[int | None, typer.Option("--version", help="A past version; default: the one in force.")] = None,
     as_json: JSON = False,
 ) -> None:
     """Show the policy: numbers, kill switch, lists."""
@@ -92,7 +92,7 @@ def policy_show(
     except PolicyError as error:
         raise refused(str(error)) from error
     if record is None and version is not None:
-        raise refused(f"no version {version} is kept: `fraud-platform policy history` shows them")
+        raise refused(f"there is no version {version}: `fraud-platform policy history` lists the versions")
     if as_json:
         print_json({"kept": record is not None, **msgspec.structs.asdict(record or first_policy(current, now()))})
         return
@@ -100,7 +100,9 @@ def policy_show(
         console().print(f"version {record.version}, since {record.since:%Y-%m-%d %H:%M:%S} UTC")
     else:
         record = first_policy(current, now())
-        console().print("no policy yet: version 1 will be made of the settings, by a service's start or a change")
+        console().print(
+            "no policy yet: version 1 will be made from the settings when a service starts or the policy is changed"
+        )
     print_table(
         None, ["field", "value", "meaning"], [[name, _text(getattr(record, name)), _FIELDS[name]] for name in _FIELDS]
     )
@@ -129,7 +131,7 @@ def policy_set(
     wait: WAIT = WAIT_SECONDS,
     as_json: JSON = False,
 ) -> None:
-    """Change thresholds or rule limits; what is not named stays."""
+    """Change thresholds or rule limits; whatever is not given stays as it is."""
     _change(
         why,
         expected_version,
@@ -151,16 +153,18 @@ def policy_list_add(
     why: WHY,
     until: Annotated[
         datetime | None,
-        typer.Option("--until", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"], help="End in UTC; without one: for good."),
+        typer.Option(
+            "--until", formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M"], help="When the entry ends, in UTC; default: never."
+        ),
     ] = None,
-    span: Annotated[str | None, typer.Option("--for", help="How long instead, such as 12h or 7d.")] = None,
+    span: Annotated[str | None, typer.Option("--for", help="How long the entry lasts, such as 12h or 7d.")] = None,
     expected_version: EXPECTED = None,
     wait: WAIT = WAIT_SECONDS,
     as_json: JSON = False,
 ) -> None:
-    """Put a user, merchant, device or country on a list; again: with another end."""
+    """Put a user, merchant, device or country on a list; repeat it to change the end."""
     if span is not None and until is not None:
-        raise refused("--until and --for: give one of them")
+        raise refused("give either --until or --for, not both")
     end = until.replace(tzinfo=UTC) if until is not None else None if span is None else now() + _span(span)
     entry = {"kind": kind.value, "value": value} | ({} if end is None else {"until": end.isoformat()})
     _change(why, expected_version, wait, as_json, **{f"{which.value}_list_add": [entry]})
@@ -176,16 +180,16 @@ def policy_list_remove(
     wait: WAIT = WAIT_SECONDS,
     as_json: JSON = False,
 ) -> None:
-    """Take somebody off a list."""
+    """Remove an entry from a list."""
     entry = {"kind": kind.value, "value": value}
     _change(why, expected_version, wait, as_json, **{f"{which.value}_list_remove": [entry]})
 
 
 @app.command("listed")
 def policy_listed(kind: KIND, value: VALUE, as_json: JSON = False) -> None:
-    """Say whether a user, merchant, device or country is on a list: which entry, since when, who put it there and why.
+    """Show whether a user, merchant, device or country is on a list: which entry, since when, by whom and why.
 
-    The exit code is 0 when an entry counts, and 1 when none does.
+    The exit code is 0 if an entry counts, else 1.
     """
     import msgspec
 
@@ -206,18 +210,18 @@ def policy_listed(kind: KIND, value: VALUE, as_json: JSON = False) -> None:
         print_json({"kind": kind.value, "value": canonical(value), "listed": listed, **about, "entries": entries})
         raise typer.Exit(0 if listed else 1)
     for one in found:
-        since = "since when is not in the ledger"
+        since = "the ledger does not say since when"
         if one.since is not None:
             since = f"put there {one.since:%Y-%m-%d %H:%M:%S} UTC by {one.who}, with policy {one.version}"
         end = "for good" if one.until is None else f"until {one.until:%Y-%m-%d %H:%M} UTC"
-        state = end if one.counts else f"{end}, which is past: it counts no more"
+        state = end if one.counts else f"{end}, which has passed, so it no longer counts"
         typer.echo(f"{one.list} list: {one.kind} {one.value}, {state}; {since}: {one.why}")
     if not listed:
         matching = f"lists match {record.list_matching}"
         typer.echo(f"{kind.value} {canonical(value)} is on no list of policy {record.version} ({matching})")
         raise typer.Exit(1)
     if record.kill_switch == "allow_all":
-        typer.echo("the kill switch is at allow_all: no list counts at present")
+        typer.echo("the kill switch is at allow_all, so no list counts at the moment")
 
 
 @app.command("kill-switch")
@@ -228,7 +232,7 @@ def policy_kill_switch(
     wait: WAIT = WAIT_SECONDS,
     as_json: JSON = False,
 ) -> None:
-    """Take the model out of decisions, or let everything through; `off` undoes it."""
+    """Stop asking the model, or allow every payment; `off` undoes it."""
     _change(why, expected_version, wait, as_json, kill_switch=position.value)
 
 
@@ -268,7 +272,7 @@ def _change(why: str, expected_version: int | None, wait: float, as_json: bool, 
         raise refused(str(error)) from error
     changed = record.version != before
     if not changed:
-        typer.echo(f"policy {record.version} says so already", err=True)
+        typer.echo(f"nothing to change: policy {record.version} already says so", err=True)
     confirm(
         current.home,
         f"policy {record.version}",
@@ -318,6 +322,6 @@ def _text(value: Any) -> str:
 def _span(text: str) -> timedelta:
     found = _SPAN.fullmatch(text)
     if found is None:
-        raise refused(f"--for: {text!r} is no span; write hours or days, such as 12h or 7d")
+        raise refused(f"--for: {text!r} is not a duration; give hours or days, such as 12h or 7d")
     count = int(found[1])
     return timedelta(hours=count) if found[2] == "h" else timedelta(days=count)

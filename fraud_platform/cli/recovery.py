@@ -30,7 +30,7 @@ def backup(
     folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet, outside the home.")],
     as_json: JSON = False,
 ) -> None:
-    """Keep what nothing else leads back to: ledger, releases, candidates, MLflow, keys, policies, labels sent back."""
+    """Back up what cannot be rebuilt: ledger, releases, candidates, MLflow, keys, policies, labels from callers."""
     from fraud_platform.recovery.backup import BackupError
     from fraud_platform.recovery.backup import backup as run
 
@@ -43,19 +43,19 @@ def backup(
         print_json({"folder": folder, "files": kept.files, "bytes": kept.size, "at": kept.at})
         return
     typer.echo(f"{folder}: {kept.files} files, {kept.size / 1e6:.1f} MB, of {kept.at}")
-    typer.echo("It holds API keys' hashes and the key of erased users' pseudonyms: keep it as you keep those.")
+    typer.echo("It holds hashes of API keys and the key to erased users' pseudonyms: protect it like those.")
 
 
 @app.command()
 def restore(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="What `fraud-platform backup` made.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be put back.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without it, only show what would be restored.")] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Put back what differs too, and not only what is missing.")
+        bool, typer.Option("--overwrite", help="Also restore files that differ, not only missing ones.")
     ] = False,
     as_json: JSON = False,
 ) -> None:
-    """Put back what is missing from a backup, verified first; nothing is deleted. End the platform before."""
+    """Restore missing files from a backup, which is verified first; nothing is deleted. Stop the platform before."""
     from fraud_platform.recovery.backup import BackupError
     from fraud_platform.recovery.backup import restore as run
     from fraud_platform.run.home import open_home
@@ -64,7 +64,7 @@ def restore(
     current = say_home(settings_of_environment())
     held_by = runner(open_home(current))
     if yes and held_by:
-        raise refused(f"the platform of {current.home} runs (process {held_by}): `fraud-platform down` first")
+        raise refused(f"the platform of {current.home} is running (process {held_by}): run `fraud-platform down` first")
     try:
         names = run(current, folder, overwrite=overwrite, dry_run=not yes)
     except (BackupError, OSError) as error:
@@ -81,11 +81,11 @@ def restore(
 @app.command()
 def drill(
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="Where the copy goes and stays; default: a temporary folder.")
+        Path | None, typer.Option("--folder", help="Folder for the copy, which is kept; default: a temporary folder.")
     ] = None,
     as_json: JSON = False,
 ) -> None:
-    """On a copy of this home: lose Redis, PostgreSQL, registry, ledger and log's record, get each back, compare.
+    """On a copy of this home, lose Redis, PostgreSQL, registry, ledger and the log's record, recover each, and compare.
 
     The live home is only read. The exit code is 0 when everything came back as it was.
     """

@@ -22,19 +22,21 @@ from fraud_platform.cli.screen import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-app = typer.Typer(help="More regions: the first says who decides, the others follow it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Several regions on one lake: the first releases models and policy, the others follow.", no_args_is_help=True
+)
 
 LOOK_SECONDS = 1.0
 """How often who decides is looked at."""
 STORE_LOOKS = 10
 """Every so many looks, the snapshot in force and velocity too."""
 
-ONCE = Annotated[bool, typer.Option("--once", help="Look once and end; the code is 1 when something failed.")]
+ONCE = Annotated[bool, typer.Option("--once", help="Look once and end; the exit code is 1 if something failed.")]
 
 
 @app.command("publish")
 def region_publish(once: ONCE = False) -> None:
-    """Say in the lake who decides, whenever it changes, until Ctrl-C: in the first region alone."""
+    """Publish releases and policy to the lake whenever they change, until Ctrl-C; for the first region only."""
     from fraud_platform.lake import open_lake
     from fraud_platform.model.following import FollowingError
     from fraud_platform.regions.publish import Publisher
@@ -61,7 +63,7 @@ def region_publish(once: ONCE = False) -> None:
 
 @app.command("follow")
 def region_follow(once: ONCE = False) -> None:
-    """Take over who decides and the snapshot in force from the first region, until Ctrl-C."""
+    """Follow the first region's releases, policy and snapshots, until Ctrl-C."""
     from fraud_platform.clock import clock_of
     from fraud_platform.lake import open_lake
     from fraud_platform.model.following import FollowingError
@@ -70,7 +72,7 @@ def region_follow(once: ONCE = False) -> None:
 
     current = say_home(settings_of_environment())
     if was_built(current):
-        raise refused(f"{current.home} is the first region's, where things are built: set FRAUD_HOME to another folder")
+        raise refused(f"{current.home} belongs to the first region: set FRAUD_HOME to another folder for this one")
     try:
         follower = Follower(current, open_lake(current), clock_of(current), _say)
     except FollowingError as error:
@@ -84,7 +86,7 @@ def region_follow(once: ONCE = False) -> None:
 
 @app.command("status")
 def region_status(as_json: JSON = False) -> None:
-    """Which region this is, what the first one last said, and how far that is in force here."""
+    """Show which region this is, what the first region published last, and how far it is in force here."""
     from fraud_platform.lake import open_lake
     from fraud_platform.model.following import read_followed
     from fraud_platform.regions.publication import read_publication

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from fraud_platform.settings import Settings
 
 app = typer.Typer(
-    help="Who decides: champion, challenger and its share of users; each change is a line in the ledger.",
+    help="Who decides: champion, challenger and its share of users. Every change is recorded in the ledger.",
     no_args_is_help=True,
 )
 
-WHY = Annotated[str, typer.Option("--why", help="The reason, for the ledger.")]
+WHY = Annotated[str, typer.Option("--why", help="The reason, recorded in the ledger.")]
 
 
 def _reason(why: str) -> "Reason":
@@ -34,11 +34,11 @@ def _reason(why: str) -> "Reason":
 @app.command("status")
 def release_status(
     at: Annotated[
-        datetime | None, typer.Option("--at", formats=["%Y-%m-%dT%H:%M"], help="A moment in UTC; default: now.")
+        datetime | None, typer.Option("--at", formats=["%Y-%m-%dT%H:%M"], help="A point in time, UTC; default: now.")
     ] = None,
     as_json: JSON = False,
 ) -> None:
-    """Who decides now, and what a challenger still has to show; with --at: who decided then, by the ledger."""
+    """Show who decides now and what a challenger still has to prove; with --at: who decided then."""
     from fraud_platform.lake import open_lake
     from fraud_platform.model.ledger import arms_in_force
     from fraud_platform.model.rollout import look
@@ -85,13 +85,15 @@ def _what_differs(current: "Settings", champion: str | None) -> str | None:
 
 @app.command("rollback")
 def release_rollback(why: WHY, wait: WAIT = WAIT_SECONDS, as_json: JSON = False) -> None:
-    """Take the challenger out; without one, return to the champion before; wait until every worker follows."""
+    """Take the challenger out, or else return to the previous champion; wait until every worker follows."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
     from fraud_platform.model.following import FollowingError
+    from fraud_platform.model.registry import show_who_decides
     from fraud_platform.model.release import ReleaseError, champion_before, return_to, roll_back
     from fraud_platform.model.routing import read_routing
 
-    home = settings_of_home().home
+    current = settings_of_home()
+    home = current.home
     try:
         routing = read_routing(home)
         if routing.challenger is not None:
@@ -100,12 +102,16 @@ def release_rollback(why: WHY, wait: WAIT = WAIT_SECONDS, as_json: JSON = False)
             return_to(home, champion_before(home), _reason(why), now())
     except (BundleError, FollowingError, NoReleaseError, ReleaseError) as error:
         raise refused(str(error)) from error
-    _confirm(home, wait, as_json)
+    try:
+        _confirm(home, wait, as_json)
+    finally:
+        # last: MLflow takes seconds to import, and whoever is in a hurry reads the line above meanwhile
+        show_who_decides(current)
 
 
 @app.command("promote")
 def release_promote(why: WHY, wait: WAIT = WAIT_SECONDS, as_json: JSON = False) -> None:
-    """Make the challenger the champion now, whatever is not shown yet; wait until every worker follows."""
+    """Make the challenger the champion now, whatever is not proven yet; wait until every worker follows."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
     from fraud_platform.model.following import FollowingError
     from fraud_platform.model.registry import promote
@@ -125,7 +131,7 @@ def release_promote(why: WHY, wait: WAIT = WAIT_SECONDS, as_json: JSON = False) 
 
 @app.command("rebuild-registry")
 def release_rebuild_registry(as_json: JSON = False) -> None:
-    """Put every release back into an empty MLflow under its own number: for a registry lost without a backup."""
+    """Register every release in an empty MLflow under its own number, after a registry was lost without a backup."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
     from fraud_platform.model.registry_rebuild import rebuild_registry
 
@@ -136,12 +142,14 @@ def release_rebuild_registry(as_json: JSON = False) -> None:
     if as_json:
         print_json({"registered": numbers})
         return
-    console().print(f"Registered: {', '.join(map(str, numbers))}." if numbers else "The registry has a champion.")
+    console().print(
+        f"Registered: {', '.join(map(str, numbers))}." if numbers else "Nothing to do: the registry has a champion."
+    )
 
 
 @app.command("seal")
 def release_seal(as_json: JSON = False) -> None:
-    """Give every release of this home its SHA256SUMS, if it is from before they were written."""
+    """Write SHA256SUMS for releases of this home that have none yet."""
     from fraud_platform.decision.serving_model import kept_releases
     from fraud_platform.model.bundle import BundleError, seal
 
@@ -159,12 +167,12 @@ def release_seal(as_json: JSON = False) -> None:
 
 @app.command("challenge")
 def release_challenge(
-    version: Annotated[int, typer.Argument(help="A registered version, also one that was rolled back before.")],
+    version: Annotated[int, typer.Argument(help="A registered version; it may have been rolled back before.")],
     why: WHY,
     wait: WAIT = WAIT_SECONDS,
     as_json: JSON = False,
 ) -> None:
-    """Put a registered version into shadow beside the champion, in the place of any other challenger."""
+    """Put a registered version into shadow beside the champion, replacing any other challenger."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
     from fraud_platform.model.following import FollowingError
     from fraud_platform.model.registry import challenge

@@ -18,10 +18,12 @@ app = typer.Typer()
 @app.command()
 def scenario(
     name: Annotated[
-        str | None, typer.Argument(help="A scenario that comes with the platform, or a YAML file; none: list them.")
+        str | None,
+        typer.Argument(help="A scenario that comes with the platform, or a YAML file; leave it out to list them."),
     ] = None,
     home: Annotated[
-        Path | None, typer.Option("--home", help="Where it is played, from scratch; default <home>/scenarios/<name>.")
+        Path | None,
+        typer.Option("--home", help="Folder to play it in, from scratch; default: <home>/scenarios/<name>."),
     ] = None,
     as_json: JSON = False,
 ) -> None:
@@ -49,7 +51,7 @@ def scenario(
         return
     path = known.get(name, Path(name))
     if not path.exists():
-        raise refused(f"there is no scenario {name}, there are {', '.join(known)}; a file of your own may be named too")
+        raise refused(f"there is no scenario {name}; choose {', '.join(known)}, or name a YAML file")
     screen = console()
     try:
         story = read_story(path)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NO_HOME = 3
 """Exit code of a command in a folder that is no home."""
-JSON = Annotated[bool, typer.Option("--json", help="Print JSON for scripts in the place of text; times are UTC.")]
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON for scripts instead of text; times are UTC.")]
 
 
 def settings_of_environment() -> "Settings":

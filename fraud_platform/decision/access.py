@@ -7,7 +7,7 @@ What belongs here: from an Authorization header to a caller's name. What does no
 import hashlib
 import ipaddress
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from hmac import compare_digest
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from fraud_platform.callers import DEFAULT_CALLER
-from fraud_platform.decision.api_keys import ID_DIGITS, PREFIX, KeyFile, KeysError, KeyStore, Scope
+from fraud_platform.decision.api_keys import ID_DIGITS, PREFIX, KeyFile, KeysError, KeyState, KeyStore, Scope
 from fraud_platform.decision.problem import forbidden, unauthorized
 
 LOOK_SECONDS = 1.0
@@ -81,7 +81,7 @@ class Access:
         self._keys: dict[bytes, _Known] = {}
         self._taken: frozenset[str] = frozenset()
         self._open = False
-        self._seen: Hashable | None = store.state()
+        self._seen: KeyState | None = store.state()
         self._look_at = clock() + LOOK_SECONDS
         self._read()
 
@@ -130,7 +130,7 @@ class Access:
         return _allowed(known.caller, known.scopes, scope)
 
     @property
-    def seen(self) -> Hashable | None:
+    def seen(self) -> KeyState | None:
         """State of the store whose keys are in force."""
         return self._seen
 

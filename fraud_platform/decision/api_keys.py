@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -67,10 +67,14 @@ class Made(NamedTuple):
     """Whether somebody let everybody in again since the last of them."""
 
 
+KeyState = tuple[int, int, int]
+"""What changes with the keys: of a file its time, number and size."""
+
+
 class KeyStore(Protocol):
     """What keeps keys, as the door (`access`) sees it; `KeyFile` is one, and a database could be another."""
 
-    def state(self) -> Hashable | None:
+    def state(self) -> KeyState | None:
         """Something that changes with the keys, asked once a second; None while none are kept. Raises OSError."""
 
     def keys(self) -> tuple[ApiKey, ...]:
@@ -91,7 +95,7 @@ class KeyFile:
     def __str__(self) -> str:
         return str(self._path)
 
-    def state(self) -> Hashable | None:
+    def state(self) -> KeyState | None:
         """The file's time, number and size."""
         try:
             found = os.stat(self._path)  # noqa: PTH116 - on the path of a payment once a second

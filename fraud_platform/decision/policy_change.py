@@ -95,7 +95,9 @@ class PolicyChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     list_matching: (
         Annotated[
             Matching,
-            Meta(description="exact; case: lists disregard case; look_alikes: and take for one what looks alike."),
+            Meta(
+                description="exact: ids must be equal; case: ignore case; look_alikes: also match ids that look alike."
+            ),
         ]
         | None
     ) = None

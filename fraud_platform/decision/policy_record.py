@@ -35,7 +35,9 @@ Limit = Annotated[int, Meta(ge=0, le=10**12)]
 Value = Annotated[
     str, Meta(min_length=1, max_length=128, pattern=_PRINTABLE, description="As payments bear it; a country's code.")
 ]
-Why = Annotated[str, Meta(min_length=1, max_length=500, pattern=_PRINTABLE, description="The reason, for the ledger.")]
+Why = Annotated[
+    str, Meta(min_length=1, max_length=500, pattern=_PRINTABLE, description="The reason, recorded in the ledger.")
+]
 
 
 class PolicyError(RuntimeError):

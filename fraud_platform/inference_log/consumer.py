@@ -52,7 +52,7 @@ class Consumer:
         failed: Callable[[str, BaseException], None],
         commit_us: int = COMMIT_US,
     ) -> None:
-        """clock: UTC microseconds. failed(stage, error): told of a record that is none."""
+        """clock: UTC microseconds. failed(stage, error): called for bytes that are not a record."""
         self._name = name
         self._source = source
         self._table = table

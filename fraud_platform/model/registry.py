@@ -41,7 +41,7 @@ from fraud_platform.model.ledger import Change, append_change
 from fraud_platform.model.registry_moved import follow_home
 from fraud_platform.model.release import Reason
 from fraud_platform.model.report import report_markdown
-from fraud_platform.model.routing import Routing
+from fraud_platform.model.routing import Routing, read_routing
 from fraud_platform.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -195,11 +195,29 @@ def challenge(settings: Settings, version: int, reason: Reason, now: datetime, *
     return routing
 
 
-def forget_challenger(settings: Settings) -> None:
-    """Take the alias `challenger` away, after a roll-back, which does not wait for MLflow."""
-    client = open_client(settings)
-    if _alias(client, CHALLENGER) is not None:
-        client.delete_registered_model_alias(MODEL_NAME, CHALLENGER)
+def show_who_decides(settings: Settings) -> None:
+    """Let the aliases `champion` and `challenger` say what the home's record says, after a change that was made without
+    MLflow: a challenger taken out, an earlier release put back.
+
+    That change stands in any case. Where MLflow cannot be written to, the log says so, and the next call catches up.
+    """
+    if not _database(settings).exists():
+        return
+    _keep_mlflow_quiet()
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        client = open_client(settings)
+        with exclusive(releases(settings.home) / ".promotion.lock"):
+            routing = read_routing(settings.home)
+            for alias, name in ((CHAMPION, routing.release), (CHALLENGER, routing.challenger)):
+                if name is not None:
+                    client.set_registered_model_alias(MODEL_NAME, alias, name.rpartition("-")[2])
+                elif _alias(client, alias) is not None:
+                    client.delete_registered_model_alias(MODEL_NAME, alias)
+    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+        _log.warning("MLflow may show another champion or challenger than the one that decides: %s", error)
 
 
 def resume_promotion(settings: Settings) -> Path | None:
@@ -409,10 +427,7 @@ def _intent_file(settings: Settings) -> Path:
 
 def open_client(settings: Settings) -> Any:
     """MLflow's client of the embedded store, its telemetry off; in a home that has moved, of where it is now."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    # a bundle is three small files: its progress is not worth a line
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    _keep_mlflow_quiet()
     from mlflow.tracking import MlflowClient
 
     _database(settings).parent.mkdir(parents=True, exist_ok=True)
@@ -420,3 +435,11 @@ def open_client(settings: Settings) -> Any:
     if moved:
         _log.warning(moved)
     return MlflowClient(tracking_uri(settings), tracking_uri(settings))
+
+
+def _keep_mlflow_quiet() -> None:
+    """Before MLflow is imported, which is when it reads these."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    # a bundle is three small files: its progress is not worth a line
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

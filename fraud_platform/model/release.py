@@ -54,7 +54,10 @@ def challenge(home: Path, bundle_dir: Path, reason: Reason, now: datetime, *, ag
         if name == routing.challenger:
             return routing
         if not again and name in rolled_back(home):
-            raise ReleaseError(f"{name} was rolled back before and comes not back by itself; ask for it by hand")
+            raise ReleaseError(
+                f"{name} was rolled back before and does not return by itself; "
+                "run `fraud-platform release challenge` to try it again"
+            )
         install(home, bundle_dir)
         changed = msgspec.structs.replace(
             routing, challenger=name, stage="shadow", weight=0.0, since=_microseconds(now), began=_microseconds(now)

@@ -127,7 +127,10 @@ def take_step(settings: Settings, routing: Routing, evidence: Evidence, step: St
     reason = Reason(who=who, why="; ".join(step.reasons), evidence=evidence.plain())
     try:
         if step.action == "roll_back":
+            from fraud_platform.model.registry import show_who_decides
+
             roll_back(settings.home, routing.challenger, reason, now)
+            show_who_decides(settings)
         elif step.action == "ramp":
             ramp(settings.home, routing.challenger, step.weight, reason, now)
         else:

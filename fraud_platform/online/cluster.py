@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import hiredis
 import msgspec
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from fraud_platform.online import velocity
 from fraud_platform.online.attempt import Attempt, Keyed, get
 from fraud_platform.online.cluster_wire import ClusterWire
 from fraud_platform.online.shards import in_slot
-from fraud_platform.online.slots import SLOTS, slot
 from fraud_platform.online.standalone import Asked, CatchUp, epoch_of, load_scripts
 from fraud_platform.online.wire import Reply, StoreError, Wire, command
 
@@ -123,15 +123,15 @@ class Cluster:
     async def renew_epochs(self, epoch: velocity.Epoch) -> None:
         """`Server.renew_epochs`. Raises StoreError."""
         value = msgspec.json.encode(epoch)
-        keys = [in_slot(self._epoch_key, number) for number in range(SLOTS)]
-        for start in range(0, SLOTS, _EPOCHS_AT_ONCE):
+        keys = [in_slot(self._epoch_key, number) for number in range(REDIS_CLUSTER_HASH_SLOTS)]
+        for start in range(0, REDIS_CLUSTER_HASH_SLOTS, _EPOCHS_AT_ONCE):
             await self._answers(
                 [Keyed(key, command(b"SET", key, value, b"XX")) for key in keys[start : start + _EPOCHS_AT_ONCE]],
                 preparing=True,
             )
 
     def _epochs_of(self, calls: Sequence[Keyed]) -> list[Keyed]:
-        keys = [in_slot(self._epoch_key, slot(call.key)) for call in calls]
+        keys = [in_slot(self._epoch_key, key_slot(call.key)) for call in calls]
         return [get(key) for key in keys]
 
     async def _answers(self, commands: Sequence[Keyed], *, preparing: bool = False) -> list[Reply]:

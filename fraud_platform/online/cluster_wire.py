@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
 import hiredis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
 from fraud_platform.online.attempt import Keyed
 from fraud_platform.online.shards import node_url, seed_urls
-from fraud_platform.online.slots import SLOTS, slot
 from fraud_platform.online.wire import Reply, StoreError, Wire, command
 
 _LOOK_SECONDS, _TROUBLED_LOOK_SECONDS = 10.0, 0.2
@@ -34,7 +34,7 @@ class ClusterWire:
         self._deadline = deadline
         self._prepare = prepare
         self._nodes: dict[str, Wire] = {}
-        self._owners: list[str | None] = [None] * SLOTS
+        self._owners: list[str | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._look_now = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -63,7 +63,7 @@ class ClusterWire:
         replies: list[Reply | StoreError] = [None] * len(commands)
         by_node: dict[str | None, list[int]] = defaultdict(list)
         for position, each in enumerate(commands):
-            by_node[self._owners[slot(each.key)]].append(position)
+            by_node[self._owners[key_slot(each.key)]].append(position)
         waves = [
             (positions, self._send(node, b"".join([commands[p].payload for p in positions]), len(positions), preparing))
             for node, positions in by_node.items()
@@ -97,7 +97,7 @@ class ClusterWire:
         """The reply from wherever the key has gone."""
         for _ in range(_REDIRECTS):
             kind, _, rest = str(reply).partition(" ")
-            node = self._owners[slot(keyed.key)]
+            node = self._owners[key_slot(keyed.key)]
             prefix = b""
             if kind in ("MOVED", "ASK"):
                 node = rest.rpartition(" ")[2]
@@ -107,7 +107,7 @@ class ClusterWire:
                 if node not in self._nodes:
                     await self._adopt([node])
                 if kind == "MOVED":
-                    self._owners[slot(keyed.key)] = node
+                    self._owners[key_slot(keyed.key)] = node
                     self._look_now.set()
                 else:
                     prefix = _ASKING
@@ -138,7 +138,7 @@ class ClusterWire:
         told = await self._map()
         if told is None:
             return
-        owners: list[str | None] = [None] * SLOTS
+        owners: list[str | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         for first, last, (host, port, *_), *_ in told:
             node = f"{(host or b'').decode() or urlsplit(self._seeds[0]).hostname}:{port}"
             owners[first : last + 1] = [node] * (last + 1 - first)

@@ -7,15 +7,13 @@ configuration (`feature_repo`). Named in feature_store.yaml as `batch_engine.typ
 import logging
 
 from feast.feature_view import FeatureView
-from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
-from feast.infra.compute_engines.local.compute import LocalComputeEngine
-from feast.infra.compute_engines.local.job import LocalMaterializationJob
+from feast.infra.common.materialization_job import MaterializationTask
 from feast.infra.online_stores.postgres_online_store.postgres import PostgreSQLOnlineStore
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
-from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 
 from fraud_platform.online.cold_writer import write_cold
+from fraud_platform.online.feast_seam import ViewWriter, postgres_connection, redis_client
 from fraud_platform.online.packed import VIEWS, PackedView
 from fraud_platform.online.shards import RedisClient
 from fraud_platform.online.writer import write_packed
@@ -31,24 +29,15 @@ class PackedComputeEngineConfig(FeastConfigBaseModel):
     """Pace of writing to Redis; None: as fast as it goes."""
 
 
-class PackedComputeEngine(LocalComputeEngine):
+class PackedComputeEngine(ViewWriter):
     """Writes the packed views by the bulk writer; refuses views that it does not know.
 
     The rows come from the offline store, the newest per entity within the task's interval, and go to the Redis of the
     online store's configuration, or to its PostgreSQL. A refused or failed task is the job's error, which Feast raises.
     """
 
-    def _materialize_one(
-        self, registry: BaseRegistry, task: MaterializationTask, **kwargs: object
-    ) -> LocalMaterializationJob:
-        job_id = f"{task.feature_view.name}-{task.start_time}-{task.end_time}"
-        try:
-            self._write(task)
-        except Exception as error:  # noqa: BLE001 - Feast's contract: the job carries the error, the provider raises it
-            return LocalMaterializationJob(job_id, MaterializationJobStatus.ERROR, error)
-        return LocalMaterializationJob(job_id, MaterializationJobStatus.SUCCEEDED)
-
-    def _write(self, task: MaterializationTask) -> int:
+    def write(self, task: MaterializationTask) -> int:
+        """Write the newest row of each entity within the task's interval."""
         view = _packed(task.feature_view)
         source = task.feature_view.batch_source
         if source is None:
@@ -79,7 +68,7 @@ class PackedComputeEngine(LocalComputeEngine):
 
         try:
             if isinstance(self.online_store, PostgreSQLOnlineStore):
-                with self.online_store._get_conn(self.repo_config) as connection:
+                with postgres_connection(self.online_store, self.repo_config) as connection:
                     return write_cold(connection, task.project, view, rows, progress=advance)
             client, ttl_seconds = self._redis()
             return write_packed(
@@ -104,7 +93,7 @@ class PackedComputeEngine(LocalComputeEngine):
         config = self.repo_config.online_store
         if not isinstance(self.online_store, RedisOnlineStore) or not isinstance(config, RedisOnlineStoreConfig):
             raise TypeError(f"the packed views are written to Redis or PostgreSQL, the online store is {config.type}")
-        client = self.online_store._get_client(config)
+        client = redis_client(self.online_store, config)
         if not config.key_ttl_seconds:
             raise ValueError("online_store.key_ttl_seconds must be set: rows of departed entities expire by it")
         return client, config.key_ttl_seconds

@@ -9,14 +9,14 @@ times, names further nodes to find it by.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import islice
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from redis import Redis, RedisCluster
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import ConnectionError, RedisClusterException, RedisError
-
-from fraud_platform.online.slots import SLOTS, slot, tags
 
 RedisClient = Redis | RedisCluster
 
@@ -90,7 +90,7 @@ def by_master(client: RedisClient, keys: Sequence[bytes]) -> Iterator[tuple[Redi
     held: dict[str, list[int]] = defaultdict(list)
     nodes = {}
     for position, key in enumerate(keys):
-        node = client.nodes_manager.get_node_from_slot(slot(key))
+        node = client.nodes_manager.get_node_from_slot(key_slot(key))
         nodes[node.name] = node
         held[node.name].append(position)
     for name, positions in held.items():
@@ -99,12 +99,24 @@ def by_master(client: RedisClient, keys: Sequence[bytes]) -> Iterator[tuple[Redi
 
 def per_slot(client: RedisClient, key: bytes) -> list[bytes]:
     """The key itself on one server; on a Cluster one key for each slot, so that what moves or is lost takes its own."""
-    return [key] if isinstance(client, Redis) else [in_slot(key, number) for number in range(SLOTS)]
+    return [key] if isinstance(client, Redis) else [in_slot(key, number) for number in range(REDIS_CLUSTER_HASH_SLOTS)]
 
 
 def in_slot(key: bytes, number: int) -> bytes:
     """The slot's own key of this name."""
     return b"%s:{%s}" % (key, tags()[number])
+
+
+@cache
+def tags() -> tuple[bytes, ...]:
+    """A short text for each slot whose slot it is: in braces it puts a key there. Takes 0.1 s the first time."""
+    found: dict[int, bytes] = {}
+    number = 0
+    while len(found) < REDIS_CLUSTER_HASH_SLOTS:
+        text = b"%d" % number
+        found.setdefault(key_slot(text), text)
+        number += 1
+    return tuple(found[each] for each in range(REDIS_CLUSTER_HASH_SLOTS))
 
 
 def used_memory(client: RedisClient) -> int:

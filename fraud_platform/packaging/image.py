@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from fraud_platform.homes import begin_home
 from fraud_platform.model.bundle import Bundle, exclusive
 from fraud_platform.packaging.builder import Builder
 from fraud_platform.packaging.packed import packed_release
-from fraud_platform.packaging.requirements import Pin, platform_pins, requirements_text, serving_pins
+from fraud_platform.packaging.requirements import platform_requirements, serving_requirements
 from fraud_platform.packaging.sbom import bill_of_materials, installed, licence_list
 from fraud_platform.run.home import PROJECT
 from fraud_platform.settings import Settings
@@ -91,12 +91,12 @@ def build_bento(settings: Settings) -> Bento:
 
 
 def build_service_image(settings: Settings, bento: Bento, builder: Builder) -> Image:
-    """An image of the service with this Bento. Raises PackagingError, BuilderError, LockError, BundleError."""
+    """An image of the service with this Bento. Raises PackagingError, BuilderError, BundleError."""
     release = packed_release(bento.folder / "src")
     if release is None:
         raise PackagingError(f"{bento.folder} carries no release: build it with `bentoml build` of this project")
     bundle = Bundle.load(release)
-    with _context(settings, serving_pins(PROJECT)) as context:
+    with _context(settings, serving_requirements(PROJECT)) as context:
         shutil.copytree(bento.folder, context / "bento", ignore=shutil.ignore_patterns("__pycache__"))
         _compile(context / "bento")
         recipe = _Recipe(
@@ -118,16 +118,16 @@ def build_service_image(settings: Settings, bento: Bento, builder: Builder) -> I
 
 def build_platform_images(settings: Settings, builder: Builder) -> tuple[Image, Image]:
     """An image of everything around the service: Dagster, MLflow, training; and, on that, one of the gateway. Raises
-    PackagingError, BuilderError, LockError."""
-    pins = platform_pins(PROJECT)
-    with _context(settings, pins) as context:
+    PackagingError, BuilderError."""
+    requirements = platform_requirements(PROJECT)
+    with _context(settings, requirements) as context:
         code = context / "code"
         for room in PLATFORM_CODE:
             shutil.copytree(PROJECT / room, code / room, ignore=shutil.ignore_patterns("__pycache__"))
         for file in PLATFORM_FILES:
             (code / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(PROJECT / file, code / file)
-        version = _digest(pins, code)
+        version = _digest(requirements, code)
         _compile(code)
         recipe = _Recipe(
             target="platform",
@@ -164,7 +164,9 @@ class _Recipe:
 
 def _build(settings: Settings, builder: Builder, context: Path, recipe: _Recipe) -> Image:
     components, images = installed(context / "packages"), list(recipe.images.values())
-    bill = bill_of_materials(components, name=recipe.name, version=recipe.version, images=images, model=recipe.model)
+    bill = bill_of_materials(
+        components, name=recipe.name, version=recipe.version, at=recipe.at, images=images, model=recipe.model
+    )
     (context / BILL).write_text(bill)
     (context / LICENCES).write_text(licence_list(components))
     tag = f"{recipe.name}:{recipe.version}"
@@ -185,9 +187,9 @@ def _build(settings: Settings, builder: Builder, context: Path, recipe: _Recipe)
 
 
 @contextmanager
-def _context(settings: Settings, pins: Sequence[Pin]) -> Iterator[Path]:
+def _context(settings: Settings, requirements: str) -> Iterator[Path]:
     """A folder for a builder, with packages and an empty home; it goes with the block."""
-    packages = _packages(settings, list(pins))
+    packages = _packages(settings, requirements)
     with tempfile.TemporaryDirectory(prefix="context-", dir=_workshop(settings)) as temporary:
         context = Path(temporary)
         begin_home(context / "home")
@@ -196,15 +198,14 @@ def _context(settings: Settings, pins: Sequence[Pin]) -> Iterator[Path]:
         yield context
 
 
-def _packages(settings: Settings, pins: list[Pin]) -> Path:
-    """These pins installed and compiled, kept for the next image with the same ones. Raises PackagingError."""
-    text = requirements_text(pins)
-    folder = _workshop(settings) / f"packages-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+def _packages(settings: Settings, requirements: str) -> Path:
+    """These packages installed and compiled, kept for the next image with the same ones. Raises PackagingError."""
+    folder = _workshop(settings) / f"packages-{hashlib.sha256(requirements.encode()).hexdigest()[:12]}"
     with exclusive(folder.with_suffix(".lock")):
         if not folder.exists():
             with tempfile.TemporaryDirectory(prefix="packages-", dir=folder.parent) as temporary:
                 wanted, target = Path(temporary) / "requirements.txt", Path(temporary) / "packages"
-                wanted.write_text(text)
+                wanted.write_text(requirements)
                 _install(wanted, target)
                 for left_out in [path for name in _TRIMMED for path in target.glob(f"*/**/{name}") if path.is_dir()]:
                     shutil.rmtree(left_out, ignore_errors=True)
@@ -239,8 +240,8 @@ def _compile(folder: Path) -> None:
     compileall.compile_dir(folder, quiet=2, invalidation_mode=mode, stripdir=str(folder), prependdir="/app", workers=2)
 
 
-def _digest(pins: Sequence[Pin], code: Path) -> str:
-    digest = hashlib.sha256(requirements_text(list(pins)).encode())
+def _digest(requirements: str, code: Path) -> str:
+    digest = hashlib.sha256(requirements.encode())
     for path in sorted(path for path in code.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(code)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]

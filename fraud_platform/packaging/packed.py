@@ -21,7 +21,7 @@ from fraud_platform.model.bundle import (
     releases,
 )
 from fraud_platform.model.ledger import Change, append_change
-from fraud_platform.packaging.requirements import requirements_text, serving_pins
+from fraud_platform.packaging.requirements import serving_requirements
 
 PACKED = "release"
 """Folder of a Bento's code that holds the folder of its one release."""
@@ -70,14 +70,13 @@ def start_from(home: Path, packed: Path, *, decides: bool, now: datetime) -> str
 
 def content_version(root: Path, home: Path) -> str:
     """A Bento's version from what goes into it: `7-0123456789ab`, the champion's number and a digest of champion,
-    code and pins. The same content has the same version anywhere. root: the checkout. Raises NoReleaseError, LockError.
+    code and packages. The same content has the same version anywhere. root: the checkout. Raises NoReleaseError.
     """
     champion = current_release(home)
     files = [path for pattern in (BENTOFILE, *CODE) for path in root.glob(pattern)]
     digest = digest_of([(str(path.relative_to(root)), path.read_bytes()) for path in files])
     model = digest_of([(name, (champion / name).read_bytes()) for name in DECIDING])
-    pins = requirements_text(serving_pins(root))
-    whole = hashlib.sha256("\n".join((digest, model, pins)).encode()).hexdigest()
+    whole = hashlib.sha256("\n".join((digest, model, serving_requirements(root))).encode()).hexdigest()
     return f"{champion.name.rpartition('-')[2]}-{whole[:12]}"
 
 

@@ -1,17 +1,26 @@
 """What an image holds, for those who must know: a CycloneDX bill of materials, and a list of licences.
 
-What belongs here: reading installed packages and writing both. What does not: installing (`image`). The base image has
-a bill of its own, this one names it.
+What belongs here: reading installed packages and listing them. What does not: installing (`image`), the format, which
+is cyclonedx-python-lib's. The base image has a bill of its own, this one names it.
 """
 
-import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from email.message import Message
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
+
+from cyclonedx.contrib.license.factories import LicenseFactory
+from cyclonedx.model import HashAlgorithm, HashType
+from cyclonedx.model import component as bom
+from cyclonedx.model.bom import Bom, BomMetaData
+from cyclonedx.model.component import ComponentType
+from cyclonedx.output import make_outputter
+from cyclonedx.schema import OutputFormat, SchemaVersion
+from packageurl import PackageURL
 
 _CLASSIFIER = "License :: "
 _UNKNOWN = "not declared"
@@ -39,41 +48,48 @@ def installed(folder: Path) -> list[Component]:
 
 
 def bill_of_materials(
-    components: Sequence[Component], *, name: str, version: str, images: Sequence[str], model: tuple[str, str] | None
+    components: Sequence[Component],
+    *,
+    name: str,
+    version: str,
+    at: datetime,
+    images: Sequence[str],
+    model: tuple[str, str] | None,
 ) -> str:
     """A CycloneDX 1.5 document, the same for the same content.
 
-    images: those that it is made of. model: name and SHA-256 of the model that is inside, if one is.
+    at: when the content was made, with a time zone. images: those that it is made of. model: name and SHA-256 of the
+    model that is inside, if one is.
     """
-    parts: list[dict[str, Any]] = [
-        {
-            "type": "library",
-            "name": one.name,
-            "version": one.version,
-            "purl": f"pkg:pypi/{one.name.lower().replace('_', '-')}@{one.version}",
-            "licenses": [{"license": {"name": one.licence}}],
-        }
-        for one in components
-    ]
-    parts += [{"type": "container", "name": image} for image in images]
+    whole = bom.Component(type=ComponentType.CONTAINER, name=name, version=version, bom_ref=f"{name}@{version}")
+    parts = [_library(one) for one in components]
+    parts += [bom.Component(type=ComponentType.CONTAINER, name=image, bom_ref=image) for image in images]
     if model is not None:
-        hashes = [{"alg": "SHA-256", "content": model[1]}]
-        parts.append({"type": "machine-learning-model", "name": model[0], "hashes": hashes})
-    serial = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps([name, version, parts]))
-    document = {
-        "bomFormat": "CycloneDX",
-        "specVersion": "1.5",
-        "serialNumber": f"urn:uuid:{serial}",
-        "version": 1,
-        "metadata": {"component": {"type": "container", "name": name, "version": version}},
-        "components": parts,
-    }
-    return json.dumps(document, indent=2) + "\n"
+        hashes = [HashType(alg=HashAlgorithm.SHA_256, content=model[1])]
+        kind = ComponentType.MACHINE_LEARNING_MODEL
+        parts.append(bom.Component(type=kind, name=model[0], hashes=hashes, bom_ref=model[0]))
+    document = Bom(
+        components=parts, metadata=BomMetaData(component=whole, timestamp=at), serial_number=uuid.UUID(int=0)
+    )
+    document.register_dependency(whole, parts)
+    # a serial number of the content: the same content is the same document
+    document.serial_number = uuid.uuid5(uuid.NAMESPACE_URL, _json(document))
+    return _json(document) + "\n"
 
 
 def licence_list(components: Sequence[Component]) -> str:
     """One line a package: name, version, licence."""
     return "".join(f"{one.name} {one.version}: {one.licence}\n" for one in components)
+
+
+def _library(one: Component) -> bom.Component:
+    purl = PackageURL("pypi", name=one.name, version=one.version)
+    licences = [] if one.licence == _UNKNOWN else [LicenseFactory().make_from_string(one.licence)]
+    return bom.Component(name=one.name, version=one.version, purl=purl, licenses=licences, bom_ref=purl.to_string())
+
+
+def _json(document: Bom) -> str:
+    return make_outputter(document, OutputFormat.JSON, SchemaVersion.V1_5).output_as_string(indent=2)
 
 
 def _licence(metadata: Message) -> str:

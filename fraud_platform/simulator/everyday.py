@@ -12,7 +12,6 @@ from fraud_platform.simulator.randomness import Bools, Floats, Ints, Keys
 from fraud_platform.simulator.rows import Rows
 from fraud_platform.simulator.world import Trips, World
 
-HOUR_US = 3_600_000_000
 MILLISECOND_US = 1_000
 
 # relative traffic in each hour of local time, 00:00 first

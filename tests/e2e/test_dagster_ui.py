@@ -36,7 +36,6 @@ from tests.integration.test_dagster import FIRST_DAY, NOW
 from tests.monitoring_kit import DRIFTING, decided, log_decisions, release_with_holdout, vectors
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 DAY = FIRST_DAY + timedelta(days=1)
 PICTURES = os.environ.get("FRAUD_TEST_PICTURES")

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import redis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 
 from fraud_platform.online.embedded_redis import find_redis_server
-from fraud_platform.online.slots import SLOTS
 from tests.redis_kit import NO_RETRY, wait_for
 
 NODE_TIMEOUT_MS = 1_000
@@ -80,7 +80,7 @@ class RedisCluster:
         self.folder = folder
         self.masters = [Node(folder / f"master-{number}") for number in range(3)]
         self.replicas = [Node(folder / f"replica-{number}") for number in range(3)] if replicas else []
-        bounds = [SLOTS * n // 3 for n in range(4)]
+        bounds = [REDIS_CLUSTER_HASH_SLOTS * n // 3 for n in range(4)]
         for number, master in enumerate(self.masters):
             master.cluster("ADDSLOTS", *range(bounds[number], bounds[number + 1]))
             master.cluster("SET-CONFIG-EPOCH", number + 1)
@@ -119,7 +119,7 @@ class RedisCluster:
     @staticmethod
     def _whole(node: Node) -> bool:
         told = node.cluster("INFO").decode()  # type: ignore[attr-defined]
-        return "cluster_state:ok" in told and f"cluster_slots_ok:{SLOTS}" in told
+        return "cluster_state:ok" in told and f"cluster_slots_ok:{REDIS_CLUSTER_HASH_SLOTS}" in told
 
     def move(self, slots: list[int], source: Node, target: Node, pause: float = 0.0) -> None:
         """Move slots with their keys, as `redis-cli --cluster reshard` does: importing, migrating, keys, done."""

@@ -13,7 +13,7 @@ from typing import Any
 import boto3
 import pytest
 import s3fs
-from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -53,7 +53,7 @@ class _Quiet(WSGIRequestHandler):
 @contextmanager
 def s3_server() -> Iterator[S3]:
     """Serve one empty bucket, and lead this process and those it starts there by the usual variables."""
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
     moto = DomainDispatcherApplication(create_backend_app)
     one_at_a_time = threading.Lock()

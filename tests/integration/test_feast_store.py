@@ -1,6 +1,7 @@
 """Feast and the platform's own reader and writer agree: bytes, named values, snapshots. One file, since `import feast`
 takes ten seconds."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -315,7 +316,7 @@ def test_a_day_of_which_the_source_has_no_row_is_named(loaded: Loaded, caplog: p
 def test_an_unset_environment_is_named(loaded: Loaded) -> None:
     from feast.repo_config import RegistryConfig
 
-    from feature_repo.registry_store import AtomicFileRegistryStore
+    from fraud_platform.online.feast_seam import AtomicFileRegistryStore
 
     with pytest.raises(ValueError, match=r"python -m feature_repo\.store"):
         AtomicFileRegistryStore(RegistryConfig(path="${FRAUD_HOME}/feast/registry.db"), Path())
@@ -361,3 +362,22 @@ def test_feast_reaches_the_embedded_redis(settings: Settings) -> None:
 def test_a_redis_address_that_feast_cannot_express_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="Feast"):
         feast_store.connection_string(url)
+
+
+def test_feast_is_as_its_seam_takes_it() -> None:
+    from feast.infra.compute_engines.base import ComputeEngine
+    from feast.infra.compute_engines.local.compute import LocalComputeEngine
+    from feast.infra.online_stores.postgres_online_store.postgres import PostgreSQLOnlineStore
+    from feast.infra.online_stores.redis import RedisOnlineStore
+    from feast.infra.registry.file import FileRegistryStore
+
+    def parameters(method: object) -> list[str]:
+        assert callable(method)
+        return [*inspect.signature(method).parameters]
+
+    assert parameters(LocalComputeEngine._materialize_one) == ["self", "registry", "task", "kwargs"]
+    assert "self._materialize_one(" in inspect.getsource(ComputeEngine.materialize)
+    assert parameters(FileRegistryStore._write_registry) == ["self", "registry_proto"]
+    assert "self._filepath" in inspect.getsource(FileRegistryStore.__init__)
+    assert parameters(RedisOnlineStore._get_client) == ["self", "online_store_config"]
+    assert parameters(PostgreSQLOnlineStore._get_conn) == ["self", "config", "autocommit"]

@@ -31,7 +31,6 @@ from fraud_platform.quality import evaluate, every_label_has_a_payment
 from fraud_platform.settings import Settings
 
 PER_MINUTE = 120
-AT_ONCE = 20
 WAITING = 12
 CALLERS = ("ann", "bob", "cyd", "dan", "eve", "fay")
 

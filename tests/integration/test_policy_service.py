@@ -403,7 +403,7 @@ def test_a_worker_that_is_stopped_is_counted_and_named(service: Service) -> None
         late = command(service, "policy", "kill-switch", "rules_only", "--why", "a test", "--wait", "2")
         assert late.returncode == 4, late.stdout
         assert "is kept" in late.stdout
-        assert f"is in force in 1 of 2 workers after 2.0 s; not confirmed by worker {stopped}" in late.stderr
+        assert f"is in force in 1 of 2 workers after 2.0 s; worker {stopped} has not confirmed" in late.stderr
         told = json.loads(
             command(service, "policy", "kill-switch", "off", "--why", "a test", "--wait", "1", "--json").stdout
         )

@@ -21,6 +21,7 @@ import redis
 from prometheus_kit import CONFIGURATION, ROOT, Stack, needs_prometheus
 from service_kit import USERS, fill_online_store, free_port, publish_small_model
 
+from bento.bentoml_seam import WORKER_MODULE
 from deploy.grafana import boards
 from fraud_platform.lake import Lake
 from fraud_platform.online.embedded_redis import find_redis_server
@@ -194,7 +195,7 @@ def test_the_gauges_of_a_killed_worker_are_forgotten(platform: Platform) -> None
     """Its breaker is open, since Redis is away: it must not stay open in the sum for good."""
     stack = platform.stack
     lives = [each for each in psutil.Process().children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE]
-    (service,) = (each for each in lives if "_bentoml_impl.worker.service" in each.cmdline())
+    (service,) = (each for each in lives if WORKER_MODULE in each.cmdline())
     stack.wait(lambda: stack.values("sum(fraud_model_serving)"), "the model in force is shown")
     before = stack.values("sum(fraud_model_serving)")[-1]
     service.kill()

@@ -15,6 +15,7 @@ import redis
 from feast_snapshots import bits, snapshot, write_snapshots
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis_cluster_kit import RedisCluster, until
 from service_kit import USERS, fill_online_store
 from test_feast_store import COUNT, DAY, entity_id
@@ -30,8 +31,7 @@ from fraud_platform.online.epochs import velocity_epoch
 from fraud_platform.online.ladder import REDIS, Ladder
 from fraud_platform.online.packed import PROJECT, VIEWS
 from fraud_platform.online.recount import Recount
-from fraud_platform.online.shards import connect_redis, seed_urls
-from fraud_platform.online.slots import SLOTS, slot, tags
+from fraud_platform.online.shards import connect_redis, seed_urls, tags
 from fraud_platform.online.snapshot_load import load_snapshot_direct, load_snapshot_feast
 from fraud_platform.online.store import OnlineFeatures, OnlineStore
 from fraud_platform.replay import replay_day
@@ -70,9 +70,9 @@ def breakable(tmp_path: Path) -> Iterator[RedisCluster]:
 
 
 def test_slots_are_those_of_the_specification() -> None:
-    assert slot(b"123456789") == 0x31C3
-    assert slot(b"a{user:1}b") == slot(b"{user:1}") == slot(b"user:1")
-    assert [slot(b"x{%s}" % tag) for tag in tags()] == list(range(SLOTS))
+    assert key_slot(b"123456789") == 0x31C3
+    assert key_slot(b"a{user:1}b") == key_slot(b"{user:1}") == key_slot(b"user:1")
+    assert [key_slot(b"x{%s}" % tag) for tag in tags()] == list(range(REDIS_CLUSTER_HASH_SLOTS))
 
 
 def test_an_address_names_nodes_login_and_transport() -> None:
@@ -189,9 +189,9 @@ async def test_a_master_that_lost_its_data_takes_its_own_users_velocity_with_it(
                 user = f"user-{number}"
                 paid = msgspec.structs.replace(payment(f"t-{number}"), user_id=user, merchant_id=user)
                 found = await store.read(paid, caller="c", claim=b"claim:x")
-                slots = {slot(velocity.set_key(entity, user)) for entity in velocity.ENTITIES}
+                slots = {key_slot(velocity.set_key(entity, user)) for entity in velocity.ENTITIES}
                 known[number] = bool(np.isfinite(found.velocity).all())
-                assert known[number] == (min(slots) >= SLOTS // 3), "master 0 has the first third"
+                assert known[number] == (min(slots) >= REDIS_CLUSTER_HASH_SLOTS // 3), "master 0 has the first third"
             assert {True, False} == set(known.values())
         finally:
             await store.close()
@@ -242,9 +242,9 @@ async def test_a_resharding_under_load_loses_no_answer_and_no_count(breakable: R
     newcomer = await asyncio.to_thread(breakable.add_master)
     traffic = Traffic(breakable.url, tmp_path / "recount")
     await traffic.begin()
-    user_slot = slot(velocity.set_key("user", USERS[0]))
-    merchant_slot = slot(velocity.set_key("merchant", "m-1"))
-    bounds = [SLOTS * n // 3 for n in range(4)]
+    user_slot = key_slot(velocity.set_key("user", USERS[0]))
+    merchant_slot = key_slot(velocity.set_key("merchant", "m-1"))
+    bounds = [REDIS_CLUSTER_HASH_SLOTS * n // 3 for n in range(4)]
     for number, source in enumerate(breakable.masters[:3]):
         own = range(bounds[number], bounds[number + 1])
         moved = [s for s in (user_slot, merchant_slot) if s in own]
@@ -267,8 +267,8 @@ async def test_a_failover_under_load_loses_no_answer_and_no_count(
     traffic = Traffic(breakable.url, tmp_path / "recount")
     await traffic.begin()
     await asyncio.sleep(0.5)
-    user_slot = slot(velocity.set_key("user", USERS[0]))
-    number = min(user_slot * 3 // SLOTS, 2)
+    user_slot = key_slot(velocity.set_key("user", USERS[0]))
+    number = min(user_slot * 3 // REDIS_CLUSTER_HASH_SLOTS, 2)
     victim, heir = breakable.masters[number], breakable.replicas[number]
     if how == "killed":
         victim.kill()
@@ -304,9 +304,9 @@ def test_a_load_while_slots_move_writes_every_row(breakable: RedisCluster, tmp_p
     with connect_redis(breakable.url) as client:
         for number in range(0, COUNT, 7):
             key = layout.entity_key(PROJECT, view.join_key, entity_id(view, number))
-            source = breakable.masters[min(slot(key) * 3 // SLOTS, 2)]
+            source = breakable.masters[min(key_slot(key) * 3 // REDIS_CLUSTER_HASH_SLOTS, 2)]
             # the client's map is older than this move
-            breakable.move([slot(key)], source, newcomer)
+            breakable.move([key_slot(key)], source, newcomer)
         record = load_snapshot_direct(client, lake, view, DAY, now=lambda: 1, ttl_seconds=60, force=True)
     assert record.rows == COUNT
     stored = sum(len(list(each.client.scan_iter(_type="HASH"))) for each in breakable.masters)

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 import redis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS
 from redis_cluster_kit import Node, RedisCluster
 from service_kit import USERS, fill_online_store
 
@@ -22,15 +23,13 @@ from fraud_platform.online.epochs import put_epoch, velocity_epoch
 from fraud_platform.online.ladder import Ladder
 from fraud_platform.online.recount import Recount
 from fraud_platform.online.redis_memory import MemoryWatch
-from fraud_platform.online.shards import connect_redis, in_slot
-from fraud_platform.online.slots import SLOTS, tags
+from fraud_platform.online.shards import connect_redis, in_slot, tags
 from fraud_platform.online.store import OnlineStore
 from fraud_platform.schema import Transaction
 from tests.engine_kit import NOW, World, body
 from tests.redis_kit import RedisServer, begin_redis
 
 TINY = 8 * 1024**2
-USER_COUNT = [f.name for f in velocity.CATALOGUE.of("velocity")].index("user_txn_count_1h")
 
 
 @pytest.fixture
@@ -195,7 +194,7 @@ def test_a_master_that_forgets_takes_the_epochs_of_its_own_slots_alone(tmp_path:
 
 def slots_of(cluster: RedisCluster, master: Node) -> range:
     number = cluster.masters.index(master)
-    return range(SLOTS * number // 3, SLOTS * (number + 1) // 3)
+    return range(REDIS_CLUSTER_HASH_SLOTS * number // 3, REDIS_CLUSTER_HASH_SLOTS * (number + 1) // 3)
 
 
 def test_a_redis_without_a_bound_is_told_of(redis_url: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +15,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from assets.release_jobs import RELEASE_JOBS
+from assets.resources import Platform
+from fraud_platform.cli import app
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.label_rules import LabelRules
+from fraud_platform.homes import begin_home
 from fraud_platform.lake import Lake
 from fraud_platform.model import registry
+from fraud_platform.model.arms import Scores, measure
 from fraud_platform.model.bundle import Bundle, BundleError, Scorer, current_release, publish
 from fraud_platform.model.candidate import Candidate, write_candidate
 from fraud_platform.model.ledger import read_ledger
 from fraud_platform.model.registry import (
     EXPERIMENT,
     NoCardError,
+    challenge,
     champion_version,
     close_orphan_runs,
     ensure_experiment,
@@ -33,10 +40,13 @@ from fraud_platform.model.registry import (
     promote,
     read_card,
     resume_promotion,
+    show_who_decides,
     tracking_uri,
 )
 from fraud_platform.model.registry_moved import follow_home
 from fraud_platform.model.registry_rebuild import rebuild_registry
+from fraud_platform.model.release import Reason
+from fraud_platform.model.rollout import Step, take_step
 from fraud_platform.model.routing import Routing, read_routing
 from fraud_platform.model.steps import judge_candidate, register_candidate, release_if_better, train_candidate
 from fraud_platform.recovery.backup import backup, restore
@@ -343,13 +353,85 @@ def test_an_interrupted_promotion_that_no_longer_fits_the_code_does_not_block_th
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
-def test_a_lost_registry_is_rebuilt_from_the_releases_under_their_old_numbers(mine: Settings) -> None:
-    candidate = trained(mine)
+def released_twice(settings: Settings) -> Candidate:
+    """Versions 1 and 3 were released, and MLflow knows both; 3 decides."""
+    candidate = trained(settings)
     for number in (1, 3):
-        folder = mine.home / "built" / str(number)
+        folder = settings.home / "built" / str(number)
         replace(candidate.bundle, version=number, mlflow_run_id="gone").write(folder)
-        publish(mine.home, folder)
-    assert rebuild_registry(mine) == [1, 3]
+        publish(settings.home, folder)
+    assert rebuild_registry(settings) == [1, 3]
+    return candidate
+
+
+def by_the_sensor(settings: Settings) -> None:
+    none = np.empty(0)
+    evidence = measure(Scores(none, none, none, none.astype(bool), none, none), 0.5, 2.0)
+    step = Step("roll_back", 0.0, ["it blocks too much"])
+    assert take_step(settings, read_routing(settings.home), evidence, step, "sensor", kit.NOW)
+
+
+def by_the_command(settings: Settings) -> None:
+    begin_home(settings.home)
+    words = ["release", "rollback", "--why", "complaints", "--wait", "0"]
+    done = CliRunner().invoke(app, words, env={"FRAUD_HOME": str(settings.home)})
+    assert done.exit_code == 0, done.output
+
+
+def by_a_job(name: str) -> Callable[[Settings], None]:
+    def run(settings: Settings) -> None:
+        (job,) = (each for each in RELEASE_JOBS if each.name == name)
+        (op,) = job.nodes
+        config = {"ops": {op.name: {"config": {"who": "ana", "why": "complaints"}}}}
+        assert job.execute_in_process(config, resources={"platform": Platform(settings, kit.NOW)}).success
+
+    return run
+
+
+@pytest.mark.parametrize("take_out", [by_the_sensor, by_the_command, by_a_job("roll_back_challenger")])
+def test_mlflow_shows_no_challenger_once_it_was_taken_out(mine: Settings, take_out: Callable[[Settings], None]) -> None:
+    released_twice(mine)
+    challenge(mine, 1, Reason(who="ana", why="tried again"), kit.NOW)
+    assert aliases(mine) == {"champion": 3, "challenger": 1}
+    take_out(mine)
+    assert read_routing(mine.home).challenger is None
+    assert aliases(mine) == {"champion": 3}
+
+
+@pytest.mark.parametrize("return_to_it", [by_the_command, by_a_job("return_to_champion_before")])
+def test_mlflow_shows_the_champion_that_was_returned_to(
+    mine: Settings, return_to_it: Callable[[Settings], None]
+) -> None:
+    released_twice(mine)
+    for version in (3, 1):
+        promote(mine, version, who="ana", why="one after the other", now=kit.NOW)
+    assert aliases(mine) == {"champion": 1}
+    return_to_it(mine)
+    assert read_routing(mine.home).release == f"{NAME}-3"
+    assert aliases(mine) == {"champion": 3}
+
+
+def test_a_challenger_is_taken_out_while_mlflow_is_broken(mine: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    released_twice(mine)
+    challenge(mine, 1, Reason(who="ana", why="tried again"), kit.NOW)
+    with closing(sqlite3.connect(mine.home / "mlflow" / "mlflow.db", isolation_level=None)) as database:
+        database.execute("ALTER TABLE registered_model_aliases RENAME TO away")
+        by_the_sensor(mine)
+        assert read_routing(mine.home).challenger is None
+        assert "MLflow may show another champion or challenger" in caplog.text
+        database.execute("ALTER TABLE away RENAME TO registered_model_aliases")
+    assert aliases(mine) == {"champion": 3, "challenger": 1}
+    show_who_decides(mine)
+    assert aliases(mine) == {"champion": 3}
+
+
+def test_a_home_without_mlflow_gets_none_by_a_roll_back(tmp_path: Path) -> None:
+    show_who_decides(Settings(home=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lost_registry_is_rebuilt_from_the_releases_under_their_old_numbers(mine: Settings) -> None:
+    candidate = released_twice(mine)
     assert (versions(mine), aliases(mine)) == ([1, 3], {"champion": 3})
     # what was released can be returned to, and the next training gets a number that no release has
     assert promote(mine, 1, who="test", why="drill", now=kit.NOW).name == f"{NAME}-1"

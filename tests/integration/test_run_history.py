@@ -1,5 +1,6 @@
 """Dagster's record after the nightly purge: smaller on the disk, and whoever reads it reads what he read before."""
 
+import inspect
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -271,3 +272,22 @@ def test_a_home_without_dagster_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("FRAUD_HOME", str(tmp_path))
     assert main(["--yes"]) == 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dagster_is_as_its_seam_takes_it() -> None:
+    from dagster._core.storage.event_log.schema import (
+        AssetCheckExecutionsTable,
+        AssetEventTagsTable,
+        SqlEventLogStorageTable,
+    )
+    from dagster_webserver import cli
+
+    tables = {table.name: {*table.c.keys()} for table in (
+        SqlEventLogStorageTable, AssetEventTagsTable, AssetCheckExecutionsTable,
+    )}  # fmt: skip
+    assert {"id", "run_id", "asset_key", "partition", "dagster_event_type"} <= tables["event_logs"]
+    assert {"event_id"} <= tables["asset_event_tags"]
+    assert {"id", "run_id", "asset_key", "check_name", "partition", "execution_status"} <= tables[
+        "asset_check_executions"
+    ]
+    assert "app = create_app_from_workspace_process_context(" in inspect.getsource(cli)

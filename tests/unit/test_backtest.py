@@ -302,7 +302,7 @@ def test_the_command_prints_and_writes_the_same_figures(world: World, tmp_path: 
     printed = run("--rule", "amount > 600", "--json", "-", "--to", day(4).isoformat())
     assert json.loads(printed.stdout) == written
     assert run().exit_code == 1
-    assert "--rule, or --threshold" in run("--rule", "true", "--threshold", "0.5").output
+    assert "--rule, --threshold" in run("--rule", "true", "--threshold", "0.5").output
     assert run("--model", "9").exit_code == 1
     assert "there is no column amuont" in run("--rule", "amuont > 1").output
 

@@ -47,7 +47,7 @@ def test_the_policy_is_shown_changed_and_its_history_told(said: Any, tmp_path: P
     said("policy", "list-add", "allow", "merchant", "m-1", "--until", "2100-01-01", "--why", "salaries")
     said("policy", "list-remove", "allow", "merchant", "m-1", "--why", "a mistake")
     said("policy", "kill-switch", "rules_only", "--why", "scores look wrong")
-    assert "6 says so already" in said("policy", "kill-switch", "rules_only", "--why", "again")
+    assert "policy 6 already says so" in said("policy", "kill-switch", "rules_only", "--why", "again")
     shown = said("policy", "show")
     assert re.search(r"threshold +0\.65 ", shown)
     assert re.search(r"kill_switch +rules_only ", shown)
@@ -79,7 +79,7 @@ def test_the_policy_is_shown_changed_and_its_history_told(said: Any, tmp_path: P
         (("list-add", "block", "country", "Germany", "--why", "x"), 1, "Germany is not an ISO 3166"),
         (("list-add", "block", "user", "u", "--for", "soon", "--why", "x"), 1, "such as 12h or 7d"),
         (("list-add", "block", "user", "u", "--until", "2020-01-01", "--why", "x"), 1, "is in the past"),
-        (("list-add", "block", "user", "u", "--until", "2100-01-01", "--for", "1d", "--why", "x"), 1, "one of them"),
+        (("list-add", "block", "user", "u", "--until", "2100-01-01", "--for", "1d", "--why", "x"), 1, "either --until or --for"),
         (("list-remove", "allow", "user", "u", "--why", "x"), 1, "user u is not on the list"),
         (("kill-switch", "on", "--why", "x"), 2, "allow_all"),
         (("show", "--version", "9"), 1, "no version 9"),
@@ -121,7 +121,7 @@ def test_whether_somebody_is_listed_is_told_with_who_when_and_why(said: Any, tmp
     assert "list_matching exact → case" in said("policy", "history")
     assert "block list: user u-1" in said("policy", "listed", "user", "U-1")
     said("policy", "kill-switch", "allow_all", "--why", "storm")
-    assert "no list counts at present" in said("policy", "listed", "user", "u-1")
+    assert "no list counts at the moment" in said("policy", "listed", "user", "u-1")
     assert "--help" in said("policy", "listed", "user", code=2)
 
 
@@ -133,7 +133,10 @@ def test_an_entry_that_has_expired_is_told_and_counts_no_more(said: Any, tmp_pat
     entry = Entry(kind="user", value="u-1", until=past, why="a week")
     put_in_force(tmp_path, msgspec.structs.replace(record, block_list=(entry,)))
     told = said("policy", "listed", "user", "u-1", code=1)
-    assert "2026-01-02 00:00 UTC, which is past: it counts no more; since when is not in the ledger: a week" in told
+    assert (
+        "2026-01-02 00:00 UTC, which has passed, so it no longer counts; the ledger does not say since when: a week"
+        in told
+    )
     assert "is on no list" in told
 
 

@@ -87,11 +87,11 @@ def test_a_challengers_life_is_in_the_record_and_in_the_ledger(home: Path, secon
     ]  # fmt: skip
 
 
-def test_who_was_rolled_back_comes_not_back_by_itself(home: Path, second: Path) -> None:
+def test_who_was_rolled_back_does_not_return_by_itself(home: Path, second: Path) -> None:
     challenge(home, second, WHY, NOW)
     roll_back(home, NEW, WHY, NOW)
     assert rolled_back(home) == {NEW}
-    with pytest.raises(ReleaseError, match="not back by itself"):
+    with pytest.raises(ReleaseError, match="does not return by itself"):
         challenge(home, second, WHY, NOW)
     assert challenge(home, second, WHY, NOW, again=True).challenger == NEW
     for change in (lambda: ramp(home, "fraud-detector-9", 0.1, WHY, NOW), lambda: roll_back(home, "x", WHY, NOW)):
