@@ -79,7 +79,11 @@ def test_the_policy_is_shown_changed_and_its_history_told(said: Any, tmp_path: P
         (("list-add", "block", "country", "Germany", "--why", "x"), 1, "Germany is not an ISO 3166"),
         (("list-add", "block", "user", "u", "--for", "soon", "--why", "x"), 1, "such as 12h or 7d"),
         (("list-add", "block", "user", "u", "--until", "2020-01-01", "--why", "x"), 1, "is in the past"),
-        (("list-add", "block", "user", "u", "--until", "2100-01-01", "--for", "1d", "--why", "x"), 1, "either --until or --for"),
+        (
+            ("list-add", "block", "user", "u", "--until", "2100-01-01", "--for", "1d", "--why", "x"),
+            1,
+            "either --until or --for",
+        ),
         (("list-remove", "allow", "user", "u", "--why", "x"), 1, "user u is not on the list"),
         (("kill-switch", "on", "--why", "x"), 2, "allow_all"),
         (("show", "--version", "9"), 1, "no version 9"),
