@@ -160,7 +160,7 @@ def load_cold(settings: Settings, lake: Lake, view: PackedView, day: date, *, no
     rows = packed_snapshot(lake, view, day)
     write_source(settings, view, rows)
     materialize(settings, view, day, cold=True)
-    record = _record(view, day, view_medians(lake, view, day), rows.num_rows, loaded_at, now())
+    record = record_of(view, day, view_medians(lake, view, day), rows.num_rows, loaded_at, now())
     with psycopg.connect(ensure_postgres(settings)) as connection:
         put_cold_in_force(connection, record)
     return record
@@ -198,22 +198,29 @@ def put_in_force(
 ) -> SnapshotRecord:
     """Write the view's record: from this instant on the snapshot of `day` is in force."""
     record = msgspec.structs.replace(
-        _record(view, day, medians, rows, loaded_at, now()), follows=follows, catalogue_hash=catalogue_hash
+        record_of(view, day, medians, rows, loaded_at, now(), catalogue_hash), follows=follows
     )
     redis_client.set(record_key(view, key_prefix), encode_record(record))
     return record
 
 
-def _record(
-    view: PackedView, day: date, medians: list[float | None], rows: int, loaded_at: int, visible_from: int
+def record_of(
+    view: PackedView,
+    day: date,
+    medians: list[float | None],
+    rows: int,
+    loaded_at: int,
+    visible_from: int,
+    catalogue_hash: str = CATALOGUE.hash,
 ) -> SnapshotRecord:
+    """The record of a load. Times: UTC microseconds. catalogue_hash: of the set that the view belongs to."""
     return SnapshotRecord(
         view=view.name,
         snapshot=day,
         snapshot_at=end_of_day(day),
         visible_from=visible_from,
         loaded_at=loaded_at,
-        catalogue_hash=CATALOGUE.hash,
+        catalogue_hash=catalogue_hash,
         medians=medians,
         rows=rows,
         view_hash=view.hash,
