@@ -16,12 +16,14 @@ import pyarrow.compute as pc
 
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, DAY, Catalogue
+from fraud_platform.features.pruning import refuse_pruned
 from fraud_platform.lake import Lake
 from fraud_platform.online import layout
 from fraud_platform.online.columns import array_of, encoded, timestamps
 from fraud_platform.online.packed import EVENT_TIMESTAMP, PROJECT, VIEWS, PackedView, views_of
 from fraud_platform.online.shards import RedisClient, scan
 from fraud_platform.online.snapshot_load import (
+    SNAPSHOT_TABLES,
     Clock,
     append_load,
     load_snapshot_direct,
@@ -63,6 +65,11 @@ def other_views(sets: Iterable[Catalogue], catalogue: Catalogue = CATALOGUE) -> 
 def is_computed(view: PackedView, catalogue: Catalogue = CATALOGUE) -> bool:
     """Whether snapshots have the view's features, which mean the same there: else it cannot be loaded from them."""
     return set(view.names) <= set(catalogue.names) and catalogue.hash_of(view.names) == view.members
+
+
+def loadable(sets: Iterable[Catalogue], catalogue: Catalogue = CATALOGUE) -> list[OtherView]:
+    """`other_views` that can be loaded from the platform's snapshots."""
+    return [other for other in other_views(sets, catalogue) if is_computed(other.view, catalogue)]
 
 
 class ViewCost(msgspec.Struct, frozen=True):
@@ -109,10 +116,18 @@ def estimated(lake: Lake, view: PackedView, day: date) -> tuple[int, int]:
 
 
 def load_other(
-    settings: Settings, lake: Lake, redis_client: RedisClient, other: OtherView, day: date, now: Clock
+    settings: Settings,
+    lake: Lake,
+    redis_client: RedisClient,
+    other: OtherView,
+    day: date,
+    now: Clock,
+    follows: int | None = None,
 ) -> SnapshotRecord:
-    """Put the snapshot of `day` in force in the view and append it to the view's ledger. Raises OlderSnapshotError,
-    MissingPartition, WriteError."""
+    """Put the snapshot of `day` in force in the view and append it to the view's ledger. follows: of the record, where
+    this region follows the first, also back. Raises OlderSnapshotError, MissingPartition, PrunedSnapshotError,
+    WriteError."""
+    refuse_pruned(lake, SNAPSHOT_TABLES[other.view.entity], day)
     record = load_snapshot_direct(
         redis_client,
         lake,
@@ -122,6 +137,8 @@ def load_other(
         ttl_seconds=settings.online_ttl_days * _DAY_SECONDS,
         catalogue_hash=other.set_hash,
         rows_per_second=settings.online_load_rate,
+        force=follows is not None,
+        follows=follows,
     )
     append_load(lake, record, settings.region)
     return record

@@ -82,12 +82,13 @@ def load_snapshot_direct(
     force: bool = False,
     catalogue_hash: str = CATALOGUE.hash,
     rows_per_second: int | None = None,
+    follows: int | None = None,
 ) -> SnapshotRecord:
     """Write the snapshot of `day` under `key_prefix` and put it in force; no Feast, no ledger.
 
     Rows and record are those of the real store, so replay reads its own key space by the same code. Rows expire
     `ttl_seconds` after being written. catalogue_hash: of the set that the view belongs to. rows_per_second: as for
-    `write_packed`. Raises OlderSnapshotError unless `force`, MissingPartition, WriteError.
+    `write_packed`. follows: of the record. Raises OlderSnapshotError unless `force`, MissingPartition, WriteError.
     """
     loaded_at = now()
     refuse_older(redis_client, view, day, key_prefix, force=force)
@@ -103,7 +104,7 @@ def load_snapshot_direct(
         rows_per_second=rows_per_second,
     )
     return put_in_force(
-        redis_client, view, day, medians, rows.num_rows, loaded_at, now, key_prefix, catalogue_hash=catalogue_hash
+        redis_client, view, day, medians, rows.num_rows, loaded_at, now, key_prefix, follows, catalogue_hash
     )
 
 

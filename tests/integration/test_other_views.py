@@ -38,9 +38,11 @@ from fraud_platform.online.other_views import (
 )
 from fraud_platform.online.packed import PROJECT, USER_VECTOR, VIEWS, packed_view
 from fraud_platform.online.sets import ServedSet, without_medians
-from fraud_platform.online.snapshot_load import load_cold, load_snapshot_direct, read_loads
+from fraud_platform.online.snapshot_load import append_load, load_cold, load_snapshot_direct, read_loads, record_of
 from fraud_platform.online.snapshot_record import in_force
 from fraud_platform.online.store import OnlineFeatures, OnlineStore
+from fraud_platform.regions.follow import Follower
+from fraud_platform.regions.publish import Publisher
 from fraud_platform.schema import Transaction
 from fraud_platform.settings import Settings
 
@@ -252,3 +254,34 @@ def small_release(home: Path, version: int) -> Path:
     _, bundle = small_model(version=version, seed=version, deciding="amount")
     bundle.write(home / f"made-{version}")
     return home / f"made-{version}"
+
+
+def test_another_region_follows_the_first_with_views_of_other_sets_too(redis_url: str, tmp_path: Path) -> None:
+    shared = str(tmp_path / "lake")
+    first = Settings(home=tmp_path / "first", lake_url=shared)
+    west = Settings(home=tmp_path / "west", lake_url=shared, region="west", redis_url=redis_url, online_ttl_days=TTL)
+    for settings in (first, west):
+        settings.home.mkdir()
+    lake = open_lake(first)
+    write_snapshots(lake, DAY, COUNT)
+    release_on_fewer(first.home, 1)
+    Publisher(first, lake).step(datetime.fromtimestamp(LOADED_AT / 1e6, UTC))
+    medians: list[float | None] = [1.0] * len(OTHER.names)
+    append_load(lake, record_of(OTHER, DAY, medians, COUNT, LOADED_AT - 9, LOADED_AT - 5, FEWER.hash))
+
+    now, said = [LOADED_AT], list[str]()
+    follower = Follower(west, lake, lambda: now[0], said.append)
+    with redis.Redis.from_url(redis_url) as client:
+        assert follower.step() == []
+        record = in_force(client, OTHER)
+        assert record is not None
+        assert (record.follows, record.catalogue_hash, record.rows) == (LOADED_AT - 9, FEWER.hash, COUNT)
+        assert read_loads(lake, OTHER, "west") == [(LOADED_AT, DAY)]
+        told = list(said)
+        assert follower.step() == []
+        assert said == told
+        # given up by the first region: what it had last is not loaded as if it were new
+        client.flushall()
+        now[0] += TTL * DAY_US
+        assert follower.step() == []
+        assert in_force(client, OTHER) is None
