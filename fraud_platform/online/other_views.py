@@ -12,7 +12,9 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 import msgspec
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, DAY, Catalogue
@@ -27,6 +29,8 @@ from fraud_platform.online.snapshot_load import (
     Clock,
     append_load,
     load_snapshot_direct,
+    pack,
+    packed_columns,
     packed_snapshot,
     record_of,
     view_medians,
@@ -101,18 +105,21 @@ def view_costs(lake: Lake, redis_client: RedisClient, sets: Iterable[Catalogue])
 
 
 def estimated(lake: Lake, view: PackedView, day: date) -> tuple[int, int]:
-    """The view's rows of `day`, and about how many bytes they add to rows that Redis has already. Raises
-    MissingPartition."""
-    rows = packed_snapshot(lake, view, day)
-    sample = rows.slice(0, _SAMPLE).combine_chunks()
-    if not sample.num_rows:
+    """The view's rows of `day`, and about how many bytes they add to rows that Redis has already, by the first thousand
+    of them. Raises MissingPartition."""
+    table = SNAPSHOT_TABLES[view.entity]
+    rows, _ = lake.size(table, day)
+    if not rows:
         return 0, 0
+    with lake.open(table, day) as file:
+        first = next(pq.ParquetFile(file).iter_batches(_SAMPLE, columns=packed_columns(view)))
+    sample = pack(pa.Table.from_batches([first]), view).combine_chunks()
     columns = [timestamps(array_of(sample, EVENT_TIMESTAMP))]
     columns += [encoded(view, sample, name, kind) for name, kind in view.features]
     fields = [layout.timestamp_field(view.name), *(layout.field(view.name, name) for name, _ in view.features)]
     values = sum(pc.sum(pc.binary_length(column)).as_py() for column in columns) / sample.num_rows
     names = sum(len(field) + 2 * _ENTRY for field in fields)
-    return rows.num_rows, int(rows.num_rows * (values + names))
+    return rows, int(rows * (values + names))
 
 
 def load_other(

@@ -59,8 +59,12 @@ def pack(snapshot: pa.Table, view: PackedView) -> pa.Table:
 
 def packed_snapshot(lake: Lake, view: PackedView, day: date) -> pa.Table:
     """The packed rows of the snapshot of `day`. Raises MissingPartition."""
-    names = [view.join_key, EVENT_TIMESTAMP, *view.names, *(name for name, _ in view.extras)]
-    return pack(lake.read(SNAPSHOT_TABLES[view.entity], day, names), view)
+    return pack(lake.read(SNAPSHOT_TABLES[view.entity], day, packed_columns(view)), view)
+
+
+def packed_columns(view: PackedView) -> list[str]:
+    """The columns of a snapshot table that `pack` takes."""
+    return [view.join_key, EVENT_TIMESTAMP, *view.names, *(name for name, _ in view.extras)]
 
 
 def view_medians(lake: Lake, view: PackedView, day: date) -> list[float | None]:

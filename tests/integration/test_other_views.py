@@ -3,10 +3,13 @@ nobody loads them. Real Redis, real PostgreSQL."""
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import dagster as dg
 import msgspec
 import numpy as np
 import psycopg
@@ -15,6 +18,8 @@ import redis
 from feast_snapshots import snapshot, write_snapshots
 from service_kit import publish_small_model, small_model
 
+from assets.cold import cold_features
+from assets.online import online_features
 from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.features.catalogue import DAY as DAY_US
 from fraud_platform.lake import Lake, open_lake
@@ -285,3 +290,54 @@ def test_another_region_follows_the_first_with_views_of_other_sets_too(redis_url
         now[0] += TTL * DAY_US
         assert follower.step() == []
         assert in_force(client, OTHER) is None
+
+
+def test_the_nightly_assets_load_and_drop_views_of_other_sets_in_both_stores(
+    settings: Settings, lake: Lake, client: redis.Redis
+) -> None:
+    release_on_fewer(settings.home, 1)
+    _, wider = small_model(
+        version=2, seed=2, deciding="amount",
+        catalogue=Catalogue((*CATALOGUE.of("user"), replace(CATALOGUE.features[11], name="later", window="7d"),
+                             *CATALOGUE.features[17:])),
+    )  # fmt: skip
+    wider.write(settings.home / "made-2")
+    at, reason = datetime.now(UTC), Reason(who="a test", why="to see it")
+    challenge(settings.home, settings.home / "made-2", reason, at)
+    platform: Any = SimpleNamespace(settings=settings, lake=lake)
+
+    def night() -> list[dict[str, Any]]:
+        told = []
+        for asset in (online_features, cold_features):
+            loaded, check = asset(dg.build_asset_context(), platform)
+            assert check.passed
+            told.append({name: getattr(value, "value", value) for name, value in loaded.metadata.items()})
+        return told
+
+    def cold_views(connection: "psycopg.Connection[Any]") -> set[str]:
+        return {name for (name,) in connection.execute(f"SELECT view FROM {RECORDS}")}
+
+    try:
+        online, cold = night()
+        _, size = estimated(lake, OTHER, DAY)
+        assert (online[f"{OTHER.name}_rows"], online[f"{OTHER.name}_bytes"]) == (COUNT, size)
+        assert cold[f"{OTHER.name}_rows"] == COUNT
+        assert in_force(client, OTHER) is not None
+        unknown = packed_view("user", wider.set_of())
+        assert in_force(client, unknown) is None, "the platform does not compute it"
+        with psycopg.connect(ensure_postgres(settings), autocommit=True) as connection:
+            own = {view.name for view in VIEWS}
+            assert cold_views(connection) == {*own, OTHER.name}
+
+            small_release(settings.home, 3)
+            publish(settings.home, settings.home / "made-3")
+            for name in ("fraud-detector-1", "fraud-detector-3"):
+                append_change(settings.home, Change(at=at, who="a test", why="promoted", to=name))
+            assert f"{OTHER.name}_rows" in night()[0], "a roll-back would return to it"
+            retire(settings.home, "fraud-detector-1", reason, at)
+            assert f"{OTHER.name}_rows" not in night()[0]
+            assert in_force(client, OTHER) is None
+            assert cold_views(connection) == own
+            assert cold_table(PROJECT, OTHER) not in tables_of(connection)
+    finally:
+        stop_postgres(settings)
