@@ -20,7 +20,7 @@ from fraud_platform.online import layout
 from fraud_platform.online.cold_writer import RECORDS, cold_table
 from fraud_platform.online.packed import PROJECT, PackedView
 from fraud_platform.online.rows import BatchRow, Refusal, Row, RowReader, refused_of, troubles
-from fraud_platform.online.sets import ServedSet, SetReader, SetReaders
+from fraud_platform.online.sets import ServedSet, SetReaders, shared
 from fraud_platform.online.store import OnlineFeatures, beside
 from fraud_platform.online.wire import StoreError
 from fraud_platform.schema import Transaction
@@ -149,16 +149,11 @@ class ColdStore:
         answer = await self._ask(user_key, merchant_key)
         now = self._clock()
 
-        def rows(of: SetReader) -> tuple[BatchRow, BatchRow]:
-            users, merchants = of.users.view, of.merchants.view
-            return (
-                of.users.read(answer.values(users, user_key), answer.record(users), of.medians["user"], now),
-                of.merchants.read(
-                    answer.values(merchants, merchant_key), answer.record(merchants), of.medians["merchant"], now
-                ),
-            )
+        def row(reader: RowReader, key: bytes, medians: Row) -> BatchRow:
+            return reader.read(answer.values(reader.view, key), answer.record(reader.view), medians, now)
 
-        user, merchant = rows(first)
+        user = row(first.users, user_key, first.medians["user"])
+        merchant = row(first.merchants, merchant_key, first.medians["merchant"])
         _, countries, devices = user.extras or (None, None, None)
         found = OnlineFeatures(
             user_row=user.vector,
@@ -183,7 +178,15 @@ class ColdStore:
         )
         if second is None:
             return found
-        return structs.replace(found, beside=beside(found, second.set_hash, *rows(second), None))
+        if second.users is first.users:
+            user = shared(user, second.medians["user"])
+        else:
+            user = row(second.users, user_key, second.medians["user"])
+        if second.merchants is first.merchants:
+            merchant = shared(merchant, second.medians["merchant"])
+        else:
+            merchant = row(second.merchants, merchant_key, second.medians["merchant"])
+        return structs.replace(found, beside=beside(found, second.set_hash, user, merchant, None))
 
     async def snapshots(self) -> dict[PackedView, date | None]:
         """The snapshot in force per packed view; None where none is that may be read. Raises StoreError."""

@@ -135,6 +135,8 @@ class _Wave(NamedTuple):
     """Keys of the views' records: users' and merchants' of the first set, then those that the second has alone."""
     first: SetReader
     second: SetReader | None
+    counters: velocity.Plan
+    """Of the first set; sets that are served together have one velocity block."""
 
 
 class OnlineStore:
@@ -183,7 +185,8 @@ class OnlineStore:
         users, merchants = sets.views_of("user"), sets.views_of("merchant")
         own, others = (users[0], merchants[0]), (*users[1:], *merchants[1:])
         records = tuple(record_key(view, self._prefix) for view in (*own, *others))
-        return _Wave(_Fields.of(users), _Fields.of(merchants), records, sets.first, sets.second)
+        plan = velocity.plan_of(sets.sets[0].catalogue)
+        return _Wave(_Fields.of(users), _Fields.of(merchants), records, sets.first, sets.second, plan)
 
     @property
     def connected(self) -> bool:
@@ -207,7 +210,7 @@ class OnlineStore:
             wave.users.call(payment.user_id, self._prefix),
             wave.merchants.call(payment.merchant_id, self._prefix),
         )
-        asked = await self._ask(Attempt(payment, caller, self._prefix, write, claim), rows, wave.records)
+        asked = await self._ask(Attempt(payment, caller, self._prefix, write, claim, wave.counters), rows, wave.records)
         epoch, first, second = asked.epoch, wave.first, wave.second
         user_values, merchant_values = asked.reads
         user_velocity = velocity.parse(asked.user)
@@ -227,7 +230,7 @@ class OnlineStore:
             known_countries=countries,
             known_devices=devices,
             last_effective_time=velocity.last_attempt(user_velocity, last_seen, epoch),
-            velocity=velocity.complete_block(user_velocity, merchant_velocity, epoch),
+            velocity=velocity.complete_block(wave.counters, user_velocity, merchant_velocity, epoch),
             user_effective_time=user_velocity.effective_time,
             merchant_effective_time=merchant_velocity.effective_time,
             user_snapshot=user.snapshot,

@@ -39,7 +39,7 @@ from fraud_platform.model.bundle import Bundle, BundleError, publish
 from fraud_platform.model.ledger import Change, append_change
 from fraud_platform.model.release import Reason
 from fraud_platform.model.served_sets import retired_sets
-from fraud_platform.online.cold_writer import create_like, put_cold_in_force, write_cold
+from fraud_platform.online.cold_writer import RECORDS, create_like, put_cold_in_force, write_cold
 from fraud_platform.online.embedded_postgres import ensure_postgres
 from fraud_platform.online.other_views import delete_unread, delete_unread_cold, other_views
 from fraud_platform.online.packed import PROJECT, VIEWS, packed_view, views_of
@@ -412,9 +412,7 @@ def now() -> int:
 def test_a_real_service_serves_two_sets_through_shadow_canary_promotion_roll_back_and_retirement(
     plant: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, bundle = small_model(version=2, seed=2, deciding=NEW.name, catalogue=FIFTY_ONE)
-    made, home, reason = plant.home / "made-2", plant.home, Reason(who="a test", why="to see it")
-    bundle.write(made)
+    made, home, reason = made_wider(plant), plant.home, Reason(who="a test", why="to see it")
     champion, challenger = "fraud-detector-1", "fraud-detector-2"
 
     def at() -> datetime:
@@ -454,11 +452,7 @@ def test_a_real_service_serves_two_sets_through_shadow_canary_promotion_roll_bac
             load = plant.load(2.5, 60)
             change()
 
-            def follows(note: WorkerNote, decides: str = decides, beside: str | None = beside) -> bool:
-                return ((note.model_version or "").replace("/", "-"), note.challenger) == (decides, beside)
-
-            confirmed = confirm(home, follows, 20)
-            assert (len(confirmed.following), confirmed.late) == (2, []), name
+            wait_until_followed(plant, decides, beside)
             # the weight of a challenger is taken within a second
             time.sleep(1.0 if name == "canary" else 0.0)
             began = now()
@@ -514,6 +508,67 @@ def test_a_real_service_serves_two_sets_through_shadow_canary_promotion_roll_bac
     assert (report.decisions, report.decisions_differing, report.not_kept) == (len(found), 0, {}), report.examples
     scored_by_both = sum(record.other_score is not None for record in found)
     assert scored_by_both > 300
+
+
+def made_wider(plant: Plant) -> Path:
+    """The folder of a bundle on fifty-one features."""
+    _, bundle = small_model(version=2, seed=2, deciding=NEW.name, catalogue=FIFTY_ONE)
+    bundle.write(plant.home / "made-2")
+    return plant.home / "made-2"
+
+
+def wait_until_followed(plant: Plant, champion: str, challenger: str | None) -> None:
+    def follows(note: WorkerNote) -> bool:
+        return ((note.model_version or "").replace("/", "-"), note.challenger) == (champion, challenger)
+
+    confirmed = confirm(plant.home, follows, 20)
+    assert (len(confirmed.following), confirmed.late) == (2, [])
+
+
+def test_what_may_not_be_read_of_the_challenger_s_view_comes_from_the_next_rung_for_it_alone(plant: Plant) -> None:
+    home, reason = plant.home, Reason(who="a test", why="to see it")
+    release.challenge(home, made_wider(plant), reason, datetime.now(UTC), again=True)
+    wait_until_followed(plant, "fraud-detector-1", "fraud-detector-2")
+    loads = Loads(plant)
+    loads.once()
+    lake = open_lake(plant.settings)
+
+    def stands_on(rung: str) -> None:
+        """The champion on Redis and the challenger on a rung, once a machine that stalls lets both; on a better one
+        never."""
+        until = time.monotonic() + 30
+        while True:
+            told = plant.ask().json()
+            days = {datetime.fromtimestamp(at, UTC).date() for at in (time.time(), time.time() - 60)}
+            (record,) = [
+                each
+                for day in days
+                for each in decisions_of(home, LogTable(lake), day)
+                if each.request.transaction_id == told["transaction_id"]
+            ]
+            assert record.other_seen is not None
+            got = record.served_by.user_features, record.other_seen.user_features
+            if got == ("redis", rung):
+                assert told["degraded"] is record.degraded is False
+                assert record.other_degraded is (rung != "redis")
+                assert record.other_seen.merchant_features == "redis"
+                return
+            assert time.monotonic() < until, got
+            time.sleep(0.2)
+
+    try:
+        stands_on("redis")
+        with redis.Redis.from_url(f"redis://127.0.0.1:{plant.redis.port}/0") as client:
+            client.set(f"fraud:snapshot:{loads.view.name}", b"{")
+        stands_on("postgres")
+        assert loads.view.name in plant.ready()["checks"]["snapshots"]["refused"]
+        with psycopg.connect(ensure_postgres(plant.settings), autocommit=True) as connection:
+            connection.execute(f"UPDATE {RECORDS} SET record = %s WHERE view = %s", (b"{", loads.view.name))
+        stands_on("default")
+        loads.once()
+        stands_on("redis")
+    finally:
+        release.roll_back(home, "fraud-detector-2", reason, datetime.now(UTC))
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, plant: Plant) -> Any:
