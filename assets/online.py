@@ -10,14 +10,13 @@ import dagster as dg
 
 from assets.daily_table import OWNERS, check_result
 from assets.resources import Platform
-from assets.served import served_as_computed
+from assets.served import served_and_retired, served_as_computed
 from fraud_platform.clock import clock_of
 from fraud_platform.features.tables import FEATURE_MEDIANS
 from fraud_platform.inference_log.search import decided_since
 from fraud_platform.inference_log.table import LogTable
-from fraud_platform.model.served_sets import sets_in_force
 from fraud_platform.online.embedded_redis import ensure_redis
-from fraud_platform.online.other_views import delete_unread, estimated_bytes, load_other, other_views
+from fraud_platform.online.other_views import delete_unread, estimated, is_computed, load_other
 from fraud_platform.online.packed import VIEWS
 from fraud_platform.online.shards import connect_redis, used_memory
 from fraud_platform.online.snapshot_load import load_snapshot_feast
@@ -39,7 +38,7 @@ def online_features(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Load the newest snapshot of both views; loading the one in force again renews its age. Views of other sets are
-    loaded while a release in force stands on them."""
+    loaded while a release stands on them that decides, is tried or may come back."""
     day = platform.lake.days(FEATURE_MEDIANS)[-1]
     metadata: dict[str, str | int | float] = {"snapshot": day.isoformat()}
     with connect_redis(ensure_redis(platform.settings)) as redis_client:
@@ -48,14 +47,21 @@ def online_features(
             visible = datetime.fromtimestamp(record.visible_from / 1e6, UTC)
             context.log.info(f"{view.name}: {record.rows:,} rows of snapshot {day} in force since {visible:%H:%M:%S}")
             metadata |= {f"{view.name}_rows": record.rows, f"{view.name}_visible_from": visible.isoformat()}
-        for other in other_views(sets_in_force(platform.settings.home)):
-            name, size = other.view.name, estimated_bytes(platform.lake, other.view, day)
+        served, retired = served_and_retired(platform.settings.home)
+        for other in served:
+            name = other.view.name
+            if not is_computed(other.view):
+                context.log.warning(f"{name}: a release stands on set {other.set_hash}, which is not computed here")
+                continue
+            rows, size = estimated(platform.lake, other.view, day)
             context.log.info(
-                f"{name}: a release stands on set {other.set_hash}; it takes some {size / 1e6:,.1f} MB more"
+                f"{name}: a release stands on set {other.set_hash}; its {rows:,} rows take some {size / 1e6:,.1f} MB"
+                " more"
             )
             record = load_other(platform.settings, platform.lake, redis_client, other, day, clock_of(platform.settings))
             metadata |= {f"{name}_rows": record.rows, f"{name}_bytes": size}
-        for name in delete_unread(redis_client, platform.settings.online_ttl_days, clock_of(platform.settings)()):
+        ttl_days, at = platform.settings.online_ttl_days, clock_of(platform.settings)()
+        for name in delete_unread(redis_client, ttl_days, at, retired):
             context.log.info(f"{name}: nobody loads it any more; its rows are deleted")
         metadata["redis_used_bytes"] = used_memory(redis_client)
     yield dg.MaterializeResult(metadata=metadata)

@@ -1,17 +1,28 @@
-"""What both online stores are held against: the snapshot that was loaded, read as people read Feast.
+"""What both online stores hold: which views of other sets, and the snapshot that was loaded, read as people read Feast.
 
 What belongs here: the comparison. What does not: loading (`online`, `cold`).
 """
+
+from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 
 from assets.resources import Platform
+from fraud_platform.model.served_sets import retired_sets, sets_in_force
+from fraud_platform.online.other_views import OtherView, other_views
 from fraud_platform.online.packed import VIEWS
 from fraud_platform.online.snapshot_load import SNAPSHOT_TABLES
 from fraud_platform.quality import Finding
 
 SAMPLE = 50
+
+
+def served_and_retired(home: Path) -> tuple[list[OtherView], set[str]]:
+    """The views of other sets that releases stand on, and the names of those that were kept for retired ones alone."""
+    served = other_views(sets_in_force(home))
+    gone = {other.view.name for other in other_views(retired_sets(home))}
+    return served, gone - {other.view.name for other in served}
 
 
 def served_as_computed(platform: Platform, rule: str, *, cold: bool = False) -> Finding:

@@ -94,7 +94,7 @@ async def _reads(world: World, settings: Settings, rates: list[float], seconds: 
     for source, url in (("redis", world.redis_url), ("postgres", nobody)):
         hot = OnlineStore(url, ttl_days=3, deadline=settings.read_deadline_ms / 1e3)
         cold = ColdStore(
-            lambda: postgres_address(settings), ttl_days=10, default_medians=hot.medians, clock=_now,
+            lambda: postgres_address(settings), ttl_days=10, default_medians=hot.sets[0].medians, clock=_now,
             deadline=settings.cold_deadline_ms / 1e3,
         )  # fmt: skip
         breakers = [CircuitBreaker(name, time.monotonic) for name in ("redis", "postgres")]

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import time
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -42,7 +43,7 @@ from fraud_platform.decision.policy_then import PolicyBook
 from fraud_platform.decision.problem import unauthorized
 from fraud_platform.decision.rates import LakeRates
 from fraud_platform.decision.report_desk import ReportDesk
-from fraud_platform.decision.serving_model import ServingModel, kept_releases, load_model, load_newest
+from fraud_platform.decision.serving_model import ServingModel, kept_releases, load_newest, load_to_serve
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.label_rules import label_rules
 from fraud_platform.features.vector import VectorBuilder
@@ -63,10 +64,10 @@ from fraud_platform.online.cold import ColdStore
 from fraud_platform.online.embedded_postgres import postgres_address
 from fraud_platform.online.embedded_redis import ensure_redis, redis_address
 from fraud_platform.online.ladder import Ladder
-from fraud_platform.online.packed import views_of
 from fraud_platform.online.recount import Recount
 from fraud_platform.online.redis_memory import MemoryWatch
 from fraud_platform.online.rows import Refusal, ViewRefusedError
+from fraud_platform.online.sets import without_medians
 from fraud_platform.online.shards import REDIS_ERRORS
 from fraud_platform.online.snapshot_record import end_of_day
 from fraud_platform.online.store import OnlineStore
@@ -148,7 +149,6 @@ class Runtime:
         self._store = OnlineStore(
             redis_address(settings),
             ttl_days=settings.online_ttl_days,
-            default_medians=model.medians if model else None,
             clock=clock,
             deadline=settings.read_deadline_ms / 1_000,
             recount=Recount(settings.home / "recount"),
@@ -160,7 +160,7 @@ class Runtime:
         self._cold = ColdStore(
             partial(postgres_address, settings),
             ttl_days=settings.cold_ttl_days,
-            default_medians=self._store.medians,
+            default_medians=without_medians(self._catalogue).medians,
             clock=clock,
             deadline=settings.cold_deadline_ms / 1_000,
             refused=self._refuse,
@@ -374,7 +374,8 @@ class Runtime:
                 checks[name] = {"ok": True}
                 refused = store.refused()
                 told = {"refused": refused} if refused else {}
-                checks[held] = {"ok": all(snapshots.values()) and not refused, **snapshots, **told}
+                named = {view.name: day for view, day in snapshots.items()}
+                checks[held] = {"ok": all(named.values()) and not refused, **named, **told}
         policy = self.engine.policy
         checks["policy"] = {"ok": policy.asks_model, "version": policy.version, "kill_switch": policy.kill_switch}
         checks["breakers"] = {
@@ -468,10 +469,12 @@ class Runtime:
             self._meter.serves(self._release or None, challenger.model.version if challenger else None)
             for name, store in (("redis", self._store), ("postgres", self._cold)):
                 with suppress(StoreError):
-                    snapshots = await store.snapshots()
-                    for view in views_of(self._catalogue):
-                        day = snapshots[view.name]
-                        self._meter.snapshot(name, view.entity, end_of_day(day) / 1e6 if day else 0.0)
+                    days = defaultdict(list)
+                    for view, day in (await store.snapshots()).items():
+                        days[view.entity].append(end_of_day(day) / 1e6 if day else 0.0)
+                    for entity, ends in days.items():
+                        # of two sets the one that is further behind
+                        self._meter.snapshot(name, entity, min(ends))
             self._meter.forget_dead_workers()
             await asyncio.sleep(VERSIONS_SECONDS)
 
@@ -521,7 +524,6 @@ class Runtime:
         """Load what is named and not loaded yet; asked: also what was refused a moment ago. Raises BundleError."""
         if routing.release != self._release.replace("/", "-") and (asked or not self._was_refused(routing.release)):
             model = await self._loaded(routing.release)
-            self._store.medians = self._cold.medians = model.medians
             self.engine.model, self._release, self._not_taken = model, model.version, None
             self._announce()
         wanted = routing.challenger
@@ -530,7 +532,7 @@ class Runtime:
 
     async def _loaded(self, release: str) -> ServingModel:
         try:
-            model = await asyncio.to_thread(load_model, release_folder(self._home, release), self._catalogue)
+            model = await asyncio.to_thread(load_to_serve, release_folder(self._home, release), self._catalogue)
         except (BundleError, OSError):
             self._refused[release] = time.monotonic() + RETRY_SECONDS
             raise

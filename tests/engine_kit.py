@@ -27,6 +27,7 @@ from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.policy_then import PolicyBook
 from fraud_platform.decision.report_desk import ReportDesk
 from fraud_platform.decision.serving_model import ServingModel
+from fraud_platform.features.catalogue import CATALOGUE, ENTITIES
 from fraud_platform.features.vector import VectorBuilder
 from fraud_platform.inference_log.record import DecisionRecord, decode_record
 from fraud_platform.inference_log.table import LogTable
@@ -99,6 +100,11 @@ class MemoryFeatures:
     failing: bool = False
     source: str = "redis"
     wait: float = 0
+    sets: list[str] = field(default_factory=list)
+    """Hashes of the sets that are read, the champion's first."""
+
+    def serve(self, sets: Any) -> None:
+        self.sets = [served.catalogue.hash for served in sets]
 
     async def read(self, payment: Transaction, *, caller: str, write: bool, claim: bytes) -> Any:
         self.reads.append(write)
@@ -141,6 +147,8 @@ class MemoryFeatures:
             duplicate=False,
             standing=standing,
             served_by={"user_features": source, "merchant_features": "redis"},
+            set_hash=self.sets[0],
+            beside=None,
         )
 
 
@@ -208,7 +216,8 @@ class CountingMeter:
 def model(score: float, fallback: float = 0.5) -> Any:
     trees, regression = FixedModel(score), FixedModel(fallback)
     parts: Any = (trees, UNCALIBRATED, regression, trees)
-    return ServingModel("fraud-detector/7", "f" * 64, *parts, {})
+    medians = {entity: np.zeros(len(CATALOGUE.of(entity)), np.float32) for entity in ENTITIES}
+    return ServingModel("fraud-detector/7", "f" * 64, *parts, medians)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Our service with Feast's own SDK read in the place of our reader; velocity, which Feast has not, is left out."""
 
 import time
+from collections.abc import Sequence
 
 import bentoml
 import numpy as np
@@ -14,6 +15,7 @@ from fraud_platform.decision.breaker import CircuitBreaker
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.online.ladder import Ladder
 from fraud_platform.online.packed import MERCHANT_VECTOR, USER_VECTOR, VECTOR, VIEWS
+from fraud_platform.online.sets import ServedSet
 from fraud_platform.online.store import Counted, OnlineFeatures
 from fraud_platform.schema import Transaction
 from fraud_platform.settings import Settings
@@ -27,7 +29,11 @@ class SdkReader:
 
     def __init__(self, settings: Settings) -> None:
         self._store = open_store(settings)
-        self.medians = {s: np.zeros(len(CATALOGUE.of(s)), np.float32) for s in ("user", "merchant")}
+        medians = {s: np.zeros(len(CATALOGUE.of(s)), np.float32) for s in ("user", "merchant")}
+        self.sets = (ServedSet(CATALOGUE, medians),)
+
+    def serve(self, sets: Sequence[ServedSet]) -> None:
+        """One set alone is read."""
 
     async def count(self, payment: Transaction, *, caller: str, claim: bytes) -> Counted:
         """Velocity is left out."""
@@ -45,8 +51,8 @@ class SdkReader:
         return OnlineFeatures(
             user_row=np.array(found[f"{USER_VECTOR.name}__{VECTOR}"][0], np.float32),
             merchant_row=np.array(found[f"{MERCHANT_VECTOR.name}__{VECTOR}"][0], np.float32),
-            user_medians=self.medians["user"],
-            merchant_medians=self.medians["merchant"],
+            user_medians=self.sets[0].medians["user"],
+            merchant_medians=self.sets[0].medians["merchant"],
             known_countries=frozenset(countries) if countries else None,
             known_devices=frozenset(devices) if devices else None,
             last_effective_time=None,

@@ -18,13 +18,14 @@ from fraud_platform.decision.serving_model import (
     NoScoreError,
     OtherFeaturesError,
     ServingModel,
+    load_to_serve,
     past_bundle,
     recorded_values,
     serving_model,
 )
 from fraud_platform.features.vector import Matrix
-from fraud_platform.inference_log.record import DecisionRecord
-from fraud_platform.model.bundle import Bundle, BundleError, release_folder
+from fraud_platform.inference_log.record import DecisionRecord, Seen
+from fraud_platform.model.bundle import BundleError, release_folder
 
 _KEPT = 4
 
@@ -45,7 +46,8 @@ class DecidingModels:
         key = record.model_version, record.scorer_hash
         if key not in self._kept:
             try:
-                self._keep(key, serving_model(past_bundle(self._home, record)))
+                bundle = past_bundle(self._home, record)
+                self._keep(key, serving_model(bundle, bundle.set_of()))
             except Problem as problem:
                 raise NotKeptError(f"{problem}{_because(problem)}") from problem
             except BundleError as error:
@@ -58,7 +60,7 @@ class DecidingModels:
         if key not in self._kept:
             try:
                 folder = release_folder(self._home, key[0].replace("/", "-"))
-                self._keep(key, serving_model(Bundle.load(folder)))
+                self._keep(key, load_to_serve(folder))
             except BundleError as error:
                 raise NotKeptError(f"{record.other_version} cannot be loaded any more: {error}") from error
         return self._kept[key]
@@ -82,10 +84,10 @@ def score_again(record: DecisionRecord, model: ServingModel) -> tuple[float | No
         return None, RULES
 
 
-def values_again(record: DecisionRecord, model: ServingModel) -> Matrix:
-    """The recorded vector as the model is given it here. Raises NotKeptError where it is of features unknown here."""
+def values_again(seen: DecisionRecord | Seen, model: ServingModel) -> Matrix:
+    """A recorded vector as the model is given it here. Raises NotKeptError where it is of features unknown here."""
     try:
-        return recorded_values(record, model.features)
+        return recorded_values(seen, model.features, model.builder.catalogue)
     except OtherFeaturesError as error:
         raise NotKeptError(str(error)) from error
 

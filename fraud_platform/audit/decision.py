@@ -153,7 +153,7 @@ class DecisionReplay:
             return
         try:
             beside = self._models.beside(record)
-            other = beside.probability(values_again(record, beside))
+            other = beside.probability(values_again(record.other_seen or record, beside))
         except NotKeptError as error:
             notes.append(f"the score of the model beside it is not held: {error}")
         else:

@@ -114,6 +114,11 @@ def _facts(replayed: Replayed) -> "Table":
     }
     if record.other_version is not None:
         rows["beside it"] = f"{record.other_version}, in the {record.arm}'s turn"
+    if record.other_seen is not None:
+        other = record.other_seen
+        rows["what that saw"] = (
+            f"set {other.catalogue_hash}; user {other.user_features}, merchant {other.merchant_features}"
+        )
     for name, value in rows.items():
         table.add_row(name, value)
     return table

@@ -3,10 +3,12 @@
 What belongs here: the group's commands. What does not: what a change does (`fraud_platform.model.release`).
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from fraud_platform.cli.confirm import WAIT, WAIT_SECONDS, confirm
@@ -14,7 +16,9 @@ from fraud_platform.cli.screen import JSON, by_hand, console, now, print_json, p
 
 if TYPE_CHECKING:
     from fraud_platform.decision.workers import WorkerNote
+    from fraud_platform.model.bundle import Bundle
     from fraud_platform.model.release import Reason
+    from fraud_platform.online.other_views import ViewCost
     from fraud_platform.settings import Settings
 
 app = typer.Typer(
@@ -50,7 +54,8 @@ def release_status(
     if as_json:
         names = ("champion", "challenger", "stage", "weight")
         step = found and {"action": found[2].action, "reasons": found[2].reasons}
-        print_json({**{name: arms[name] for name in names}, "next_step": step, "differs": differs})
+        views = [msgspec.to_builtins(cost) for cost in ([] if at else _views(current))]
+        print_json({**{name: arms[name] for name in names}, "next_step": step, "differs": differs, "views": views})
         return
     print_table(
         None, ["champion", "challenger", "stage", "weight"],
@@ -58,6 +63,8 @@ def release_status(
     )  # fmt: skip
     if differs is not None:
         console().print(differs)
+    if at is None:
+        _show(_views(current))
     if found is not None:
         console().print(f"{found[2].action}: {'; '.join(found[2].reasons)}")
 
@@ -81,6 +88,58 @@ def _what_differs(current: "Settings", champion: str | None) -> str | None:
         f"{measured[0]:g} and {measured[1]:g}, which `fraud-platform policy set --threshold {measured[0]:g} "
         f"--review-threshold {measured[1]:g}` would put into force"
     )
+
+
+def _views(current: "Settings", *coming: "Bundle") -> list["ViewCost"]:
+    """What views of other sets than the platform's own take while these releases, and those that are in force or may
+    come back, stand on them; said on stderr where it cannot be known."""
+    from fraud_platform.lake import open_lake
+    from fraud_platform.model.served_sets import sets_in_force
+    from fraud_platform.online.embedded_redis import redis_address
+    from fraud_platform.online.other_views import other_views, view_costs
+    from fraud_platform.online.shards import REDIS_ERRORS, connect_redis
+
+    sets = [*sets_in_force(current.home), *(bundle.set_of() for bundle in coming)]
+    if not other_views(sets):
+        return []
+    try:
+        with connect_redis(redis_address(current)) as client:
+            return view_costs(open_lake(current), client, sets)
+    except REDIS_ERRORS as error:
+        typer.echo(f"what views of other sets of features take is not known, Redis does not answer: {error}", err=True)
+        return []
+
+
+def _show(costs: list["ViewCost"]) -> None:
+    """A line per view; nothing where all releases stand on the platform's own set."""
+    for cost in costs:
+        if cost.snapshot is None:
+            takes = "this platform has no snapshot with its features, so that nothing is loaded from here"
+        else:
+            takes = f"{cost.rows:,} rows take some {cost.redis_bytes / 1e6:,.1f} MB more in Redis with each load"
+        there = "none is there yet" if cost.in_force is None else f"that of {cost.in_force} is there"
+        console().print(f"{cost.view}, for set {cost.set_hash}: {takes}; {there}")
+
+
+@app.command("retire")
+def release_retire(
+    release: Annotated[str, typer.Argument(help="A release that is no longer in force, such as fraud-detector-7.")],
+    why: WHY,
+    as_json: JSON = False,
+) -> None:
+    """Give up the way back to a release: the next loads delete what is kept in Redis and PostgreSQL for it alone."""
+    from fraud_platform.model.bundle import BundleError, NoReleaseError
+    from fraud_platform.model.following import FollowingError
+    from fraud_platform.model.release import ReleaseError, retire
+
+    try:
+        retire(settings_of_home().home, release, _reason(why), now())
+    except (BundleError, FollowingError, NoReleaseError, ReleaseError) as error:
+        raise refused(str(error)) from error
+    if as_json:
+        print_json({"retired": release})
+        return
+    console().print(f"{release} is retired: what is kept for it alone goes with the next loads of the online stores")
 
 
 @app.command("rollback")
@@ -172,22 +231,27 @@ def release_challenge(
     wait: WAIT = WAIT_SECONDS,
     as_json: JSON = False,
 ) -> None:
-    """Put a registered version into shadow beside the champion, replacing any other challenger."""
+    """Put a registered version into shadow beside the champion, replacing any other challenger. What views of another
+    set of features take in Redis is shown before."""
     from fraud_platform.model.bundle import BundleError, NoReleaseError
     from fraud_platform.model.following import FollowingError
-    from fraud_platform.model.registry import challenge
+    from fraud_platform.model.registry import bundle_of, challenge
     from fraud_platform.model.release import ReleaseError
 
     current = settings_of_home()
     try:
+        costs = _views(current, bundle_of(current, version))
+        if not as_json:
+            _show(costs)
         challenge(current, version, _reason(why), now(), again=True)
     except (BundleError, FollowingError, NoReleaseError, ReleaseError) as error:
         raise refused(str(error)) from error
-    _confirm(current.home, wait, as_json)
+    _confirm(current.home, wait, as_json, costs)
 
 
-def _confirm(home: Path, wait: float, as_json: bool) -> None:
-    """Wait until every worker has loaded who decides and who is tried beside it."""
+def _confirm(home: Path, wait: float, as_json: bool, costs: Sequence["ViewCost"] = ()) -> None:
+    """Wait until every worker has loaded who decides and who is tried beside it. costs: of a change that brought views
+    of another set."""
     from fraud_platform.model.routing import read_routing
 
     routing = read_routing(home)
@@ -197,5 +261,7 @@ def _confirm(home: Path, wait: float, as_json: bool) -> None:
         return (release, worker.challenger) == (routing.release, routing.challenger)
 
     beside = f" with {routing.challenger} in {routing.stage}" if routing.challenger else ""
-    told = {"champion": routing.release, "challenger": routing.challenger, "stage": routing.stage}
+    told: dict[str, Any] = {"champion": routing.release, "challenger": routing.challenger, "stage": routing.stage}
+    if costs:
+        told["views"] = [msgspec.to_builtins(cost) for cost in costs]
     confirm(home, f"{routing.release} as champion{beside}", follows, wait, told=told if as_json else None)

@@ -30,7 +30,7 @@ class Challenger:
 
 @dataclass(frozen=True)
 class Scored:
-    """A score, whose it is, and the other model's on the same vector."""
+    """A score, whose it is, and the other model's of the same payment."""
 
     model: ServingModel
     score: float
@@ -49,17 +49,19 @@ def score_by_arm(
     vector: Matrix,
     breaker: Breaker,
     failed: Failed,
+    rival_vector: Matrix | None = None,
 ) -> Scored:
-    """Both scores of a vector, float32 (50,). A challenger that fails lets the champion decide. Raises NoScoreError.
+    """Both scores of a payment. A challenger that fails lets the champion decide. Raises NoScoreError.
 
-    failed(stage, error): told of each failure.
+    vector: float32, of the champion's set. rival_vector: of the challenger's set, where it is another. failed(stage,
+    error): told of each failure.
     """
     if challenger is None:
         score, served_by = champion.score(vector, breaker, failed)
         return Scored(champion, score, served_by, _MAIN, None, None)
     rival = challenger.model
     arm = CHALLENGER if is_challengers(user_id, rival.release, challenger.weight) else _MAIN
-    theirs = _tried(rival, vector, failed)
+    theirs = _tried(rival, vector if rival_vector is None else rival_vector, failed)
     if arm == CHALLENGER and theirs is not None:
         return Scored(rival, theirs, CHALLENGER, arm, champion.version, _tried(champion, vector, failed))
     score, served_by = champion.score(vector, breaker, failed)

@@ -19,15 +19,16 @@ from fraud_platform.decision.capacity import Capacity
 from fraud_platform.decision.explain import Explainer
 from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
-from fraud_platform.decision.making import DecisionMaker
+from fraud_platform.decision.making import DecisionMaker, seen
 from fraud_platform.decision.parts import Meter, OnlineRead, OnlineReader, Recorder
 from fraud_platform.decision.policy import RULES, Policy
 from fraud_platform.decision.problem import Problem, conflict, invalid, malformed, unavailable
 from fraud_platform.decision.request import InvalidRequest, MalformedBody, Payment, Rates, parse_payment, to_transaction
 from fraud_platform.decision.serving_model import NoScoreError, ServingModel
-from fraud_platform.features.vector import VectorBuilder
+from fraud_platform.features.vector import Matrix, VectorBuilder
 from fraud_platform.inference_log.record import DecisionRecord, encode_record
 from fraud_platform.online.decision_key import claim
+from fraud_platform.online.sets import ServedSet, without_medians
 from fraud_platform.schema import Transaction
 
 
@@ -35,7 +36,7 @@ class DecisionEngine:
     """Decides payments and explains decisions. One per worker, used from one event loop.
 
     model, challenger and policy may be replaced at any time by assignment: each request takes them once. model None:
-    the rules decide.
+    the rules decide. What payments are read for follows the models: the set of each, or one where both have the same.
     clock gives the present as UTC microseconds. budget: what each stage may take, and until when the model is asked.
     capacity: payments under way beyond which the rules decide, without features, for whoever has more than its share.
     """
@@ -61,11 +62,14 @@ class DecisionEngine:
         builder: VectorBuilder,
         channel_words: Mapping[str, str] = WORDS,
     ) -> None:
-        self.model = model
-        self._builder = builder
-        self.challenger: Challenger | None = None
-        self.policy = policy
         self._features = features
+        self._builder = builder
+        self._set_hash = builder.catalogue.hash
+        self._without_model = without_medians(builder.catalogue)
+        self._served: list[ServedSet] = []
+        self._challenger: Challenger | None = None
+        self.model = model
+        self.policy = policy
         self._decisions = decisions
         self._maker = maker
         self._model_breaker = model_breaker
@@ -79,6 +83,36 @@ class DecisionEngine:
         self._channel_words = channel_words
         self._budget = budget
         self._capacity = Capacity(capacity)
+
+    @property
+    def model(self) -> ServingModel | None:
+        """The champion."""
+        return self._model
+
+    @model.setter
+    def model(self, model: ServingModel | None) -> None:
+        self._model = model
+        self._serve()
+
+    @property
+    def challenger(self) -> Challenger | None:
+        """The model that scores beside the champion."""
+        return self._challenger
+
+    @challenger.setter
+    def challenger(self, challenger: Challenger | None) -> None:
+        self._challenger = challenger
+        self._serve()
+
+    def _serve(self) -> None:
+        model, challenger = self._model, self._challenger
+        sets = [self._without_model if model is None else model.served]
+        if model is not None and challenger is not None and challenger.model.set_hash != model.set_hash:
+            sets.append(challenger.model.served)
+        # a challenger is put in its place every second, with its weight
+        if sets != self._served:
+            self._served = sets
+            self._features.serve(sets)
 
     @property
     def under_way(self) -> int:
@@ -150,6 +184,8 @@ class DecisionEngine:
         content = payment.content_hash()
         claimed = claim(content)
         began = perf_counter()
+        # as they are when it is read: that is what it is read for
+        model, challenger = self._model, self._challenger
         if full:
             online = await self._features.read(transaction, caller=caller, write=True, claim=claimed)
         else:
@@ -165,37 +201,58 @@ class DecisionEngine:
             if online.standing not in (None, claimed):
                 raise conflict("it is being decided for another payment", "transaction_id", None)
         if full:
-            record = self._judged(payment, content, caller, transaction, online, began)
+            record = self._judged(payment, content, caller, transaction, online, began, model, challenger)
         else:
-            record = self._maker.record(
-                payment, content, caller, transaction, online, None, self.model, self.policy, None
-            )
+            record = self._maker.record(payment, content, caller, transaction, online, None, model, self.policy, None)
         settled, payload = await self._decisions.settle(record, encode_record(record))
         self._write(settled, payload)
         return settled, settled.decision_id != record.decision_id
 
     def _judged(
-        self, payment: Payment, content: str, caller: str, transaction: Transaction, online: OnlineRead, received: float
+        self,
+        payment: Payment,
+        content: str,
+        caller: str,
+        transaction: Transaction,
+        online: OnlineRead,
+        received: float,
+        model: ServingModel | None,
+        challenger: Challenger | None,
     ) -> DecisionRecord:
         """received: seconds of `perf_counter` at which the payment came."""
         began = perf_counter()
-        vector = self._builder.build(transaction, online)
+        if online.set_hash != (self._set_hash if model is None else model.set_hash):
+            # the stores began to read another while this payment was under way: nothing of it is the model's
+            return self._maker.record(payment, content, caller, transaction, online, None, model, self.policy, None)
+        theirs: OnlineRead | None = None
+        their_vector: Matrix | None = None
+        if model is not None and challenger is not None and challenger.model.set_hash != model.set_hash:
+            theirs = online.beside
+            if theirs is None or theirs.set_hash != challenger.model.set_hash:
+                theirs = challenger = None
+            else:
+                their_vector = challenger.model.builder.build(transaction, theirs)
+        vector = (self._builder if model is None else model.builder).build(transaction, online)
         built = perf_counter()
         self._took("request_features", built - began)
-        model, policy, scored = self.model, self.policy, None
+        policy, scored = self.policy, None
         if built - received > self._budget.model_by:
             # the rules decide at once: the model could answer only when it is too late
             self._meter.overran("budget")
         elif model is not None and policy.asks_model and transaction.amount is not None:
             try:
                 scored = score_by_arm(
-                    model, self.challenger, payment.user_id, vector, self._model_breaker, self._faults.report
+                    model, challenger, payment.user_id, vector, self._model_breaker, self._faults.report, their_vector
                 )
-                model = scored.model
             except NoScoreError as error:
                 self._faults.report(RULES, error)
+            else:
+                if theirs is not None and their_vector is not None and scored.model is not model:
+                    online, vector, theirs, their_vector = theirs, their_vector, online, vector
+                model = scored.model
             self._took("model", perf_counter() - built)
-        return self._maker.record(payment, content, caller, transaction, online, vector, model, policy, scored)
+        other = None if scored is None or theirs is None or their_vector is None else seen(theirs, their_vector)
+        return self._maker.record(payment, content, caller, transaction, online, vector, model, policy, scored, other)
 
     def _took(self, stage: Stage, seconds: float) -> None:
         self._meter.took(stage, seconds)
@@ -210,7 +267,7 @@ class DecisionEngine:
         content = payment.content_hash()
         online = self._features.without_stores(transaction, caller=caller, claim=claim(content))
         record, payload = self._decisions.settle_later(
-            self._maker.record(payment, content, caller, transaction, online, None, self.model, self.policy, None)
+            self._maker.record(payment, content, caller, transaction, online, None, self._model, self.policy, None)
         )
         self._write(record, payload)
         return record, False
@@ -225,4 +282,4 @@ class DecisionEngine:
         self._took("log", perf_counter() - began)
 
     async def _explain(self, body: bytes, caller: str) -> Answer:
-        return Answer(200, await self._explainer.explain(body, caller, self.model, self.policy, self._clock()))
+        return Answer(200, await self._explainer.explain(body, caller, self._model, self.policy, self._clock()))

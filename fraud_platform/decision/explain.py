@@ -44,6 +44,7 @@ from fraud_platform.decision.request import (
 )
 from fraud_platform.decision.rules import RULE_SENTENCES
 from fraud_platform.decision.serving_model import CHAMPION, Explainable, PastModels, ServingModel, known_values
+from fraud_platform.features.catalogue import Catalogue
 from fraud_platform.features.vector import VectorBuilder
 from fraud_platform.inference_log.record import DecisionRecord, Identity
 from fraud_platform.inference_log.search import find_decisions
@@ -95,7 +96,7 @@ class Explainer:
         self._base_currency = base_currency
         self._channel_words = channel_words
         self._exponent = exponent(base_currency)
-        self._reasons = Reasons(base_currency, self._exponent, builder.catalogue)
+        self._reasons: dict[str, Reasons] = {}
         self._search_days = search_days
         self._past = PastModels(home, builder.catalogue)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="explain")
@@ -132,12 +133,13 @@ class Explainer:
             # on the explaining thread: loading a past model takes long, and PastModels is not thread-safe
             current = model if model is not None and model.scorer_hash == found.scorer_hash else None
             if current is None:
-                rung, vector = self._past.rung(found)
+                rung, own, vector = self._past.rung(found)
             else:
-                rung = current.rung(found.rung)
-                vector = known_values(found, current.features, self._builder.catalogue)
+                rung, own = current.rung(found.rung), current.builder.catalogue
+                vector = known_values(found, current.features, own, self._builder.catalogue)
             return self._answer(
                 rung,
+                own,
                 vector,
                 transaction_id,
                 "recorded",
@@ -226,7 +228,9 @@ class Explainer:
                 payment.transaction_id, "what_if", model.version, DECIDED_BY[reason], decision, reason, listed
             )
         online = await self._features.read(transaction, caller=caller, write=False, claim=b"")
-        vector = self._builder.build(transaction, online)
+        if online.set_hash != model.set_hash:
+            raise not_scored("another model came into force meanwhile; ask again")
+        vector = model.builder.build(transaction, online)
         score = float(model.scorer.score(vector[None, :])[0])
         decision, reason = decide(policy, score, payment, transaction.amount, self._exponent, now)
         decider = DECIDED_BY.get(reason, CHAMPION)
@@ -234,6 +238,7 @@ class Explainer:
         return await self._beside(
             lambda: self._answer(
                 model.scorer,
+                model.builder.catalogue,
                 vector,
                 payment.transaction_id,
                 "what_if",
@@ -252,6 +257,7 @@ class Explainer:
     def _answer(
         self,
         rung: Explainable,
+        own: Catalogue,
         vector: NDArray[np.float32],
         transaction_id: str,
         basis: Literal["recorded", "what_if"],
@@ -262,9 +268,13 @@ class Explainer:
         score: float,
         listed: ListedEntry | None,
     ) -> bytes:
-        """reason: of the decision; where the score was not what decided, its sentence is the explanation's."""
+        """own: the set that the vector is of. reason: of the decision; where the score was not what decided, its
+        sentence is the explanation's."""
         explanation = rung.explain(vector)
-        contributions = top_contributions(vector, np.asarray(explanation.contributions), self._reasons)
+        reasons = self._reasons.get(own.hash)
+        if reasons is None:
+            reasons = self._reasons[own.hash] = Reasons(self._base_currency, self._exponent, own)
+        contributions = top_contributions(vector, np.asarray(explanation.contributions), reasons)
         raising = "; ".join(one.reason for one in contributions if one.contribution > 0) or "nothing raises risk"
         return explain_body(
             ExplainAnswer(

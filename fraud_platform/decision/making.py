@@ -19,7 +19,14 @@ from fraud_platform.decision.request import Payment
 from fraud_platform.decision.serving_model import CHAMPION, ServingModel
 from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.features.vector import Matrix
-from fraud_platform.inference_log.record import SCHEMA_VERSION, DecisionRecord, ServedBy, amount_source, vector_bytes
+from fraud_platform.inference_log.record import (
+    SCHEMA_VERSION,
+    DecisionRecord,
+    Seen,
+    ServedBy,
+    amount_source,
+    vector_bytes,
+)
 from fraud_platform.schema import FIRST_REGION, Transaction
 
 NO_MODEL = "none/0"
@@ -28,7 +35,7 @@ NO_MODEL = "none/0"
 
 class DecisionMaker:
     """Makes decisions of one worker. clock: UTC microseconds. release_share: share of what the threshold blocks that is
-    let through to be measured. catalogue: what vectors follow."""
+    let through to be measured. catalogue: what vectors follow where no model is in force."""
 
     def __init__(
         self,
@@ -66,9 +73,11 @@ class DecisionMaker:
         model: ServingModel | None,
         policy: Policy,
         scored: Scored | None,
+        other_seen: Seen | None = None,
     ) -> DecisionRecord:
-        """vector: None of a payment that was decided without its features. scored: None where no model was asked, or
-        none could say."""
+        """vector: None of a payment that was decided without its features; else of the set of `model`, which decided.
+        scored: None where no model was asked, or none could say. other_seen: what the model beside it saw, where its
+        set is another."""
         score, rung = (None, RULES) if scored is None else (scored.score, scored.served_by)
         received_at = transaction.received_at
         decision, reason = decide(policy, score, payment, transaction.amount, self._exponent, received_at)
@@ -87,7 +96,7 @@ class DecisionMaker:
             clock_skew=transaction.clock_skew,
             user_effective_time=online.user_effective_time,
             merchant_effective_time=online.merchant_effective_time,
-            catalogue_hash=self._catalogue_hash,
+            catalogue_hash=self._catalogue_hash if model is None or vector is None else model.set_hash,
             vector=vector_bytes(self._not_read if vector is None else vector),
             user_snapshot=online.user_snapshot,
             merchant_snapshot=online.merchant_snapshot,
@@ -118,4 +127,17 @@ class DecisionMaker:
             merchant_counted_since=online.merchant_counted_since,
             channel=transaction.channel,
             listed=policy.listed(reason, payment, received_at),
+            other_seen=other_seen,
         )
+
+
+def seen(online: OnlineRead, vector: Matrix) -> Seen:
+    """What a model was given, for the record."""
+    return Seen(
+        catalogue_hash=online.set_hash,
+        vector=vector_bytes(vector),
+        user_features=online.served_by["user_features"],
+        merchant_features=online.served_by["merchant_features"],
+        user_snapshot=online.user_snapshot,
+        merchant_snapshot=online.merchant_snapshot,
+    )

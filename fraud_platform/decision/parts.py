@@ -3,12 +3,13 @@
 What belongs here: protocols alone. What does not: any behaviour.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Protocol
 
 from fraud_platform.features.vector import OnlineValues
 from fraud_platform.inference_log.record import DecisionRecord
+from fraud_platform.online.sets import ServedSet
 from fraud_platform.schema import Transaction
 
 
@@ -41,10 +42,23 @@ class OnlineRead(OnlineValues, Protocol):
 
     @property
     def served_by(self) -> Mapping[str, str]: ...
+    @property
+    def set_hash(self) -> str:
+        """The set of features that it was read for."""
+        ...
+
+    @property
+    def beside(self) -> "OnlineRead | None":
+        """The same payment read for the challenger's set, where that is another."""
+        ...
 
 
 class OnlineReader(Protocol):
     """The ladder of feature stores; `online.ladder.Ladder` has it."""
+
+    def serve(self, sets: Sequence[ServedSet]) -> None:
+        """Read these sets from now on: the champion's, and the challenger's where it is another."""
+        ...
 
     async def read(self, payment: Transaction, *, caller: str, write: bool, claim: bytes) -> OnlineRead:
         """Features of a payment, which velocity counts; `write` False counts and writes nothing."""

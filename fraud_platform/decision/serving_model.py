@@ -7,6 +7,7 @@ What does not: publishing a release, the rules that need no model (`rules`).
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 from fraud_platform.decision.breaker import Breaker
 from fraud_platform.decision.problem import model_gone
 from fraud_platform.features.catalogue import CATALOGUE, Catalogue
-from fraud_platform.features.vector import Matrix
-from fraud_platform.inference_log.record import DecisionRecord
+from fraud_platform.features.vector import Matrix, VectorBuilder
+from fraud_platform.inference_log.record import DecisionRecord, Seen
 from fraud_platform.model.bundle import (
     Bundle,
     BundleError,
@@ -32,10 +33,12 @@ from fraud_platform.model.explanation import Explanation
 from fraud_platform.model.kinds import Margins
 from fraud_platform.model.selected import Selected
 from fraud_platform.model.ubjson import ModelFileError
+from fraud_platform.online.sets import ServedSet
 
 CHAMPION, LOGISTIC_REGRESSION = "champion", "logistic_regression"
 
 _KEPT = 4
+_BUILDER = VectorBuilder()
 
 
 class NoScoreError(RuntimeError):
@@ -64,6 +67,15 @@ class ServingModel:
     """The model's own copy of the cold-start medians under "user" and "merchant", for when no snapshot can be read."""
     features: tuple[str, ...] = ()
     """What the model sees of a vector, in its own order."""
+    builder: VectorBuilder = _BUILDER
+    """Builds the vectors that it scores."""
+    set_hash: str = CATALOGUE.hash
+    """The hash of their set."""
+
+    @cached_property
+    def served(self) -> ServedSet:
+        """What payments have to be read for."""
+        return ServedSet(self.builder.catalogue, self.medians)
 
     @property
     def release(self) -> str:
@@ -113,6 +125,13 @@ def load_model(release: Path, catalogue: Catalogue = CATALOGUE) -> ServingModel:
     return serving_model(Bundle.load(release, catalogue), catalogue)
 
 
+def load_to_serve(release: Path, catalogue: Catalogue = CATALOGUE) -> ServingModel:
+    """Load a release for vectors of its own set, see `Bundle.set_of`. catalogue: what is computed here. Raises
+    BundleError."""
+    bundle = Bundle.load(release, catalogue)
+    return serving_model(bundle, bundle.set_of(catalogue))
+
+
 def serving_model(bundle: Bundle, catalogue: Catalogue = CATALOGUE) -> ServingModel:
     """A verified bundle as it serves: compiled trees are held against XGBoost, and everything scores once, so that no
     payment pays for a first time. Raises BundleError."""
@@ -128,7 +147,7 @@ def serving_model(bundle: Bundle, catalogue: Catalogue = CATALOGUE) -> ServingMo
     empty = np.full((1, width), np.nan, np.float32)
     compiled.margins(empty)
     fallback.score(empty)
-    return ServingModel(
+    model = ServingModel(
         version=f"{bundle.model_name}/{bundle.version}",
         scorer_hash=bundle.model_sha256,
         compiled=compiled,
@@ -137,7 +156,12 @@ def serving_model(bundle: Bundle, catalogue: Catalogue = CATALOGUE) -> ServingMo
         scorer=scorer,
         medians=bundle.medians_of(catalogue),
         features=bundle.features,
+        builder=VectorBuilder(catalogue),
+        set_hash=catalogue.hash,
     )
+    # hashed now: whoever puts it into force must not stop payments for that
+    _ = model.served.views
+    return model
 
 
 def fallback_of(bundle: Bundle, catalogue: Catalogue = CATALOGUE) -> "Fallback":
@@ -160,29 +184,33 @@ def load_newest(
         candidates = []
     for folder in (*candidates, *kept_releases(home)):
         try:
-            return load_model(folder, catalogue)
+            return load_to_serve(folder, catalogue)
         except BundleError as error:
             failed("model", error)
     return None
 
 
-def recorded_values(record: DecisionRecord, features: Sequence[str], catalogue: Catalogue = CATALOGUE) -> Matrix:
-    """A record's vector as one of a set, float32 (features of the set,), for a model that sees `features` of it.
+def recorded_values(
+    seen: DecisionRecord | Seen, features: Sequence[str], own: Catalogue = CATALOGUE, wider: Catalogue = CATALOGUE
+) -> Matrix:
+    """A recorded vector as one of a model's own set, float32 (features of the set,), for a model that sees `features`
+    of it.
 
-    A decision from before the set grew was made on the model's own features alone: the others, which it does not see,
-    are null. Raises OtherFeaturesError where what the vector's values are is not known here.
+    wider: a set that the vector may be of, since services once built the vectors of their own set alone, of which a
+    model sees its columns. Of a vector of just `features` the rest of the own set is null. Raises OtherFeaturesError
+    where what the vector's values are is not known here.
     """
-    values = record.values
-    if record.catalogue_hash in catalogue.alike and len(values) == len(catalogue.names):
+    values, of, width = seen.values, seen.catalogue_hash, len(own.names)
+    if of in own.alike and len(values) == width:
         return values
-    known = set(features) <= set(catalogue.names)
-    if known and record.catalogue_hash in catalogue.only(features).alike and len(values) == len(features):
-        vector = np.full(len(catalogue.names), np.nan, np.float32)
-        vector[[catalogue.position[name] for name in features]] = values
+    known = set(own.names) <= set(wider.names) and wider.hash_of(own.names) == own.hash
+    if known and of in wider.alike and len(values) == len(wider.names):
+        return np.ascontiguousarray(values[[wider.position[name] for name in own.names]])
+    if set(features) <= set(own.names) and of in own.only(features).alike and len(values) == len(features):
+        vector = np.full(width, np.nan, np.float32)
+        vector[[own.position[name] for name in features]] = values
         return vector
-    raise OtherFeaturesError(
-        f"the vector is of catalogue {record.catalogue_hash}, this platform computes {catalogue.hash}"
-    )
+    raise OtherFeaturesError(f"the vector is of catalogue {of}, while its model is of {own.hash}")
 
 
 def kept_releases(home: Path) -> list[Path]:
@@ -212,14 +240,14 @@ class PastModels:
     """Earlier releases under `<home>/releases`, loaded when an explanation needs one. Not thread-safe."""
 
     def __init__(self, home: Path, catalogue: Catalogue = CATALOGUE) -> None:
-        """catalogue: what the vectors of its callers follow."""
+        """catalogue: what is computed here."""
         self._home = home
         self._catalogue = catalogue
         self._kept: dict[str, _Past] = {}
 
-    def rung(self, record: DecisionRecord) -> tuple[Explainable, Matrix]:
-        """The very model that made a decision, and the vector that it saw, as one of the set. Raises Problem (410) when
-        it is no longer kept, or when what it saw is not known here."""
+    def rung(self, record: DecisionRecord) -> tuple[Explainable, Catalogue, Matrix]:
+        """The very model that made a decision, its own set, and the vector that it saw, as one of the set. Raises
+        Problem (410) when it is no longer kept, or when what it saw is not known here."""
         rungs = self._kept.get(record.scorer_hash)
         if rungs is None:
             rungs = self._load(record)
@@ -227,11 +255,12 @@ class PastModels:
                 self._kept.pop(next(iter(self._kept)))
             self._kept[record.scorer_hash] = rungs
         rung = rungs.fallback if record.rung == LOGISTIC_REGRESSION else rungs.scorer
-        return rung, known_values(record, rungs.features, self._catalogue)
+        return rung, rungs.own, known_values(record, rungs.features, rungs.own, self._catalogue)
 
     def _load(self, record: DecisionRecord) -> "_Past":
         bundle = past_bundle(self._home, record, self._catalogue)
-        return _Past(Scorer(bundle, self._catalogue), fallback_of(bundle, self._catalogue), bundle.features)
+        own = bundle.set_of(self._catalogue)
+        return _Past(Scorer(bundle, own), fallback_of(bundle, own), own, bundle.features)
 
 
 class _Past(NamedTuple):
@@ -239,13 +268,14 @@ class _Past(NamedTuple):
 
     scorer: Explainable
     fallback: Explainable
+    own: Catalogue
     features: tuple[str, ...]
 
 
-def known_values(record: DecisionRecord, features: Sequence[str], catalogue: Catalogue) -> Matrix:
+def known_values(record: DecisionRecord, features: Sequence[str], own: Catalogue, wider: Catalogue) -> Matrix:
     """`recorded_values`, whose absence is told as a problem (410)."""
     try:
-        return recorded_values(record, features, catalogue)
+        return recorded_values(record, features, own, wider)
     except OtherFeaturesError as error:
         raise model_gone(str(error)) from error
 

@@ -7,13 +7,14 @@ it was, also when it is built again. `device_is_new` is emptied with the device,
 replay would find them differing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from fraud_platform.erasure.mentions import OTHERS, Bools, naming, owned, text_names
 from fraud_platform.erasure.names import Names
@@ -29,6 +30,9 @@ from fraud_platform.inference_log.record import (
 DEVICE_IS_NEW = "device_is_new"
 EMPTIED = ("device_id", "device_key", "devices", "known_devices", "latitude", "longitude", DEVICE_IS_NEW)
 """Columns that are null for an erased user, as they are where no device is known."""
+
+_POSITION = CATALOGUE.names.index(DEVICE_IS_NEW) - len(CATALOGUE.names)
+"""Where it stands in the vector of any set, from the end: request features are every set's last block."""
 
 Pseudonyms = Mapping[str, str]
 """The name in the place of each spelling of the user's identifier."""
@@ -62,8 +66,7 @@ def _column(
     if name == "record":
         return _each(column, kind, theirs, lambda value: anonymised_record(value, names, pseudonyms))
     if name == "vector" and "catalogue_hash" in rows.column_names:
-        known = pc.is_in(rows["catalogue_hash"], value_set=pa.array(sorted(CATALOGUE.alike)))
-        return _each(column, kind, own & known.to_numpy(zero_copy_only=False), _without_device)
+        return _each(column, kind, own, _without_device)
     return column
 
 
@@ -94,20 +97,22 @@ def _text(field: pa.Field, value: str, names: Names, pseudonyms: Pseudonyms) -> 
     return value
 
 
-def _without_device(vector: list[float | None]) -> list[float | None]:
-    position = CATALOGUE.names.index(DEVICE_IS_NEW)
-    return [*vector[:position], float("nan"), *vector[position + 1 :]]
+def _without_device(vector: Sequence[float] | NDArray[np.float32]) -> NDArray[np.float32]:
+    emptied = np.array(vector, np.float32)
+    emptied[_POSITION : _POSITION + 1] = np.nan
+    return emptied
 
 
 def anonymised_record(payload: bytes, names: Names, pseudonyms: Pseudonyms) -> bytes:
     """An encoded decision record without the person. Raises msgspec.MsgspecError for bytes that are no record."""
     record: DecisionRecord = decode_record(payload)
-    request, vector = record.request, record.values
+    request, vector, other = record.request, record.values, record.other_seen
     emptied: dict[str, Any] = dict.fromkeys(naming(record, names))
     if request.user_id in pseudonyms:
         emptied |= {"user_id": pseudonyms[request.user_id], "device_id": None, "latitude": None, "longitude": None}
-        if record.catalogue_hash in CATALOGUE.alike:
-            vector[CATALOGUE.names.index(DEVICE_IS_NEW)] = np.nan
+        vector = _without_device(vector)
+        if other is not None:
+            other = msgspec.structs.replace(other, vector=vector_bytes(_without_device(other.values)))
     request = msgspec.structs.replace(request, **emptied)
     return encode_record(
         msgspec.structs.replace(
@@ -116,5 +121,6 @@ def anonymised_record(payload: bytes, names: Names, pseudonyms: Pseudonyms) -> b
             request=request,
             request_hash=hash_of_request(request, record.schema_version),
             vector=vector_bytes(vector),
+            other_seen=other,
         )
     )

@@ -23,6 +23,12 @@ Aggregate = Literal[
 ]  # fmt: skip
 ColdStart = Literal["median", "zero", "null"]
 
+COMPILED: tuple[Source, ...] = ("velocity", "request")
+"""Blocks that every set has as they are."""
+
+_SEEN = ("count", "90d")
+"""Aggregate and window of the feature that says whether an entity is personal."""
+
 MIN_TRANSACTIONS = 5
 """Transactions in 90 days that make an entity personal; below, its `median` features take the population's median."""
 
@@ -109,8 +115,7 @@ class Catalogue:
 
     def seen(self, entity: Entity) -> Feature:
         """The feature that says whether an entity is personal: its transactions in 90 days."""
-        wanted = (entity, "count", "90d")
-        return next(one for one in self.of(entity) if (one.entity, one.aggregate, one.window) == wanted)
+        return next(one for one in self.of(entity) if (one.aggregate, one.window) == _SEEN)
 
     def only(self, names: Sequence[str]) -> "Catalogue":
         """The set of some of the features, in the order given. Raises KeyError."""
@@ -376,3 +381,23 @@ CATALOGUE = Catalogue(
     )
 )
 """The features in force."""
+
+
+def check_served(catalogue: Catalogue) -> None:
+    """Raise ValueError for a set whose vectors this code does not assemble: its blocks are of users, of merchants, of
+    velocity and of the request, in this order, and the last two are those in force, since they are compiled, in Redis'
+    script and in `features.request`."""
+    blocks: tuple[Source, ...] = (*ENTITIES, *COMPILED)
+    ordered = tuple(one.name for block in blocks for one in catalogue.of(block))
+    if catalogue.names != ordered or len(set(ordered)) != len(ordered):
+        raise ValueError(f"its features are not blocks in the order {', '.join(blocks)}")
+    compiled = [one.name for block in COMPILED for one in catalogue.of(block)]
+    if compiled != [one.name for block in COMPILED for one in CATALOGUE.of(block)]:
+        raise ValueError("sets differ in batch features alone: velocity and request features are compiled")
+    # the hash of a request feature follows the batch features that it is made of
+    other = [name for name in compiled if catalogue.hashes[name] != CATALOGUE.hashes[name]]
+    if other:
+        raise ValueError(f"{', '.join(other)}: compiled as something else, or made of features that are missing")
+    for entity in ENTITIES:
+        if not any((one.aggregate, one.window) == _SEEN for one in catalogue.of(entity)):
+            raise ValueError(f"no feature counts the transactions of a {entity} in 90 days")

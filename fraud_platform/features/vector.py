@@ -21,7 +21,7 @@ from fraud_platform.features.catalogue import (
     MIN_TRANSACTIONS,
     Catalogue,
     Entity,
-    Source,
+    check_served,
 )
 from fraud_platform.features.request import Floats, assemble
 from fraud_platform.schema import Transaction
@@ -43,9 +43,6 @@ _INPUTS = (
     "device_known",
 )
 """Columns of VectorColumns that only request features need, in the order of `request_values`."""
-
-_FIXED: tuple[Source, ...] = ("velocity", "request")
-"""Blocks that every set has as they are: their arithmetic is compiled, in Redis and here."""
 
 _PERSONAL = (
     "user_amount_avg_30d",
@@ -108,10 +105,9 @@ class VectorBuilder:
     """Builds the vectors of one set of features."""
 
     def __init__(self, catalogue: Catalogue = CATALOGUE) -> None:
-        """catalogue: any batch features beside the velocity and request features there are. Raises ValueError for other
-        ones of these, KeyError where a batch feature that an amount is compared with is missing."""
-        if any(catalogue.of(source) != CATALOGUE.of(source) for source in _FIXED):
-            raise ValueError("sets differ in batch features alone: velocity and request features are compiled")
+        """catalogue: any batch features beside the velocity and request features there are. Raises ValueError for a set
+        that `check_served` refuses."""
+        check_served(catalogue)
         self.catalogue = catalogue
         self._user, self._merchant = (self._plan(entity) for entity in ENTITIES)
         self._no_user, self._no_merchant = (

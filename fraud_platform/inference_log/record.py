@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from fraud_platform.decision.policy import DecisionName, Kind
 from fraud_platform.decision.request import Payment
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of version 1 the request's hash differs: `hash_of_request`. Before version 3 there was no `channel` and no `listed`,
-and `rules_only` had no reason of its own."""
+and `rules_only` had no reason of its own. Before version 4 both models of a payment saw the same vector."""
 
 
 MARKED = "!"
@@ -41,6 +41,32 @@ def amount_source(amount: int | None) -> str | None:
     return AMOUNT_UNKNOWN if amount is None else None
 
 
+class Seen(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What one model was given of a payment, by its own set of features."""
+
+    catalogue_hash: str
+    vector: bytes
+    """float32, little endian, in the set's order."""
+    user_features: str
+    """Which source the user's row came from."""
+    merchant_features: str
+    user_snapshot: str | None
+    merchant_snapshot: str | None
+
+    @property
+    def degraded(self) -> bool:
+        """Whether a row came from other than the first source."""
+        return (self.user_features, self.merchant_features) != FIRST_SOURCES
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """The vector; null is NaN."""
+        return np.frombuffer(self.vector, "<f4").astype(np.float32)
+
+
+FIRST_SOURCES = ("redis", "redis")
+"""Of the user's row, and of the merchant's."""
+
 Identity = tuple[str, str]
 """Caller and transaction_id: what a payment is known by, here and to whoever asks."""
 
@@ -63,8 +89,9 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     user_effective_time: int
     merchant_effective_time: int
     catalogue_hash: str
+    """The set of features of the model that decided; without one, of the service."""
     vector: bytes
-    """50 float32, little endian, in the catalogue's order: the very bits that were scored; a null is a NaN."""
+    """float32, little endian, in the set's order: the very bits that were scored; a null is a NaN."""
     user_snapshot: str | None
     merchant_snapshot: str | None
     epoch: str | None
@@ -88,7 +115,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     other_version: str | None = None
     """The model beside the one that decided: the challenger, or the champion in the challenger's turn."""
     other_score: float | None = None
-    """Its calibrated probability on the same vector; it decided nothing."""
+    """Its calibrated probability on the same vector, or on `other_seen`; it decided nothing."""
     scored_by: str | None = None
     """The rung that gave the score, also where a list decided; None without a score, and before there were lists."""
     propensity: float | None = None
@@ -111,6 +138,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     listed: Kind | None = None
     """What of the payment was on the list that decided; None where no list did, in a report, and before schema version
     3. The entry is in the policy's version."""
+    other_seen: Seen | None = None
+    """What `other_version` saw, where its set of features is another; None where it saw the same vector."""
 
     @property
     def read_channel(self) -> str | None:
@@ -143,11 +172,21 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
         """Whether anything was served by other than the first source: Redis, Redis, a whole model, a recorded rate."""
         stores = (self.served_by.user_features, self.served_by.merchant_features)
         whole_model = self.rung in ("champion", "challenger")
-        return stores != ("redis", "redis") or not whole_model or self.amount is None
+        return stores != FIRST_SOURCES or not whole_model or self.amount is None
+
+    @property
+    def other_catalogue_hash(self) -> str | None:
+        """The set of features of the model beside the one that decided, where it is another."""
+        return None if self.other_seen is None else self.other_seen.catalogue_hash
+
+    @property
+    def other_degraded(self) -> bool | None:
+        """Whether that model's own rows came from other than the first source; None where its set is the same."""
+        return None if self.other_seen is None else self.other_seen.degraded
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """The vector, float32 of shape (50,); null is NaN."""
+        """The vector, float32 of shape (features of the set,); null is NaN."""
         return np.frombuffer(self.vector, "<f4").astype(np.float32)
 
 

@@ -82,7 +82,9 @@ SCHEMA = pa.schema(
         ),
         _field("arm", pa.string(), "whose turn it was: champion or challenger", nullable=True),
         _field("other_version", pa.string(), "model beside the one that decided", nullable=True),
-        _field("other_score", pa.float64(), "its score on the same vector; it decided nothing", nullable=True),
+        _field("other_score", pa.float64(), "its score of the payment; it decided nothing", nullable=True),
+        _field("other_catalogue_hash", pa.string(), "its set of features, where it is another", nullable=True),
+        _field("other_degraded", pa.bool_(), "its own rows were of other than the first source", nullable=True),
         _field("scored_by", pa.string(), "what gave the score; null in old files, where `model` did", nullable=True),
         _field("propensity", pa.float64(), "probability by which a block was let through to measure", nullable=True),
         _field("region", pa.string(), "where it was decided; empty, and null in old files: the first", nullable=True),
@@ -123,7 +125,8 @@ def _row(record: DecisionRecord, payload: bytes) -> dict[str, Any]:
 
 
 _OF_RECORD = [
-    name for name in SCHEMA.names if name in DecisionRecord.__struct_fields__ and name not in ("vector", "channel")
+    *(name for name in SCHEMA.names if name in DecisionRecord.__struct_fields__ and name not in ("vector", "channel")),
+    *("other_catalogue_hash", "other_degraded"),
 ]
 _OF_REQUEST = (
     *("transaction_id", "user_id", "merchant_id", "amount_minor", "currency", "country"),

@@ -27,7 +27,7 @@ from fraud_platform.monitoring.psi import Bins
 
 _COLUMNS = [
     *("caller", "transaction_id", "received_at", "amount", "model", "model_version", "score", "arm", "other_version"),
-    *("other_score", "scored_by", "latency_us"),
+    *("other_score", "scored_by", "latency_us", "user_features", "merchant_features", "other_degraded"),
 ]
 _USUAL_FRAUDS = 300
 """As many known frauds as a canary may see."""
@@ -164,7 +164,16 @@ def _rows(lake: Lake, routing: Routing, now: datetime) -> pa.Table:
     beside = pc.or_kleene(
         pc.equal(rows.column("other_version"), version), pc.equal(rows.column("model_version"), version)
     )
-    return rows.filter(pc.and_kleene(beside, pc.greater_equal(rows.column("received_at"), pa.scalar(began))))
+    since = pc.greater_equal(rows.column("received_at"), pa.scalar(began))
+    return rows.filter(pc.and_kleene(pc.and_kleene(beside, since), _comparable(rows)))
+
+
+def _comparable(rows: pa.Table) -> pa.ChunkedArray:
+    """Whether nothing but the models told their scores apart: of two sets of features, one alone may have been read
+    from other than the first source, and what is missing to one model says nothing of it."""
+    stores = (pc.not_equal(rows.column(name), "redis") for name in ("user_features", "merchant_features"))
+    apart = pc.or_(pc.or_(*stores), rows.column("other_degraded"))
+    return pc.invert(pc.coalesce(apart, pa.scalar(False)))
 
 
 def _labels(lake: Lake, rows: pa.Table, today: date, maturity_days: int, rules: LabelRules) -> NDArray[np.float64]:

@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud_platform.features.catalogue import CATALOGUE, ENTITIES, Catalogue, Entity
+from fraud_platform.features.catalogue import CATALOGUE, ENTITIES, FIRST_SETS, Catalogue, Entity, Feature, check_served
 from fraud_platform.model.calibration import Calibration
 from fraud_platform.model.explanation import Explanation
 from fraud_platform.model.kinds import KINDS, XGBOOST, Kind, KindName
@@ -51,6 +51,9 @@ _LARGEST_OTHER = 64 * 1024
 _DEEPEST_DATA = 32
 _MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 _RELEASE = re.compile(rf"{_MODEL_NAME}-\d{{1,9}}")
+_LATER = {"kind", "definitions"}
+"""Fields that a bundle of an earlier version does not have."""
+_RETRAIN = "retrain: `make run`, or materialize the model assets in Dagster"
 UNREGISTERED = 0
 """Version of a bundle that no registry has numbered yet; such a bundle cannot be released."""
 
@@ -91,6 +94,9 @@ class Bundle:
     """The content of `model.ubj`: what was verified is what is loaded."""
     kind: KindName = XGBOOST
     """What `model.ubj` holds; a bundle from before there were kinds holds trees."""
+    definitions: tuple[Feature, ...] | None = None
+    """The whole set that the model was trained on, so that it is served where another set is computed. None: the first
+    fifty, which every version knows, or a bundle from before sets were stated."""
 
     @property
     def kind_of_model(self) -> Kind:
@@ -102,8 +108,24 @@ class Bundle:
         """`name-version`, the name of its release."""
         return f"{self.model_name}-{self.version}"
 
+    def set_of(self, catalogue: Catalogue = CATALOGUE) -> Catalogue:
+        """The set whose vectors the model is served: the one that it states, else its own features, as `catalogue`
+        means them. Where they make no vector by themselves: `catalogue`, of which it sees its own columns."""
+        if self.definitions is not None:
+            return Catalogue(self.definitions)
+        if self.features == catalogue.names:
+            return catalogue
+        own = catalogue.only(self.features)
+        try:
+            check_served(own)
+        except ValueError:
+            return catalogue
+        return own
+
     def columns(self, catalogue: Catalogue = CATALOGUE) -> Columns | None:
-        """Where the model's features stand in the vectors of a set that has them; None: it is that set, in order."""
+        """Where the model's features stand in the vectors of a set; None: it is that set, in order. Raises BundleError
+        where the set has not all of them, or means something else by them."""
+        self._check_known(self.name, catalogue)
         if self.features == catalogue.names:
             return None
         return np.array([catalogue.position[name] for name in self.features], np.intp)
@@ -141,8 +163,8 @@ class Bundle:
                 _check_sum(folder / name, content[name], sums)
         document = _document(folder / DOCUMENT_FILE, content[DOCUMENT_FILE])
         expected = {f.name for f in fields(Bundle)} - {"model"}
-        if document.keys() | {"kind"} != expected:
-            missing, unknown = sorted(expected - {"kind"} - document.keys()), sorted(document.keys() - expected)
+        if document.keys() | _LATER != expected:
+            missing, unknown = sorted(expected - _LATER - document.keys()), sorted(document.keys() - expected)
             raise BundleError(f"{folder / DOCUMENT_FILE}: missing fields {missing}, unknown fields {unknown}")
         try:
             bundle = msgspec.convert(document | {"model": b""}, Bundle)
@@ -153,8 +175,8 @@ class Bundle:
         return bundle
 
     def verify(self, where: str, catalogue: Catalogue = CATALOGUE) -> None:
-        """Check every value, the model file, and that the set has its features and means by them what it was trained
-        on. Raises BundleError.
+        """Check every value, the model file, and that the set that it states, else `catalogue`, has its features and
+        means by them what it was trained on. Raises BundleError.
 
         Their values may have followed an earlier version, which differs in rare rows alone (docs/parity.md): rules
         instead of that model would be the greater harm, and the next training ends it.
@@ -162,16 +184,13 @@ class Bundle:
         found = hashlib.sha256(self.model).hexdigest()
         if found != self.model_sha256:
             raise BundleError(f"{where}: {MODEL_FILE} has SHA-256 {found}, the bundle names {self.model_sha256}")
-        retrain = "retrain: `make run`, or materialize the model assets in Dagster"
-        missing = sorted(set(self.features) - set(catalogue.names))
-        if missing or not self.features or len(set(self.features)) != len(self.features):
-            raise BundleError(f"{where}: needs features that are not computed here ({missing or 'twice'}); {retrain}")
-        if self.catalogue_hash not in catalogue.alike_of(self.features):
-            computed = catalogue.hash_of(self.features)
-            raise BundleError(
-                f"{where}: trained on catalogue {self.catalogue_hash}, while its features are {computed} as they are "
-                f"computed here: another order, or another meaning; {retrain}"
-            )
+        if self.definitions is not None:
+            catalogue = Catalogue(self.definitions)
+            try:
+                check_served(catalogue)
+            except ValueError as error:
+                raise BundleError(f"{where}: its features are not served here: {error}; {_RETRAIN}") from error
+        self._check_known(where, catalogue)
         for entity in ENTITIES:
             if len(self.medians.get(entity, ())) != len(self._batch(entity, catalogue)):
                 raise BundleError(f"{where}: needs one median for each of its {entity} features")
@@ -185,6 +204,17 @@ class Bundle:
         except ModelFileError as error:
             title = self.kind_of_model.title
             raise BundleError(f"{where}: {MODEL_FILE} is no {title} model of this platform: {error}") from error
+
+    def _check_known(self, where: str, catalogue: Catalogue) -> None:
+        missing = sorted(set(self.features) - set(catalogue.names))
+        if missing or not self.features or len(set(self.features)) != len(self.features):
+            raise BundleError(f"{where}: needs features that are not computed here ({missing or 'twice'}); {_RETRAIN}")
+        if self.catalogue_hash not in catalogue.alike_of(self.features):
+            computed = catalogue.hash_of(self.features)
+            raise BundleError(
+                f"{where}: trained on catalogue {self.catalogue_hash}, while its features are {computed} as they are "
+                f"computed here: another order, or another meaning; {_RETRAIN}"
+            )
 
     def _values(self) -> Iterator[tuple[str, bool]]:
         """Field, and whether it holds what it may. NaN is in no range."""
@@ -201,6 +231,9 @@ class Bundle:
         """Write the files into a new or existing folder; not atomic, so callers write aside and rename."""
         folder.mkdir(parents=True, exist_ok=True)
         document = {name: value for name, value in asdict(self).items() if name != "model"}
+        if self.definitions is None:
+            # as a version that knows of none reads it
+            del document["definitions"]
         content = {
             MODEL_FILE: self.model,
             DOCUMENT_FILE: json.dumps(document, indent=2, sort_keys=True, allow_nan=False).encode(),
@@ -208,6 +241,11 @@ class Bundle:
         for name, payload in content.items():
             _write_durably(folder / name, payload)
         _write_durably(folder / SUMS_FILE, _sums_of(content))
+
+
+def definitions_of(catalogue: Catalogue) -> tuple[Feature, ...] | None:
+    """`Bundle.definitions` of a model that is trained on a set."""
+    return None if catalogue.hash in FIRST_SETS else catalogue.features
 
 
 class Scorer:

@@ -22,11 +22,11 @@ class Change:
     at: datetime
     who: str
     why: str
-    what: Literal["champion", "challenger", "policy", "gateway", "key", "erase"] = "champion"
+    what: Literal["champion", "challenger", "retired", "policy", "gateway", "key", "erase"] = "champion"
     to: Any
-    """The release's name, `fraud-detector-7`; a challenger with its stage and weight; a policy's version, with what
-    differs in it; the gateway's weights; a key by its id, never the key; an erasure by its pseudonym, never the user's.
-    """
+    """The release's name, `fraud-detector-7`, also of one that was retired; a challenger with its stage and weight; a
+    policy's version, with what differs in it; the gateway's weights; a key by its id, never the key; an erasure by its
+    pseudonym, never the user's."""
     was: Any = None
     """What `to` replaces; of a champion the ledger knows it."""
     evidence: dict[str, Any] | None = None

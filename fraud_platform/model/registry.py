@@ -195,6 +195,12 @@ def challenge(settings: Settings, version: int, reason: Reason, now: datetime, *
     return routing
 
 
+def bundle_of(settings: Settings, version: int) -> Bundle:
+    """A registered version's bundle. Raises BundleError."""
+    with _downloaded(settings, open_client(settings), version) as folder:
+        return Bundle.load(folder)
+
+
 def show_who_decides(settings: Settings) -> None:
     """Let the aliases `champion` and `challenger` say what the home's record says, after a change that was made without
     MLflow: a challenger taken out, an earlier release put back.

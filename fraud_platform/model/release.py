@@ -105,11 +105,44 @@ def take_over(home: Path, routing: Routing, reason: Reason, now: datetime) -> bo
         return True
 
 
+def retire(home: Path, name: str, reason: Reason, now: datetime) -> None:
+    """Give up the way back to a release: what is kept for it alone goes with the next loads. Raises BundleError,
+    ReleaseError."""
+    with _changing(home) as routing:
+        if name in (routing.release, routing.challenger):
+            raise ReleaseError(f"{name} is in force; it can be retired once it neither decides nor is tried")
+        if not release_folder(home, name).is_dir():
+            raise ReleaseError(f"{name} is no release of this home")
+        if name not in retired(home):
+            append_change(home, Change(at=now, who=reason.who, why=reason.why, what="retired", to=name))
+
+
+def retired(home: Path) -> set[str]:
+    """Releases that were retired, and have not come back since."""
+    found: set[str] = set()
+    for entry in read_ledger(home):
+        if entry["what"] == "retired":
+            found.add(entry["to"])
+        elif entry["what"] == "champion":
+            found.discard(entry["to"])
+        elif entry["what"] == "challenger":
+            found.discard(entry["to"]["challenger"])
+    return found
+
+
 def champion_before(home: Path) -> str:
-    """The release that was in force before the one that is. Raises ReleaseError when there was none."""
+    """The release that was in force before the one that is. Raises ReleaseError when there was none, or it was
+    retired."""
     for entry in reversed(read_ledger(home)):
         if entry["what"] == "champion" and entry["from"] is not None:
-            return str(entry["from"])
+            before = str(entry["from"])
+            if before in retired(home):
+                number = before.rpartition("-")[2]
+                raise ReleaseError(
+                    f"{before} was in force before, and was retired: nothing is kept ready for it. `fraud-platform "
+                    f"release challenge {number}` brings it back beside the champion"
+                )
+            return before
     raise ReleaseError("no release was in force before the one that is")
 
 

@@ -28,6 +28,7 @@ from fraud_platform.model.bundle import (
     NoReleaseError,
     Scorer,
     current_release,
+    definitions_of,
 )
 from fraud_platform.model.calibration import UNCALIBRATED, Calibration, NoOrderError, fit_calibration
 from fraud_platform.model.candidate import Candidate, CandidateRecord, candidate_folder, fingerprint, write_candidate
@@ -119,6 +120,7 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
         version=UNREGISTERED,
         catalogue_hash=CATALOGUE.hash,
         features=CATALOGUE.names,
+        definitions=definitions_of(CATALOGUE),
         medians=medians,
         calibration=calibration,
         kind=kind,
@@ -286,7 +288,12 @@ def _judged(lake: Lake, settings: Settings, candidate: Candidate) -> Verdict:
         reason = f"{rival} has a training cut of {champion_cut}, after the holdout's start, {split.training_cut}"
         return replace(alone, promote=False, reasons=[reason])
     holdout = load_holdout(lake, split, label_rules(settings))
-    scores, others = (Scorer(bundle).score(holdout.vectors) for bundle in (candidate.bundle, champion))
+    try:
+        rivals = Scorer(champion)
+    except BundleError as error:
+        # it decides by the set that it states, of which this code computes no holdout
+        return replace(alone, reasons=[f"WARNING: not compared with {rival}: {error}", *alone.reasons])
+    scores, others = (scorer.score(holdout.vectors) for scorer in (Scorer(candidate.bundle), rivals))
     return judge(
         frauds=holdout.frauds,
         min_frauds=settings.min_holdout_frauds,

@@ -28,13 +28,15 @@ def get(key: bytes) -> Keyed:
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One payment as velocity counts it. claim: empty for one that no decision belongs to."""
+    """One payment as velocity counts it. claim: empty for one that no decision belongs to. plan: whose windows are
+    read."""
 
     payment: Transaction
     caller: str
     prefix: bytes
     write: bool
     claim: bytes
+    plan: velocity.Plan = velocity.PLAN
 
     def late(self, now: int) -> "Attempt":
         """The attempt as it is counted `now`, UTC microseconds: what came in since then is no clock that jumped."""
@@ -72,7 +74,16 @@ class Attempt(msgspec.Struct, frozen=True):
 
     def _call(self, entities: tuple[velocity.Entity, ...], write: bool, decision: bytes, claim: bytes) -> Keyed:
         return Keyed._make(
-            velocity.call(entities, self.payment, self.caller, self.prefix, write=write, decision=decision, claim=claim)
+            velocity.call(
+                entities,
+                self.payment,
+                self.caller,
+                self.prefix,
+                write=write,
+                decision=decision,
+                claim=claim,
+                plan=self.plan,
+            )
         )
 
 

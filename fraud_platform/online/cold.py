@@ -6,20 +6,22 @@ one connection then serves many payments at about the price of one. Velocity is 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from datetime import date
 from typing import Any
 
-import numpy as np
 import psycopg
+from msgspec import structs
 from psycopg.rows import tuple_row
 
-from fraud_platform.features.catalogue import CATALOGUE, Catalogue
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue, Entity
 from fraud_platform.online import layout
 from fraud_platform.online.cold_writer import RECORDS, cold_table
-from fraud_platform.online.packed import PROJECT, PackedView, views_of
-from fraud_platform.online.rows import Refusal, Row, RowReader, refused_of, troubles
-from fraud_platform.online.store import OnlineFeatures
+from fraud_platform.online.packed import PROJECT, PackedView
+from fraud_platform.online.rows import BatchRow, Refusal, Row, RowReader, refused_of, troubles
+from fraud_platform.online.sets import ServedSet, SetReaders, shared
+from fraud_platform.online.store import OnlineFeatures, beside
 from fraud_platform.online.wire import StoreError
 from fraud_platform.schema import Transaction
 
@@ -28,41 +30,53 @@ POSTGRES = "postgres"
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
 _DEAD_SECONDS = 1.0
 _CONNECT_SECONDS = 3
-_USER, _MERCHANT, _RECORD = range(3)
-"""What a row of the answer is of."""
-_UNKNOWN_VELOCITY = np.full(len(CATALOGUE.of("velocity")), np.nan)
+_RECORD = -1
+"""Instead of a view's number: a row of the answer that is a record."""
+_LOOK_SECONDS = 5.0
+"""How often a table that was missing is looked for."""
 
 
-def _query(views: Sequence[PackedView]) -> str:
-    rows = (
-        f"SELECT {number}, entity_key, feature_name, value, (extract(epoch FROM event_ts) * 1000000)::bigint "
-        f'FROM "{cold_table(PROJECT, view)}" WHERE entity_key = ANY(%s)'
-        for number, view in enumerate(views)
-    )
-    return " UNION ALL ".join([*rows, f"SELECT {_RECORD}, ''::bytea, view, record, 0 FROM {RECORDS}"])
+class _Query:
+    """One query of the views that have a table, of those that are wanted."""
+
+    def __init__(self, wanted: tuple[PackedView, ...], tables: Collection[str]) -> None:
+        self.wanted = wanted
+        self.views = tuple(view for view in wanted if cold_table(PROJECT, view) in tables)
+        rows = (
+            f"SELECT {number}, entity_key, feature_name, value, (extract(epoch FROM event_ts) * 1000000)::bigint "
+            f'FROM "{cold_table(PROJECT, view)}" WHERE entity_key = ANY(%s)'
+            for number, view in enumerate(self.views)
+        )
+        self.text = " UNION ALL ".join([*rows, f"SELECT {_RECORD}, ''::bytea, view, record, 0 FROM {RECORDS}"])
 
 
-_Rows = dict[tuple[int, bytes], dict[str, bytes]]
+_Rows = dict[tuple[str, bytes], dict[str, bytes]]
 _STAMP = "event_ts"
 
 
 class _Answer:
-    """What one query brought: features by view and entity, and the records of the views."""
+    """What one query brought: features by view and entity, and the records of the views that it asked."""
 
-    def __init__(self, found: list[tuple[Any, ...]]) -> None:
-        self.rows: _Rows = {}
-        self.records: dict[str, bytes] = {}
+    def __init__(self, views: Sequence[PackedView], found: list[tuple[Any, ...]]) -> None:
+        self._rows: _Rows = {}
+        self._records: dict[str, bytes] = {}
+        self._asked = {view.name for view in views}
         for number, key, name, value, at in found:
             if number == _RECORD:
-                self.records[name] = value
+                self._records[name] = value
                 continue
             # a row without a time, which nothing of ours writes, is no row that may be read
-            row = self.rows.setdefault((number, key), {} if at is None else {_STAMP: layout.encode_timestamp(at)})
+            at_key = views[number].name, key
+            row = self._rows.setdefault(at_key, {} if at is None else {_STAMP: layout.encode_timestamp(at)})
             row[name] = value
 
-    def values(self, number: int, view: PackedView, key: bytes) -> list[bytes | None]:
-        """Event timestamp, vector and extras of an entity, as a store's row. number: _USER or _MERCHANT."""
-        row = self.rows.get((number, key), {})
+    def record(self, view: PackedView) -> bytes | None:
+        """The record of a view's snapshot in force; None where its table was not asked, which may be missing."""
+        return self._records.get(view.name) if view.name in self._asked else None
+
+    def values(self, view: PackedView, key: bytes) -> list[bytes | None]:
+        """Event timestamp, vector and extras of an entity, as a store's row."""
+        row = self._rows.get((view.name, key), {})
         return [row.get(name) for name in (_STAMP, *(name for name, _ in view.features))]
 
 
@@ -86,15 +100,24 @@ class ColdStore:
         self._address = address
         self._clock = clock
         self._deadline = deadline
-        users, merchants = views = views_of(catalogue)
-        self._query = _query(views)
-        self._users = RowReader(POSTGRES, users, ttl_days, refused)
-        self._merchants = RowReader(POSTGRES, merchants, ttl_days, refused)
+        served = ServedSet(catalogue, default_medians)
+        self._sets = SetReaders(lambda view: RowReader(POSTGRES, view, ttl_days, refused), [served])
+        self._views = self._viewed()
+        self._query = _Query((), ())
+        """Of the views that had a table when it was last looked."""
+        self._looked = 0.0
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._waiting: list[tuple[bytes, bytes, asyncio.Future[_Answer]]] = []
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.medians = default_medians
+
+    def serve(self, sets: Sequence[ServedSet]) -> None:
+        """Read these sets from now on, the champion's first."""
+        self._sets.serve(sets)
+        self._views = self._viewed()
+
+    def _viewed(self) -> tuple[PackedView, ...]:
+        return tuple(reader.view for reader in self._sets.readers)
 
     @property
     def connected(self) -> bool:
@@ -119,54 +142,60 @@ class ColdStore:
 
         Raises StoreError when the store does not answer in time.
         """
+        first, second = self._sets.first, self._sets.second
         # the project is part of the table's name here, and not of the key
-        users, merchants = self._users.view, self._merchants.view
-        user = layout.entity_key("", users.join_key, payment.user_id)
-        merchant = layout.entity_key("", merchants.join_key, payment.merchant_id)
-        answer = await self._ask(user, merchant)
+        user_key = layout.entity_key("", first.users.view.join_key, payment.user_id)
+        merchant_key = layout.entity_key("", first.merchants.view.join_key, payment.merchant_id)
+        answer = await self._ask(user_key, merchant_key)
         now = self._clock()
-        of_user = self._users.read(
-            answer.values(_USER, users, user), answer.records.get(users.name), self.medians["user"], now
-        )
-        of_merchant = self._merchants.read(
-            answer.values(_MERCHANT, merchants, merchant),
-            answer.records.get(merchants.name),
-            self.medians["merchant"],
-            now,
-        )
-        _, countries, devices = of_user.extras or (None, None, None)
-        return OnlineFeatures(
-            user_row=of_user.vector,
-            merchant_row=of_merchant.vector,
-            user_medians=of_user.medians,
-            merchant_medians=of_merchant.medians,
+
+        def row(reader: RowReader, key: bytes, medians: Row) -> BatchRow:
+            return reader.read(answer.values(reader.view, key), answer.record(reader.view), medians, now)
+
+        user = row(first.users, user_key, first.medians["user"])
+        merchant = row(first.merchants, merchant_key, first.medians["merchant"])
+        _, countries, devices = user.extras or (None, None, None)
+        found = OnlineFeatures(
+            user_row=user.vector,
+            merchant_row=merchant.vector,
+            user_medians=user.medians,
+            merchant_medians=merchant.medians,
             known_countries=countries,
             known_devices=devices,
             last_effective_time=None,
-            velocity=_UNKNOWN_VELOCITY,
+            velocity=self._sets.sets[0].unknown_velocity,
             user_effective_time=payment.event_time,
             merchant_effective_time=payment.event_time,
-            user_snapshot=of_user.snapshot,
-            merchant_snapshot=of_merchant.snapshot,
+            user_snapshot=user.snapshot,
+            merchant_snapshot=merchant.snapshot,
             epoch=None,
             complete_since=None,
             duplicate=False,
             standing=None,
-            served_by={"user_features": of_user.served_by, "merchant_features": of_merchant.served_by},
-            refused=refused_of(of_user, of_merchant),
+            served_by={"user_features": user.served_by, "merchant_features": merchant.served_by},
+            refused=refused_of(user, merchant),
+            set_hash=first.set_hash,
         )
+        if second is None:
+            return found
+        if second.users is first.users:
+            user = shared(user, second.medians["user"])
+        else:
+            user = row(second.users, user_key, second.medians["user"])
+        if second.merchants is first.merchants:
+            merchant = shared(merchant, second.medians["merchant"])
+        else:
+            merchant = row(second.merchants, merchant_key, second.medians["merchant"])
+        return structs.replace(found, beside=beside(found, second.set_hash, user, merchant, None))
 
-    async def snapshots(self) -> dict[str, date | None]:
+    async def snapshots(self) -> dict[PackedView, date | None]:
         """The snapshot in force per packed view; None where none is that may be read. Raises StoreError."""
         answer, now = await self._ask(b"", b""), self._clock()
-        return {
-            reader.view.name: reader.snapshot(answer.records.get(reader.view.name), now)
-            for reader in (self._users, self._merchants)
-        }
+        return {reader.view: reader.snapshot(answer.record(reader.view), now) for reader in self._sets.readers}
 
     def refused(self) -> dict[str, str]:
         """What was not read in the last minute, and why, by packed view."""
-        return troubles((self._users, self._merchants), self._clock())
+        return troubles(self._sets.readers, self._clock())
 
     async def _ask(self, user: bytes, merchant: bytes) -> _Answer:
         if self._connection is None:
@@ -213,17 +242,39 @@ class ColdStore:
             self._waiting = []
             if not batch:
                 continue
-            users, merchants = ({one[side] for one in batch} for side in (0, 1))
+            users, merchants = {one[0] for one in batch}, {one[1] for one in batch}
             try:
                 async with asyncio.timeout(_DEAD_SECONDS):
-                    cursor = await connection.execute(self._query, (list(users), list(merchants)), binary=True)
-                    answer = _Answer(await cursor.fetchall())
+                    answer = await self._answered(connection, {"user": list(users), "merchant": list(merchants)})
             except BaseException:
                 self._waiting = [*batch, *self._waiting]
                 raise
             for _, _, future in batch:
                 if not future.done():
                     future.set_result(answer)
+
+    async def _answered(self, connection: psycopg.AsyncConnection[Any], keys: dict[Entity, list[bytes]]) -> _Answer:
+        query = self._query
+        lacks = len(query.views) < len(query.wanted) and time.monotonic() - self._looked > _LOOK_SECONDS
+        if query.wanted is not self._views or lacks:
+            query = await self._look(connection)
+        try:
+            cursor = await connection.execute(query.text, [keys[view.entity] for view in query.views], binary=True)
+        except psycopg.errors.UndefinedTable:
+            # a set that nobody loads any more may lose its table at any time, which must not harm the other's
+            query = await self._look(connection)
+            cursor = await connection.execute(query.text, [keys[view.entity] for view in query.views], binary=True)
+        return _Answer(query.views, await cursor.fetchall())
+
+    async def _look(self, connection: psycopg.AsyncConnection[Any]) -> _Query:
+        """The query of the views that have a table now, from now on."""
+        wanted, self._looked = self._views, time.monotonic()
+        names = [cold_table(PROJECT, view) for view in wanted]
+        cursor = await connection.execute(
+            "SELECT name FROM unnest(%s::text[]) AS name WHERE to_regclass(quote_ident(name)) IS NOT NULL", (names,)
+        )
+        self._query = _Query(wanted, {name for (name,) in await cursor.fetchall()})
+        return self._query
 
     def _fail(self, why: str) -> None:
         """Drop the connection and fail whoever waits."""

@@ -1,7 +1,7 @@
 """Bulk writer of the cold store: packed rows become Feast's table in PostgreSQL, whole or not at all.
 
 What belongs here: PostgreSQL's binary COPY of many rows, and the swap of tables. What does not: which rows to write
-(`snapshot_load`), the bytes of a value (`columns`), Feast's table itself, which `feast apply` creates.
+(`snapshot_load`), the bytes of a value (`columns`), the form of the table, which `feast apply` creates.
 """
 
 import struct
@@ -35,6 +35,18 @@ def cold_table(project: str, view: PackedView) -> str:
 def cold_table_of(project: str, name: str) -> str:
     """Feast's table of a view, by its name."""
     return f"{project}_{name}"
+
+
+def create_like(connection: psycopg.Connection, project: str, view: PackedView) -> None:
+    """Create the table of another set's view, where it has none: in the form of the platform's own view of the entity,
+    whose table Feast has created. Raises psycopg.Error."""
+    own = next(one for one in VIEWS if one.entity == view.entity)
+    with connection.transaction():
+        connection.execute(
+            sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE {} INCLUDING ALL)").format(
+                sql.Identifier(cold_table(project, view)), sql.Identifier(cold_table(project, own))
+            )
+        )
 
 
 def write_cold(

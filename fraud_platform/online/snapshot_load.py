@@ -59,8 +59,12 @@ def pack(snapshot: pa.Table, view: PackedView) -> pa.Table:
 
 def packed_snapshot(lake: Lake, view: PackedView, day: date) -> pa.Table:
     """The packed rows of the snapshot of `day`. Raises MissingPartition."""
-    names = [view.join_key, EVENT_TIMESTAMP, *view.names, *(name for name, _ in view.extras)]
-    return pack(lake.read(SNAPSHOT_TABLES[view.entity], day, names), view)
+    return pack(lake.read(SNAPSHOT_TABLES[view.entity], day, packed_columns(view)), view)
+
+
+def packed_columns(view: PackedView) -> list[str]:
+    """The columns of a snapshot table that `pack` takes."""
+    return [view.join_key, EVENT_TIMESTAMP, *view.names, *(name for name, _ in view.extras)]
 
 
 def view_medians(lake: Lake, view: PackedView, day: date) -> list[float | None]:
@@ -82,12 +86,13 @@ def load_snapshot_direct(
     force: bool = False,
     catalogue_hash: str = CATALOGUE.hash,
     rows_per_second: int | None = None,
+    follows: int | None = None,
 ) -> SnapshotRecord:
     """Write the snapshot of `day` under `key_prefix` and put it in force; no Feast, no ledger.
 
     Rows and record are those of the real store, so replay reads its own key space by the same code. Rows expire
     `ttl_seconds` after being written. catalogue_hash: of the set that the view belongs to. rows_per_second: as for
-    `write_packed`. Raises OlderSnapshotError unless `force`, MissingPartition, WriteError.
+    `write_packed`. follows: of the record. Raises OlderSnapshotError unless `force`, MissingPartition, WriteError.
     """
     loaded_at = now()
     refuse_older(redis_client, view, day, key_prefix, force=force)
@@ -103,7 +108,7 @@ def load_snapshot_direct(
         rows_per_second=rows_per_second,
     )
     return put_in_force(
-        redis_client, view, day, medians, rows.num_rows, loaded_at, now, key_prefix, catalogue_hash=catalogue_hash
+        redis_client, view, day, medians, rows.num_rows, loaded_at, now, key_prefix, follows, catalogue_hash
     )
 
 
@@ -160,7 +165,7 @@ def load_cold(settings: Settings, lake: Lake, view: PackedView, day: date, *, no
     rows = packed_snapshot(lake, view, day)
     write_source(settings, view, rows)
     materialize(settings, view, day, cold=True)
-    record = _record(view, day, view_medians(lake, view, day), rows.num_rows, loaded_at, now())
+    record = record_of(view, day, view_medians(lake, view, day), rows.num_rows, loaded_at, now())
     with psycopg.connect(ensure_postgres(settings)) as connection:
         put_cold_in_force(connection, record)
     return record
@@ -198,22 +203,29 @@ def put_in_force(
 ) -> SnapshotRecord:
     """Write the view's record: from this instant on the snapshot of `day` is in force."""
     record = msgspec.structs.replace(
-        _record(view, day, medians, rows, loaded_at, now()), follows=follows, catalogue_hash=catalogue_hash
+        record_of(view, day, medians, rows, loaded_at, now(), catalogue_hash), follows=follows
     )
     redis_client.set(record_key(view, key_prefix), encode_record(record))
     return record
 
 
-def _record(
-    view: PackedView, day: date, medians: list[float | None], rows: int, loaded_at: int, visible_from: int
+def record_of(
+    view: PackedView,
+    day: date,
+    medians: list[float | None],
+    rows: int,
+    loaded_at: int,
+    visible_from: int,
+    catalogue_hash: str = CATALOGUE.hash,
 ) -> SnapshotRecord:
+    """The record of a load. Times: UTC microseconds. catalogue_hash: of the set that the view belongs to."""
     return SnapshotRecord(
         view=view.name,
         snapshot=day,
         snapshot_at=end_of_day(day),
         visible_from=visible_from,
         loaded_at=loaded_at,
-        catalogue_hash=CATALOGUE.hash,
+        catalogue_hash=catalogue_hash,
         medians=medians,
         rows=rows,
         view_hash=view.hash,

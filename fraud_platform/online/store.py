@@ -1,8 +1,8 @@
 """The online store at serving speed: one pipelined wave to Redis gives all that a payment's vector needs.
 
-What belongs here: what is asked for, ages, what counts as missing. What does not: byte layout (`layout`), the velocity
-script (`velocity`), one server or many (`standalone`, `cluster`), what serves when Redis does not (`ladder`), cold
-start (`features.vector`).
+What belongs here: what is asked for. What does not: byte layout (`layout`), what counts as missing (`rows`), which sets
+of features are read (`sets`), the velocity script (`velocity`), one server or many (`standalone`, `cluster`), what
+serves when Redis does not (`ladder`), cold start (`features.vector`).
 """
 
 import time
@@ -13,16 +13,17 @@ from datetime import date
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
+from msgspec import structs
 
 from fraud_platform.features.catalogue import CATALOGUE, Catalogue, Entity
 from fraud_platform.online import layout, velocity
 from fraud_platform.online.attempt import Attempt, Keyed, get, settlement
 from fraud_platform.online.cluster import Cluster
 from fraud_platform.online.decision_key import CLAIM, decision_key
-from fraud_platform.online.packed import PROJECT, PackedView, views_of
+from fraud_platform.online.packed import PROJECT, PackedView
 from fraud_platform.online.recount import Recount
-from fraud_platform.online.rows import Refusal, Row, RowReader, refused_of, troubles
+from fraud_platform.online.rows import BatchRow, Refusal, Row, RowReader, refused_of, troubles
+from fraud_platform.online.sets import ServedSet, SetReader, SetReaders, shared, without_medians
 from fraud_platform.online.shards import is_cluster
 from fraud_platform.online.snapshot_record import record_key
 from fraud_platform.online.standalone import Asked, Server, Standalone
@@ -59,6 +60,33 @@ class OnlineFeatures(msgspec.Struct, frozen=True, kw_only=True):
     served_by: dict[str, str]
     refused: tuple[Entity, ...] = ()
     """Whose rows were of other features or damaged: they were not read."""
+    set_hash: str = CATALOGUE.hash
+    """The set that rows and medians are of."""
+    beside: "OnlineFeatures | None" = None
+    """The same payment read for the challenger's set, where that is another."""
+
+
+def beside(
+    found: OnlineFeatures, set_hash: str, user: BatchRow, merchant: BatchRow, last_effective_time: int | None
+) -> OnlineFeatures:
+    """A payment's read for the second set: its own rows, and what is no set's as it was found for the first."""
+    _, countries, devices = user.extras or (None, None, None)
+    return structs.replace(
+        found,
+        user_row=user.vector,
+        merchant_row=merchant.vector,
+        user_medians=user.medians,
+        merchant_medians=merchant.medians,
+        known_countries=countries,
+        known_devices=devices,
+        last_effective_time=last_effective_time,
+        user_snapshot=user.snapshot,
+        merchant_snapshot=merchant.snapshot,
+        served_by={"user_features": user.served_by, "merchant_features": merchant.served_by},
+        refused=refused_of(user, merchant),
+        set_hash=set_hash,
+        beside=None,
+    )
 
 
 class Counted(NamedTuple):
@@ -74,22 +102,41 @@ class Counted(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _ReadPlan:
-    """The fields of one packed view, in the order they are asked for."""
+class _Fields:
+    """The fields of an entity's packed views, in the order they are asked for: one row holds them all."""
 
-    view: PackedView
+    join_key: str
     head: bytes
     tail: bytes
+    width: int
+    """How many are the first view's."""
 
     @staticmethod
-    def of(view: PackedView) -> "_ReadPlan":
-        fields = (layout.timestamp_field(view.name), *(layout.field(view.name, name) for name, _ in view.features))
-        head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(fields))
-        return _ReadPlan(view, head, b"".join(map(velocity.bulk, fields)))
+    def of(views: Sequence[PackedView]) -> "_Fields":
+        fields = [
+            (layout.timestamp_field(view.name), *(layout.field(view.name, name) for name, _ in view.features))
+            for view in views
+        ]
+        every = [field for of_view in fields for field in of_view]
+        head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(every))
+        return _Fields(views[0].join_key, head, b"".join(map(velocity.bulk, every)), len(fields[0]))
 
     def call(self, identifier: str, prefix: bytes) -> Keyed:
-        key = prefix + layout.entity_key(PROJECT, self.view.join_key, identifier)
+        key = prefix + layout.entity_key(PROJECT, self.join_key, identifier)
         return Keyed(key, b"%b$%d\r\n%b\r\n%b" % (self.head, len(key), key, self.tail))
+
+
+class _Wave(NamedTuple):
+    """What is asked of Redis for a payment: what all sets need that are read."""
+
+    users: _Fields
+    merchants: _Fields
+    records: tuple[bytes, ...]
+    """Keys of the views' records: users' and merchants' of the first set, then those that the second has alone."""
+    first: SetReader
+    second: SetReader | None
+    counters: velocity.Plan
+    """Of the first set; sets that are served together have one velocity block."""
 
 
 class OnlineStore:
@@ -114,19 +161,32 @@ class OnlineStore:
         `rows.RowReader`; `catalogue`: whose batch features are read."""
         kind = Cluster if is_cluster(url) else Standalone
         self._server: Server = kind(url, deadline=deadline, prefix=prefix, catch_up=self._catch_up)
-        users, merchants = views_of(catalogue)
-        self._users = RowReader("redis", users, ttl_days, refused)
-        self._merchants = RowReader("redis", merchants, ttl_days, refused)
-        self._user_plan, self._merchant_plan = _ReadPlan.of(users), _ReadPlan.of(merchants)
         self._prefix = prefix
         self._clock = clock
         self._recount = recount
-        nothing = {s: np.full(len(catalogue.of(s)), np.nan, np.float32) for s in ("user", "merchant")}
-        self.medians = default_medians or nothing
-        """Used when no snapshot can be read."""
         self.reconnected: Callable[[], None] = lambda: None
         """Called when a server is back that may have lost its last seconds."""
-        self._records = tuple(record_key(view, prefix) for view in (users, merchants))
+        served = ServedSet(catalogue, default_medians) if default_medians else without_medians(catalogue)
+        self._sets = SetReaders(lambda view: RowReader("redis", view, ttl_days, refused), [served])
+        self._wave = self._planned()
+
+    @property
+    def sets(self) -> tuple[ServedSet, ...]:
+        """What is read."""
+        return self._sets.sets
+
+    def serve(self, sets: Sequence[ServedSet]) -> None:
+        """Read these sets from now on, the champion's first; of a payment that is being read nothing changes."""
+        self._sets.serve(sets)
+        self._wave = self._planned()
+
+    def _planned(self) -> _Wave:
+        sets = self._sets
+        users, merchants = sets.views_of("user"), sets.views_of("merchant")
+        own, others = (users[0], merchants[0]), (*users[1:], *merchants[1:])
+        records = tuple(record_key(view, self._prefix) for view in (*own, *others))
+        plan = velocity.plan_of(sets.sets[0].catalogue)
+        return _Wave(_Fields.of(users), _Fields.of(merchants), records, sets.first, sets.second, plan)
 
     @property
     def connected(self) -> bool:
@@ -145,18 +205,24 @@ class OnlineStore:
         write: False counts nothing (what-if). claim: makes the payment the caller's to decide, and finds the decision
         that stands. Raises StoreError when the store does not answer.
         """
-        user_rows = self._user_plan.call(payment.user_id, self._prefix)
-        rows = (user_rows, self._merchant_plan.call(payment.merchant_id, self._prefix))
-        asked = await self._ask(Attempt(payment, caller, self._prefix, write, claim), rows, self._records)
-        epoch = asked.epoch
-        (user_hash, merchant_hash), (user_record, merchant_record) = asked.reads, asked.values
+        wave = self._wave
+        rows = (
+            wave.users.call(payment.user_id, self._prefix),
+            wave.merchants.call(payment.merchant_id, self._prefix),
+        )
+        asked = await self._ask(Attempt(payment, caller, self._prefix, write, claim, wave.counters), rows, wave.records)
+        epoch, first, second = asked.epoch, wave.first, wave.second
+        user_values, merchant_values = asked.reads
         user_velocity = velocity.parse(asked.user)
         merchant_velocity = velocity.parse(asked.merchant)
         now = self._clock()
-        user = self._users.read(user_hash, user_record, self.medians["user"], now)
-        merchant = self._merchants.read(merchant_hash, merchant_record, self.medians["merchant"], now)
+        user_record, merchant_record = asked.values if second is None else asked.values[:2]
+        own = user_values if second is None else user_values[: wave.users.width]
+        user = first.users.read(own, user_record, first.medians["user"], now)
+        own = merchant_values if second is None else merchant_values[: wave.merchants.width]
+        merchant = first.merchants.read(own, merchant_record, first.medians["merchant"], now)
         last_seen, countries, devices = user.extras or (None, None, None)
-        return OnlineFeatures(
+        found = OnlineFeatures(
             user_row=user.vector,
             merchant_row=merchant.vector,
             user_medians=user.medians,
@@ -164,7 +230,7 @@ class OnlineStore:
             known_countries=countries,
             known_devices=devices,
             last_effective_time=velocity.last_attempt(user_velocity, last_seen, epoch),
-            velocity=velocity.complete_block(user_velocity, merchant_velocity, epoch),
+            velocity=velocity.complete_block(wave.counters, user_velocity, merchant_velocity, epoch),
             user_effective_time=user_velocity.effective_time,
             merchant_effective_time=merchant_velocity.effective_time,
             user_snapshot=user.snapshot,
@@ -177,7 +243,23 @@ class OnlineStore:
             standing=asked.standing,
             served_by={"user_features": user.served_by, "merchant_features": merchant.served_by},
             refused=refused_of(user, merchant) if user.refused or merchant.refused else (),
+            set_hash=first.set_hash,
         )
+        if second is None:
+            return found
+        records = iter(asked.values[2:])
+        if second.users is first.users:
+            user = shared(user, second.medians["user"])
+        else:
+            user = second.users.read(user_values[wave.users.width :], next(records), second.medians["user"], now)
+        if second.merchants is first.merchants:
+            merchant = shared(merchant, second.medians["merchant"])
+        else:
+            own = merchant_values[wave.merchants.width :]
+            merchant = second.merchants.read(own, next(records), second.medians["merchant"], now)
+        last_seen = (user.extras or (None,))[0]
+        last = velocity.last_attempt(user_velocity, last_seen, epoch)
+        return structs.replace(found, beside=beside(found, second.set_hash, user, merchant, last))
 
     async def count(self, payment: Transaction, *, caller: str, claim: bytes) -> Counted:
         """`read` of what stands and of nothing else: for a payment that is decided without its features. Raises
@@ -222,16 +304,16 @@ class OnlineStore:
         reply = await self._server.command(settlement(caller, transaction_id, self._prefix, record, replacing))
         return record if reply is None else bytes(reply)
 
-    async def snapshots(self) -> dict[str, date | None]:
+    async def snapshots(self) -> dict[PackedView, date | None]:
         """The snapshot in force per packed view; None where none is that may be read. Raises StoreError when Redis does
         not answer."""
-        readers, now = (self._users, self._merchants), self._clock()
-        values = [await self._server.command(get(key)) for key in self._records]
-        return {reader.view.name: reader.snapshot(value, now) for reader, value in zip(readers, values, strict=True)}
+        readers, now = self._sets.readers, self._clock()
+        values = [await self._server.command(get(record_key(reader.view, self._prefix))) for reader in readers]
+        return {reader.view: reader.snapshot(value, now) for reader, value in zip(readers, values, strict=True)}
 
     def refused(self) -> dict[str, str]:
         """What was not read in the last minute, and why, by packed view."""
-        return troubles((self._users, self._merchants), self._clock())
+        return troubles(self._sets.readers, self._clock())
 
     async def close(self) -> None:
         """Close the connection."""

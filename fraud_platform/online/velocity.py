@@ -17,7 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud_platform import processing
-from fraud_platform.features.catalogue import CATALOGUE, HOUR, LIVE_HISTORY, VELOCITY_WINDOWS
+from fraud_platform.features.catalogue import (
+    CATALOGUE,
+    HOUR,
+    LIVE_HISTORY,
+    VELOCITY_WINDOWS,
+    Catalogue,
+    Feature,
+)
 from fraud_platform.schema import Transaction
 
 SCRIPT = (Path(__file__).parent / "velocity.lua").read_text()
@@ -42,7 +49,7 @@ COUNTED_AHEAD = processing.COUNTED_AHEAD_US
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Windows:
     """Which windows one entity's call reads, and what becomes of its reply."""
 
     windows: tuple[int, ...]
@@ -54,11 +61,29 @@ _REPLIED = {("count", ""): 0, ("sum", "amount"): 1}
 """What the script replies of each window, in its order, by aggregate and operand."""
 
 
-def _plan(entity: Entity) -> _Plan:
-    features = [(i, f) for i, f in enumerate(CATALOGUE.of("velocity")) if f.entity == entity]
+@dataclass(frozen=True)
+class Plan:
+    """What the script is asked for a set's velocity block, and how its replies become that."""
+
+    width: int
+    windows: dict[Entity, _Windows]
+    tails: dict[tuple[Entity, ...], bytes]
+    """What is the same for every attempt at these entities, as Redis reads it."""
+
+
+def plan_of(catalogue: Catalogue) -> Plan:
+    """The plan of a set."""
+    block = catalogue.of("velocity")
+    windows = {entity: _windows(block, entity) for entity in ENTITIES}
+    together = (ENTITIES, *((entity,) for entity in ENTITIES))
+    return Plan(len(block), windows, {entities: _tail([windows[each] for each in entities]) for entities in together})
+
+
+def _windows(block: Sequence[Feature], entity: Entity) -> _Windows:
+    features = [(i, f) for i, f in enumerate(block) if f.entity == entity]
     names = sorted({f.window for _, f in features}, key=VELOCITY_WINDOWS.__getitem__)
     windows = tuple(VELOCITY_WINDOWS[name] for name in names)
-    return _Plan(
+    return _Windows(
         windows,
         tuple(
             (i, _HEAD + 2 * names.index(f.window) + _REPLIED[f.aggregate, f.operand], VELOCITY_WINDOWS[f.window])
@@ -77,23 +102,20 @@ _HEAD = 4
 """Entries of an entity's reply before its windows."""
 _ARGUMENTS = 7
 """Of the script, beside its keys."""
-PLANS: dict[Entity, _Plan] = {"user": _plan("user"), "merchant": _plan("merchant")}
 _ATTEMPT = struct.Struct("<dddd")
 
 
-def _tail(entities: Sequence[Entity]) -> bytes:
-    """What is the same for every attempt at these entities, as Redis reads it."""
+def _tail(of_entities: Sequence[_Windows]) -> bytes:
     numbers = [IDENTITY_LIFE, LIVE_HISTORY, COUNTED_AHEAD]
-    for entity in entities:
-        windows = PLANS[entity].windows
-        numbers += [len(windows), *windows]
+    for each in of_entities:
+        numbers += [len(each.windows), *each.windows]
     form = f"<{'d' * len(numbers)}"
     lives = (b"%d" % milliseconds for milliseconds in (SET_EXPIRY_MS, IDENTITY_EXPIRY_MS, IDENTITY_LIFE // 1_000))
     return b"".join(map(bulk, (struct.pack(form, *numbers), form.encode(), *lives)))
 
 
-_TAILS = {entities: _tail(entities) for entities in (ENTITIES, *((entity,) for entity in ENTITIES))}
-WIDTH = len(CATALOGUE.of("velocity"))
+PLAN = plan_of(CATALOGUE)
+"""The code's own: of attempts whose windows nobody reads, and of whoever hands no set."""
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,6 +172,7 @@ def call(
     write: bool,
     decision: bytes,
     claim: bytes,
+    plan: Plan,
 ) -> tuple[bytes, bytes]:
     """The first entity's key and the script's call for one attempt at these, as Redis reads it.
 
@@ -170,7 +193,7 @@ def call(
             b"*%d\r\n$7\r\nEVALSHA\r\n%b$1\r\n%d\r\n" % (3 + len(keys) + _ARGUMENTS, _SHA, len(keys)),
             *[b"$%d\r\n%b\r\n" % (len(key), key) for key in keys],
             b"$%d\r\n%b\r\n$%d\r\n%b\r\n" % (_ATTEMPT.size, attempt, len(claim), claim),
-            _TAILS[entities],
+            plan.tails[entities],
         )
     )
 
@@ -180,14 +203,14 @@ def parse(reply: list[Any]) -> Reply:
     return Reply(reply[0], reply[1] == 1, None if reply[2] < 0 else reply[2], reply[3], reply)
 
 
-def complete_block(user: Reply, merchant: Reply, epoch: Epoch | None) -> NDArray[np.float64]:
-    """The velocity block, float64 of shape (11,): null wherever a window reaches behind the epoch, or its entity's."""
-    block = [math.nan] * WIDTH
+def complete_block(plan: Plan, user: Reply, merchant: Reply, epoch: Epoch | None) -> NDArray[np.float64]:
+    """A set's velocity block, float64: null wherever a window reaches behind the epoch, or its entity's."""
+    block = [math.nan] * plan.width
     if epoch is not None:
-        for plan, reply in ((PLANS["user"], user), (PLANS["merchant"], merchant)):
+        for of, reply in ((plan.windows["user"], user), (plan.windows["merchant"], merchant)):
             # the window (t − w, t] begins with the microsecond t − w + 1
             reach = reply.effective_time + 1 - max(epoch.complete_since, reply.since)
-            for position, index, window in plan.features:
+            for position, index, window in of.features:
                 if window <= reach:
                     block[position] = reply.numbers[index]
     return np.array(block, np.float64)

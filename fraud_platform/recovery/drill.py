@@ -31,9 +31,11 @@ from fraud_platform.lake import Lake
 from fraud_platform.model.bundle import current_release, releases
 from fraud_platform.model.ledger import read_ledger
 from fraud_platform.model.registry import CHAMPION
+from fraud_platform.model.served_sets import sets_in_force
 from fraud_platform.online.cold_writer import cold_table
 from fraud_platform.online.embedded_postgres import ensure_postgres, postgres_address, postgres_folder, stop_postgres
 from fraud_platform.online.embedded_redis import ensure_redis, redis_address, redis_folder, stop_redis
+from fraud_platform.online.other_views import load_other, load_other_cold, loadable
 from fraud_platform.online.packed import PROJECT, VIEWS
 from fraud_platform.online.shards import connect_redis
 from fraud_platform.online.snapshot_load import load_cold, load_snapshot_feast
@@ -174,6 +176,8 @@ class _World:
         with connect_redis(ensure_redis(self.settings)) as client:
             for view in VIEWS:
                 load_snapshot_feast(self.settings, self.lake, view, self.day, now=_now)
+            for other in loadable(sets_in_force(self.settings.home)):
+                load_other(self.settings, self.lake, client, other, self.day, _now)
             warm_velocity(self.settings, self.lake, client, self.day, complete=not lost, now_us=_now())
 
     def _drop_redis(self) -> None:
@@ -204,6 +208,9 @@ class _World:
     def _load_postgres(self) -> None:
         for view in VIEWS:
             load_cold(self.settings, self.lake, view, self.day, now=_now)
+        with psycopg.connect(ensure_postgres(self.settings)) as connection:
+            for other in loadable(sets_in_force(self.settings.home)):
+                load_other_cold(connection, self.lake, other, self.day, _now)
 
     def _drop_postgres(self) -> None:
         stop_postgres(self.settings)

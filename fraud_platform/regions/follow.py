@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from fraud_platform.decision.policy_change import take_policy
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, DAY
 from fraud_platform.features.tables import RAW_TRANSACTIONS
 from fraud_platform.inference_log.search import decided_since
 from fraud_platform.inference_log.table import LogTable
@@ -25,8 +25,10 @@ from fraud_platform.lake import Lake
 from fraud_platform.model.bundle import DECIDING, Bundle, BundleError, install, release_folder
 from fraud_platform.model.following import Followed, FollowingError, check_region, read_followed, write_followed
 from fraud_platform.model.release import Reason, take_over
+from fraud_platform.model.served_sets import sets_in_force
 from fraud_platform.online.embedded_redis import ensure_redis
 from fraud_platform.online.epochs import velocity_epoch
+from fraud_platform.online.other_views import OtherView, load_other, loadable
 from fraud_platform.online.packed import VIEWS, PackedView
 from fraud_platform.online.shards import connect_redis
 from fraud_platform.online.snapshot_load import last_load, load_snapshot_feast
@@ -98,6 +100,8 @@ class Follower:
             self._of_store = []
             for view in VIEWS:
                 attempt(partial(self._take_snapshot, view), self._of_store)
+            for other in loadable(sets_in_force(self._settings.home)):
+                attempt(partial(self._take_other, other), self._of_store)
             attempt(self._warm, self._of_store)
             attempt(self._send_labels, self._of_store)
         problems += self._of_store
@@ -192,6 +196,22 @@ class Follower:
             self._settings, self._lake, view, wanted.snapshot, now=self._clock, force=True, follows=wanted.loaded_at
         )
         self._said(f"{view.name}: {record.rows:,} rows of snapshot {record.snapshot} are in force")
+
+    def _take_other(self, other: OtherView) -> None:
+        """The same of a view of another set, which a release stands on here."""
+        settings, lake = self._settings, self._lake
+        wanted = last_load(lake, other.view)
+        if wanted is None or self._clock() - wanted.visible_from > settings.online_ttl_days * DAY:
+            # the first region has given it up, and what it had last would pass for new here
+            return
+        with connect_redis(ensure_redis(settings)) as redis_client:
+            current = in_force(redis_client, other.view)
+            if current is not None and (current.snapshot, current.follows) == (wanted.snapshot, wanted.loaded_at):
+                return
+            record = load_other(
+                settings, lake, redis_client, other, wanted.snapshot, self._clock, follows=wanted.loaded_at
+            )
+        self._said(f"{other.view.name}: {record.rows:,} rows of snapshot {record.snapshot} are in force")
 
     def _warm(self) -> None:
         """Velocity of this region's own attempts, where Redis holds none."""

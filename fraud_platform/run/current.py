@@ -83,7 +83,7 @@ def cold_is_loaded(settings: Settings) -> bool:
 def release_is_usable(settings: Settings) -> bool:
     """Whether a published model of the present catalogue is there to decide."""
     try:
-        Bundle.load(current_release(settings.home))
+        Bundle.load(current_release(settings.home)).columns()
     except (NoReleaseError, BundleError):
         return False
     return True

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from fraud_platform.features.catalogue import CATALOGUE, Catalogue
-from fraud_platform.model.bundle import Bundle, publish
+from fraud_platform.model.bundle import Bundle, definitions_of, publish
 from fraud_platform.model.calibration import UNCALIBRATED
 from fraud_platform.model.linear import LinearModel
 from fraud_platform.online import velocity
@@ -92,6 +92,7 @@ def small_model(
         version=version,
         catalogue_hash=catalogue.hash,
         features=catalogue.names,
+        definitions=definitions_of(catalogue),
         medians={entity: [1.0] * len(catalogue.of(entity)) for entity in ("user", "merchant")},
         calibration=UNCALIBRATED,
         fallback=fallback,

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -26,6 +26,7 @@ from fraud_platform.online.cold_writer import cold_records, write_cold
 from fraud_platform.online.embedded_postgres import ensure_postgres, postgres_address, postgres_pid, stop_postgres
 from fraud_platform.online.ladder import Ladder
 from fraud_platform.online.packed import PROJECT, USER_VECTOR, VIEWS, PackedView
+from fraud_platform.online.sets import ServedSet
 from fraud_platform.online.snapshot_load import load_cold, load_snapshot_direct, packed_snapshot
 from fraud_platform.online.store import Counted, OnlineFeatures, OnlineStore
 from fraud_platform.online.wire import StoreError
@@ -221,8 +222,11 @@ class DeadRedis:
     """Redis that is away; what it was asked to count."""
 
     def __init__(self) -> None:
-        self.medians = MEDIANS
+        self.sets: tuple[ServedSet, ...] = (ServedSet(CATALOGUE, MEDIANS),)
         self.counted = 0
+
+    def serve(self, sets: Sequence[ServedSet]) -> None:
+        self.sets = tuple(sets)
 
     async def read(self, payment: Transaction, *, caller: str, write: bool, claim: bytes) -> OnlineFeatures:
         raise StoreError("away")

@@ -19,7 +19,9 @@ from fault_kit import USERS, Plant
 
 from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.inference_log.record import DecisionRecord
+from fraud_platform.inference_log.search import decisions_of
 from fraud_platform.inference_log.spool import read_spool
+from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import open_lake
 from fraud_platform.online import layout
 from fraud_platform.online.cold_writer import RECORDS, cold_table, write_cold
@@ -155,13 +157,25 @@ def under_load(bank: Bank) -> Iterator[None]:
     """Payments come all the while; all are answered, none by an error, and the same workers live on."""
     bank.serves("redis")
     before, workers = bank.metric('fraud_failures_total{stage="predict"}'), bank.worker_pids()
+    began = now()
     load = bank.load(2, 50)
     yield
     result = bank.result(load)
+    for record in decisions_since(bank, began):
+        served = record.served_by.user_features, record.served_by.merchant_features
+        assert FOREIGN not in record.values.tolist(), served
+        assert record.degraded or served == ("redis", "redis")
     assert (result.causes, result.refused, result.answered) == ({}, 0, result.sent)
     assert bank.metric('fraud_failures_total{stage="predict"}') == before, bank.log.read_text()[-3000:]
     assert bank.worker_pids() == workers, "a worker died"
     bank.mend_redis()
+
+
+def decisions_since(bank: Bank, began: int) -> list[DecisionRecord]:
+    """Those that came since a moment, UTC microseconds: of the load, and of the test."""
+    log = LogTable(open_lake(bank.settings))
+    days = {datetime.fromtimestamp(at / 1e6, UTC).date() for at in (began, now())}
+    return [each for day in days for each in decisions_of(bank.home, log, day) if each.received_at >= began]
 
 
 def own_values(record: DecisionRecord) -> list[float]:
@@ -209,9 +223,10 @@ def test_features_in_another_order_and_another_hash_are_not_read(bank: Bank, vie
         write_packed(client, PROJECT, view, foreign_rows(view), ttl_seconds=3_600)
     bank.check("postgres")
     with bank.postgres() as connection:
-        write_cold(connection, PROJECT, view, foreign_rows(view))
+        # as in Redis, its record first: rows of one width are told apart by that alone
         record = encode_record(record_of(view, view_hash=view_hash))
         connection.execute(f"UPDATE {RECORDS} SET record = %s WHERE view = %s", (record, view.name))
+        write_cold(connection, PROJECT, view, foreign_rows(view))
     try:
         bank.check("default")
         assert "refused" in bank.ready()["checks"]["cold_snapshots"]
@@ -265,9 +280,17 @@ def test_medians_of_another_length_are_never_taken(bank: Bank) -> None:
     bank.check("redis", "postgres")
 
 
-def test_a_damaged_row_of_postgres_is_missing_too(bank: Bank) -> None:
+def test_a_foreign_or_damaged_row_of_postgres_is_missing_too(bank: Bank) -> None:
     with bank.client as client:
         client.set(record_key(USER_VECTOR), b"{")
+    bank.check("postgres")
+    with bank.postgres() as connection:
+        # another version's rows, under our record
+        wider = of_more(1)
+        write_cold(connection, PROJECT, wider, foreign_rows(wider))
+    bank.check("default")
+    assert "18 values" in bank.ready()["checks"]["cold_snapshots"]["refused"]["user_vector"]
+    bank.mend_postgres()
     bank.check("postgres")
     table = cold_table(PROJECT, USER_VECTOR)
     with bank.postgres() as connection:

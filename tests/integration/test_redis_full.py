@@ -57,8 +57,6 @@ class Worker:
 @pytest.fixture
 async def worker(server: RedisServer, tmp_path: Path) -> AsyncIterator[Worker]:
     store = OnlineStore(server.url, ttl_days=3, recount=Recount(tmp_path / "recount"), clock=lambda: NOW)
-    medians = {s: np.zeros(len(CATALOGUE.of(s)), np.float32) for s in ("user", "merchant")}
-    store.medians = medians
     world = World(tmp_path, redis=store)  # type: ignore[arg-type]
     world.features = Ladder(store, CircuitBreaker("redis", time.monotonic), lambda _, __: None)  # type: ignore[assignment]
     await store.open()

@@ -1,10 +1,12 @@
 """Training-serving parity on a day with planted ties, late rows, duplicates and wrong clocks, and proof that the proof
 can fail: each mutation of the online path must be seen."""
 
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,14 +162,8 @@ def test_replay_leaves_nothing_behind(built: tuple[Settings, Lake], redis_url: s
 def test_a_window_one_microsecond_longer_is_seen(
     built: tuple[Settings, Lake], redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    longer = {
-        entity: replace(
-            plan,
-            tail=b"".join(velocity.bulk(b"%d" % n) for n in (len(plan.windows), *(w + 1 for w in plan.windows))),
-        )
-        for entity, plan in velocity.PLANS.items()
-    }
-    monkeypatch.setattr(velocity, "PLANS", longer)
+    longer = {name: window + 1 for name, window in velocity.VELOCITY_WINDOWS.items()}
+    monkeypatch.setattr(velocity, "VELOCITY_WINDOWS", longer)
 
     report = replay_day(*built, TODAY, redis_url)
 
@@ -178,9 +174,13 @@ def test_a_window_one_microsecond_longer_is_seen(
 def test_a_duplicate_that_counts_is_seen(
     built: tuple[Settings, Lake], redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    life = velocity.bulk(b"%d" % velocity.IDENTITY_LIFE)
-    assert velocity._LIMITS.startswith(life)
-    monkeypatch.setattr(velocity, "_LIMITS", velocity._LIMITS.replace(life, velocity.bulk(b"0"), 1))
+    whole, life = velocity._tail, struct.pack("<d", velocity.IDENTITY_LIFE)
+
+    def without_life(windows: Any) -> bytes:
+        assert life in whole(windows)
+        return whole(windows).replace(life, struct.pack("<d", 0), 1)
+
+    monkeypatch.setattr(velocity, "_tail", without_life)
 
     report = replay_day(*built, TODAY, redis_url)
 

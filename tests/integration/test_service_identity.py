@@ -22,7 +22,7 @@ from fraud_platform.decision.faults import FaultLog
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.making import DecisionMaker
 from fraud_platform.decision.policy import Policy
-from fraud_platform.decision.serving_model import load_model
+from fraud_platform.decision.serving_model import load_to_serve
 from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.features.vector import VectorBuilder
 from fraud_platform.inference_log.record import DecisionRecord
@@ -77,10 +77,8 @@ class Worker:
     """An engine with connections, files and counters of its own."""
 
     def __init__(self, home: Path, url: str, name: str, version: int, catalogue: Catalogue = CATALOGUE) -> None:
-        model = load_model(home / "releases" / f"fraud-detector-{version}", catalogue)
-        self.store = OnlineStore(
-            url, ttl_days=3, recount=Recount(home / name), catalogue=catalogue, default_medians=model.medians
-        )
+        model = load_to_serve(home / "releases" / f"fraud-detector-{version}", catalogue)
+        self.store = OnlineStore(url, ttl_days=3, recount=Recount(home / name), catalogue=catalogue)
         self.spool = SpoolWriter(home, name)
         self.meter = SilentMeter()
         self.superseded: list[Any] = []

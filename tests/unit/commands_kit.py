@@ -64,6 +64,7 @@ def arguments(name: str, folder: Path) -> tuple[str, ...]:
         "release promote": WHY,
         "release rebuild-registry": (),
         "release seal": (),
+        "release retire": ("fraud-detector-6", *WHY),
         "release challenge": ("7", *WHY),
         "region publish": ("--once",),
         "region follow": ("--once",),

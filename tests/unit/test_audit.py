@@ -146,7 +146,7 @@ async def test_a_vector_of_other_features_is_neither_scored_again_nor_named(sett
         foreign = msgspec.structs.replace(record, **changes)
         replayed = again(settings, foreign)
         assert replayed.not_kept == (
-            f"the vector is of catalogue {foreign.catalogue_hash}, this platform computes {CATALOGUE.hash}"
+            f"the vector is of catalogue {foreign.catalogue_hash}, while its model is of {CATALOGUE.hash}"
         )
         assert not replayed.stands
         assert next(iter(plain_decision(replayed)["values"])) == "value 1"

@@ -17,6 +17,7 @@ from fraud_platform.features import tables
 from fraud_platform.features.label_rules import DistrustFile, distrust
 from fraud_platform.homes import begin_home
 from fraud_platform.lake import open_lake
+from fraud_platform.model.bundle import Bundle
 from fraud_platform.model.ledger import Change, append_change
 from fraud_platform.model.prequential import MODELS, Result
 from fraud_platform.model.study import Study
@@ -111,7 +112,8 @@ SHOWN_HERE = [
 ]  # fmt: skip
 CHANGES = {
     "policy set", "policy list-add", "policy list-remove", "policy kill-switch", "keys add", "keys revoke",
-    "release rollback", "release promote", "release challenge", "release rebuild-registry", "backup", "restore",
+    "release rollback", "release promote", "release challenge", "release rebuild-registry", "release retire", "backup",
+    "restore",
     "labels distrust",
 }  # fmt: skip
 
@@ -214,13 +216,22 @@ def test_what_was_packaged(
 
 
 def test_who_decides_after_a_change_of_release(
-    called: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+    called: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     """The registry's part is its own tests'."""
     monkeypatch.setattr("fraud_platform.model.registry.challenge", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "fraud_platform.model.registry.bundle_of",
+        lambda settings, _: Bundle.load(settings.home / "releases" / "fraud-detector-7"),
+    )
     monkeypatch.setattr("fraud_platform.model.registry_rebuild.rebuild_registry", lambda _: [7])
     told = json.loads(called("release challenge", "--wait", "0", "--json")[1])
     assert (told["champion"], told["challenger"], told["in_force"]) == ("fraud-detector-7", None, None)
     assert json.loads(called("release rebuild-registry", "--json")[1]) == {"registered": [7]}
+    assert called("release retire", "--json") == (1, ""), "there is no such release"
+    former = home / "releases" / "fraud-detector-6"
+    former.mkdir()
+    assert json.loads(called("release retire", "--json")[1]) == {"retired": "fraud-detector-6"}
+    former.rmdir()
     code, text = called("release promote", "--json")
     assert (code, text) == (1, ""), "there is no challenger"

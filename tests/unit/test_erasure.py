@@ -31,7 +31,7 @@ from fraud_platform.erasure.witness import Witness
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.tiles import MERCHANT_TILE
-from fraud_platform.inference_log.record import decode_record, encode_record, vector_bytes
+from fraud_platform.inference_log.record import Seen, decode_record, encode_record, vector_bytes
 from fraud_platform.inference_log.spool import SpoolWriter
 from fraud_platform.inference_log.table import rows as log_rows
 from fraud_platform.ingest.feedback import FeedbackLabel, FeedbackWriter, read_feedback
@@ -208,7 +208,7 @@ def test_a_merchant_s_tile_keeps_its_count_and_its_order() -> None:
     assert late["users"].to_pylist() == [["a", "z", "zz-last"]]
 
 
-@pytest.mark.parametrize("catalogue_hash", sorted(CATALOGUE.alike))
+@pytest.mark.parametrize("catalogue_hash", [*sorted(CATALOGUE.alike), "0123456789ab"])
 def test_a_decision_s_record_is_the_pseudonym_s_and_else_the_same(catalogue_hash: str) -> None:
     vector = np.arange(50, dtype=np.float32)
     mine = record(catalogue_hash=catalogue_hash, vector=vector_bytes(vector))
@@ -229,6 +229,20 @@ def test_a_decision_s_record_is_the_pseudonym_s_and_else_the_same(catalogue_hash
     assert msgspec.structs.replace(mine, **same) == found
     assert after.slice(1).equals(table.slice(1))
     assert b"u-1" not in anonymised_record(encode_record(mine), U1, {"u-1": PSEUDONYM})
+
+
+def test_neither_vector_of_a_decision_keeps_what_is_known_of_the_device() -> None:
+    wider = np.arange(51, dtype=np.float32)
+    other = Seen(
+        catalogue_hash="0123456789ab", vector=vector_bytes(wider), user_features="redis", merchant_features="redis",
+        user_snapshot=None, merchant_snapshot=None,
+    )  # fmt: skip
+    mine = record(other_version="fraud-detector/8", other_score=0.5, other_seen=other)
+    found = decode_record(anonymised_record(encode_record(mine), U1, {"u-1": PSEUDONYM})).other_seen
+    assert found is not None
+    # two before the end, as in the fifty
+    assert np.flatnonzero(np.isnan(found.values)).tolist() == [49]
+    assert np.delete(found.values, 49).tolist() == np.delete(wider, 49).tolist()
 
 
 def _of(user: str) -> Any:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from fraud_platform.inference_log.neighbours import Neighbours
 from fraud_platform.inference_log.record import (
     DecisionRecord,
+    Seen,
     ServedBy,
     decode_record,
     encode_record,
@@ -266,3 +267,24 @@ def test_a_day_written_before_there_were_marks_is_read(tmp_path: Path) -> None:
     pq.write_table(pq.ParquetFile(path).read().drop_columns(["superseded_by"]), path)
     assert log.log_keys(DAY) == {one.log_key}
     assert [each.decision_id for each in log.records(DAY)] == [one.decision_id]
+
+
+def test_versions_with_and_without_a_second_vector_read_each_other() -> None:
+    other = Seen(
+        catalogue_hash="0123456789ab", vector=vector_bytes(np.array([1.5, np.nan, 51], np.float32)),
+        user_features="default", merchant_features="redis", user_snapshot=None, merchant_snapshot="2026-11-22",
+    )  # fmt: skip
+    now = record(other_version="fraud-detector/8", other_score=0.25, other_seen=other)
+    payload = encode_record(now)
+    assert decode_record(payload) == now
+    assert now.other_degraded
+    assert (now.other_catalogue_hash, len(other.values)) == ("0123456789ab", 3)
+    assert rows([(now, payload)]).select(["other_catalogue_hash", "other_degraded"]).to_pylist() == [
+        {"other_catalogue_hash": "0123456789ab", "other_degraded": True}
+    ]
+    # the field is the last of an array: one version leaves it out, the other passes it over
+    plain = msgspec.msgpack.decode(payload)
+    before = decode_record(msgspec.msgpack.encode(plain[:-1]))
+    assert before == msgspec.structs.replace(now, other_seen=None)
+    assert (before.other_degraded, before.other_catalogue_hash) == (None, None)
+    assert decode_record(msgspec.msgpack.encode([*plain, "of a later version"])) == now

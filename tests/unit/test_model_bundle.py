@@ -15,13 +15,22 @@ import xgboost
 from typer.testing import CliRunner
 
 from fraud_platform.cli import app
-from fraud_platform.decision.serving_model import OtherFeaturesError, load_model, recorded_values
-from fraud_platform.features.catalogue import CATALOGUE, Catalogue
+from fraud_platform.decision.serving_model import OtherFeaturesError, load_model, load_to_serve, recorded_values
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue, Feature
 from fraud_platform.inference_log.record import vector_bytes
 from fraud_platform.model import bundle as room
-from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, Scorer, current_release, publish
+from fraud_platform.model.bundle import (
+    Bundle,
+    BundleError,
+    NoReleaseError,
+    Scorer,
+    current_release,
+    definitions_of,
+    publish,
+)
 from fraud_platform.model.calibration import UNCALIBRATED
 from fraud_platform.model.linear import LinearModel
+from tests.integration.service_kit import small_model
 from tests.model_kit import FALLBACK
 from tests.record_kit import record
 
@@ -521,9 +530,8 @@ def test_a_bundle_is_refused_where_a_feature_means_something_else(
 def test_a_model_of_fifty_serves_on_the_vectors_of_a_larger_set(
     folder: Path, bundle: Bundle, vectors: np.ndarray
 ) -> None:
-    larger = Catalogue((*CATALOGUE.of("user"), SEVEN_DAYS, *CATALOGUE.features[17:]))
     wide = np.insert(vectors, 17, np.float32(77_777), axis=1)
-    beside, alone = load_model(folder, larger), load_model(folder)
+    beside, alone = load_model(folder, LARGER), load_model(folder)
     np.testing.assert_array_equal(beside.compiled.margins(wide), alone.compiled.margins(vectors))
     np.testing.assert_array_equal(beside.fallback.score(wide), alone.fallback.score(vectors))
     assert [beside.probability(row) for row in wide[:20]] == [alone.probability(row) for row in vectors[:20]]
@@ -532,22 +540,87 @@ def test_a_model_of_fifty_serves_on_the_vectors_of_a_larger_set(
         Bundle.load(folder, Catalogue(tuple(one for one in CATALOGUE.features if one.name != "amount")))
 
 
+LARGER = Catalogue((*CATALOGUE.of("user"), SEVEN_DAYS, *CATALOGUE.features[17:]))
+
+
+def test_a_bundle_states_its_set_and_is_served_where_another_is_computed(tmp_path: Path) -> None:
+    _, made = small_model(version=3, seed=3, deciding=SEVEN_DAYS.name, catalogue=LARGER)
+    made.write(tmp_path)
+    bundle = Bundle.load(tmp_path)
+    assert bundle == made
+    assert bundle.set_of() == LARGER
+    model = load_to_serve(tmp_path)
+    assert (model.set_hash, model.builder.catalogue, model.served.catalogue) == (LARGER.hash, LARGER, LARGER)
+    assert model.probability(np.full(51, 30, np.float32)) == load_model(tmp_path, LARGER).probability(
+        np.full(51, 30, np.float32)
+    )
+    with pytest.raises(BundleError, match=rf"not computed here \(\['{SEVEN_DAYS.name}'\]\)"):
+        load_model(tmp_path)
+
+
+def test_a_bundle_of_the_first_fifty_is_written_as_before(folder: Path, bundle: Bundle) -> None:
+    assert definitions_of(CATALOGUE) is None
+    assert "definitions" not in json.loads((folder / "bundle.json").read_text())
+    assert bundle.set_of() is CATALOGUE
+    assert bundle.set_of(LARGER).hash == CATALOGUE.hash
+    assert load_to_serve(folder, LARGER).set_hash == CATALOGUE.hash
+
+
+def test_a_model_of_features_that_make_no_vector_sees_its_columns_of_the_set_that_is_computed(
+    of_fewer: tuple[Bundle, xgboost.Booster],
+) -> None:
+    assert of_fewer[0].set_of() is CATALOGUE
+    assert of_fewer[0].set_of(LARGER) is LARGER
+
+
+@pytest.mark.parametrize(
+    ("definitions", "message"),
+    [
+        (LARGER.features[:-1], "compiled"),
+        (LARGER.features[1:], "not computed here"),
+        (tuple(one for one in LARGER.features if one.name != "user_amount_avg_30d"), "features that are missing"),
+        (LARGER.features[::-1], "blocks in the order"),
+        ((*LARGER.features, LARGER.features[-1]), "blocks in the order"),
+        (CATALOGUE.features, "not computed here"),
+        ((*LARGER.features[:17], replace(SEVEN_DAYS, window="14d"), *LARGER.features[18:]), "another meaning"),
+        (tuple(replace(one, operand="fee") if one.name == "amount" else one for one in LARGER.features), "compiled"),
+    ],
+)  # fmt: skip
+def test_a_stated_set_that_is_not_the_model_s_or_not_served_here_is_refused(
+    tmp_path: Path, definitions: tuple[Feature, ...], message: str
+) -> None:
+    _, made = small_model(version=3, seed=3, deciding=SEVEN_DAYS.name, catalogue=LARGER)
+    replace(made, definitions=definitions).write(tmp_path)
+    with pytest.raises(BundleError, match=message):
+        Bundle.load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [{"source": "elsewhere"}, {"inputs": 7}, {"delay_days": "two"}, {"name": None}])
+def test_a_damaged_definition_is_refused(tmp_path: Path, damage: dict[str, Any]) -> None:
+    _, made = small_model(version=3, seed=3, deciding=SEVEN_DAYS.name, catalogue=LARGER)
+    made.write(tmp_path)
+    stated = json.loads((tmp_path / "bundle.json").read_text())["definitions"]
+    stated[17] |= damage
+    change(tmp_path, definitions=stated)
+    with pytest.raises(BundleError, match="definitions"):
+        Bundle.load(tmp_path)
+
+
 def test_a_vector_from_before_the_set_grew_is_read_by_the_features_of_its_model(vectors: np.ndarray) -> None:
-    larger = Catalogue((*CATALOGUE.of("user"), SEVEN_DAYS, *CATALOGUE.features[17:]))
     then = record(catalogue_hash=CATALOGUE.hash, vector=vector_bytes(vectors[0]))
-    given = recorded_values(then, CATALOGUE.names, larger)
+    given = recorded_values(then, CATALOGUE.names, LARGER)
     assert np.isnan(given[17])
     np.testing.assert_array_equal(np.delete(given, 17), vectors[0])
     np.testing.assert_array_equal(recorded_values(then, CATALOGUE.names), vectors[0])
-    now = record(catalogue_hash=larger.hash, vector=vector_bytes(np.insert(vectors[0], 17, np.float32(3))))
-    assert recorded_values(now, CATALOGUE.names, larger)[17] == 3
+    now = record(catalogue_hash=LARGER.hash, vector=vector_bytes(np.insert(vectors[0], 17, np.float32(3))))
+    assert recorded_values(now, CATALOGUE.names, LARGER)[17] == 3
     for unknown, features, catalogue in (
         (now, CATALOGUE.names, CATALOGUE),
-        (now, larger.names, CATALOGUE),
-        (then, CATALOGUE.names[::-1], larger),
+        (now, LARGER.names, CATALOGUE),
+        (then, CATALOGUE.names[::-1], LARGER),
         (record(catalogue_hash="0123456789ab", vector=then.vector), CATALOGUE.names, CATALOGUE),
         (record(catalogue_hash=CATALOGUE.hash, vector=now.vector), CATALOGUE.names, CATALOGUE),
-        (record(catalogue_hash=larger.hash, vector=then.vector), CATALOGUE.names, larger),
+        (record(catalogue_hash=LARGER.hash, vector=then.vector), CATALOGUE.names, LARGER),
     ):
         with pytest.raises(OtherFeaturesError, match="the vector is of catalogue"):
             recorded_values(unknown, features, catalogue)

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from fraud_platform.decision.policy_change import PolicyChange, change_policy
 from fraud_platform.decision.serving_model import load_model
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.label_rules import LabelRules
-from fraud_platform.inference_log.record import ServedBy, decode_record, encode_record
+from fraud_platform.inference_log.record import Seen, ServedBy, decode_record, encode_record
 from fraud_platform.lake import open_lake
 from fraud_platform.model.arms import Evidence, Scores, gather, measure
 from fraud_platform.model.ledger import arms_in_force, read_ledger
@@ -32,7 +33,7 @@ from fraud_platform.model.routing import Routing, is_challengers, read_routing
 from fraud_platform.model.sequential import mean_sequence
 from fraud_platform.settings import Settings
 from tests.integration.service_kit import publish_small_model
-from tests.monitoring_kit import decided, log_decisions, vectors, write_labels
+from tests.monitoring_kit import decided, degraded, log_decisions, vectors, write_labels
 from tests.record_kit import record
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -143,8 +144,6 @@ def test_both_score_and_a_challenger_that_fails_lets_the_champion_decide(home: P
 
 
 def test_a_record_of_before_challengers_is_still_read() -> None:
-    import msgspec
-
     old = msgspec.msgpack.encode(msgspec.msgpack.decode(encode_record(record()))[:-4])
     assert decode_record(old) == record()
     assert (decode_record(old).arm, decode_record(old).other_score) == ("champion", None)
@@ -246,8 +245,6 @@ def test_the_log_gives_both_scores_of_each_payment_whoever_decided(home: Path, s
     lake = open_lake(settings)
     day = NOW.date() - timedelta(days=1)
     challenge(home, second, WHY, datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(seconds=100))
-    import msgspec
-
     made = vectors(np.random.default_rng(1), 400)
     random = np.random.default_rng(2)
     champion, challenger = random.random(400), random.random(400) * 0.62
@@ -295,3 +292,28 @@ def test_the_log_gives_both_scores_of_each_payment_whoever_decided(home: Path, s
     assert read_ledger(home)[-1]["evidence"]["payments"] == 300
     assert look(lake, settings, NOW) is None
     assert len(CATALOGUE.names) == 50
+
+
+def test_of_two_sets_only_payments_that_both_were_read_for_alike_are_evidence(home: Path, second: Path) -> None:
+    lake, day = open_lake(Settings(home=home)), NOW.date() - timedelta(days=1)
+    challenge(home, second, WHY, datetime(day.year, day.month, day.day, tzinfo=UTC))
+    made = vectors(np.random.default_rng(1), 60)
+    both = {"other_version": "fraud-detector/2", "other_score": 0.1}
+    whole, fallen = seen("redis"), seen("default")
+    records = []
+    for n, each in enumerate(decided(day, made, np.full(60, 0.2), **both, scored_by="champion")):
+        served = degraded() if n % 6 in (1, 4) else each.served_by
+        other = (whole, whole, fallen, fallen, None, None)[n % 6]
+        records.append(msgspec.structs.replace(each, served_by=served, other_seen=other))
+    log_decisions(lake, records)
+    evidence = gather(lake, read_routing(home), NOW, threshold=0.6, maturity_days=0, band=2.0, rules=LabelRules())
+    # of one set, what is missing is missing to both
+    assert evidence.payments == 30
+    assert evidence.errors.mean == 0
+
+
+def seen(store: str) -> Seen:
+    return Seen(
+        catalogue_hash="0123456789ab", vector=b"", user_features=store, merchant_features="redis", user_snapshot=None,
+        merchant_snapshot=None,
+    )  # fmt: skip
