@@ -46,6 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # read when OpenMP is loaded: threads that spin while they wait take what the other test processes would compute by,
     # and two trainings at once took four times the work
     os.environ["OMP_WAIT_POLICY"] = "passive"
+    # OpenBLAS, which knows no such policy
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     Settings.model_config["env_file"] = None
     # how long an example takes says something of the machine's load, and nothing of the code
     hypothesis.settings.register_profile(
