@@ -4,6 +4,7 @@ What belongs here: what several folders of tests share. What does not: data of o
 """
 
 import fcntl
+import gc
 import os
 import socket
 import tempfile
@@ -45,12 +46,26 @@ def pytest_configure(config: pytest.Config) -> None:
     # read when OpenMP is loaded: threads that spin while they wait take what the other test processes would compute by,
     # and two trainings at once took four times the work
     os.environ["OMP_WAIT_POLICY"] = "passive"
+    # OpenBLAS, which knows no such policy
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     Settings.model_config["env_file"] = None
     # how long an example takes says something of the machine's load, and nothing of the code
     hypothesis.settings.register_profile(
         "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
     )
     hypothesis.settings.load_profile("suite")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave what tests import to no collector: it stays, and looking through it again and again takes a tenth of the
+    processor time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -96,6 +111,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 def pytest_unconfigure() -> None:
     """Leave no lock behind: this process may be the one whose children shared them."""
+    # else libraries say at the end that something of theirs was never given back
+    gc.unfreeze()
     for name in ("door", "room"):
         _lock(os.getpid(), name).unlink(missing_ok=True)
 

@@ -38,7 +38,9 @@ BANK = {
     "history_start": FIRST_DAY,
     # a short history: the better of trees and logistic regression serves, once it can be told from chance
     "min_holdout_frauds": 10,
-    "search_trials": 3,
+    # a search and threads are tested with the model
+    "search_trials": 1,
+    "training_threads": 1,
 }
 
 pytestmark = pytest.mark.timeout(420)

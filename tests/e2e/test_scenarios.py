@@ -16,6 +16,8 @@ from fraud_platform.scenario.story import shipped
 
 ROOT = Path(__file__).parents[2]
 SHORT, SHORT_ONES = ("bad-model", "outage"), "the-short-ones"
+SHORT_HISTORY = 40
+"""Days before the short ones: enough for a first model, and no more."""
 ALL = bool(os.environ.get("FRAUD_TEST_SCENARIOS"))
 
 pytestmark = pytest.mark.timeout(3_600 if ALL else 900)
@@ -30,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def joined(names: Sequence[str], path: Path) -> None:
     """Write one scenario in which everything happens that happens in these, and all of it is expected.
 
-    They begin with the same bank and last as many days.
+    They begin with the same bank, here of a shorter history, and last as many days.
     """
     one, *others = [yaml.safe_load(shipped()[name].read_text()) for name in names]
     for other in others:
@@ -38,6 +40,7 @@ def joined(names: Sequence[str], path: Path) -> None:
         one["settings"] |= other["settings"]
         one["story"] += other["story"]
         one["expect"] += [sentence for sentence in other["expect"] if sentence not in one["expect"]]
+    one["bank"]["history_days"] = SHORT_HISTORY
     path.write_text(yaml.safe_dump(one))
 
 
@@ -48,7 +51,8 @@ def test_what_a_scenario_expects_comes_true(name: str, home: Path, tmp_path: Pat
         story = str(tmp_path / f"{name}.yaml")
         joined(SHORT, Path(story))
     command = [sys.executable, "-m", "fraud_platform.cli", "scenario", story]
-    environment = {**os.environ, "FRAUD_HOME": str(home), "COLUMNS": "180"}
+    # other tests have the other cores
+    environment = {**os.environ, "FRAUD_HOME": str(home), "COLUMNS": "180", "FRAUD_TRAINING_THREADS": "1"}
     played = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert played.returncode == 0, played.stdout[-6_000:] + played.stderr[-3_000:]
     assert "✗" not in played.stdout

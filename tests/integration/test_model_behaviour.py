@@ -45,6 +45,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         label_maturity_days=5,
         warmup_days=5,
         search_trials=1,
+        training_threads=1,
     )
 
 
