@@ -201,13 +201,8 @@ class Bundle:
         """Write the files into a new or existing folder; not atomic, so callers write aside and rename."""
         folder.mkdir(parents=True, exist_ok=True)
         document = {name: value for name, value in asdict(self).items() if name != "model"}
-        content = {
-            MODEL_FILE: self.model,
-            DOCUMENT_FILE: json.dumps(document, indent=2, sort_keys=True, allow_nan=False).encode(),
-        } | ({CARD_FILE: card} if card is not None else {})
-        for name, payload in content.items():
-            _write_durably(folder / name, payload)
-        _write_durably(folder / SUMS_FILE, _sums_of(content))
+        described = json.dumps(document, indent=2, sort_keys=True, allow_nan=False).encode()
+        _write_sealed(folder, {MODEL_FILE: self.model, DOCUMENT_FILE: described}, card)
 
 
 class Scorer:
@@ -304,7 +299,11 @@ def install(home: Path, bundle_dir: Path) -> Path:
             seal(release)
         else:
             temporary = root / f".{bundle.name}.{uuid.uuid4().hex}.tmp"
-            bundle.write(temporary, card)
+            temporary.mkdir()
+            # byte for byte: other regions know a release by the hashes of its files, whichever version wrote them
+            _write_sealed(temporary, {name: _read(bundle_dir / name) for name in DECIDING}, card)
+            if Bundle.load(temporary) != bundle:
+                raise BundleError(f"{bundle_dir} was changed while it was read; publish it again")
             temporary.rename(release)
     return release
 
@@ -346,6 +345,13 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write_sealed(folder: Path, deciding: dict[str, bytes], card: bytes | None) -> None:
+    content = deciding | ({CARD_FILE: card} if card is not None else {})
+    for name, payload in content.items():
+        _write_durably(folder / name, payload)
+    _write_durably(folder / SUMS_FILE, _sums_of(content))
 
 
 def _write_durably(path: Path, content: bytes) -> None:
