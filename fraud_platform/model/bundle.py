@@ -35,6 +35,7 @@ from fraud_platform.model.kinds import KINDS, XGBOOST, Kind, KindName
 from fraud_platform.model.linear import LinearModel
 from fraud_platform.model.selected import Columns, Selected
 from fraud_platform.model.ubjson import MAX_BYTES, ModelFileError
+from fraud_platform.versions import LATER
 
 _log = logging.getLogger(__name__)
 
@@ -143,7 +144,8 @@ class Bundle:
         expected = {f.name for f in fields(Bundle)} - {"model"}
         if document.keys() | {"kind"} != expected:
             missing, unknown = sorted(expected - {"kind"} - document.keys()), sorted(document.keys() - expected)
-            raise BundleError(f"{folder / DOCUMENT_FILE}: missing fields {missing}, unknown fields {unknown}")
+            later = f"; {LATER}, or release a model that this one has trained" if unknown else ""
+            raise BundleError(f"{folder / DOCUMENT_FILE}: missing fields {missing}, unknown fields {unknown}{later}")
         try:
             bundle = msgspec.convert(document | {"model": b""}, Bundle)
         except (msgspec.ValidationError, ValueError) as error:
