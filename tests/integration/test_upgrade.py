@@ -8,14 +8,14 @@ takes the one from before features had hashes, which needs an environment of its
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import redis
-from service_kit import FEATURE_VALUE
+from service_kit import FEATURE_VALUE, free_port
 from upgrade_kit import Service, Version, here, payments
 
 from benchmarks.compare.checkouts import CompareError, base_checkout
@@ -26,6 +26,7 @@ from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.spool import read_spool
 from fraud_platform.lake import open_lake
 from fraud_platform.model.bundle import release_folder
+from fraud_platform.online.embedded_redis import ensure_redis, stop_redis
 from fraud_platform.settings import Settings
 
 NEAREST = "0ae27d359613"
@@ -174,3 +175,31 @@ def test_the_new_version_makes_every_decision_again_without_a_difference(course:
     reports = [replay_decisions(settings, open_lake(settings), day) for day in sorted(course.days)]
     assert sum(report.decisions for report in reports) == len(course.asked)
     assert [(report.differing, report.not_kept) for report in reports] == [({}, {})] * len(reports)
+
+
+TAKEN_BACK = """
+import redis
+from fraud_platform.online.embedded_redis import ensure_redis
+from fraud_platform.online.embedded_redis import ensure_redis, stop_redis
+from fraud_platform.settings import Settings
+with redis.Redis.from_url(ensure_redis(Settings()), decode_responses=True) as client:
+    print(client.get("kept"))
+    client.set("since", "yes")
+"""
+
+
+def test_an_embedded_redis_that_was_taken_back_is_what_stands_afterwards(
+    course: Course, make_settings: Callable[..., Settings]
+) -> None:
+    settings = make_settings()
+    old = Version(course.old.checkout, settings.home, None, {"FRAUD_REDIS_PORT": str(free_port())})
+    # the server of before cannot read what the present one writes, and begins anew
+    kept = None if of_first(course) else "yes"
+    try:
+        with redis.Redis.from_url(ensure_redis(settings), decode_responses=True) as client:
+            client.set("kept", "yes")
+        assert old.run("-c", TAKEN_BACK).split() == [str(kept)]
+        with redis.Redis.from_url(ensure_redis(settings), decode_responses=True) as client:
+            assert (client.get("kept"), client.get("since")) == (kept, "yes")
+    finally:
+        assert stop_redis(settings)

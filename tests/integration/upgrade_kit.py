@@ -41,14 +41,17 @@ class Version:
 
     checkout: Checkout
     home: Path
-    redis_url: str
+    redis_url: str | None
+    """None: the home's own embedded server."""
     extra: dict[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
         """That of its processes: its code before this checkout's, and nothing of the user's own settings."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FRAUD_")}
-        own = {"FRAUD_HOME": str(self.home), "FRAUD_REDIS_URL": self.redis_url, "OMP_NUM_THREADS": "1"}
+        own = {"FRAUD_HOME": str(self.home), "OMP_NUM_THREADS": "1"}
+        if self.redis_url is not None:
+            own["FRAUD_REDIS_URL"] = self.redis_url
         folder = self.checkout.folder
         path = {"PYTHONPATH": f"{folder}{os.pathsep}{folder / 'tests' / 'integration'}"}
         return {**kept, **own, **path, "BENTOML_HOME": str(self.home / "bentoml"), **self.extra}
@@ -64,7 +67,7 @@ class Version:
 
     def night(self, *releases: int) -> None:
         """Load this version's views, as the night does, and release models that this version trained."""
-        self.run("-c", NIGHT, str(self.home), self.redis_url, *map(str, releases))
+        self.run("-c", NIGHT, str(self.home), str(self.redis_url), *map(str, releases))
 
     @contextmanager
     def service(self) -> Iterator["Service"]:
