@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards bench-lake bench-engines bench-pipeline bench-kafka bench-width compare test-benchmarks
+.PHONY: help run gateway test test-kafka fetch-kafka test-image test-chart image-base soak lint down clean dagster serve bench bench-train bench-serving bench-reads bench-online bench-loop bench-footprint drill scenarios audit lock setup boards bench-lake bench-engines bench-pipeline bench-kafka bench-width compare test-benchmarks test-upgrade
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -86,6 +86,9 @@ test-benchmarks: $(READY) ## run the benchmarks of serving in a short form, to s
 	@deploy/system-packages.sh
 	@FRAUD_TEST_BENCHMARKS=yes $(BIN)/pytest tests/integration/test_serving_benchmark.py \
 		tests/integration/test_width_benchmark.py tests/integration/test_compare_benchmark.py $(ARGS)
+
+test-upgrade: $(READY) ## upgrade and take back service and platform by two older versions of the code (10 minutes)
+	@FRAUD_TEST_UPGRADE=yes $(BIN)/pytest tests/integration/test_upgrade.py $(ARGS)
 
 image-base: ## make base images of Debian's packages, where no registry of images can be reached (mmdebstrap, buildah)
 	@deploy/image/base.sh

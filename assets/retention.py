@@ -1,7 +1,8 @@
-"""What is let go of every night: decisions past their retention, rows of old snapshots that nobody asked for, old runs.
+"""What is let go of every night: decisions past their retention, rows of old snapshots that nobody asked for, views
+that nobody needs, old runs.
 
-What belongs here: the job and its steps. What does not: which files and rows (`fraud_platform`), which runs
-(`run_history`).
+What belongs here: the job and its steps. What does not: which files and rows (`fraud_platform`), which views
+(`feature_repo.pruning`), which runs (`run_history`).
 """
 
 from datetime import UTC, datetime
@@ -10,6 +11,8 @@ import dagster as dg
 
 from assets.resources import Platform
 from assets.run_history import forget_old_runs
+from feature_repo.pruning import unneeded_views
+from feature_repo.store import unregister
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.online.retention import left_behind, prune_all
 
@@ -31,6 +34,16 @@ def prune_old_snapshots(context: dg.OpExecutionContext, platform: dg.ResourcePar
         context.log.info(f"{one.table} of {one.day}: {one.rows[0]:,} rows became {one.rows[1]:,}")
 
 
+@dg.op(description="Take views of sets that nobody needs any more out of Feast's registry.")
+def forget_old_views(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
+    """Once their rows are deleted from Redis and PostgreSQL, which the loads there do."""
+    old = unneeded_views(platform.settings)
+    if old:
+        unregister(platform.settings, [view.name for view in old])
+    for view in old:
+        context.log.info(f"{view.name} of set {view.set_hash}: nobody needs it; Feast's registry has forgotten it")
+
+
 @dg.op(description="Delete Dagster's old runs, but for what something still needs of them.")
 def forget_old_dagster_runs(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """By the machine's clock, which scenarios do not move: Dagster records runs by it."""
@@ -39,10 +52,11 @@ def forget_old_dagster_runs(context: dg.OpExecutionContext, platform: dg.Resourc
 
 @dg.job(
     description="Delete decisions after FRAUD_LOG_RETENTION_DAYS and Dagster's runs after FRAUD_DAGSTER_RUN_DAYS, "
-    "prune snapshots after FRAUD_WHOLE_SNAPSHOT_DAYS."
+    "prune snapshots after FRAUD_WHOLE_SNAPSHOT_DAYS and, in Feast's registry, views that nobody needs."
 )
 def retention() -> None:
     """All steps, in any order."""
     forget_old_decisions()
     prune_old_snapshots()
+    forget_old_views()
     forget_old_dagster_runs()

@@ -10,7 +10,7 @@ import json
 import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from string import Template
@@ -26,7 +26,7 @@ from fraud_platform.lake import Lake, open_lake
 from fraud_platform.online.cold_writer import cold_table
 from fraud_platform.online.embedded_postgres import ensure_postgres
 from fraud_platform.online.embedded_redis import ensure_redis
-from fraud_platform.online.packed import EVENT_TIMESTAMP, PROJECT, VIEWS, PackedView
+from fraud_platform.online.packed import EVENT_TIMESTAMP, PROJECT, VIEWS, PackedView, is_packed
 from fraud_platform.online.shards import is_cluster, seed_urls
 from fraud_platform.online.snapshot_load import SNAPSHOT_TABLES
 from fraud_platform.settings import Settings
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from feature_repo.views import Definitions
 
 REPO = Path(__file__).parent
+SOURCE = "_source"
+"""Behind a view's name: its source's."""
 DAY_SECONDS = 86_400
 
 
@@ -142,9 +144,8 @@ def definitions(settings: Settings) -> "Definitions":
 
     def sources(view: PackedView) -> Sources:
         snapshots = f"{lake.uri(SNAPSHOT_TABLES[view.entity])}/date=*/data.parquet"
-        return Sources(
-            source(f"{view.name}_source", _source(settings, view)), source(f"{view.entity}_snapshot_source", snapshots)
-        )
+        packed = source(f"{view.name}{SOURCE}", _source(settings, view.name))
+        return Sources(packed, source(f"{view.entity}_snapshot{SOURCE}", snapshots))
 
     return build(sources, settings.online_ttl_days)
 
@@ -155,7 +156,7 @@ def apply(settings: Settings, *, cold: bool = False) -> bool:
     cold: and create their tables in PostgreSQL, where a server that was lost has them no more.
     """
     folder = _folder(settings)
-    registry, marker = folder / "registry.db", folder / ("applied_cold" if cold else "applied")
+    registry, marker = _registry(settings), folder / ("applied_cold" if cold else "applied")
     wanted = _fingerprint(settings)
     if cold:
         wanted += f" {ensure_postgres(settings).rpartition('@')[2]}"
@@ -173,7 +174,7 @@ def write_source(settings: Settings, view: PackedView, rows: pa.Table) -> None:
     """Replace Feast's source file of a packed view by the packed rows of one snapshot."""
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, compression="zstd")
-    Lake(str(_folder(settings))).write_bytes(_source(settings, view), sink.getvalue().to_pybytes())
+    Lake(str(_folder(settings))).write_bytes(_source(settings, view.name), sink.getvalue().to_pybytes())
 
 
 def materialize(settings: Settings, view: PackedView, day: date, *, cold: bool = False) -> None:
@@ -182,6 +183,36 @@ def materialize(settings: Settings, view: PackedView, day: date, *, cold: bool =
     start, end = (datetime.combine(day, at, UTC) for at in (time.min, time.max))
     with _lock(settings):
         open_store(settings, cold=cold).materialize(start, end, feature_views=[view.name])
+
+
+def registered_views(settings: Settings) -> dict[str, str]:
+    """The packed views that Feast's registry has and that no view by name reads, and the hash of the set for which each
+    was registered last. Empty, without importing Feast, where there is no registry."""
+    if not _registry(settings).exists():
+        return {}
+    from feature_repo.views import SET_TAG
+
+    store = open_store(settings)
+    read = {name for view in store.list_on_demand_feature_views() for name in view.source_feature_view_projections}
+    return {
+        view.name: view.tags.get(SET_TAG, "")
+        for view in store.list_feature_views()
+        if is_packed(view.name) and view.name not in read
+    }
+
+
+def unregister(settings: Settings, names: Sequence[str]) -> None:
+    """Take packed views out of Feast's registry, with their sources. Killed and repeated, it ends in the same state."""
+    from feast.errors import DataSourceNotFoundException
+
+    with _lock(settings):
+        store = open_store(settings)
+        for name in names:
+            # the view last: once the registry has forgotten it, nobody finds the others
+            Path(_source(settings, name)).unlink(missing_ok=True)
+            with suppress(DataSourceNotFoundException):
+                store.registry.delete_data_source(f"{name}{SOURCE}", store.project)
+            store.delete_feature_view(name)
 
 
 def _has_tables(url: str) -> bool:
@@ -197,9 +228,14 @@ def _folder(settings: Settings) -> Path:
     return settings.home.absolute() / "feast"
 
 
-def _source(settings: Settings, view: PackedView) -> str:
-    """On this machine whatever the lake is: Feast reads it by DuckDB's own clients, and no other home replaces it."""
-    return str(_folder(settings) / "online_source" / f"{view.name}.parquet")
+def _registry(settings: Settings) -> Path:
+    return _folder(settings) / "registry.db"
+
+
+def _source(settings: Settings, name: str) -> str:
+    """A packed view's rows, on this machine whatever the lake is: Feast reads them by DuckDB's own clients, and no
+    other home replaces them."""
+    return str(_folder(settings) / "online_source" / f"{name}.parquet")
 
 
 def _fingerprint(settings: Settings) -> str:

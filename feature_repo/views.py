@@ -32,7 +32,9 @@ _MEANINGS = {
     "known_countries": "Countries that the user paid in, in 90 days.",
     "known_devices": "Fingerprints of the devices that the user paid from in 90 days.",
 }
-_TAGS = {"catalogue_hash": CATALOGUE.hash}
+SET_TAG = "catalogue_hash"
+"""Of what is registered: the hash of the set of features for which it was."""
+_TAGS = {SET_TAG: CATALOGUE.hash}
 
 _NAMING = '''\
 def {name}(inputs):

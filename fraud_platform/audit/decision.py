@@ -21,10 +21,11 @@ from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.request import RequestColumns, request_features
 from fraud_platform.features.vector import Matrix
-from fraud_platform.inference_log.record import DecisionRecord, hash_of_request
+from fraud_platform.inference_log.record import SCHEMA_VERSION, DecisionRecord, hash_of_request
 from fraud_platform.monitoring.skew import OfflineDay
 from fraud_platform.processing import event_time
 from fraud_platform.settings import Settings
+from fraud_platform.versions import NewerVersionError, refuse_newer
 
 Group = Literal["decision", "request", "vector", "training set"]
 
@@ -89,8 +90,12 @@ class DecisionReplay:
 
     def replay(self, record: DecisionRecord, offline: OfflineDay) -> Replayed:
         """The decision again. offline: of the record's day."""
-        checks = list(self._request(record))
         notes: list[str] = []
+        try:
+            refuse_newer("the record", record.schema_version, SCHEMA_VERSION)
+        except NewerVersionError as error:
+            return Replayed(record, [], notes, not_kept=str(error), training_set="of a later version")
+        checks = list(self._request(record))
         not_kept = None
         try:
             checks += self._decision(record, notes)

@@ -93,11 +93,15 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", help="Prune; without it, only show what would be pruned.")] = False,
     as_json: JSON = False,
 ) -> None:
-    """Reduce old feature snapshots to the rows that payments asked for; Dagster does this every night.
+    """Reduce old feature snapshots to the rows that payments asked for, and have Feast's registry forget views that
+    nobody needs. Dagster does both every night.
 
     A snapshot stays whole for FRAUD_WHOLE_SNAPSHOT_DAYS after a newer one replaced it. Training set and replay find
-    the rows they need in what is kept. To load a pruned snapshot, materialize it again.
+    the rows they need in what is kept. To load a pruned snapshot, materialize it again. A view is needed while a
+    release in force stands on its set, or Redis or PostgreSQL has it.
     """
+    from feature_repo.pruning import unneeded_views
+    from feature_repo.store import unregister
     from fraud_platform.lake import open_lake
     from fraud_platform.online.retention import left_behind, prune_all
 
@@ -106,6 +110,9 @@ def prune(
     snapshots = left_behind(current, lake, int(now().timestamp() * 1_000_000))
     done = list(prune_all(current, lake, snapshots)) if yes and snapshots else []
     before, after = (sum(one.bytes[i] for one in done) for i in (0, 1))
+    views = unneeded_views(current)
+    if yes and views:
+        unregister(current, [view.name for view in views])
     if as_json:
         named = [{"view": view.name, "day": day} for view, day in snapshots]
         print_json(
@@ -115,6 +122,7 @@ def prune(
                 "snapshots": named,
                 "bytes_before": before,
                 "bytes_after": after,
+                "feast_views": [{"view": view.name, "set": view.set_hash} for view in views],
             }
         )
         return
@@ -122,11 +130,13 @@ def prune(
         typer.echo(
             f"Nothing to prune: no whole snapshot was replaced more than {current.whole_snapshot_days} days ago."
         )
-        return
-    if not yes:
+    elif not yes:
         typer.echo(f"Would prune {len(snapshots)} snapshot(s), {snapshots[0][1]} and later. Do it with: --yes")
-        return
-    typer.echo(f"Pruned {len(done)} snapshot(s): {before / 1e6:,.1f} MB became {after / 1e6:,.1f} MB.")
+    else:
+        typer.echo(f"Pruned {len(done)} snapshot(s): {before / 1e6:,.1f} MB became {after / 1e6:,.1f} MB.")
+    for view in views:
+        said = "Forgot" if yes else "Would forget"
+        typer.echo(f"{said} the view {view.name} of set {view.set_hash} in Feast's registry.")
 
 
 @app.command()

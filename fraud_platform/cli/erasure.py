@@ -41,11 +41,15 @@ def erase(
     from fraud_platform.online.embedded_postgres import PostgresUnavailableError
     from fraud_platform.online.embedded_redis import RedisUnavailableError
     from fraud_platform.recovery.backup import BackupError
+    from fraud_platform.versions import NewerVersionError
 
     if not canonical(user) or user.startswith("erased-"):
         raise refused("--user: give the user's own identifier, not a pseudonym")
     current, backups = settings_of_home(), backup or []
-    failures = (RedisUnavailableError, PostgresUnavailableError, PolicyError, BundleError, BackupError, OSError)
+    failures = (
+        *(RedisUnavailableError, PostgresUnavailableError, PolicyError, BundleError, BackupError, OSError),
+        NewerVersionError,
+    )
     pseudonym, after = None, None
     try:
         if not yes:

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Protocol, get_args
 import msgspec
 
 from fraud_platform.callers import CALLER
+from fraud_platform.versions import LATER
 
 Scope = Literal["decide", "explain", "feedback", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -149,7 +150,9 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
     try:
         keys = _decode(payload).keys
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise KeysError(f"{path} is not a file of API keys: {error}; restore it, or delete it and add keys") from error
+        raise KeysError(
+            f"{path} is not a file of API keys: {error}; {LATER}, else restore it, or delete it and add keys"
+        ) from error
     if len({key.id for key in keys}) != len(keys):
         raise KeysError(f"{path} has two keys of one id; restore it, or delete it and add keys")
     return keys

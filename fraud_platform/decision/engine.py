@@ -194,7 +194,7 @@ class DecisionEngine:
         if online.standing != b"":
             standing = await self._decisions.standing(online.standing, caller, payment.transaction_id)
             if standing is not None:
-                if payment.differing_field(standing.request) is None:
+                if payment.differing_field(standing.request) is None and standing.is_known:
                     # appended again: the process that settled the decision may have died before it wrote the record
                     self._write(standing, encode_record(standing))
                 return standing, True

@@ -217,4 +217,7 @@ class Decisions:
         self.remember(told, stands)
 
     def _mark(self, record: DecisionRecord, standing: DecisionRecord) -> None:
+        if not record.is_known:
+            # of a later version, which has to mark it; until then readers go by the order of `standing`
+            return
         self._superseded(msgspec.structs.replace(record, superseded_by=standing.decision_id))

@@ -16,6 +16,7 @@ from msgspec import Meta
 from fraud_platform.decision.policy import FOREVER, KillSwitch, Kind, Listed, ListedFields, Policy
 from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.identifiers import Matching, canonical, match_key
+from fraud_platform.versions import LATER
 
 if TYPE_CHECKING:
     # the process of the rules reads this record, and starts in a moment
@@ -161,7 +162,7 @@ def read_policy(home: Path, version: int | None = None) -> PolicyRecord | None:
         return None
     except (msgspec.MsgspecError, ValueError, OSError) as error:
         raise PolicyError(
-            f"{path} cannot be read: {error}; put a version that is kept beside it back in its place"
+            f"{path} cannot be read: {error}; put a version that is kept beside it back in its place, or {LATER}"
         ) from error
     return record
 

@@ -32,6 +32,7 @@ from fraud_platform.erasure.names import Names, plain
 from fraud_platform.erasure.rows import anonymised
 from fraud_platform.ingest.source import Source
 from fraud_platform.model.bundle import exclusive
+from fraud_platform.versions import LATER
 
 PREFIX = "erased-"
 _DIGITS = 24
@@ -43,7 +44,7 @@ _SOURCE_ROW = "source_row"
 """A rejected row as it stood in its source, JSON; see `ingest.standardize`."""
 
 
-class Erased(msgspec.Struct, frozen=True, kw_only=True):
+class Erased(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One user, by pseudonym."""
 
     pseudonym: str
@@ -53,8 +54,9 @@ class Erased(msgspec.Struct, frozen=True, kw_only=True):
     """Pseudonyms of the devices that were theirs alone."""
 
 
-class Suppression(msgspec.Struct, frozen=True, kw_only=True):
-    """The home's key and everybody who was erased."""
+class Suppression(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The home's key and everybody who was erased. A new field is written only where it is set; a version of before
+    that does not know one refuses the record, rather than to let an erased person in again."""
 
     key: str
     """256 random bits, hex."""
@@ -76,7 +78,10 @@ def read_suppression(home: Path) -> Suppression | None:
         payload = suppression_path(home).read_bytes()
     except FileNotFoundError:
         return None
-    return msgspec.json.decode(payload, type=Suppression)
+    try:
+        return msgspec.json.decode(payload, type=Suppression)
+    except msgspec.ValidationError as error:
+        raise msgspec.ValidationError(f"{suppression_path(home)}: {error}; {LATER}") from error
 
 
 def pseudonym_of(home: Path, user: str) -> str | None:

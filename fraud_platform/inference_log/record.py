@@ -1,7 +1,8 @@
 """The record of one decision: everything it can be explained, audited and replayed from.
 
 What belongs here: the fields, their units and their bytes. What does not: where records are kept (`spool`, Redis).
-Encoded as a MessagePack array, in field order: a new field is appended with a default, so old records stay readable.
+Encoded as a MessagePack array, in field order: a new field is appended with a default, so old records stay readable,
+and a version of before passes over what it does not know. It writes no such record anew.
 """
 
 from datetime import UTC, date, datetime
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from fraud_platform.decision.policy import DecisionName, Kind
 from fraud_platform.decision.request import Payment
+from fraud_platform.versions import refuse_newer
 
 SCHEMA_VERSION = 4
 """Of version 1 the request's hash differs: `hash_of_request`. Before version 3 there was no `channel` and no `listed`,
@@ -142,6 +144,12 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
     """What `other_version` saw, where its set of features is another; None where it saw the same vector."""
 
     @property
+    def is_known(self) -> bool:
+        """Whether this version of the platform knows all that it says. Of a record of a later version it knows what was
+        decided, which never changes its place or its meaning."""
+        return self.schema_version <= SCHEMA_VERSION
+
+    @property
     def read_channel(self) -> str | None:
         """What features read of the channel; before schema version 3 the text as it was sent."""
         return self.request.channel if self.schema_version < 3 else self.channel
@@ -205,7 +213,10 @@ _decoder = msgspec.msgpack.Decoder(DecisionRecord)
 
 
 def encode_record(record: DecisionRecord) -> bytes:
-    """MessagePack; the vector's and the score's bits are kept."""
+    """MessagePack; the vector's and the score's bits are kept. Raises NewerVersionError for a record of a later
+    version, which may have more fields than are known here: they would be lost."""
+    if not record.is_known:
+        refuse_newer(f"the record of decision {record.decision_id}", record.schema_version, SCHEMA_VERSION)
     return _encoder.encode(record)
 
 

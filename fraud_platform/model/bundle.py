@@ -35,6 +35,7 @@ from fraud_platform.model.kinds import KINDS, XGBOOST, Kind, KindName
 from fraud_platform.model.linear import LinearModel
 from fraud_platform.model.selected import Columns, Selected
 from fraud_platform.model.ubjson import MAX_BYTES, ModelFileError
+from fraud_platform.versions import LATER
 
 _log = logging.getLogger(__name__)
 
@@ -165,7 +166,8 @@ class Bundle:
         expected = {f.name for f in fields(Bundle)} - {"model"}
         if document.keys() | _LATER != expected:
             missing, unknown = sorted(expected - _LATER - document.keys()), sorted(document.keys() - expected)
-            raise BundleError(f"{folder / DOCUMENT_FILE}: missing fields {missing}, unknown fields {unknown}")
+            later = f"; {LATER}, or release a model that this one has trained" if unknown else ""
+            raise BundleError(f"{folder / DOCUMENT_FILE}: missing fields {missing}, unknown fields {unknown}{later}")
         try:
             bundle = msgspec.convert(document | {"model": b""}, Bundle)
         except (msgspec.ValidationError, ValueError) as error:
@@ -234,13 +236,8 @@ class Bundle:
         if self.definitions is None:
             # as a version that knows of none reads it
             del document["definitions"]
-        content = {
-            MODEL_FILE: self.model,
-            DOCUMENT_FILE: json.dumps(document, indent=2, sort_keys=True, allow_nan=False).encode(),
-        } | ({CARD_FILE: card} if card is not None else {})
-        for name, payload in content.items():
-            _write_durably(folder / name, payload)
-        _write_durably(folder / SUMS_FILE, _sums_of(content))
+        described = json.dumps(document, indent=2, sort_keys=True, allow_nan=False).encode()
+        _write_sealed(folder, {MODEL_FILE: self.model, DOCUMENT_FILE: described}, card)
 
 
 def definitions_of(catalogue: Catalogue) -> tuple[Feature, ...] | None:
@@ -342,7 +339,11 @@ def install(home: Path, bundle_dir: Path) -> Path:
             seal(release)
         else:
             temporary = root / f".{bundle.name}.{uuid.uuid4().hex}.tmp"
-            bundle.write(temporary, card)
+            temporary.mkdir()
+            # byte for byte: other regions know a release by the hashes of its files, whichever version wrote them
+            _write_sealed(temporary, {name: _read(bundle_dir / name) for name in DECIDING}, card)
+            if Bundle.load(temporary) != bundle:
+                raise BundleError(f"{bundle_dir} was changed while it was read; publish it again")
             temporary.rename(release)
     return release
 
@@ -384,6 +385,13 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write_sealed(folder: Path, deciding: dict[str, bytes], card: bytes | None) -> None:
+    content = deciding | ({CARD_FILE: card} if card is not None else {})
+    for name, payload in content.items():
+        _write_durably(folder / name, payload)
+    _write_durably(folder / SUMS_FILE, _sums_of(content))
 
 
 def _write_durably(path: Path, content: bytes) -> None:

@@ -19,7 +19,10 @@ from fraud_platform.model.bundle import (
     releases,
     replace_file,
 )
+from fraud_platform.versions import NewerVersionError, refuse_newer_json
 
+FORM = 1
+"""Of the record: `versions`."""
 Stage = Literal["none", "shadow", "canary"]
 
 
@@ -37,6 +40,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     """UTC microseconds of the last change of challenger, stage or weight."""
     began: int = 0
     """UTC microseconds at which this challenger came into shadow: from then on both scores of a payment are known."""
+    form: int = FORM
 
 
 def read_routing(home: Path) -> Routing:
@@ -44,9 +48,13 @@ def read_routing(home: Path) -> Routing:
     current_release(home)
     path = releases(home) / POINTER_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Routing)
+        payload = path.read_bytes()
+        refuse_newer_json(str(path), payload, FORM)
+        return msgspec.json.decode(payload, type=Routing)
     except FileNotFoundError as error:
         raise NoReleaseError(f"{path} does not exist") from error
+    except NewerVersionError as error:
+        raise BundleError(str(error)) from error
     except msgspec.MsgspecError as error:
         raise BundleError(f"{path}: {error}") from error
 

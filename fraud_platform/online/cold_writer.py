@@ -103,13 +103,18 @@ def put_cold_in_force(connection: psycopg.Connection, record: SnapshotRecord) ->
 def cold_records(connection: psycopg.Connection) -> dict[str, SnapshotRecord]:
     """The records of the snapshots in force by view; empty before the first load. One that is damaged or of other
     features is in force for nobody."""
+    standing = encoded_records(connection)
+    records = {view.name: read_record(standing[view.name], view) for view in VIEWS if view.name in standing}
+    return {name: record for name, record in records.items() if record is not None}
+
+
+def encoded_records(connection: psycopg.Connection) -> dict[str, bytes]:
+    """The records of all views, of whatever set, as they stand; empty before the first load."""
     (exists,) = connection.execute("SELECT to_regclass(%s)", (RECORDS,)).fetchone() or (None,)
     if exists is None:
         return {}
     found = connection.execute(sql.SQL("SELECT view, record FROM {}").format(sql.Identifier(RECORDS))).fetchall()
-    standing = {name: bytes(record) for name, record in found}
-    records = {view.name: read_record(standing[view.name], view) for view in VIEWS if view.name in standing}
-    return {name: record for name, record in records.items() if record is not None}
+    return {name: bytes(record) for name, record in found}
 
 
 def _tuples(view: PackedView, rows: pa.Table) -> list[memoryview]:

@@ -30,6 +30,9 @@ from fraud_platform.settings import Settings
 NAMES = ("valkey-server", "redis-server")
 """What its process may be called."""
 
+OLD_FILE, NEW_FOLDER = "appendonly.aof", "appendonlydir"
+"""Where servers before Redis 7 write, and the others, which move the one into the other when they first start."""
+
 PROBE_SECONDS = 5.0
 START_SECONDS = 15.0
 LOAD_SECONDS = 600.0
@@ -131,7 +134,8 @@ def stop_redis(settings: Settings) -> bool:
 
 
 def _is_up(settings: Settings, path: Path) -> bool:
-    return _process_of(redis_folder(settings)) is not None and _listens(path)
+    folder = redis_folder(settings)
+    return _process_of(folder) is not None and _listens(path) and not _is_overtaken(folder)
 
 
 def _start_unless_running(settings: Settings, path: Path) -> None:
@@ -139,12 +143,20 @@ def _start_unless_running(settings: Settings, path: Path) -> None:
     folder = redis_folder(settings)
     process = _process_of(folder)
     if process is not None:
-        if _listens(path):
+        if _listens(path) and not _is_overtaken(folder):
             return
         # it listens elsewhere, as servers of earlier versions do, or lost its socket; two on one file would ruin it
         _terminate(process)
     _end_orphans(folder)
+    if _is_overtaken(folder):
+        shutil.rmtree(folder / NEW_FOLDER)
     _start(settings, folder, path)
+
+
+def _is_overtaken(folder: Path) -> bool:
+    """Whether an older server was put in the place of the one that wrote here: it knows one file alone and began it
+    anew, so that the newer files lack every attempt since, while their velocity says that none is missing."""
+    return (folder / OLD_FILE).exists() and (folder / NEW_FOLDER).exists()
 
 
 def _start(settings: Settings, folder: Path, path: Path) -> None:

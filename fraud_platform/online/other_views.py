@@ -168,6 +168,11 @@ def load_other_cold(
     return record
 
 
+def loaded(redis_client: RedisClient) -> set[str]:
+    """Names of the views that somebody loads into Redis, whoever that is."""
+    return {key.removeprefix(RECORD_PREFIX).decode() for key, _ in _records(redis_client)}
+
+
 def delete_unread(redis_client: RedisClient, ttl_days: int, now: int, retired: Collection[str] = ()) -> list[str]:
     """Delete the views that no service reads any more, and return their names: other than the platform's own, and
     `retired`, or past their time to live, in which whoever loads them would have loaded them again. now: UTC

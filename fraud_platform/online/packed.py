@@ -6,11 +6,12 @@ A view of other features has another name, hence other fields in Redis, another 
 ledger: what two versions of the platform load lies side by side and meets nowhere.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from fraud_platform.features.catalogue import CATALOGUE, Catalogue, Entity, Feature, digest_of
+from fraud_platform.features.catalogue import CATALOGUE, ENTITIES, Catalogue, Entity, Feature, digest_of
 
 PROJECT = "fraud_platform"
 """Feast's project; part of every Redis key."""
@@ -79,6 +80,12 @@ def packed_view(entity: Entity, catalogue: Catalogue = CATALOGUE) -> PackedView:
     """The packed view of an entity's batch features."""
     vector = catalogue.of(entity)
     return PackedView(entity, vector, catalogue.hash_of([feature.name for feature in vector]), _EXTRAS[entity])
+
+
+def is_packed(name: str) -> bool:
+    """Whether a name is that of a packed view, of whatever set."""
+    hashed = re.fullmatch(rf"({'|'.join(ENTITIES)})_vector_[0-9a-f]{{12}}", name)
+    return hashed is not None or name in _NAMED_BEFORE.values()
 
 
 def views_of(catalogue: Catalogue) -> tuple[PackedView, PackedView]:

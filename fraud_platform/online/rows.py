@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fraud_platform.features.catalogue import DAY, Entity
 from fraud_platform.online import layout
 from fraud_platform.online.packed import Kind, PackedView
-from fraud_platform.online.snapshot_record import SnapshotRecord, decode_record
+from fraud_platform.online.snapshot_record import FORM, SnapshotRecord, decode_record
 
 Row = NDArray[np.float32]
 
@@ -187,6 +187,8 @@ class RowReader:
         if not record.is_of(self.view):
             theirs = record.view_hash or f"of catalogue {record.catalogue_hash}"
             detail = f"the snapshot in force is {theirs}, this service reads {self.view.hash}"
+            if record.form > FORM:
+                detail = f"its record is of form {record.form}, of a later version; this service knows up to {FORM}"
             return self._refusal("foreign", detail)
         if len(record.medians) != len(self.view.vector):
             detail = f"its record has {len(record.medians)} medians for {len(self.view.vector)} features"

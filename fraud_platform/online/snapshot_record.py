@@ -12,6 +12,9 @@ from fraud_platform.features.catalogue import FIRST_SETS
 from fraud_platform.online.packed import PackedView
 from fraud_platform.online.shards import RedisClient
 
+FORM = 1
+"""Of the record and its rows: `versions`."""
+
 
 class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What is in force for one view. Written after the last row of a load, at `visible_from`.
@@ -39,8 +42,12 @@ class SnapshotRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What its rows hold: `PackedView.hash`. None in records from before there was one, which are of the first fifty
     features."""
 
+    form: int = FORM
+
     def is_of(self, view: PackedView) -> bool:
-        """Whether its rows are laid out as the view's."""
+        """Whether its rows are laid out as the view's, in a form that is known here."""
+        if self.form > FORM:
+            return False
         if self.view_hash is not None:
             return self.view_hash == view.hash
         return view.named_before and self.catalogue_hash in FIRST_SETS

@@ -25,12 +25,15 @@ from fraud_platform.homes import begin_home
 from fraud_platform.lake import Lake
 from fraud_platform.model.bundle import exclusive, releases, replace_file
 from fraud_platform.settings import Settings
+from fraud_platform.versions import NewerVersionError, refuse_newer
 
 FOLDERS = ("releases", "candidates", "access", "policy", "erasure", "feedback", "labels", "mlflow")
 """Of the home; one that is not there is left out."""
 RECORDS = "lake-records"
 """The lake's JSON documents: which history it holds, loads, the inference log's last commit."""
 MANIFEST = "manifest.json"
+FORM = 1
+"""Of a backup: `versions`. One of before there were forms is of the first."""
 ALTERING = "altering"
 """Key of a manifest while an erasure alters its backup."""
 _MADE = "backups.jsonl"
@@ -74,7 +77,7 @@ def backup(settings: Settings, folder: Path, now: datetime) -> Kept:
             target.write_bytes(lake.document(name) or b"")
     hashes = {str(path.relative_to(temporary)): _sha256(path) for path in _files(temporary)}
     at = now.isoformat()
-    manifest = {"at": at, "home": str(home), "files": hashes}
+    manifest = {"form": FORM, "at": at, "home": str(home), "files": hashes}
     replace_file(temporary / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
     with exclusive(releases(home) / ".promotion.lock"):
         # before it has its name: of one that is not there an erasure says so, of one it does not know it says nothing
@@ -133,6 +136,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError) as error:
         raise BackupError(f"{folder} is no complete backup: it has no readable {MANIFEST}") from error
+    try:
+        refuse_newer(f"the backup {folder}", manifest.get("form", 1), FORM)
+    except NewerVersionError as error:
+        raise BackupError(f"{error}; nothing was put back") from error
     missing = [name for name in manifest["files"] if not (folder / name).is_file()]
     if missing:
         raise BackupError(f"{folder} lacks {missing[0]} and {len(missing) - 1} more file(s); nothing was put back")

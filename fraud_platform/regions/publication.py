@@ -12,9 +12,13 @@ import msgspec
 from fraud_platform.decision.policy_record import PolicyRecord
 from fraud_platform.lake import Lake
 from fraud_platform.model.bundle import CARD_FILE, DECIDING
+from fraud_platform.model.routing import FORM as ROUTING_FORM
 from fraud_platform.model.routing import Routing
+from fraud_platform.versions import refuse_newer, refuse_newer_json
 
 RECORD = "releases/in_force.json"
+FORM = 1
+"""Of the record: `versions`."""
 FILES = (*DECIDING, CARD_FILE)
 """All of them; a card is not always there."""
 
@@ -30,6 +34,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     policy: PolicyRecord | None
     releases: dict[str, dict[str, str]]
     """SHA-256 of each file of each release that the routing names."""
+    form: int = FORM
 
     def says(self) -> tuple[object, ...]:
         """What it says is in force; two that say the same differ in number and time alone."""
@@ -40,9 +45,16 @@ _decode = msgspec.json.Decoder(Publication).decode
 
 
 def read_publication(lake: Lake) -> Publication | None:
-    """The last one; None before the first, or while the lake's folder is not there. Raises OSError, MsgspecError."""
+    """The last one; None before the first, or while the lake's folder is not there. Raises OSError, MsgspecError,
+    NewerVersionError."""
     payload = lake.document(RECORD)
-    return None if payload is None else _decode(payload)
+    if payload is None:
+        return None
+    refuse_newer_json(RECORD, payload, FORM)
+    publication = _decode(payload)
+    if publication.routing is not None:
+        refuse_newer(f"the routing in {RECORD}", publication.routing.form, ROUTING_FORM)
+    return publication
 
 
 def encoded(publication: Publication) -> bytes:

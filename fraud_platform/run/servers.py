@@ -21,6 +21,8 @@ from fraud_platform.settings import Settings
 HOST = "127.0.0.1"
 CODE, DAGSTER, DAEMON, SERVICE, MLFLOW = "dagster-code", "dagster", "dagster-daemon", "service", "mlflow"
 LOG = "inference-log"
+LOCATION = "fraud_platform"
+"""Dagster's name of the code location."""
 FACES = {
     SERVICE: ("decision service", "service_port", "/readyz"),
     DAGSTER: ("Dagster", "dagster_port", "/server_info"),
@@ -104,11 +106,12 @@ def servers(settings: Settings, home: Home) -> dict[str, Server]:
             "Dagster code server",
             child(
                 CODE,
-                *(str(binaries / "dagster"), "api", "grpc", "--socket", str(code_socket)),
+                # it loads changed code without ending the runs that it started
+                *(str(binaries / "dagster"), "code-server", "start", "--socket", str(code_socket)),
                 *("--module-name", "assets.definitions", "--attribute", "defs", "--working-directory", str(PROJECT)),
-                *("--location-name", "fraud_platform"),
-                # listens before it has loaded the definitions; an error in them is then shown in Dagster
-                "--lazy-load-user-code",
+                *("--location-name", LOCATION),
+                # its inner server would end after 30 s without its word, as where a laptop sleeps, and not come back
+                *("--heartbeat-ttl", str(7 * 86_400)),
             ),
             socket=code_socket,
         ),
@@ -170,6 +173,6 @@ def _shared_workspace(home: Home, code: Path) -> Path:
     Each would start its own from workspace.yaml: five seconds of processor time and 130 MB more.
     """
     path = home.run / "workspace.yaml"
-    location = {"grpc_server": {"socket": str(code), "location_name": "fraud_platform"}}
+    location = {"grpc_server": {"socket": str(code), "location_name": LOCATION}}
     path.write_text(json.dumps({"load_from": [location]}))  # JSON is YAML
     return path

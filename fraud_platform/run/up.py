@@ -22,7 +22,8 @@ from fraud_platform.run.deciding import who_decides
 from fraud_platform.run.home import Home, open_home
 from fraud_platform.run.lock import AlreadyRunningError, running
 from fraud_platform.run.screen import Line, decision_table, status_table, trouble
-from fraud_platform.run.servers import SERVICE, PortInUseError, build, check_ports, servers
+from fraud_platform.run.servers import DAGSTER, SERVICE, PortInUseError, build, check_ports, servers
+from fraud_platform.run.set_on_disk import SetOnDisk
 from fraud_platform.run.signals import Stopped, StopRequest, stop_requests
 from fraud_platform.run.status import server_lines
 from fraud_platform.run.supervisor import StartError, Supervisor
@@ -96,7 +97,13 @@ def _run(
         _say_where(supervisor, exit_when_ready)
         if exit_when_ready:
             return int(supervisor.build_failed)
-        supervisor.watch(lambda: _keep_stores(settings, console))
+        features = SetOnDisk(str(supervisor.servers[DAGSTER].url), lambda said: console.print(Text(said)))
+
+        def keep() -> None:
+            _keep_stores(settings, console)
+            features.look()
+
+        supervisor.watch(keep)
     except Stopped:
         console.print("Ending …")
     except StartError as error:

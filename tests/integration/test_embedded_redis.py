@@ -199,6 +199,24 @@ def test_a_server_of_an_earlier_version_is_taken_over_with_its_data(settings: Se
     assert stat.S_IMODE(settings.home.stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("ended", [True, False], ids=["ended before", "left running"])
+def test_what_an_older_server_wrote_after_a_newer_one_is_what_stands(settings: Settings, ended: bool) -> None:
+    """The version before was put back, began a store of its own, and then was upgraded again."""
+    with redis.Redis.from_url(ensure_redis(settings)) as client:
+        client.set("kept", "by the newer")
+        client.set("overtaken", "yes")
+    if ended:
+        assert stop_redis(settings)
+    folder = redis_folder(settings)
+    (folder / "appendonly.aof").write_bytes(gzip.decompress(OLD_FILE.read_bytes()))
+    for _ in range(2):
+        with redis.Redis.from_url(ensure_redis(settings)) as client:
+            assert (client.get("kept"), client.get("overtaken")) == (b"yes", None)
+        assert len(servers_in(settings)) == 1
+        assert stop_redis(settings)
+        assert not (folder / "appendonly.aof").exists()
+
+
 def test_a_home_whose_path_is_too_long_for_a_socket_has_it_elsewhere_in_a_folder_of_this_user(
     make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:

@@ -375,6 +375,21 @@ def test_without_a_release_the_error_says_what_to_run(tmp_path: Path) -> None:
         current_release(tmp_path)
 
 
+def test_a_bundle_of_a_version_before_is_released_byte_for_byte(bundle: Bundle, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    bundle.write(made)
+    document = json.loads((made / "bundle.json").read_bytes())
+    # before there were kinds, and sums
+    del document["kind"]
+    (made / "bundle.json").write_text(json.dumps(document))
+    (made / "SHA256SUMS").unlink()
+    release = publish(tmp_path, made)
+    assert Bundle.load(release) == bundle
+    for name in ("bundle.json", "model.ubj"):
+        assert (release / name).read_bytes() == (made / name).read_bytes()
+    assert (release / "SHA256SUMS").exists()
+
+
 def test_publishing_puts_the_bundle_in_force_and_may_be_repeated(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     assert publish(home, folder) == publish(home, folder) == current_release(home)
