@@ -122,11 +122,12 @@ class Lake:
         return str(info.get("ETag", info))
 
     def versions(self, table: str, days: Sequence[date]) -> dict[date, str]:
-        """The version of each partition of `days` that was written, as `seen` tells it; by one listing."""
+        """The version of each partition of `days` that was written, by one listing: its ETag, or size and time of its
+        last change, which a copy that keeps times has too."""
         fs, root = self._fs
         found: dict[str, dict[str, Any]] = fs.find(f"{root}/{table}", detail=True)
         held = {day: found[path] for day in days if (path := self.path(table, day)) in found}
-        return {day: str(info.get("ETag", info)) for day, info in held.items()}
+        return {day: str(info.get("ETag") or f"{info['size']} {info['mtime']}") for day, info in held.items()}
 
     def replace(self, path: str, payload: bytes, seen: str | None) -> bool:
         """Replace one object if it still is what was `seen`; false, and nothing is written, when it is not.

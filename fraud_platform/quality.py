@@ -21,7 +21,7 @@ from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE, Source
 from fraud_platform.features.labels import read_labels
 from fraud_platform.features.offline import connect
-from fraud_platform.features.snapshots import MEDIANS, MERCHANT_SNAPSHOT, USER_SNAPSHOT
+from fraud_platform.features.snapshots import MEDIANS, snapshot_schema
 from fraud_platform.features.tiles import LABEL_TILE, MERCHANT_TILE, USER_TILE
 from fraud_platform.features.training_set import TRAINING_ROW
 from fraud_platform.inference_log import table as inference_log
@@ -126,9 +126,11 @@ RULES: dict[str, TableRules] = {
     tables.LABEL_TILES: TableRules(
         LABEL_TILE, ("merchant_id", "transaction_date"), ("fraud_delta <> 0 OR unknown_delta <> 0",), row_count=False
     ),
-    tables.USER_FEATURES: TableRules(USER_SNAPSHOT, ("user_id",), _feature_ranges("user"), row_count=False),
+    tables.USER_FEATURES: TableRules(
+        snapshot_schema("user", CATALOGUE), ("user_id",), _feature_ranges("user"), row_count=False
+    ),
     tables.MERCHANT_FEATURES: TableRules(
-        MERCHANT_SNAPSHOT, ("merchant_id",), _feature_ranges("merchant"), row_count=False
+        snapshot_schema("merchant", CATALOGUE), ("merchant_id",), _feature_ranges("merchant"), row_count=False
     ),
     tables.FEATURE_MEDIANS: TableRules(MEDIANS, ("feature",), row_count=False),
     tables.TRAINING_SET: TableRules(

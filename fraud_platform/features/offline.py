@@ -31,6 +31,8 @@ class Written:
     day: date
     rows: int
     bytes: int
+    reused: tuple[str, ...] = ()
+    """Features that were not computed, since their columns were stored already (`stored`)."""
 
 
 class Engine(Protocol):
@@ -147,11 +149,15 @@ def with_day_before(lake: Lake, table: str, days: Sequence[date], rows: Callable
     return list(days)
 
 
+def rows_of_day(rows: pa.Table, day: date) -> pa.Table:
+    """The rows whose `date` is a day."""
+    return rows.filter(pc.equal(rows.column("date"), pa.scalar(day, pa.date32())))
+
+
 def write_days(lake: Lake, table: str, rows: pa.Table, days: Iterable[date], schema: pa.Schema) -> list[Written]:
     """Split `rows` on their `date` column and write one partition per day, empty ones too, with exactly `schema`."""
     written = []
-    dates = rows.column("date")
     for day in days:
-        part = rows.filter(pc.equal(dates, pa.scalar(day, pa.date32()))).select(schema.names).cast(schema)
+        part = rows_of_day(rows, day).select(schema.names).cast(schema)
         written.append(Written(day, part.num_rows, lake.write(table, day, part.combine_chunks())))
     return written

@@ -1,0 +1,126 @@
+"""Columns that are stored already: a feature that did not change is not computed again because another one did.
+
+What belongs here: what a partition says of itself, and which of its columns another set of features may take. What does
+not: computing what is missing (`snapshots`, `training_set`).
+
+A column of a snapshot or of the training set carries the hash of its feature, and its partition what it was made of:
+the versions of the partitions below it. A set that has no partition of a day takes from one of another set what has its
+features' hashes and was made of the very versions that are there now; everything else is missing to it. A partition
+from before columns had hashes gives nothing, nor does one of which rows were pruned; and a day that the set has is
+computed whole, since who writes it again wants that.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fraud_platform.features.catalogue import VALUES_VERSION, Catalogue, digest_of
+from fraud_platform.features.pruning import KEPT_FOR
+from fraud_platform.lake import Lake, day_of
+
+_HASH, _MADE_OF = b"hash", b"fraud.made_of"
+
+
+def feature_fields(catalogue: Catalogue, names: Sequence[str]) -> list[pa.Field]:
+    """The columns of some features, each with its hash and with what people are shown of it."""
+    fields = []
+    for name in names:
+        one = catalogue.features[catalogue.position[name]]
+        said = {"unit": one.unit, "window": one.window, "description": one.meaning, _HASH: catalogue.hashes[name]}
+        fields.append(pa.field(name, pa.float32(), metadata=said))
+    return fields
+
+
+def made_of(schema: pa.Schema, basis: str | None) -> pa.Schema:
+    """The schema of a partition that says what it was made of; None: of something that does not say so itself."""
+    said = {key: value for key, value in (schema.metadata or {}).items() if key != _MADE_OF}
+    return schema.with_metadata(said if basis is None else said | {_MADE_OF: basis.encode()})
+
+
+def basis_of(*parts: object) -> str:
+    """What a partition is made of, as a digest: versions of what it reads, and what its values follow beside its
+    features' hashes."""
+    return digest_of([VALUES_VERSION, json.dumps(parts, default=str)])
+
+
+def basis_in(lake: Lake, table: str, day: date) -> str | None:
+    """What a partition says that it was made of; None where it does not. Raises MissingPartition."""
+    with lake.open(table, day) as file:
+        said = (pq.read_schema(file).metadata or {}).get(_MADE_OF)
+    return None if said is None else said.decode()
+
+
+class StoredRowsError(RuntimeError):
+    """A stored partition has other rows than what it says that it was made of; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Reusable:
+    """Columns of one partition that another set has stored."""
+
+    table: str
+    columns: Mapping[str, str]
+    """Per feature the column in that table."""
+
+
+class StoredColumns:
+    """What other sets of features have stored of a table. By one listing, and a file's footer where there is one."""
+
+    def __init__(self, lake: Lake, table: str) -> None:
+        """table: that of the set that is written, `user_features/<hash>`."""
+        self._lake = lake
+        self._own: set[date] = set()
+        self._others: dict[date, list[str]] = {}
+        for path in lake.files(table.split("/")[0], "data.parquet"):
+            name = lake.name_of(path).rpartition("/date=")[0]
+            if name == table:
+                self._own.add(day_of(path))
+            else:
+                self._others.setdefault(day_of(path), []).append(name)
+
+    def find(self, day: date, basis: str | None, hashes: Mapping[str, str]) -> Reusable | None:
+        """The partition of `day` that has most of the features of these hashes, by name; None where none has any.
+
+        basis: what a partition of the day would be made of now; None: nobody knows.
+        """
+        if basis is None or day in self._own:
+            return None
+        best: Reusable | None = None
+        for table in self._others.get(day, ()):
+            with self._lake.open(table, day) as file:
+                schema = pq.read_schema(file)
+            said = schema.metadata or {}
+            if said.get(_MADE_OF) != basis.encode() or KEPT_FOR in said:
+                continue
+            held = {(field.metadata or {}).get(_HASH, b"").decode(): field.name for field in schema}
+            columns = {name: held[one] for name, one in hashes.items() if one in held}
+            if columns and (best is None or len(columns) > len(best.columns)):
+                best = Reusable(table, columns)
+        return best
+
+    def read(self, day: date, found: Reusable, beside: Sequence[str]) -> pa.Table:
+        """Columns that are no features, and the features found, under their names."""
+        rows = self._lake.read(found.table, day, [*beside, *found.columns.values()])
+        return pa.table(
+            {name: rows[name] for name in beside} | {name: rows[column] for name, column in found.columns.items()}
+        )
+
+    def joined(self, day: date, found: Reusable, beside: Sequence[str], computed: pa.Table | None) -> pa.Table:
+        """`read` with computed columns of the same rows, which both have in order of the first of `beside`; None: there
+        are none. Raises StoredRowsError."""
+        held, key = self.read(day, found, beside), beside[0]
+        if computed is None:
+            return held
+        if not held[key].combine_chunks().equals(computed[key].combine_chunks()):
+            raise StoredRowsError(
+                f"{found.table} of {day} has {held.num_rows} rows, which are not the {computed.num_rows} of the tiles "
+                f"that it says it was made of: delete {self._lake.path(found.table, day)} and build the day again"
+            )
+        for name in computed.column_names:
+            if name not in (key, "date"):
+                held = held.append_column(name, computed[name])
+        return held
