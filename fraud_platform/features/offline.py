@@ -5,7 +5,7 @@ feature's arithmetic, which is the same for every engine.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Protocol
 
@@ -31,8 +31,17 @@ class Written:
     day: date
     rows: int
     bytes: int
+    computed: tuple[str, ...] = ()
+    """Features whose columns were computed."""
     reused: tuple[str, ...] = ()
-    """Features that were not computed, since their columns were stored already (`stored`)."""
+    """Features that were not, since their columns were stored already (`stored`)."""
+    seconds: float = 0.0
+    """How long it took; of days that one query computes, each an equal part."""
+
+
+def timed(written: Sequence[Written], seconds: float) -> list[Written]:
+    """Days that were written together, each with its part of the time."""
+    return [replace(each, seconds=seconds / len(written)) for each in written]
 
 
 class Engine(Protocol):

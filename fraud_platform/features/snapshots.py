@@ -8,6 +8,7 @@ What belongs here: the snapshots' columns, writing them, the population's median
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
+from time import perf_counter
 
 import ibis
 import numpy as np
@@ -23,9 +24,9 @@ from fraud_platform.features.catalogue import (
     Entity,
     Feature,
 )
-from fraud_platform.features.offline import Engine, Written, chunks, open_engine, rows_of_day
+from fraud_platform.features.offline import Engine, Written, chunks, open_engine, rows_of_day, timed
 from fraud_platform.features.rolling import roll
-from fraud_platform.features.stored import StoredColumns, basis_of, feature_fields, made_of
+from fraud_platform.features.stored import StoredColumns, basis_of, feature_fields, note
 from fraud_platform.features.tables import tables_of
 from fraud_platform.features.tiles import INTEGERS, LABEL_TILE, MERCHANT_TILE, STRINGS, USER_TILE
 from fraud_platform.features.windows import LONGEST_WINDOW, reach, window_features
@@ -99,7 +100,7 @@ def _write(settings: Settings, lake: Lake, days: Sequence[date], entity: Entity,
     features = catalogue.of(entity)
     # noted first: a tile that is written again from here on makes these snapshots ones that nobody takes columns of
     bases = _bases(lake, entity, days)
-    stored = StoredColumns(lake, table)
+    stored = StoredColumns(lake, table, days)
     hashes = {feature.name: catalogue.hashes[feature.name] for feature in features}
     found = {day: stored.find(day, bases[day], hashes) for day in days}
 
@@ -110,7 +111,7 @@ def _write(settings: Settings, lake: Lake, days: Sequence[date], entity: Entity,
     written: list[Written] = []
     for wanted, group in groupby(days, missing):
         for chunk in chunks(lake, _TILES[entity][0], list(group), CHUNK_ROWS, f"{entity}_features"):
-            whole = found[chunk[0]] is None
+            began, whole = perf_counter(), found[chunk[0]] is None
             computed = _computed(settings, lake, chunk, entity, wanted, whole=whole) if wanted else None
             for day in chunk:
                 part = None if computed is None else rows_of_day(computed, day)
@@ -118,10 +119,13 @@ def _write(settings: Settings, lake: Lake, days: Sequence[date], entity: Entity,
                 if held is not None:
                     part = stored.joined(day, held, _beside(entity), part)
                 assert part is not None, "a set without features of an entity is found nowhere"
-                stamps = pa.array([snapshot_at(day)] * part.num_rows, TIME)
-                part = part.append_column("snapshot_at", stamps).select(schema.names).cast(made_of(schema, bases[day]))
+                stamps = pa.repeat(pa.scalar(snapshot_at(day), TIME), part.num_rows)
+                part = part.append_column("snapshot_at", stamps).select(schema.names).cast(schema)
                 size = lake.write(table, day, part.combine_chunks())
-                written.append(Written(day, part.num_rows, size, tuple(held.columns) if held else ()))
+                note(lake, table, day, bases[day])
+                reused = tuple(held.columns) if held else ()
+                written.append(Written(day, part.num_rows, size, tuple(one.name for one in wanted), reused))
+            written[-len(chunk) :] = timed(written[-len(chunk) :], perf_counter() - began)
     return written
 
 

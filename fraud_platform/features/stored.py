@@ -3,11 +3,12 @@
 What belongs here: what a partition says of itself, and which of its columns another set of features may take. What does
 not: computing what is missing (`snapshots`, `training_set`).
 
-A column of a snapshot or of the training set carries the hash of its feature, and its partition what it was made of:
-the versions of the partitions below it. A set that has no partition of a day takes from one of another set what has its
-features' hashes and was made of the very versions that are there now; everything else is missing to it. A partition
-from before columns had hashes gives nothing, nor does one of which rows were pruned; and a day that the set has is
-computed whole, since who writes it again wants that.
+A column of a snapshot or of the training set carries the hash of its feature, and beside its partition stands what that
+was made of: the versions of the partitions below it. A set that has no partition of a day takes from one of another set
+what has its features' hashes and was made of the very versions that are there now; everything else is missing to it.
+
+A partition from before columns had hashes gives nothing, nor does one that was rewritten since, as pruning and erasure
+do; and a day that the set has is computed whole, since who writes it again wants that.
 """
 
 import json
@@ -19,10 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fraud_platform.features.catalogue import VALUES_VERSION, Catalogue, digest_of
-from fraud_platform.features.pruning import KEPT_FOR
-from fraud_platform.lake import Lake, day_of
+from fraud_platform.features.offline import Written
+from fraud_platform.lake import Lake
 
-_HASH, _MADE_OF = b"hash", b"fraud.made_of"
+_HASH = b"hash"
+_SHOWN = 5
 
 
 def feature_fields(catalogue: Catalogue, names: Sequence[str]) -> list[pa.Field]:
@@ -35,23 +37,30 @@ def feature_fields(catalogue: Catalogue, names: Sequence[str]) -> list[pa.Field]
     return fields
 
 
-def made_of(schema: pa.Schema, basis: str | None) -> pa.Schema:
-    """The schema of a partition that says what it was made of; None: of something that does not say so itself."""
-    said = {key: value for key, value in (schema.metadata or {}).items() if key != _MADE_OF}
-    return schema.with_metadata(said if basis is None else said | {_MADE_OF: basis.encode()})
-
-
 def basis_of(*parts: object) -> str:
     """What a partition is made of, as a digest: versions of what it reads, and what its values follow beside its
     features' hashes."""
     return digest_of([VALUES_VERSION, json.dumps(parts, default=str)])
 
 
-def basis_in(lake: Lake, table: str, day: date) -> str | None:
-    """What a partition says that it was made of; None where it does not. Raises MissingPartition."""
-    with lake.open(table, day) as file:
-        said = (pq.read_schema(file).metadata or {}).get(_MADE_OF)
-    return None if said is None else said.decode()
+def note(lake: Lake, table: str, day: date, basis: str | None) -> None:
+    """Say of a partition that was just written what it was made of; None: nobody knows, and it gives nothing."""
+    if basis is not None:
+        lake.write_record(_note(table, day), {"made_of": basis, "version": lake.version(table, day)})
+
+
+def noted(lake: Lake, table: str, days: Sequence[date]) -> dict[date, str]:
+    """What the partitions of `days` were made of, as far as it is known of the very files that are there now."""
+    found = {}
+    for day, version in lake.versions(table, days).items():
+        said = lake.read_record(_note(table, day))
+        if said is not None and said["version"] == version:
+            found[day] = said["made_of"]
+    return found
+
+
+def _note(table: str, day: date) -> str:
+    return f"{table}/date={day.isoformat()}/made_of"
 
 
 class StoredRowsError(RuntimeError):
@@ -68,19 +77,15 @@ class Reusable:
 
 
 class StoredColumns:
-    """What other sets of features have stored of a table. By one listing, and a file's footer where there is one."""
+    """What other sets of features have stored of a table for some days."""
 
-    def __init__(self, lake: Lake, table: str) -> None:
+    def __init__(self, lake: Lake, table: str, days: Sequence[date]) -> None:
         """table: that of the set that is written, `user_features/<hash>`."""
         self._lake = lake
-        self._own: set[date] = set()
-        self._others: dict[date, list[str]] = {}
-        for path in lake.files(table.split("/")[0], "data.parquet"):
-            name = lake.name_of(path).rpartition("/date=")[0]
-            if name == table:
-                self._own.add(day_of(path))
-            else:
-                self._others.setdefault(day_of(path), []).append(name)
+        paths = lake.files(table.split("/")[0], "data.parquet")
+        listed = {lake.name_of(path).rpartition("/date=")[0] for path in paths}
+        self._own = set(lake.held(table, days))
+        self._others = {other: noted(lake, other, days) for other in sorted(listed - {table})}
 
     def find(self, day: date, basis: str | None, hashes: Mapping[str, str]) -> Reusable | None:
         """The partition of `day` that has most of the features of these hashes, by name; None where none has any.
@@ -90,12 +95,9 @@ class StoredColumns:
         if basis is None or day in self._own:
             return None
         best: Reusable | None = None
-        for table in self._others.get(day, ()):
+        for table in (table for table, made_of in self._others.items() if made_of.get(day) == basis):
             with self._lake.open(table, day) as file:
                 schema = pq.read_schema(file)
-            said = schema.metadata or {}
-            if said.get(_MADE_OF) != basis.encode() or KEPT_FOR in said:
-                continue
             held = {(field.metadata or {}).get(_HASH, b"").decode(): field.name for field in schema}
             columns = {name: held[one] for name, one in hashes.items() if one in held}
             if columns and (best is None or len(columns) > len(best.columns)):
@@ -124,3 +126,19 @@ class StoredColumns:
             if name not in (key, "date"):
                 held = held.append_column(name, computed[name])
         return held
+
+
+def account(written: Sequence[Written]) -> str:
+    """What was computed and what was taken as it was stored, in a line for people."""
+    groups: dict[tuple[tuple[str, ...], int], list[Written]] = {}
+    for each in written:
+        groups.setdefault((each.computed, len(each.reused)), []).append(each)
+    lines = []
+    for (computed, reused), days in groups.items():
+        named = ", ".join(computed[:_SHOWN]) + (f" and {len(computed) - _SHOWN} more" * (len(computed) > _SHOWN))
+        rows, seconds = sum(each.rows for each in days), sum(each.seconds for each in days)
+        lines.append(
+            f"{len(days)} day(s): computed {len(computed)} feature(s){f' ({named})' if computed and reused else ''}, "
+            f"reused {reused}, {rows:,} rows in {seconds:.1f} s"
+        )
+    return "; ".join(lines)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from functools import cache
 from itertools import groupby
+from time import perf_counter
 
 import ibis
 import numpy as np
@@ -36,12 +37,13 @@ from fraud_platform.features.offline import (
     open_engine,
     paid_online,
     rows_of_day,
+    timed,
     with_day_before,
 )
 from fraud_platform.features.pruning import check_kept
 from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS, WINDOW_REACH, sequence
 from fraud_platform.features.snapshots import read_medians, snapshot_schema
-from fraud_platform.features.stored import StoredColumns, basis_in, basis_of, feature_fields, made_of
+from fraud_platform.features.stored import StoredColumns, basis_of, feature_fields, note, noted
 from fraud_platform.features.tables import SetTables, tables_of
 from fraud_platform.features.vector import Matrix, VectorBuilder, VectorColumns, warmed
 from fraud_platform.inference_log.callers import with_callers
@@ -288,7 +290,7 @@ def _bases(
     raw = lake.versions(
         tables.RAW_TRANSACTIONS, days_between(min(days) - timedelta(days=WINDOW_LOOKBACK_DAYS), max(days))
     )
-    basis = cache(lambda entity, day: basis_in(lake, own.snapshots(entity), day))
+    made = {entity: noted(lake, own.snapshots(entity), _snapshots(spans[entity])) for entity in ENTITIES}
 
     def of(day: date) -> str | None:
         read = [(str(each), known) for each, known in raw.items() if 0 <= (day - each).days <= WINDOW_LOOKBACK_DAYS]
@@ -297,13 +299,13 @@ def _bases(
         end = int(np.datetime64(day + timedelta(days=1), "us").astype(np.int64))
         for entity in ENTITIES:
             needed = _needed(spans[entity], [day])
-            made = {str(each): basis(entity, each) for each in _snapshots(needed)}
-            if None in made.values():
+            snapshots = [(str(each), made[entity].get(each)) for each in _snapshots(needed)]
+            if None in dict(snapshots).values():
                 return None
             seen = [
                 (str(one.snapshot), one.visible_from_us, min(one.visible_until_us, end), one.region) for one in needed
             ]
-            parts.append([entity, sorted(made.items()), seen])
+            parts.append([entity, snapshots, seen])
         return basis_of(*parts)
 
     return {day: of(day) for day in days}
@@ -331,7 +333,7 @@ def write_training_set(
     days = with_day_before(lake, own.training_set, days, lambda day: lake.size(own.training_set, day)[0])
     # noted first: what is written again from here on makes these rows ones that nobody takes columns of
     bases = _bases(lake, own, days, spans)
-    stored = StoredColumns(lake, own.training_set)
+    stored = StoredColumns(lake, own.training_set, days)
     found = {day: stored.find(day, bases[day], catalogue.hashes) for day in days}
 
     def missing(day: date) -> tuple[Feature, ...]:
@@ -349,7 +351,7 @@ def write_training_set(
         for chunk in chunks(lake, tables.RAW_TRANSACTIONS, list(group), CHUNK_ROWS, "training_set"):
             for entity in ENTITIES:
                 check_kept(lake, own.snapshots(entity), f"{entity}_id", chunk, _needed(spans[entity], chunk))
-            whole = wanted == catalogue.features
+            began, whole = perf_counter(), wanted == catalogue.features
             frame = _whole(settings, lake, chunk, spans, medians, builder) if whole else None
             for day in chunk:
                 held = None if whole else found[day]
@@ -359,9 +361,12 @@ def write_training_set(
                 else:
                     part = stored.read(day, held, _BESIDE)
                     part = _with_batch(lake, part, wanted, medians, catalogue)
-                part = part.select(row.names).cast(made_of(row, bases[day]))
+                part = part.select(row.names).cast(row)
                 size = lake.write(own.training_set, day, part.combine_chunks())
-                written.append(Written(day, part.num_rows, size, tuple(held.columns) if held else ()))
+                note(lake, own.training_set, day, bases[day])
+                reused = tuple(held.columns) if held else ()
+                written.append(Written(day, part.num_rows, size, tuple(one.name for one in wanted), reused))
+            written[-len(chunk) :] = timed(written[-len(chunk) :], perf_counter() - began)
     return written
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from prometheus_client.core import GaugeMetricFamily
 
 from fraud_platform.features import tables
-from fraud_platform.features.gaps import DAILY_TABLES
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.gaps import daily_tables
 from fraud_platform.inference_log.table import TABLE as INFERENCE_LOG
 from fraud_platform.ingest.waiting import waiting_standing
 from fraud_platform.lake import Lake
@@ -25,7 +26,7 @@ from fraud_platform.monitoring.skew import SKEW
 from fraud_platform.online.snapshot_record import end_of_day
 
 TABLES = (
-    *(table for table in DAILY_TABLES if table != tables.FX_RATES),
+    *(table for table in daily_tables(CATALOGUE) if table != tables.FX_RATES),
     INFERENCE_LOG,
     FEATURE_DRIFT,
     SCORE_DRIFT,
