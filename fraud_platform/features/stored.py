@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 
 from fraud_platform.features.catalogue import VALUES_VERSION, Catalogue, digest_of
 from fraud_platform.features.offline import Written
-from fraud_platform.lake import Lake
+from fraud_platform.features.tables import tables_of
+from fraud_platform.lake import Lake, day_of
 
 _HASH = b"hash"
 _SHOWN = 5
@@ -96,9 +97,7 @@ class StoredColumns:
             return None
         best: Reusable | None = None
         for table in (table for table, made_of in self._others.items() if made_of.get(day) == basis):
-            with self._lake.open(table, day) as file:
-                schema = pq.read_schema(file)
-            held = {(field.metadata or {}).get(_HASH, b"").decode(): field.name for field in schema}
+            held = _columns(self._lake, table, day)
             columns = {name: held[one] for name, one in hashes.items() if one in held}
             if columns and (best is None or len(columns) > len(best.columns)):
                 best = Reusable(table, columns)
@@ -142,3 +141,48 @@ def account(written: Sequence[Written]) -> str:
             f"reused {reused}, {rows:,} rows in {seconds:.1f} s"
         )
     return "; ".join(lines)
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What one table holds of the features of a set."""
+
+    table: str
+    days: int
+    rows: int
+    bytes: int
+    noted: int
+    """Days of which it is known what they were made of."""
+    held: tuple[str, ...]
+    """Features of the set whose columns the newest of these days has, by hash."""
+    lacking: tuple[str, ...]
+
+
+def holdings(lake: Lake, catalogue: Catalogue) -> list[Holding]:
+    """The snapshots and the training set of a set of features, each followed by those of other sets beside it."""
+    own, found = tables_of(catalogue), []
+    for table, wanted in (
+        (own.user_features, catalogue.of("user")),
+        (own.merchant_features, catalogue.of("merchant")),
+        (own.training_set, catalogue.features),
+    ):
+        paths = lake.files(table.split("/")[0], "data.parquet")
+        days_of: dict[str, list[date]] = {table: []}
+        for path in paths:
+            days_of.setdefault(lake.name_of(path).rpartition("/date=")[0], []).append(day_of(path))
+        for each, days in days_of.items():
+            sizes = [lake.size(each, day) for day in days]
+            known = noted(lake, each, days)
+            hashes = set(_columns(lake, each, max(known))) if known else set()
+            held = tuple(one.name for one in wanted if catalogue.hashes[one.name] in hashes)
+            lacking = tuple(one.name for one in wanted if one.name not in held)
+            rows, size = (sum(part[index] for part in sizes) for index in (0, 1))
+            found.append(Holding(each, len(days), rows, size, len(known), held, lacking))
+    return found
+
+
+def _columns(lake: Lake, table: str, day: date) -> dict[str, str]:
+    """The columns of a partition by the hash of their feature."""
+    with lake.open(table, day) as file:
+        schema = pq.read_schema(file)
+    return {said.decode(): field.name for field in schema if (said := (field.metadata or {}).get(_HASH)) is not None}

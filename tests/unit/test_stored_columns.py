@@ -1,6 +1,7 @@
 """What is stored of a feature stays valid when the set of features changes: another set computes what is new to it, and
 nothing else."""
 
+import json
 import shutil
 from dataclasses import replace
 from datetime import date, timedelta
@@ -9,7 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 
+from fraud_platform.cli import app
 from fraud_platform.features import offline, snapshots
 from fraud_platform.features.catalogue import CATALOGUE, Catalogue, Feature
 from fraud_platform.features.in_force import spans
@@ -25,6 +28,7 @@ from fraud_platform.features.stored import note, noted
 from fraud_platform.features.tables import RAW_TRANSACTIONS, USER_TILES, tables_of
 from fraud_platform.features.tiles import write_label_tiles, write_merchant_tiles, write_user_tiles
 from fraud_platform.features.training_set import write_training_set
+from fraud_platform.homes import begin_home
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.settings import Settings
 from tests.feature_worlds import FIRST_DAY, TODAY, crowded_world, ingest_world
@@ -304,3 +308,23 @@ def test_each_column_says_its_feature(home: Path) -> None:
         for field in lake.read(table, day).schema:
             if field.name in CATALOGUE.names:
                 assert field.metadata[b"hash"].decode() == CATALOGUE.hashes[field.name]
+
+
+def test_a_command_shows_what_is_stored_of_the_features(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = changed("user_merchants_30d", window="3d")
+    build(home, other)
+    begin_home(home)
+    monkeypatch.setenv("FRAUD_HOME", str(home))
+    told = json.loads(CliRunner().invoke(app, ["features", "--stored", "--json"]).stdout)
+    shown = {one["table"]: (one["days"], one["noted"], len(one["held"]), one["lacking"]) for one in told["tables"]}
+    own, beside = tables_of(CATALOGUE), tables_of(other)
+    assert shown == {
+        own.user_features: (2, 2, 17, []),
+        beside.user_features: (2, 2, 16, ["user_merchants_30d"]),
+        own.merchant_features: (2, 2, 10, []),
+        beside.merchant_features: (2, 2, 10, []),
+        own.training_set: (1, 1, 50, []),
+        beside.training_set: (1, 1, 49, ["user_merchants_30d"]),
+    }
+    screen = CliRunner().invoke(app, ["features", "--stored"])
+    assert (screen.exit_code, "16 of 17" in screen.stdout) == (0, True)
