@@ -5,7 +5,7 @@ What belongs here: the snapshots' columns, writing them, the population's median
 (`online.snapshot_load`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from time import perf_counter
@@ -25,8 +25,17 @@ from fraud_platform.features.catalogue import (
     Feature,
 )
 from fraud_platform.features.offline import Engine, Written, chunks, open_engine, rows_of_day, timed
+from fraud_platform.features.pruning import refuse_pruned
 from fraud_platform.features.rolling import roll
-from fraud_platform.features.stored import StoredColumns, basis_of, feature_fields, note
+from fraud_platform.features.stored import (
+    StoredColumns,
+    basis_of,
+    feature_fields,
+    medians_in,
+    note,
+    schema_of,
+    with_medians,
+)
 from fraud_platform.features.tables import tables_of
 from fraud_platform.features.tiles import INTEGERS, LABEL_TILE, MERCHANT_TILE, STRINGS, USER_TILE
 from fraud_platform.features.windows import LONGEST_WINDOW, reach, window_features
@@ -66,19 +75,20 @@ def snapshot_at(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1, microseconds=-1)
 
 
-def medians(rows: pa.Table, entity: Entity, catalogue: Catalogue) -> list[float | None]:
-    """The lower, discrete median of each batch feature over entities with at least MIN_TRANSACTIONS in 90 days.
+def medians(rows: pa.Table, seen: pa.ChunkedArray, names: Iterable[str]) -> dict[str, float | None]:
+    """The lower, discrete median of some features over entities with at least MIN_TRANSACTIONS in 90 days, float32;
+    None where no entity has a value.
 
-    rows: one snapshot. Returns float32 values in the catalogue's order; None where no entity has a value.
+    rows: one whole snapshot's features. seen: the transactions of each row's entity in 90 days.
     """
-    eligible = np.asarray(rows.column(catalogue.seen(entity).name)) >= MIN_TRANSACTIONS
-    result: list[float | None] = []
-    for feature in catalogue.of(entity):
-        column = rows.column(feature.name).to_numpy(zero_copy_only=False)[eligible]
+    eligible = np.asarray(seen) >= MIN_TRANSACTIONS
+    found: dict[str, float | None] = {}
+    for name in names:
+        column = rows.column(name).to_numpy(zero_copy_only=False)[eligible]
         values = column[~np.isnan(column)]
         lower = (len(values) - 1) // 2
-        result.append(float(np.partition(values, lower)[lower]) if len(values) else None)
-    return result
+        found[name] = float(np.partition(values, lower)[lower]) if len(values) else None
+    return found
 
 
 def write_user_features(
@@ -97,7 +107,7 @@ def write_merchant_features(
 
 def _write(settings: Settings, lake: Lake, days: Sequence[date], entity: Entity, catalogue: Catalogue) -> list[Written]:
     table, schema = tables_of(catalogue).snapshots(entity), snapshot_schema(entity, catalogue)
-    features = catalogue.of(entity)
+    features, seen = catalogue.of(entity), catalogue.seen(entity)
     # noted first: a tile that is written again from here on makes these snapshots ones that nobody takes columns of
     bases = _bases(lake, entity, days)
     stored = StoredColumns(lake, table, days)
@@ -106,7 +116,12 @@ def _write(settings: Settings, lake: Lake, days: Sequence[date], entity: Entity,
 
     def missing(day: date) -> tuple[Feature, ...]:
         held = found[day]
-        return features if held is None else tuple(one for one in features if one.name not in held.columns)
+        if held is None:
+            return features
+        wanted = [one for one in features if one.name not in held.columns]
+        # the rows that pruning keeps do not give a new feature's median: that takes everybody, and who is personal
+        whom = [seen] if wanted and held.pruned and seen not in wanted else []
+        return (*whom, *wanted)
 
     written: list[Written] = []
     for wanted, group in groupby(days, missing):
@@ -115,16 +130,23 @@ def _write(settings: Settings, lake: Lake, days: Sequence[date], entity: Entity,
             computed = _computed(settings, lake, chunk, entity, wanted, whole=whole) if wanted else None
             for day in chunk:
                 part = None if computed is None else rows_of_day(computed, day)
-                held = found[day]
+                rows, held = part, found[day]
                 if held is not None:
-                    part = stored.joined(day, held, _beside(entity), part)
-                assert part is not None, "a set without features of an entity is found nowhere"
-                stamps = pa.repeat(pa.scalar(snapshot_at(day), TIME), part.num_rows)
-                part = part.append_column("snapshot_at", stamps).select(schema.names).cast(schema)
-                size = lake.write(table, day, part.combine_chunks())
+                    rows = stored.joined(day, held, _beside(entity), part)
+                assert rows is not None, "a set without features of an entity is found nowhere"
+                known = medians_in(rows.schema)
+                if part is not None:
+                    counted = (part if seen in wanted else rows)[seen.name]
+                    known |= medians(part, counted, [one.name for one in wanted])
+                stamps = pa.repeat(pa.scalar(snapshot_at(day), TIME), rows.num_rows)
+                said = with_medians(schema, known).with_metadata(rows.schema.metadata if held else None)
+                rows = rows.append_column("snapshot_at", stamps).select(schema.names).cast(said)
+                size = lake.write(table, day, rows.combine_chunks())
                 note(lake, table, day, bases[day])
+                names = [one.name for one in features]
                 reused = tuple(held.columns) if held else ()
-                written.append(Written(day, part.num_rows, size, tuple(one.name for one in wanted), reused))
+                made = tuple(name for name in names if name not in reused)
+                written.append(Written(day, rows.num_rows, size, made, reused))
             written[-len(chunk) :] = timed(written[-len(chunk) :], perf_counter() - began)
     return written
 
@@ -182,14 +204,23 @@ def write_medians(lake: Lake, days: Sequence[date], catalogue: Catalogue = CATAL
     written, own = [], tables_of(catalogue)
     names = [feature.name for entity in ENTITIES for feature in catalogue.of(entity)]
     for day in days:
-        found = [
-            median
-            for entity in ENTITIES
-            for median in medians(lake.read(own.snapshots(entity), day), entity, catalogue)
-        ]
-        rows = pa.table({"feature": names, "median": pa.array(found, pa.float32())}, schema=MEDIANS)
+        found = [_medians(lake, own.snapshots(entity), day, entity, catalogue) for entity in ENTITIES]
+        values = [medians[name] for medians in found for name in medians]
+        rows = pa.table({"feature": names, "median": pa.array(values, pa.float32())}, schema=MEDIANS)
         written.append(Written(day, rows.num_rows, lake.write(own.feature_medians, day, rows)))
     return written
+
+
+def _medians(lake: Lake, table: str, day: date, entity: Entity, catalogue: Catalogue) -> dict[str, float | None]:
+    """Of one snapshot, in the set's order: those that its columns carry, or, of a file from before they did, those of
+    its rows. Raises PrunedSnapshotError where these are not everybody's."""
+    names = [feature.name for feature in catalogue.of(entity)]
+    known = medians_in(schema_of(lake, table, day))
+    if not set(names) <= known.keys():
+        refuse_pruned(lake, table, day)
+        rows = lake.read(table, day)
+        known = medians(rows, rows[catalogue.seen(entity).name], names)
+    return {name: known[name] for name in names}
 
 
 def read_medians(lake: Lake, day: date, catalogue: Catalogue = CATALOGUE) -> Mapping[Entity, np.ndarray]:

@@ -7,8 +7,10 @@ A column of a snapshot or of the training set carries the hash of its feature, a
 was made of: the versions of the partitions below it. A set that has no partition of a day takes from one of another set
 what has its features' hashes and was made of the very versions that are there now; everything else is missing to it.
 
-A partition from before columns had hashes gives nothing, nor does one that was rewritten since, as pruning and erasure
-do; and a day that the set has is computed whole, since who writes it again wants that.
+A partition from before columns had hashes gives nothing, nor does one that was rewritten since, as erasure does; and a
+day that the set has is computed whole, since who writes it again wants that.
+
+A column also carries the population's median, which the rows that pruning keeps do not give any more.
 """
 
 import json
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from datetime import date
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fraud_platform.features.catalogue import VALUES_VERSION, Catalogue, digest_of
@@ -24,7 +27,9 @@ from fraud_platform.features.offline import Written
 from fraud_platform.features.tables import tables_of
 from fraud_platform.lake import Lake, day_of
 
-_HASH = b"hash"
+KEPT_FOR = b"fraud.kept_for"
+"""What a pruned snapshot says of itself (`pruning`)."""
+_HASH, _MEDIAN = b"hash", b"median"
 _SHOWN = 5
 
 
@@ -47,21 +52,40 @@ def basis_of(*parts: object) -> str:
 def note(lake: Lake, table: str, day: date, basis: str | None) -> None:
     """Say of a partition that was just written what it was made of; None: nobody knows, and it gives nothing."""
     if basis is not None:
-        lake.write_record(_note(table, day), {"made_of": basis, "version": lake.version(table, day)})
+        lake.write_document(_note(table, day), f"{basis} {lake.version(table, day)}".encode())
 
 
 def noted(lake: Lake, table: str, days: Sequence[date]) -> dict[date, str]:
     """What the partitions of `days` were made of, as far as it is known of the very files that are there now."""
     found = {}
     for day, version in lake.versions(table, days).items():
-        said = lake.read_record(_note(table, day))
-        if said is not None and said["version"] == version:
-            found[day] = said["made_of"]
+        said = (lake.document(_note(table, day)) or b"").decode()
+        basis, _, of = said.partition(" ")
+        if of == version:
+            found[day] = basis
     return found
 
 
 def _note(table: str, day: date) -> str:
+    # no record of its own, which backups keep: it speaks of the file beside it
     return f"{table}/date={day.isoformat()}/made_of"
+
+
+def with_medians(schema: pa.Schema, medians: Mapping[str, float | None]) -> pa.Schema:
+    """The columns with the population's medians, by name; None: there is none."""
+    fields = [
+        field.with_metadata({**field.metadata, _MEDIAN: json.dumps(medians[field.name])})
+        if field.name in medians
+        else field
+        for field in schema
+    ]
+    return pa.schema(fields, schema.metadata)
+
+
+def medians_in(schema: pa.Schema) -> dict[str, float | None]:
+    """The medians that the columns of a partition carry."""
+    said = {field.name: (field.metadata or {}).get(_MEDIAN) for field in schema}
+    return {name: json.loads(median) for name, median in said.items() if median is not None}
 
 
 class StoredRowsError(RuntimeError):
@@ -75,6 +99,8 @@ class Reusable:
     table: str
     columns: Mapping[str, str]
     """Per feature the column in that table."""
+    pruned: bool
+    """Whether its rows are those that payments asked for alone."""
 
 
 class StoredColumns:
@@ -97,32 +123,37 @@ class StoredColumns:
             return None
         best: Reusable | None = None
         for table in (table for table, made_of in self._others.items() if made_of.get(day) == basis):
-            held = _columns(self._lake, table, day)
+            schema = schema_of(self._lake, table, day)
+            held = _columns(schema)
             columns = {name: held[one] for name, one in hashes.items() if one in held}
             if columns and (best is None or len(columns) > len(best.columns)):
-                best = Reusable(table, columns)
+                best = Reusable(table, columns, KEPT_FOR in (schema.metadata or {}))
         return best
 
     def read(self, day: date, found: Reusable, beside: Sequence[str]) -> pa.Table:
-        """Columns that are no features, and the features found, under their names."""
+        """Columns that are no features, and the features found, under their names; with what the partition says of
+        itself and what their columns carry."""
         rows = self._lake.read(found.table, day, [*beside, *found.columns.values()])
-        return pa.table(
-            {name: rows[name] for name in beside} | {name: rows[column] for name, column in found.columns.items()}
-        )
+        taken = {name: name for name in beside} | dict(found.columns)
+        fields = [rows.schema.field(column).with_name(name) for name, column in taken.items()]
+        return pa.table([rows[column] for column in taken.values()], pa.schema(fields, rows.schema.metadata))
 
     def joined(self, day: date, found: Reusable, beside: Sequence[str], computed: pa.Table | None) -> pa.Table:
         """`read` with computed columns of the same rows, which both have in order of the first of `beside`; None: there
-        are none. Raises StoredRowsError."""
+        are none. Of a pruned partition, those of its rows. Raises StoredRowsError."""
         held, key = self.read(day, found, beside), beside[0]
         if computed is None:
             return held
+        if found.pruned:
+            at = pc.index_in(held[key].combine_chunks(), value_set=computed[key].combine_chunks())
+            computed = computed.take(at.drop_null())
         if not held[key].combine_chunks().equals(computed[key].combine_chunks()):
             raise StoredRowsError(
                 f"{found.table} of {day} has {held.num_rows} rows, which are not the {computed.num_rows} of the tiles "
                 f"that it says it was made of: delete {self._lake.path(found.table, day)} and build the day again"
             )
         for name in computed.column_names:
-            if name not in (key, "date"):
+            if name not in (*held.column_names, "date"):
                 held = held.append_column(name, computed[name])
         return held
 
@@ -173,7 +204,7 @@ def holdings(lake: Lake, catalogue: Catalogue) -> list[Holding]:
         for each, days in days_of.items():
             sizes = [lake.size(each, day) for day in days]
             known = noted(lake, each, days)
-            hashes = set(_columns(lake, each, max(known))) if known else set()
+            hashes = set(_columns(schema_of(lake, each, max(known)))) if known else set()
             held = tuple(one.name for one in wanted if catalogue.hashes[one.name] in hashes)
             lacking = tuple(one.name for one in wanted if one.name not in held)
             rows, size = (sum(part[index] for part in sizes) for index in (0, 1))
@@ -181,8 +212,12 @@ def holdings(lake: Lake, catalogue: Catalogue) -> list[Holding]:
     return found
 
 
-def _columns(lake: Lake, table: str, day: date) -> dict[str, str]:
-    """The columns of a partition by the hash of their feature."""
+def schema_of(lake: Lake, table: str, day: date) -> pa.Schema:
+    """The columns of a partition and what they say of themselves. Raises MissingPartition."""
     with lake.open(table, day) as file:
-        schema = pq.read_schema(file)
+        return pq.read_schema(file)
+
+
+def _columns(schema: pa.Schema) -> dict[str, str]:
+    """The columns of a partition by the hash of their feature."""
     return {said.decode(): field.name for field in schema if (said := (field.metadata or {}).get(_HASH)) is not None}

@@ -8,16 +8,20 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
+from fraud_platform.backtest.traffic import Traffic
 from fraud_platform.cli import app
 from fraud_platform.features import offline, snapshots
-from fraud_platform.features.catalogue import CATALOGUE, Catalogue, Feature
+from fraud_platform.features.catalogue import CATALOGUE, ENTITIES, Catalogue, Feature
+from fraud_platform.features.degrade import DEFAULTS_ONLY, degrade
 from fraud_platform.features.in_force import spans
+from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.features.offline import Written
-from fraud_platform.features.pruning import prune
+from fraud_platform.features.pruning import PrunedSnapshotError, kept_for, prune
 from fraud_platform.features.snapshots import (
     read_medians,
     write_medians,
@@ -30,12 +34,19 @@ from fraud_platform.features.tiles import write_label_tiles, write_merchant_tile
 from fraud_platform.features.training_set import write_training_set
 from fraud_platform.homes import begin_home
 from fraud_platform.lake import Lake, days_between
+from fraud_platform.model.data import labels_before, load_examples, newest_medians
+from fraud_platform.model.train import DEFAULTS, grow
+from fraud_platform.monitoring.reference import sample_days
+from fraud_platform.monitoring.skew import offline_vectors
+from fraud_platform.quality import evaluate
 from fraud_platform.settings import Settings
-from tests.feature_worlds import FIRST_DAY, TODAY, crowded_world, ingest_world
+from tests.feature_oracle import DAY, Row
+from tests.feature_worlds import FIRST_DAY, MIDNIGHT, TODAY, crowded_world, ingest_world
 
 DAYS = [TODAY - timedelta(days=2), TODAY - timedelta(days=1)]
 """Of the snapshots; TODAY's payments see them."""
 SPANS = spans(DAYS, [], 2)
+CUT = TODAY + timedelta(days=2)
 
 
 def feature(name: str) -> Feature:
@@ -65,7 +76,10 @@ def tiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with tiles and no snapshot."""
     home = tmp_path_factory.mktemp("tiled")
     settings, lake, days = Settings(home=home), Lake(str(home / "lake")), days_between(FIRST_DAY, TODAY)
-    ingest_world(lake, *crowded_world())
+    rows, labels = crowded_world()
+    # who paid once, long before any payment that sees the snapshots
+    aside = Row("once", "seldom", "nowhere", 500, MIDNIGHT - 30 * DAY, MIDNIGHT - 30 * DAY)
+    ingest_world(lake, [*rows, aside], labels)
     for write in (write_user_tiles, write_merchant_tiles, write_label_tiles):
         write(settings, lake, days)
     return home
@@ -196,14 +210,6 @@ def test_another_meaning_under_the_same_name_is_computed_anew_and_nothing_else(
     assert not was.equals(now)
 
 
-def test_what_is_made_of_a_changed_feature_is_computed_anew(home: Path, tiled: Path, tmp_path: Path) -> None:
-    other = changed("user_amount_avg_30d", window="20d")
-    written = build(home, other)
-    assert computed(written["user"], names_of(other, "user")) == [["user_amount_avg_30d"]] * 2
-    assert written["training"][0].reused == ()
-    assert_as_from_nothing(home, tiled, tmp_path, other)
-
-
 def test_a_set_that_has_nothing_new_computes_nothing(
     home: Path, tiled: Path, tmp_path: Path, ran: list[pa.Table]
 ) -> None:
@@ -270,11 +276,41 @@ def test_a_partition_from_before_is_read_and_gives_nothing(home: Path, hashes: b
     assert taken == {"user": [False, False], "merchant": [True, True], "training": [False]}
 
 
-def test_a_pruned_snapshot_gives_nothing(home: Path) -> None:
+def test_a_pruned_snapshot_gives_what_it_kept_and_the_medians_of_everybody(
+    home: Path, tiled: Path, tmp_path: Path
+) -> None:
+    lake, own, larger = lake_of(home), tables_of(CATALOGUE), placed(WEEK, LARGEST)
+    for entity in ENTITIES:
+        prune(lake, own.snapshots(entity), f"{entity}_id", DAYS[0], SPANS)
+    kept = lake.read(own.user_features, DAYS[0])
+    written = build(home, larger)
+    assert {each.computed for each in written["user"]} == {(WEEK.name,)}
+    assert {each.computed for each in written["merchant"]} == {(LARGEST.name,)}
+    assert written["training"][0].computed == (WEEK.name, LARGEST.name)
+    rows = lake.read(tables_of(larger).user_features, DAYS[0])
+    assert bits(rows.select(kept.column_names)) == bits(kept)
+    assert kept_for(lake, tables_of(larger).user_features, DAYS[0]) == kept_for(lake, own.user_features, DAYS[0])
+    alone = tmp_path / "alone"
+    shutil.copytree(tiled, alone)
+    build(alone, larger)
+    mine, theirs = stored(home, larger), stored(alone, larger)
+    assert kept.num_rows < theirs["user"][0].num_rows
+    for table in ("medians", "training"):
+        for a, b in zip(mine[table], theirs[table], strict=True):
+            assert bits(a) == bits(b)
+
+
+def test_medians_of_a_pruned_snapshot_from_before_are_refused(home: Path) -> None:
+    """Its rows are not everybody's, and its columns do not carry the medians."""
     lake, own = lake_of(home), tables_of(CATALOGUE)
+    rows = lake.read(own.user_features, DAYS[0])
+    lake.write(own.user_features, DAYS[0], pa.Table.from_arrays(rows.columns, names=rows.column_names))
+    before = lake.read(own.feature_medians, DAYS[0])
+    write_medians(lake, DAYS[:1])
+    assert lake.read(own.feature_medians, DAYS[0]).equals(before), "they are those of its rows"
     prune(lake, own.user_features, "user_id", DAYS[0], SPANS)
-    written = write_user_features(Settings(home=home), lake, DAYS, placed(WEEK))
-    assert [bool(each.reused) for each in written] == [False, True]
+    with pytest.raises(PrunedSnapshotError):
+        write_medians(lake, DAYS[:1])
 
 
 def test_a_day_that_the_set_has_is_computed_whole_when_it_is_asked_for_again(home: Path, ran: list[pa.Table]) -> None:
@@ -328,3 +364,39 @@ def test_a_command_shows_what_is_stored_of_the_features(home: Path, monkeypatch:
     }
     screen = CliRunner().invoke(app, ["features", "--stored"])
     assert (screen.exit_code, "16 of 17" in screen.stdout) == (0, True)
+
+
+def test_what_learns_watches_and_looks_back_reads_the_set_that_it_is_handed(home: Path) -> None:
+    larger = placed(WEEK, LARGEST)
+    build(home, larger)
+    lake, settings = lake_of(home), Settings(home=home)
+    for catalogue in (CATALOGUE, larger):
+        width = len(catalogue.names)
+        rows = lake.read(tables_of(catalogue).training_set, TODAY)
+        expected = np.column_stack([rows[name].to_numpy() for name in catalogue.names])
+        labels = labels_before(lake, CUT, LabelRules())
+        examples = load_examples(lake, [TODAY], labels, CUT, 0, catalogue)
+        np.testing.assert_array_equal(examples.vectors, expected)
+        assert examples.catalogue is catalogue
+        _, medians = newest_medians(lake, TODAY, catalogue)
+        grown = grow(
+            replace(examples, is_fraud=np.arange(len(examples)) % 2 > 0), DEFAULTS, settings, medians, rounds=2
+        )
+        assert grown.booster.feature_names == list(catalogue.names)
+        strangers = degrade(examples.vectors, DEFAULTS_ONLY, medians, catalogue)
+        assert strangers.shape == expected.shape
+        for name in ("user_amount_avg_30d", "amount"):
+            column = catalogue.position[name]
+            given = medians["user"][column] if name != "amount" else expected[:, column]
+            np.testing.assert_array_equal(strangers[:, column], np.broadcast_to(np.float32(given), len(strangers)))
+        [sampled] = sample_days(lake, [TODAY], 1, catalogue=catalogue).values()
+        assert sampled.shape[1] == width
+        vectors = [vector for _, vector in offline_vectors(lake, TODAY, catalogue=catalogue).values()]
+        assert {vector.shape for vector in vectors} == {(width,)}
+        seen = Traffic(lake, "EUR", None, catalogue).day(TODAY)
+        assert seen.vectors.shape == expected.shape
+        assert set(catalogue.names) < set(seen.payments.column_names)
+        own = tables_of(catalogue)
+        for table, day in ((own.user_features, DAYS[0]), (own.merchant_features, DAYS[0]), (own.training_set, TODAY)):
+            findings = evaluate(settings, lake, table, [day], day, catalogue)
+            assert [finding.rule for finding in findings if not finding.passed] == []
