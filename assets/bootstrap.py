@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from datetime import date, datetime
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -18,8 +19,9 @@ import psutil
 
 from assets.partitions import key_range_tags
 from assets.resources import Platform
-from assets.schedules import DAILY_ASSETS, missing_days
+from assets.schedules import DAILY_ASSETS, assets_of, missing
 from fraud_platform.clock import present
+from fraud_platform.features.gaps import Unbuilt, daily_tables
 from fraud_platform.lake import days_between
 from fraud_platform.model.registry import close_orphan_runs, resume_promotion
 from fraud_platform.model.split import TrainingDataError
@@ -65,19 +67,21 @@ def _unfinished(instance: dg.DagsterInstance, run_id: str) -> bool:
     return run is not None and not run.is_finished
 
 
-def unbuilt_days(platform: Platform, instance: dg.DagsterInstance) -> list[date]:
-    """Days missing in the lake or unknown to Dagster, as one range to the newest day; empty when all is current."""
-    missing = missing_days(platform)
+def unbuilt(platform: Platform, instance: dg.DagsterInstance) -> list[Unbuilt]:
+    """Tables of days that are missing in the lake or unknown to Dagster, each to the newest day, one after the other;
+    empty when all is current."""
+    parts = missing(platform)
     wanted = platform.dataset.days(platform.now)
     known = [set(instance.get_materialized_partitions(dg.AssetKey(name))) for name in DAILY_ASSETS]
     for day in wanted:
         if any(day.isoformat() not in partitions for partitions in known):
-            return days_between(min([day, *missing[:1]]), wanted[-1])
-    return missing
+            first = min([day, *(part.days[0] for part in parts)])
+            return [Unbuilt(daily_tables(platform.catalogue), tuple(days_between(first, wanted[-1])))]
+    return parts
 
 
-def _run(job: str, instance: dg.DagsterInstance, tags: dict[str, str]) -> None:
-    result = _executed(job, instance, tags)
+def _run(job: str, instance: dg.DagsterInstance, tags: dict[str, str], selected: Sequence[str] | None = None) -> None:
+    result = _executed(job, instance, tags, selected)
     if not result.success:
         raise BuildFailed(_failures(job, result))
 
@@ -100,13 +104,17 @@ def _train(settings: Settings, instance: dg.DagsterInstance) -> None:
     print("\n".join(f"! {line}" for line in [*untrainable, who_decides(settings)]), file=sys.stderr, flush=True)
 
 
-def _executed(job: str, instance: dg.DagsterInstance, tags: dict[str, str]) -> dg.ExecuteInProcessResult:
+def _executed(
+    job: str, instance: dg.DagsterInstance, tags: dict[str, str], selected: Sequence[str] | None = None
+) -> dg.ExecuteInProcessResult:
+    """selected: assets of the job; None: all of them."""
     # the definitions read partitions from the dataset, so they are imported once it is fixed
     from assets.definitions import defs
 
     return defs.resolve_job_def(job).execute_in_process(
         instance=instance,
         tags=tags | {PROCESS_TAG: _process()},
+        asset_selection=None if selected is None else [dg.AssetKey(name) for name in selected],
         run_config={"loggers": {"console": {"config": {"log_level": "INFO"}}}},
         raise_on_error=False,
     )
@@ -142,10 +150,11 @@ def build(settings: Settings, now: datetime) -> None:
         close_dead_runs(instance)
         close_orphan_runs(settings, lambda run_id: _unfinished(instance, run_id))
         resume_promotion(settings)
-        days = unbuilt_days(platform, instance)
-        if days:
-            title = f"history: {len(days)} day(s), {days[0]} to {days[-1]}"
-            _stage(title, lambda: _run("history", instance, key_range_tags(days)))
+        for part in unbuilt(platform, instance):
+            selected, days = assets_of(part.tables), part.days
+            of = "" if selected == DAILY_ASSETS else f" of {', '.join(selected)}"
+            title = f"history: {len(days)} day(s), {days[0]} to {days[-1]}{of}"
+            _stage(title, partial(_run, "history", instance, key_range_tags(days), selected))
         if not online_is_current(settings, platform.dataset.last_complete_day(now)):
             _stage("online store: snapshot and velocity to Redis", lambda: _run("online", instance, {}))
         if not release_is_usable(settings):

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from assets.partitions import partition_days
 from assets.resources import Platform
-from fraud_platform.quality import RULES, Finding, evaluate
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
+from fraud_platform.quality import Finding, evaluate, rules_of
 
 Write = Callable[[Platform, list[date]], Any]
 Facts = Callable[[Any], Mapping[date, Mapping[str, Any]]]
@@ -80,12 +81,15 @@ def daily_table(
     extra_warnings: Mapping[str, ExtraCheck] | None = None,
     facts: Facts | None = None,
     code_version: str | None = None,
+    catalogue: Catalogue = CATALOGUE,
+    told: Callable[[Any], str] | None = None,
 ) -> dg.AssetsDefinition:
     """An asset that writes one lake table for a day or a range of days, then holds it against its quality rules.
 
-    A failed rule of severity error blocks whatever depends on the table in the same run.
+    catalogue: the features that the table is of, where it is of any. told: a line for the log, from what `write`
+    returned. A failed rule of severity error blocks whatever depends on the table in the same run.
     """
-    rules = RULES[table]
+    rules = rules_of(table, catalogue)
     errors, warnings = extra_checks or {}, extra_warnings or {}
     severities = dict(rules.names) | dict.fromkeys(errors, "error") | dict.fromkeys(warnings, "warn")
 
@@ -119,11 +123,12 @@ def daily_table(
                 | dict(shown.get(day, {})),
                 partition_key=day.isoformat(),
             )
-        context.log.info(f"{name}: {total:,} rows in {len(days)} day(s), {days[0]} to {days[-1]}")
+        line = f"{name}: {total:,} rows in {len(days)} day(s), {days[0]} to {days[-1]}"
+        context.log.info(line + (f", {told(written)}" if told else ""))
         metadata = {"dagster/column_lineage": column_lineage(lineage)} if lineage else {}
         yield dg.MaterializeResult(metadata=metadata)
         expected = min(platform.dataset.last_complete_day(platform.now), days[-1])
-        findings = evaluate(platform.settings, platform.lake, table, days, expected)
+        findings = evaluate(platform.settings, platform.lake, table, days, expected, catalogue)
         findings += [check(platform, days) for check in (*errors.values(), *warnings.values())]
         for finding in findings:
             yield check_result(finding)

@@ -13,7 +13,7 @@ import msgspec
 
 from assets.partitions import key_range_tags
 from assets.resources import Platform
-from assets.schedules import missing_days
+from assets.schedules import missing
 from assets.sensing import FILES_TAG, RETRAIN_TAG, RULES_TAG, new_days, outcomes, training_request
 from fraud_platform.clock import present
 from fraud_platform.dataset import follow_source
@@ -85,7 +85,7 @@ def new_files(history: Any) -> dg.SensorDefinition:
             return dg.SkipReason("the simulated bank has no files: its days are made when they are over")
         platform = Platform(settings, present(settings))
         before = msgspec.json.decode(context.cursor, type=Arrivals) if context.cursor else None
-        if before is None and missing_days(platform):
+        if before is None and missing(platform):
             return dg.SkipReason("the history is not built yet: its first build reads every file there is")
         source = MappedSource.open(settings.mapping, settings)
         known = before or known_so_far(source, platform.dataset)

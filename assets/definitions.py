@@ -21,19 +21,20 @@ from assets.schedules import jobs, schedules
 from assets.sensors import sensors
 from fraud_platform.clock import present
 from fraud_platform.dataset import find_dataset
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.lake import open_lake
 from fraud_platform.settings import Settings
 
 
-def build_definitions(settings: Settings, now: datetime) -> dg.Definitions:
-    """The definitions for the history that these settings name."""
+def build_definitions(settings: Settings, now: datetime, catalogue: Catalogue = CATALOGUE) -> dg.Definitions:
+    """The definitions for the history that these settings name, over a set of features."""
     dataset = find_dataset(settings, open_lake(settings), now)
     partitions, decision_days = daily_partitions(dataset), decision_partitions(dataset)
     all_jobs = jobs(partitions, decision_days)
     return dg.Definitions(
         assets=[
             *raw_assets(partitions),
-            *feature_assets(partitions),
+            *feature_assets(partitions, catalogue),
             online_features,
             online_velocity,
             cold_features,
@@ -48,7 +49,7 @@ def build_definitions(settings: Settings, now: datetime) -> dg.Definitions:
         jobs=[*all_jobs.values(), retention, *RELEASE_JOBS],
         schedules=schedules(all_jobs),
         sensors=[*sensors(all_jobs), job_runs_sensor([*all_jobs, retention.name])],
-        resources={"platform": platform_resource, "mlflow": mlflow_resource},
+        resources={"platform": platform_resource(catalogue), "mlflow": mlflow_resource},
         # one process per run: a step in a process of its own pays every heavy import again
         executor=dg.in_process_executor,
     )

@@ -12,14 +12,17 @@ from assets.daily_table import daily_table
 from assets.partitions import looking_back
 from assets.resources import Platform
 from fraud_platform.features import tables
-from fraud_platform.features.catalogue import CATALOGUE, LABEL_DELAY_DAYS, Source
+from fraud_platform.features.catalogue import CATALOGUE, ENTITIES, LABEL_DELAY_DAYS, Catalogue, Source
+from fraud_platform.features.offline import Written
 from fraud_platform.features.sequence import CLAMP_LOOKBACK_DAYS, WINDOW_LOOKBACK_DAYS
 from fraud_platform.features.snapshots import write_medians, write_merchant_features, write_user_features
+from fraud_platform.features.stored import account
+from fraud_platform.features.tables import tables_of
 from fraud_platform.features.tiles import write_label_tiles, write_merchant_tiles, write_user_tiles
 from fraud_platform.features.training_set import write_training_set
 from fraud_platform.features.windows import LONGEST_WINDOW
 from fraud_platform.monitoring.null_share import null_shares
-from fraud_platform.online.packed import MERCHANT_VECTOR, USER_VECTOR
+from fraud_platform.online.packed import views_of
 from fraud_platform.quality import every_transaction_has_a_row
 from fraud_platform.replay import spans_of
 
@@ -28,28 +31,41 @@ _SNAPSHOT_DAYS = 3
 """A day's payments see the snapshot of the day before, and until the nightly load the one before that."""
 
 
-def _lineage(*sources: Source) -> dict[str, Sequence[str]]:
-    return {feature.name: feature.inputs for source in sources for feature in CATALOGUE.of(source)}
+def _lineage(catalogue: Catalogue, *sources: Source) -> dict[str, Sequence[str]]:
+    return {feature.name: feature.inputs for source in sources for feature in catalogue.of(source)}
 
 
-def _training_lineage() -> dict[str, Sequence[str]]:
+def _training_lineage(catalogue: Catalogue) -> dict[str, Sequence[str]]:
     batch = {
-        feature.name: [f"{source}_features.{feature.name}", "feature_medians.median"]
-        for source in ("user", "merchant")
-        for feature in CATALOGUE.of(source)
+        feature.name: [f"{entity}_features.{feature.name}", "feature_medians.median"]
+        for entity in ENTITIES
+        for feature in catalogue.of(entity)
     }
-    return batch | _lineage("velocity", "request")
+    return batch | _lineage(catalogue, "velocity", "request")
 
 
-def _training_set(platform: Platform, days: list[date]) -> None:
-    settings, lake = platform.settings, platform.lake
-    user_spans, merchant_spans = (spans_of(settings, lake, view) for view in (USER_VECTOR, MERCHANT_VECTOR))
-    write_training_set(settings, lake, days, user_spans, merchant_spans)
+def _training_set(platform: Platform, days: list[date]) -> list[Written]:
+    settings, lake, catalogue = platform.settings, platform.lake, platform.catalogue
+    user_spans, merchant_spans = (spans_of(settings, lake, view) for view in views_of(catalogue))
+    return write_training_set(settings, lake, days, user_spans, merchant_spans, catalogue)
 
 
-def feature_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
+def _made(written: list[Written]) -> dict[date, dict[str, object]]:
+    """What Dagster shows of each day: how many features were computed, and how many were stored already."""
+    return {
+        each.day: {
+            "features_computed": len(each.computed),
+            "features_reused": len(each.reused),
+            "computed": ", ".join(each.computed) if each.reused else "all",
+            "seconds": round(each.seconds, 3),
+        }
+        for each in written
+    }
+
+
+def feature_assets(partitions: dg.PartitionsDefinition, catalogue: Catalogue = CATALOGUE) -> list[dg.AssetsDefinition]:
     """user_tiles, merchant_tiles, label_tiles, user_features, merchant_features, feature_medians and training_set."""
-    tiles_version, catalogue = f"tiles-{tables.TILES_VERSION}", CATALOGUE.hash
+    tiles_version, own = f"tiles-{tables.TILES_VERSION}", tables_of(catalogue)
     return [
         daily_table(
             name="user_tiles",
@@ -89,19 +105,24 @@ def feature_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinit
         ),
         daily_table(
             name="user_features",
-            table=tables.USER_FEATURES,
+            table=own.user_features,
             group="features",
             kinds={"parquet", "duckdb"},
             description="Snapshot of every active user's batch features at the end of the day: windows over tiles.",
             partitions=partitions,
             deps=[dg.AssetDep("user_tiles", partition_mapping=looking_back(_WINDOW_DAYS))],
-            write=lambda platform, days: write_user_features(platform.settings, platform.lake, days),
-            lineage=_lineage("user"),
-            code_version=catalogue,
+            write=lambda platform, days: write_user_features(
+                platform.settings, platform.lake, days, platform.catalogue
+            ),
+            facts=_made,
+            told=account,
+            lineage=_lineage(catalogue, "user"),
+            code_version=catalogue.hash,
+            catalogue=catalogue,
         ),
         daily_table(
             name="merchant_features",
-            table=tables.MERCHANT_FEATURES,
+            table=own.merchant_features,
             group="features",
             kinds={"parquet", "duckdb"},
             description="Snapshot of every active merchant's batch features; fraud rates count arrived labels alone.",
@@ -110,27 +131,33 @@ def feature_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinit
                 dg.AssetDep("merchant_tiles", partition_mapping=looking_back(_WINDOW_DAYS + LABEL_DELAY_DAYS)),
                 dg.AssetDep("label_tiles", partition_mapping=looking_back(_WINDOW_DAYS + LABEL_DELAY_DAYS)),
             ],
-            write=lambda platform, days: write_merchant_features(platform.settings, platform.lake, days),
-            lineage=_lineage("merchant"),
-            code_version=catalogue,
+            write=lambda platform, days: write_merchant_features(
+                platform.settings, platform.lake, days, platform.catalogue
+            ),
+            facts=_made,
+            told=account,
+            lineage=_lineage(catalogue, "merchant"),
+            code_version=catalogue.hash,
+            catalogue=catalogue,
         ),
         daily_table(
             name="feature_medians",
-            table=tables.FEATURE_MEDIANS,
+            table=own.feature_medians,
             group="features",
             kinds={"parquet"},
             description="Cold-start values: the snapshot's lower medians over entities with enough transactions.",
             partitions=partitions,
             deps=["user_features", "merchant_features"],
-            write=lambda platform, days: write_medians(platform.lake, days),
-            code_version=catalogue,
+            write=lambda platform, days: write_medians(platform.lake, days, platform.catalogue),
+            code_version=catalogue.hash,
+            catalogue=catalogue,
         ),
         daily_table(
             name="training_set",
-            table=tables.TRAINING_SET,
+            table=own.training_set,
             group="features",
             kinds={"parquet", "duckdb"},
-            description="The 50 values that serving would have computed for each transaction, point in time.",
+            description="The values that serving would have computed for each transaction, point in time.",
             partitions=partitions,
             deps=[
                 dg.AssetDep("raw_transactions", partition_mapping=looking_back(WINDOW_LOOKBACK_DAYS)),
@@ -139,13 +166,20 @@ def feature_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinit
                 dg.AssetDep("feature_medians", partition_mapping=looking_back(_SNAPSHOT_DAYS)),
             ],
             write=_training_set,
-            lineage=_training_lineage(),
+            facts=_made,
+            told=account,
+            lineage=_training_lineage(catalogue),
             extra_checks={
                 "completeness": lambda platform, days: every_transaction_has_a_row(
-                    platform.settings, platform.lake, days
+                    platform.settings, platform.lake, days, platform.catalogue
                 )
             },
-            extra_warnings={"null_share": lambda platform, days: null_shares(platform.lake, tables.TRAINING_SET, days)},
-            code_version=catalogue,
+            extra_warnings={
+                "null_share": lambda platform, days: null_shares(
+                    platform.lake, platform.tables.training_set, days, catalogue=platform.catalogue
+                )
+            },
+            code_version=catalogue.hash,
+            catalogue=catalogue,
         ),
     ]

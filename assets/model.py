@@ -21,7 +21,7 @@ def _candidate(platform: Platform) -> Any:
     """The candidate of the data as it is now; trained once, read again by every step."""
     from fraud_platform.model.steps import train_candidate
 
-    return train_candidate(platform.lake, platform.settings, platform.dataset.now(platform.now))
+    return train_candidate(platform.lake, platform.settings, platform.dataset.now(platform.now), platform.catalogue)
 
 
 @dg.asset(

@@ -37,7 +37,7 @@ def drift_reference(
 ) -> dg.MaterializeResult[None]:
     """Draw the reference of the release in force, or find that it was drawn."""
     release = current_release(platform.settings.home)
-    reference = ensure_reference(platform.lake, release, platform.settings.seed)
+    reference = ensure_reference(platform.lake, release, platform.settings.seed, platform.catalogue)
     context.log.info(f"{reference.release}: {reference.rows:,} rows of {reference.first_day} to {reference.last_day}")
     return dg.MaterializeResult(
         metadata={
@@ -117,7 +117,9 @@ def monitoring_assets(decision_days: dg.PartitionsDefinition, maturity_days: int
                 context.log.info(f"{day}: nothing was compared, so there is nothing to draw")
                 continue
             release = release_folder(settings.home, rows[0]["release"])
-            address = write_drift_report(platform.lake, release, day, settings.feature_psi_limit, settings.seed)
+            address = write_drift_report(
+                platform.lake, release, day, settings.feature_psi_limit, settings.seed, platform.catalogue
+            )
             if address:
                 drawn[f"report {day}"] = dg.MetadataValue.path(address)
         return dg.MaterializeResult(metadata={**drawn, "pages": len(drawn)})
@@ -133,7 +135,7 @@ def monitoring_assets(decision_days: dg.PartitionsDefinition, maturity_days: int
             description="PSI of each feature and of the score against the reference of the release that decided.",
             partitions=decision_days,
             deps=["inference_log", "drift_reference"],
-            write=lambda platform, days: write_feature_drift(platform.lake, days),
+            write=lambda platform, days: write_feature_drift(platform.lake, days, platform.catalogue),
             extra_warnings={"feature_psi": _drift("feature_psi"), "score_psi": _drift("score_psi")},
         ),
         daily_table(
@@ -144,7 +146,7 @@ def monitoring_assets(decision_days: dg.PartitionsDefinition, maturity_days: int
             description="The score hour by hour: histogram, mean, variance, PSI, and what was decided on it.",
             partitions=decision_days,
             deps=["inference_log", "drift_reference"],
-            write=lambda platform, days: write_score_drift(platform.lake, days),
+            write=lambda platform, days: write_score_drift(platform.lake, days, platform.catalogue),
         ),
         daily_table(
             name=PERFORMANCE,
@@ -165,7 +167,7 @@ def monitoring_assets(decision_days: dg.PartitionsDefinition, maturity_days: int
             description="Values that were scored against those that training uses for the same payments: bit for bit.",
             partitions=decision_days,
             deps=["inference_log", dg.AssetDep("training_set", partition_mapping=looking_ahead(0))],
-            write=lambda platform, days: write_skew(platform.lake, days),
+            write=lambda platform, days: write_skew(platform.lake, days, platform.catalogue),
             facts=lambda left_out: {
                 day: {f"left_out/{cause}": count for cause, count in causes.items()} for day, causes in left_out.items()
             },

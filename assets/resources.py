@@ -12,17 +12,25 @@ import dagster as dg
 
 from fraud_platform.clock import present
 from fraud_platform.dataset import Dataset, find_dataset, fix_dataset
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
+from fraud_platform.features.tables import SetTables, tables_of
 from fraud_platform.ingest.source import Source
 from fraud_platform.lake import Lake, open_lake
 from fraud_platform.settings import Settings
 
 
 class Platform:
-    """One run's settings, lake, clock and history."""
+    """One run's settings, features, lake, clock and history."""
 
-    def __init__(self, settings: Settings, now: datetime) -> None:
+    def __init__(self, settings: Settings, now: datetime, catalogue: Catalogue = CATALOGUE) -> None:
         self.settings = settings
         self.now = now
+        self.catalogue = catalogue
+
+    @property
+    def tables(self) -> SetTables:
+        """The tables that stand on the features."""
+        return tables_of(self.catalogue)
 
     @cached_property
     def lake(self) -> Lake:
@@ -40,11 +48,15 @@ class Platform:
         return find_dataset(self.settings, self.lake, self.now)
 
 
-@dg.resource(description="Settings, lake and clock, read from FRAUD_* when the run starts.")
-def platform_resource(context: dg.InitResourceContext) -> Platform:
-    """The platform as the run's environment describes it."""
-    settings = Settings()
-    return Platform(settings, present(settings))
+def platform_resource(catalogue: Catalogue) -> dg.ResourceDefinition:
+    """The platform as the run's environment describes it, over a set of features."""
+
+    @dg.resource(description="Settings, features, lake and clock, read from FRAUD_* when the run starts.")
+    def platform(context: dg.InitResourceContext) -> Platform:
+        settings = Settings()
+        return Platform(settings, present(settings), catalogue)
+
+    return platform
 
 
 @dg.resource(

@@ -74,7 +74,10 @@ class Round:
 
     def _run(self, job: str, request: dg.RunRequest, answer: dict[str, Any]) -> None:
         result = self._definitions.resolve_job_def(job).execute_in_process(
-            instance=self._instance, tags=dict(request.tags), raise_on_error=False
+            instance=self._instance,
+            tags=dict(request.tags),
+            asset_selection=request.asset_selection,
+            raise_on_error=False,
         )
         if not result.success:
             answer["failed"] += [

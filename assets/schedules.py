@@ -3,7 +3,8 @@
 What belongs here: jobs and their clocks. What does not: what a run does.
 """
 
-from datetime import UTC, date, timedelta
+from collections.abc import Iterable
+from datetime import UTC, timedelta
 from typing import Any
 
 import dagster as dg
@@ -11,12 +12,18 @@ import dagster as dg
 from assets.partitions import key_range_tags
 from assets.resources import Platform
 from assets.retention import retention
-from fraud_platform.features.gaps import DAILY_TABLES, first_unbuilt
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.gaps import Unbuilt, daily_tables, unbuilt
 from fraud_platform.inference_log import table as inference_log
-from fraud_platform.lake import days_between
 from fraud_platform.settings import Settings
 
-DAILY_ASSETS = tuple(table.split("/")[0] for table in DAILY_TABLES)
+
+def assets_of(tables: Iterable[str]) -> tuple[str, ...]:
+    """The assets that write some daily tables: of the same name whatever the features are."""
+    return tuple(table.split("/")[0] for table in tables)
+
+
+DAILY_ASSETS = assets_of(daily_tables(CATALOGUE))
 LABEL_ASSETS = ("label_tiles", "merchant_features", "feature_medians", "training_set")
 """What other labels change."""
 ONLINE_ASSETS = ("online_features", "online_velocity")
@@ -74,14 +81,9 @@ def jobs(partitions: dg.PartitionsDefinition, decision_days: dg.PartitionsDefini
     }  # fmt: skip
 
 
-def missing_days(platform: Platform) -> list[date]:
-    """From the first complete day of which the lake lacks a table to the last; empty when it lacks none.
-
-    What was built of later days while that one was missing may be wrong, so it is built again.
-    """
-    wanted = platform.dataset.days(platform.now)
-    first = first_unbuilt(platform.lake, wanted)
-    return days_between(first, wanted[-1]) if first else []
+def missing(platform: Platform) -> list[Unbuilt]:
+    """`gaps.unbuilt` of the complete days."""
+    return unbuilt(platform.lake, platform.dataset.days(platform.now), platform.catalogue)
 
 
 def schedules(resolved: dict[str, Any]) -> list[dg.ScheduleDefinition]:
@@ -97,10 +99,17 @@ def schedules(resolved: dict[str, Any]) -> list[dg.ScheduleDefinition]:
     )
     def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         platform = Platform(Settings(), context.scheduled_execution_time.astimezone(UTC))
-        days = missing_days(platform)
-        if not days:
+        parts = missing(platform)
+        if not parts:
             return dg.SkipReason("every complete day of the history is built")
-        return dg.RunRequest(run_key=f"nightly-{context.scheduled_execution_time:%Y-%m-%d}", tags=key_range_tags(days))
+        # two runs would not wait for each other; what is written again with the same rows stays as it is
+        wanted = {asset for part in parts for asset in assets_of(part.tables)}
+        return dg.RunRequest(
+            run_key=f"nightly-{context.scheduled_execution_time:%Y-%m-%d}",
+            tags=key_range_tags(max((part.days for part in parts), key=len)),
+            asset_selection=[dg.AssetKey(asset) for asset in (*DAILY_ASSETS, *ONLINE_ASSETS)
+                             if asset in wanted or asset in ONLINE_ASSETS],
+        )  # fmt: skip
 
     weekly = dg.ScheduleDefinition(
         name="weekly_training",

@@ -253,6 +253,7 @@ class Runtime:
             clock=clock,
             base_currency=settings.base_currency,
             channel_words=channel_words,
+            catalogue=self._catalogue,
         )
         self._decide_by(self.engine.policy)
         self._policy_desk = PolicyDesk(settings, clock)

@@ -90,13 +90,22 @@ class Lake:
         return path if self.is_local else str(self._fs[0].unstrip_protocol(path))
 
     def write(self, table: str, day: date, rows: pa.Table) -> int:
-        """Replace a partition atomically; returns the file's size in bytes. Same rows, same bytes."""
+        """Replace a partition atomically; returns the file's size in bytes. Same rows, same bytes: a partition that
+        would be replaced by itself stays as it is, and so does what stands on its version."""
         path = self.path(table, day)
         sink = pa.BufferOutputStream()
         pq.write_table(rows, sink, compression="zstd", store_schema=True)
         payload = sink.getvalue().to_pybytes()
-        self.write_bytes(path, payload)
+        if not self._is(path, payload):
+            self.write_bytes(path, payload)
         return len(payload)
+
+    def _is(self, path: str, payload: bytes) -> bool:
+        fs = self._fs[0]
+        try:
+            return fs.size(path) == len(payload) and bool(fs.cat_file(path) == payload)
+        except FileNotFoundError:
+            return False
 
     def write_bytes(self, path: str, payload: bytes) -> None:
         """Replace one object atomically: a rename on a local folder, one upload on an object store."""
@@ -122,11 +131,18 @@ class Lake:
         return str(info.get("ETag", info))
 
     def versions(self, table: str, days: Sequence[date]) -> dict[date, str]:
-        """The version of each partition of `days` that was written, as `seen` tells it; by one listing."""
+        """The version of each partition of `days` that was written, by one listing: its ETag, or size and time of its
+        last change, which a copy that keeps times has too."""
         fs, root = self._fs
         found: dict[str, dict[str, Any]] = fs.find(f"{root}/{table}", detail=True)
-        held = {day: found[path] for day in days if (path := self.path(table, day)) in found}
-        return {day: str(info.get("ETag", info)) for day, info in held.items()}
+        return {day: _version(found[path]) for day in days if (path := self.path(table, day)) in found}
+
+    def version(self, table: str, day: date) -> str:
+        """The version of one partition, as `versions` gives it. Raises MissingPartition."""
+        try:
+            return _version(self._fs[0].info(self.path(table, day)))
+        except FileNotFoundError as error:
+            raise self._missing(table, day) from error
 
     def replace(self, path: str, payload: bytes, seen: str | None) -> bool:
         """Replace one object if it still is what was `seen`; false, and nothing is written, when it is not.
@@ -262,8 +278,11 @@ class Lake:
         try:
             file: IO[bytes] = self._fs[0].open(self.path(table, day), "rb")
         except FileNotFoundError as error:
-            raise MissingPartition(f"{table} has no partition {day} under {self.root}") from error
+            raise self._missing(table, day) from error
         return file
+
+    def _missing(self, table: str, day: date) -> MissingPartition:
+        return MissingPartition(f"{table} has no partition {day} under {self.root}")
 
     def read(self, table: str, day: date, columns: Sequence[str] | None = None) -> pa.Table:
         """One partition, without columns that are younger than it. Raises MissingPartition."""
@@ -337,6 +356,10 @@ class Lake:
         """The JSON document `<name>.json`, or None when it was never written."""
         payload = self.document(f"{name}.json")
         return None if payload is None else json.loads(payload)
+
+
+def _version(info: dict[str, Any]) -> str:
+    return str(info.get("ETag") or f"{info['size']} {info['mtime']}")
 
 
 def _read(file: IO[bytes], columns: Sequence[str] | None, where: pc.Expression | None) -> pa.Table:

@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 
 from fraud_platform import schema
 from fraud_platform.features import tables
-from fraud_platform.features.catalogue import CATALOGUE, Source
+from fraud_platform.features.catalogue import CATALOGUE, ENTITIES, Catalogue, Source
 from fraud_platform.features.labels import read_labels
 from fraud_platform.features.offline import connect
-from fraud_platform.features.snapshots import MEDIANS, MERCHANT_SNAPSHOT, USER_SNAPSHOT
+from fraud_platform.features.snapshots import MEDIANS, snapshot_schema
+from fraud_platform.features.tables import tables_of
 from fraud_platform.features.tiles import LABEL_TILE, MERCHANT_TILE, USER_TILE
-from fraud_platform.features.training_set import TRAINING_ROW
+from fraud_platform.features.training_set import training_schema
 from fraud_platform.inference_log import table as inference_log
 from fraud_platform.ingest.read_by import ReadOtherwise
 from fraud_platform.ingest.waiting import PATIENCE_DAYS, known_payments, waiting_standing
@@ -75,9 +76,9 @@ class TableRules:
         return tuple(rules)
 
 
-def _feature_ranges(source: Source) -> tuple[str, ...]:
+def _feature_ranges(catalogue: Catalogue, source: Source) -> tuple[str, ...]:
     conditions = []
-    for feature in CATALOGUE.of(source):
+    for feature in catalogue.of(source):
         conditions.append(f"isfinite({feature.name})")
         if feature.unit in ("share", "flag"):
             conditions.append(f"{feature.name} BETWEEN 0 AND 1")
@@ -94,7 +95,7 @@ _TILE_RANGES = (
     "foreign_count <= foreign_known",
 )
 
-RULES: dict[str, TableRules] = {
+_RULES: dict[str, TableRules] = {
     tables.RAW_TRANSACTIONS: TableRules(
         schema.RAW_TRANSACTIONS,
         ("caller", "transaction_id"),
@@ -125,16 +126,6 @@ RULES: dict[str, TableRules] = {
     tables.MERCHANT_TILES: TableRules(MERCHANT_TILE, ("merchant_id",), _TILE_RANGES),
     tables.LABEL_TILES: TableRules(
         LABEL_TILE, ("merchant_id", "transaction_date"), ("fraud_delta <> 0 OR unknown_delta <> 0",), row_count=False
-    ),
-    tables.USER_FEATURES: TableRules(USER_SNAPSHOT, ("user_id",), _feature_ranges("user"), row_count=False),
-    tables.MERCHANT_FEATURES: TableRules(
-        MERCHANT_SNAPSHOT, ("merchant_id",), _feature_ranges("merchant"), row_count=False
-    ),
-    tables.FEATURE_MEDIANS: TableRules(MEDIANS, ("feature",), row_count=False),
-    tables.TRAINING_SET: TableRules(
-        TRAINING_ROW,
-        ("caller", "transaction_id"),
-        (*_feature_ranges("velocity"), *_feature_ranges("request"), "user_snapshot < transaction_date"),
     ),
     drift.FEATURE_DRIFT: TableRules(
         drift.FEATURE_DRIFT_SCHEMA, ("name",), ("psi >= 0", "null_share BETWEEN 0 AND 1"), row_count=False
@@ -176,6 +167,33 @@ RULES: dict[str, TableRules] = {
 }
 
 
+def rules_of(table: str, catalogue: Catalogue) -> TableRules:
+    """The rules of a daily table; those that stand on a set of features are the set's. Raises KeyError."""
+    own = tables_of(catalogue)
+    made = {
+        **{
+            own.snapshots(entity): TableRules(
+                snapshot_schema(entity, catalogue),
+                (f"{entity}_id",),
+                _feature_ranges(catalogue, entity),
+                row_count=False,
+            )
+            for entity in ENTITIES
+        },
+        own.feature_medians: TableRules(MEDIANS, ("feature",), row_count=False),
+        own.training_set: TableRules(
+            training_schema(catalogue),
+            ("caller", "transaction_id"),
+            (
+                *_feature_ranges(catalogue, "velocity"),
+                *_feature_ranges(catalogue, "request"),
+                "user_snapshot < transaction_date",
+            ),
+        ),
+    }
+    return made[table] if table in made else _RULES[table]
+
+
 @dataclass
 class _Facts:
     """Facts of a rule by day, kept short for people."""
@@ -191,9 +209,17 @@ class _Facts:
         return Finding(rule, not self.bad, severity, {"days": checked, "bad_days": len(self.bad), "examples": shown})
 
 
-def evaluate(settings: Settings, lake: Lake, table: str, days: Sequence[date], expected_day: date) -> list[Finding]:
-    """Every rule of `table` over the partitions of `days`. `expected_day`: the newest day that should be there."""
-    rules = RULES[table]
+def evaluate(
+    settings: Settings,
+    lake: Lake,
+    table: str,
+    days: Sequence[date],
+    expected_day: date,
+    catalogue: Catalogue = CATALOGUE,
+) -> list[Finding]:
+    """Every rule of `table` over the partitions of `days`. `expected_day`: the newest day that should be there.
+    catalogue: the features that the table is of, where it is of any."""
+    rules = rules_of(table, catalogue)
     files = {day: footer(lake, table, day) for day in days}
     findings = [_schema(rules, files), _nulls(rules, files), _duplicates(settings, lake, table, rules, days)]
     if rules.ranges:
@@ -219,12 +245,14 @@ def quarantine_share(lake: Lake, days: Sequence[date]) -> Finding:
     return Finding(finding.rule, finding.passed, "error", finding.facts | {"accepted": accepted, "rows": quarantined})
 
 
-def every_transaction_has_a_row(settings: Settings, lake: Lake, days: Sequence[date]) -> Finding:
+def every_transaction_has_a_row(
+    settings: Settings, lake: Lake, days: Sequence[date], catalogue: Catalogue = CATALOGUE
+) -> Finding:
     """The training set holds each counted transaction of the day, no more and no fewer."""
     counted = _counts(settings, lake, tables.RAW_TRANSACTIONS, days, "NOT is_duplicate")
     facts = _Facts()
     for day in days:
-        rows = footer(lake, tables.TRAINING_SET, day).num_rows
+        rows = footer(lake, tables_of(catalogue).training_set, day).num_rows
         expected = counted.get(day, 0)
         facts.note(day, f"{rows} rows for {expected} transactions" if rows != expected else None)
     return facts.finding("completeness", "error", len(days))

@@ -13,6 +13,7 @@ from heapq import nsmallest
 from tqdm import tqdm
 
 from fraud_platform.audit.decision import DecisionReplay, Replayed
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.search import decisions_of
 from fraud_platform.inference_log.table import LogTable
@@ -63,16 +64,18 @@ class DayReplay:
             self.examples.append(replayed)
 
 
-def replay_decisions(settings: Settings, lake: Lake, day: date, sample: int | None = None) -> DayReplay:
+def replay_decisions(
+    settings: Settings, lake: Lake, day: date, sample: int | None = None, catalogue: Catalogue = CATALOGUE
+) -> DayReplay:
     """Make a region's decisions of a UTC day again, those of the lake and of the spool; `sample` takes so many of them.
 
     A sample is drawn by the hash of decision_id: the same one each time, and spread over the day.
     """
-    replay, report = DecisionReplay(settings), DayReplay(day)
+    replay, report = DecisionReplay(settings, catalogue), DayReplay(day)
     records = _of_region(decisions_of(settings.home, LogTable(lake), day), settings.region, report)
     if sample is not None:
         records = iter(nsmallest(sample, records, key=_draw))
-    offline = OfflineDay(lake, day)
+    offline = OfflineDay(lake, day, catalogue=catalogue)
     for record in tqdm(records, desc=f"decisions of {day}", unit="decision", disable=None):
         report.add(replay.replay(record, offline))
     return report

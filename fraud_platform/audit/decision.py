@@ -18,7 +18,7 @@ from fraud_platform.decision.policy import DECIDED_BY, RULES, Policy
 from fraud_platform.decision.policy_record import read_policy
 from fraud_platform.decision.reported import CLIENT_MODEL
 from fraud_platform.decision.rules import FallbackRules
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.features.request import RequestColumns, request_features
 from fraud_platform.features.vector import Matrix
 from fraud_platform.inference_log.record import SCHEMA_VERSION, DecisionRecord, hash_of_request
@@ -37,8 +37,6 @@ REBUILT = tuple(
 )  # fmt: skip
 """Request features that the recorded request gives, with the recorded batch values that they compare an amount with.
 The others also ask what a store knew: the user's countries, devices and previous attempt."""
-
-_POSITION = {name: index for index, name in enumerate(CATALOGUE.names)}
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,8 @@ class Replayed:
     checks: list[Check]
     notes: list[str]
     """What could not be held against anything, and why."""
+    catalogue: Catalogue
+    """The features that are computed here."""
     not_kept: str | None = None
     """Why the decision could not be made again at all."""
     training_set: str | None = None
@@ -77,9 +77,10 @@ class Replayed:
 
 
 class DecisionReplay:
-    """Makes decisions again from their records."""
+    """Makes decisions again from their records. catalogue: the features that are computed here."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, catalogue: Catalogue = CATALOGUE) -> None:
+        self._catalogue = catalogue
         self._models = DecidingModels(settings.home)
         self._home = settings.home
         self._policies: dict[int, Policy | None] = {}
@@ -101,15 +102,15 @@ class DecisionReplay:
             checks += self._decision(record, notes)
         except NotKeptError as error:
             not_kept = str(error)
-        checks += _vector(record, notes)
+        checks += _vector(record, notes, self._catalogue)
         vector = offline.of(record)
         if isinstance(vector, str):
-            return Replayed(record, checks, notes, not_kept, training_set=vector)
+            return Replayed(record, checks, notes, self._catalogue, not_kept, training_set=vector)
         checks += [
             Check("training set", name, float(served), float(trained), _same_bits(served, trained))
-            for name, served, trained in zip(CATALOGUE.names, record.values, vector, strict=True)
+            for name, served, trained in zip(self._catalogue.names, record.values, vector, strict=True)
         ]
-        return Replayed(record, checks, notes, not_kept)
+        return Replayed(record, checks, notes, self._catalogue, not_kept)
 
     def _policy(self, version: int) -> Policy | None:
         if version not in self._policies:
@@ -128,7 +129,7 @@ class DecisionReplay:
             yield _check("request", "amount", record.amount, request.amount_minor)
         # a word of a setting is of the setting of then, and no part of the record; the others are the values' version's
         meant = channel_of(request.channel)
-        if meant is not None and record.catalogue_hash == CATALOGUE.hash:
+        if meant is not None and record.catalogue_hash == self._catalogue.hash:
             yield _check("request", "channel", record.channel, meant)
 
     def _decision(self, record: DecisionRecord, notes: list[str]) -> Iterator[Check]:
@@ -165,22 +166,22 @@ class DecisionReplay:
             yield Check("decision", "other_score", record.other_score, other, _same_score(record.other_score, other))
 
 
-def _vector(record: DecisionRecord, notes: list[str]) -> Iterator[Check]:
+def _vector(record: DecisionRecord, notes: list[str], catalogue: Catalogue) -> Iterator[Check]:
     """The request features again, from the request and the recorded batch values."""
     values = record.values
-    if record.catalogue_hash != CATALOGUE.hash:
-        notes.append(f"the vector follows catalogue {record.catalogue_hash}, this code computes {CATALOGUE.hash}")
+    if record.catalogue_hash != catalogue.hash:
+        notes.append(f"the vector follows catalogue {record.catalogue_hash}, this code computes {catalogue.hash}")
     elif np.isnan(values).all():
         notes.append("no vector was built: the rules answered without asking a store")
     else:
-        rebuilt = request_features(_columns(record))[0]
-        for feature, again in zip(CATALOGUE.of("request"), rebuilt, strict=True):
+        rebuilt = request_features(_columns(record, catalogue))[0]
+        for feature, again in zip(catalogue.of("request"), rebuilt, strict=True):
             if feature.name in REBUILT:
-                recorded = values[_POSITION[feature.name]]
+                recorded = values[catalogue.position[feature.name]]
                 yield Check("vector", feature.name, float(recorded), float(again), _same_bits(recorded, again))
 
 
-def _columns(record: DecisionRecord) -> RequestColumns:
+def _columns(record: DecisionRecord, catalogue: Catalogue) -> RequestColumns:
     """One row; what only a store knows is null."""
     request, values = record.request, record.values
 
@@ -188,7 +189,7 @@ def _columns(record: DecisionRecord) -> RequestColumns:
         return np.array([np.nan if value is None else value], np.float64)
 
     def batch(name: str) -> np.ndarray:
-        return one(float(values[_POSITION[name]]))
+        return one(float(values[catalogue.position[name]]))
 
     abroad = None if request.user_country is None else float(request.country != request.user_country)
     return RequestColumns(

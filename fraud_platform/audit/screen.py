@@ -11,7 +11,7 @@ import numpy as np
 
 from fraud_platform.audit.day import DayReplay
 from fraud_platform.audit.decision import REBUILT, Check, Group, Replayed
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import Catalogue
 from fraud_platform.inference_log.record import DecisionRecord
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def plain_decision(replayed: Replayed) -> dict[str, Any]:
     told = {name: getattr(record, name) for name in record.__struct_fields__ if name != "vector"}
     moments = {name: told[name] and _at(told[name]) for name in _MOMENTS}
     request = msgspec.structs.asdict(record.request) | {"timestamp": _at(record.request.timestamp)}
-    values = dict(zip((name for name, _ in _named(record)), record.values.tolist(), strict=True))
+    values = dict(zip((name for name, _ in _named(record, replayed.catalogue)), record.values.tolist(), strict=True))
     rest = ("checks", "notes", "not_kept", "training_set")
     return {
         "decision_id": record.decision_id,
@@ -138,17 +138,17 @@ def _values(replayed: Replayed) -> "Table":
     differing = {check.what for check in replayed.differing}
     compared = {check.what for check in replayed.checks if check.group in ("vector", "training set")}
     table = _table("feature", "source", "value", "")
-    for (name, source), value in zip(_named(replayed.record), replayed.record.values, strict=True):
+    for (name, source), value in zip(_named(replayed.record, replayed.catalogue), replayed.record.values, strict=True):
         held = Text("differs", style="red") if name in differing else "same" * (name in compared)
         table.add_row(name, source, "null" if np.isnan(value) else f"{value!s}", held)
     return table
 
 
-def _named(record: DecisionRecord) -> list[tuple[str, str]]:
+def _named(record: DecisionRecord, catalogue: Catalogue) -> list[tuple[str, str]]:
     """Name and source of each of a record's values; numbers where its features are not those of this platform."""
     count = len(record.values)
-    if record.catalogue_hash in CATALOGUE.alike and count == len(CATALOGUE.features):
-        return [(feature.name, feature.source) for feature in CATALOGUE.features]
+    if record.catalogue_hash in catalogue.alike and count == len(catalogue.features):
+        return [(feature.name, feature.source) for feature in catalogue.features]
     return [(f"value {number}", "unknown") for number in range(1, count + 1)]
 
 
@@ -156,7 +156,7 @@ def _held(replayed: Replayed) -> list[str]:
     """A line for each of the two groups of values, then one for each value that differs."""
     lines = []
     if _of(replayed, "vector"):
-        left = [feature.name for feature in CATALOGUE.of("request") if feature.name not in REBUILT]
+        left = [feature.name for feature in replayed.catalogue.of("request") if feature.name not in REBUILT]
         lines.append(
             f"request features rebuilt from the record: {_score(_of(replayed, 'vector'))}; "
             f"{', '.join(left)} also need what the store knew"

@@ -20,9 +20,10 @@ from fraud_platform import schema
 from fraud_platform.currency import exponent
 from fraud_platform.decision.serving_model import ServingModel
 from fraud_platform.features import tables
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.features.labels import with_caller
-from fraud_platform.features.training_set import TRAINING_ROW
+from fraud_platform.features.tables import tables_of
+from fraud_platform.features.training_set import training_schema
 from fraud_platform.features.vector import Matrix
 from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.inference_log.record import DecisionRecord
@@ -47,10 +48,14 @@ _PLAIN = [
     pa.field("caller", pa.string()),
     pa.field("score", pa.float64()),
 ]
-_FEATURES = [feature for feature in CATALOGUE.features if feature.name != "amount"]
-PAYMENTS = pa.schema([*_PLAIN, *(pa.field(feature.name, pa.float64()) for feature in _FEATURES)])
-"""What a rule may speak of. All money is in units of the base currency, `amount` as the caller's contract has it; times
-are UTC; `score` is what ran's, null where it gave none; every feature but `amount`, null where it was."""
+_TYPES = {field.name: field.type for field in _PLAIN}
+
+
+def payments_schema(catalogue: Catalogue) -> pa.Schema:
+    """What a rule may speak of. All money is in units of the base currency, `amount` as the caller's contract has it;
+    times are UTC; `score` is what ran's, null where it gave none; every feature but `amount`, null where it was."""
+    return pa.schema([*_PLAIN, *(pa.field(name, pa.float64()) for name in catalogue.names if name != "amount")])
+
 
 _OF_RAW = ("currency", "merchant_category", "device_id", "latitude", "longitude", "clock_skew")
 _OF_TRAINING = ("transaction_id", "caller", "user_id", "merchant_id", "country", "user_country", "channel")
@@ -66,11 +71,11 @@ class Day:
 
     day: date
     payments: pa.Table
-    """PAYMENTS."""
+    """`payments_schema` of the traffic's features."""
     callers: pa.Array
     """Whose each is: no rule speaks of it, labels are found by it."""
     vectors: Matrix
-    """(n, 50), NaN for null; a row of nulls where no vector was built, or one of another catalogue."""
+    """(n, features), NaN for null; a row of nulls where no vector was built, or one of another catalogue."""
     amounts: Floats
     """Minor units of the base currency; NaN where it is not known."""
     received_at: NDArray[np.int64]
@@ -90,7 +95,7 @@ class Day:
 
 @dataclass(frozen=True)
 class _Part:
-    """Payments of one source; `columns` are those of PAYMENTS that are no money and no feature."""
+    """Payments of one source; `columns` are those of `payments_schema` that are no money and no feature."""
 
     columns: dict[str, pa.Array]
     callers: pa.Array
@@ -113,17 +118,21 @@ class InForce:
 
 
 class Traffic:
-    """The traffic of a lake. in_force: what history is held by; None where no release is in force."""
+    """The traffic of a lake. in_force: what history is held by; None where no release is in force. catalogue: the
+    features of its vectors."""
 
-    def __init__(self, lake: Lake, base_currency: str, in_force: InForce | None) -> None:
+    def __init__(
+        self, lake: Lake, base_currency: str, in_force: InForce | None, catalogue: Catalogue = CATALOGUE
+    ) -> None:
         self.lake = lake
+        self.catalogue = catalogue
         self.in_force = in_force
         self._log = LogTable(lake)
         self._unit = float(10 ** exponent(base_currency))
 
     def days(self, first: date | None, last: date | None) -> list[date]:
         """Days that have payments, ascending, between two days that are both included."""
-        held = {*self.lake.days(tables.TRAINING_SET), *self._log.days()}
+        held = {*self.lake.days(tables_of(self.catalogue).training_set), *self._log.days()}
         return sorted(day for day in held if (first or day) <= day <= (last or day))
 
     def day(self, day: date) -> Day:
@@ -149,31 +158,32 @@ class Traffic:
 
     def _payments(self, columns: dict[str, pa.Array], vectors: Matrix, amounts: Floats, scores: Floats) -> pa.Table:
         features = {}
-        for position, feature in enumerate(CATALOGUE.features):
+        for position, feature in enumerate(self.catalogue.features):
             values = vectors[:, position].astype(np.float64)
             in_units = values / self._unit if feature.unit == "minor units" else values
             features[feature.name] = pa.array(in_units, from_pandas=True)
         whole = features | columns
         plain = {"amount": amounts / self._unit, "score": scores}
         whole |= {name: pa.array(values, from_pandas=True) for name, values in plain.items()}
-        return pa.table([whole[field.name] for field in PAYMENTS], PAYMENTS)
+        wanted = payments_schema(self.catalogue)
+        return pa.table([whole[field.name] for field in wanted], wanted)
 
     def _logged(self, day: date) -> _Part:
         records = list(self._log.records(day))
         columns = {
-            name: pa.array([getattr(record.request, name) for record in records], PAYMENTS.field(name).type)
-            for name in _OF_REQUEST
+            name: pa.array([getattr(record.request, name) for record in records], _TYPES[name]) for name in _OF_REQUEST
         }
         columns |= {
-            name: pa.array([getattr(record, name) for record in records], PAYMENTS.field(name).type)
+            name: pa.array([getattr(record, name) for record in records], _TYPES[name])
             for name in ("caller", "received_at", "event_time", "clock_skew")
         }
-        columns["channel"] = pa.array([record.read_channel for record in records], PAYMENTS.field("channel").type)
+        columns["channel"] = pa.array([record.read_channel for record in records], _TYPES["channel"])
+        width = len(self.catalogue.names)
         decisions = np.array([record.decision for record in records], np.str_)
         return _Part(
             columns=columns,
             callers=pa.array([record.caller for record in records], pa.string()),
-            vectors=np.array([_vector(record) for record in records], np.float32).reshape(-1, len(CATALOGUE.names)),
+            vectors=np.array([_vector(record, self.catalogue) for record in records], np.float32).reshape(-1, width),
             amounts=np.array([record.amount for record in records], np.float64),
             scores=np.array([record.score for record in records], np.float64),
             ran_block=np.asarray(decisions == "block", np.bool_),
@@ -184,15 +194,15 @@ class Traffic:
         rows, raw = (
             with_callers(self.lake, self.lake.read(table, day)) if self.lake.exists(table, day) else empty.empty_table()
             for table, empty in (
-                (tables.TRAINING_SET, TRAINING_ROW),
+                (tables_of(self.catalogue).training_set, training_schema(self.catalogue)),
                 (tables.RAW_TRANSACTIONS, schema.RAW_TRANSACTIONS),
             )
         )
         rows = rows.filter(pc.invert(pc.is_in(identities(rows), value_set=logged)))
-        vectors = np.empty((rows.num_rows, len(CATALOGUE.names)), np.float32)
-        for index, name in enumerate(CATALOGUE.names):
+        vectors = np.empty((rows.num_rows, len(self.catalogue.names)), np.float32)
+        for index, name in enumerate(self.catalogue.names):
             vectors[:, index] = rows.column(name).to_numpy(zero_copy_only=False)
-        columns = {name: _one(rows.column(name).cast(PAYMENTS.field(name).type)) for name in _OF_TRAINING}
+        columns = {name: _one(rows.column(name).cast(_TYPES[name])) for name in _OF_TRAINING}
         columns |= {name: _one(rows.column(name).cast(_MOMENT)) for name in ("received_at", "event_time")}
         raw = raw.filter(pc.invert(raw.column("is_duplicate")))
         at = pc.index_in(identities(rows), value_set=identities(raw))
@@ -212,13 +222,13 @@ class Traffic:
 
 
 def score_all(model: ServingModel, vectors: Matrix) -> Floats:
-    """Probabilities of fraud by a model's compiled trees, float64 (n,), of vectors float32 (n, 50)."""
+    """Probabilities of fraud by a model's compiled trees, float64 (n,), of vectors float32 (n, features)."""
     return model.calibration.probabilities(model.compiled.margins(np.ascontiguousarray(vectors)))
 
 
-def _vector(record: DecisionRecord) -> Matrix:
-    if record.catalogue_hash != CATALOGUE.hash:
-        return np.full(len(CATALOGUE.names), np.nan, np.float32)
+def _vector(record: DecisionRecord, catalogue: Catalogue) -> Matrix:
+    if record.catalogue_hash != catalogue.hash:
+        return np.full(len(catalogue.names), np.nan, np.float32)
     return record.values
 
 

@@ -12,11 +12,12 @@ from typing import Any, Literal
 import numpy as np
 
 from fraud_platform.backtest.rule import Rule
-from fraud_platform.backtest.traffic import PAYMENTS, Bools, Day, Floats, InForce, Span, score_all
+from fraud_platform.backtest.traffic import Bools, Day, Floats, InForce, Span, payments_schema, score_all
 from fraud_platform.currency import exponent
 from fraud_platform.decision.policy_record import read_policy
 from fraud_platform.decision.rules import FallbackRules
 from fraud_platform.decision.serving_model import kept_releases, load_model
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.model.bundle import MODEL_NAME, Bundle, BundleError, NoReleaseError, current_release, releases
 from fraud_platform.settings import Settings
 
@@ -38,9 +39,9 @@ class What:
     """First and last day that a model's training saw; figures there flatter it."""
 
 
-def by_rule(text: str, settings: Settings) -> What:
-    """Block where an expression is true. Raises RuleError."""
-    rule = Rule(text, PAYMENTS, settings.duckdb_memory)
+def by_rule(text: str, settings: Settings, catalogue: Catalogue = CATALOGUE) -> What:
+    """Block where an expression over payments and features of a set is true. Raises RuleError."""
+    rule = Rule(text, payments_schema(catalogue), settings.duckdb_memory)
     return What(text, "block", lambda day: rule.hits(day.payments))
 
 

@@ -22,6 +22,7 @@ from fraud_platform.cli.screen import (
 )
 
 if TYPE_CHECKING:
+    from fraud_platform.features.catalogue import Catalogue
     from fraud_platform.settings import Settings
 
 app = typer.Typer()
@@ -32,11 +33,25 @@ def features(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the table as Markdown, as in the documentation.")
     ] = False,
+    stored: Annotated[
+        bool,
+        typer.Option("--stored", help="Show what this home's lake has of them, in the tables of this set and others."),
+    ] = False,
     as_json: JSON = False,
 ) -> None:
-    """List the features: name, source, window, unit, dtype, cold start, meaning."""
+    """List the features: name, source, window, unit, dtype, cold start, meaning.
+
+    --stored: days, rows and bytes of each table that follows the features, and which features' columns it holds. A day
+    that the set lacks takes those from another set's table, if they stand on the same tiles and payments; the rest is
+    computed.
+    """
     from fraud_platform.features.catalogue import CATALOGUE
 
+    if stored:
+        if markdown:
+            raise refused("--markdown lists the features, not what is stored of them: leave out one of the two")
+        _show_stored(CATALOGUE, as_json)
+        return
     if as_json:
         names = ("name", "source", "window", "unit", "dtype", "cold_start", "meaning")
         features = [
@@ -54,6 +69,24 @@ def features(
         typer.echo(markdown_table(header, [[row[0], f"`{row[1]}`", *row[2:]] for row in rows]))
         return
     print_table(f"{len(rows)} features, catalogue {CATALOGUE.hash}", header, rows)
+
+
+def _show_stored(catalogue: "Catalogue", as_json: bool) -> None:
+    from fraud_platform.features.stored import holdings
+    from fraud_platform.lake import open_lake
+
+    found = holdings(open_lake(settings_of_home()), catalogue)
+    if as_json:
+        print_json({"catalogue": catalogue.hash, "tables": found})
+        return
+    header = ["table", "days", "rows", "MB", "days to take from", "features held", "lacks"]
+    rows = []
+    for each in found:
+        lacks = ", ".join(each.lacking[:3]) + " …" * (len(each.lacking) > 3)
+        held = f"{len(each.held)} of {len(each.held) + len(each.lacking)}"
+        sizes = [str(each.days), f"{each.rows:,}", f"{each.bytes / 1e6:,.1f}", str(each.noted)]
+        rows.append([each.table, *sizes, held, lacks])
+    print_table(f"What is stored of the {len(catalogue.features)} features, catalogue {catalogue.hash}", header, rows)
 
 
 @app.command()

@@ -24,6 +24,7 @@ from fraud_platform.decision.policy_then import PolicyBook
 from fraud_platform.decision.problem import already_decided, contradicts_policy, unavailable
 from fraud_platform.decision.reported import Report, parse_gateway_report, parse_report, report_body, reported_record
 from fraud_platform.decision.request import InvalidRequest, Rates, to_transaction
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.inference_log.record import DecisionRecord, encode_record
 from fraud_platform.online.decision_key import claim
 from fraud_platform.processing import DUPLICATE_WINDOW_US, MAX_AHEAD_US
@@ -36,7 +37,7 @@ FOLLOWS_WITHIN_US = 5_000_000
 class ReportDesk:
     """Takes reports for one worker.
 
-    policy: the one in force. past: the ones before it. clock: UTC microseconds.
+    policy: the one in force. past: the ones before it. clock: UTC microseconds. catalogue: whose vectors records hold.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class ReportDesk:
         clock: Callable[[], int],
         base_currency: str,
         channel_words: Mapping[str, str] = WORDS,
+        catalogue: Catalogue = CATALOGUE,
     ) -> None:
         self._features = features
         self._decisions = decisions
@@ -63,6 +65,7 @@ class ReportDesk:
         self._clock = clock
         self._base_currency = base_currency
         self._channel_words = channel_words
+        self._catalogue = catalogue
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policies")
 
     async def take(self, body: bytes, caller: str) -> Answer:
@@ -95,7 +98,8 @@ class ReportDesk:
             raise unavailable()
         if standing is None:
             standing = await self._decisions.standing(online.standing, caller, payment.transaction_id)
-        told = reported_record(report, caller, transaction, online, self._policy(), self._maker.region)
+        policy, region = self._policy(), self._maker.region
+        told = reported_record(report, caller, transaction, online, policy, region, self._catalogue)
         refusal = already_decided
         if standing is None:
             stands = told

@@ -22,7 +22,7 @@ from fraud_platform.decision.request import (
     parse_payment,
 )
 from fraud_platform.decision.rules import RuleReason
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import Catalogue
 from fraud_platform.inference_log.record import SCHEMA_VERSION, DecisionRecord, ServedBy, amount_source, vector_bytes
 from fraud_platform.schema import Transaction
 
@@ -30,7 +30,6 @@ CLIENT_MODEL = "client/0"
 """Version in records of decisions that no service made."""
 
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
-_NOT_READ = vector_bytes(np.full(len(CATALOGUE.names), np.nan, np.float32))
 
 
 class _Reported(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,12 +110,19 @@ def _checked(request: ReportRequest | GatewayReportRequest, base_currency: str) 
 
 
 def reported_record(
-    report: Report, caller: str, transaction: Transaction, online: OnlineRead, policy: Policy, region: str
+    report: Report,
+    caller: str,
+    transaction: Transaction,
+    online: OnlineRead,
+    policy: Policy,
+    region: str,
+    catalogue: Catalogue,
 ) -> DecisionRecord:
     """The record of a reported decision, received when the report was.
 
     online: the read by which velocity counted the attempt; its effective times are kept. No feature was read when the
-    client decided, so the vector is null throughout, and the record takes no part in the comparison with history.
+    client decided, so the vector, of the set of features in force, is null throughout, and the record takes no part in
+    the comparison with history.
     """
     return DecisionRecord(
         schema_version=SCHEMA_VERSION,
@@ -130,8 +136,8 @@ def reported_record(
         clock_skew=transaction.clock_skew,
         user_effective_time=online.user_effective_time,
         merchant_effective_time=online.merchant_effective_time,
-        catalogue_hash=CATALOGUE.hash,
-        vector=_NOT_READ,
+        catalogue_hash=catalogue.hash,
+        vector=vector_bytes(np.full(len(catalogue.names), np.nan, np.float32)),
         user_snapshot=None,
         merchant_snapshot=None,
         epoch=None,

@@ -84,8 +84,16 @@ class Feature:
     cold_start: ColdStart
     meaning: str
     inputs: tuple[str, ...]
-    """Columns that the value is made of, as `table.column`: the lineage shown to people."""
+    """Columns that the value is made of, as `table.column`, in the order in which its aggregate takes them."""
     dtype: str = "float32"
+
+    @property
+    def days(self) -> int:
+        """Days of a batch feature's window. Raises ValueError for a window that is not of days."""
+        count, unit = self.window[:-1], self.window[-1]
+        if unit != "d":
+            raise ValueError(f"{self.name}: a batch feature's window is of days, as 30d, not {self.window}")
+        return int(count)
 
 
 @dataclass(frozen=True)

@@ -6,25 +6,23 @@ Each stage writes a partition for each of its days, an empty one where nothing h
 was never built, or was lost; before the history begins there are none.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import date
 
 from fraud_platform.features import tables
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.lake import Lake, MissingPartition
 
-DAILY_TABLES = (
+GROUND = (
     tables.FX_RATES,
     tables.RAW_TRANSACTIONS,
     tables.FRAUD_LABELS,
     tables.USER_TILES,
     tables.MERCHANT_TILES,
     tables.LABEL_TILES,
-    tables.USER_FEATURES,
-    tables.MERCHANT_FEATURES,
-    tables.FEATURE_MEDIANS,
-    tables.TRAINING_SET,
 )
-"""What a night builds of a day, in this order."""
+"""What a night builds of a day whatever the features are, in this order."""
 
 DATASET = "dataset"
 """The record of the history that a lake holds (`fraud_platform.dataset`)."""
@@ -57,10 +55,41 @@ def whole_scan(lake: Lake, table: str, days: Iterable[date]) -> list[str]:
     return paths
 
 
-def first_unbuilt(lake: Lake, days: Iterable[date]) -> date | None:
-    """The first of `days`, ascending, that a daily table lacks; None when all are built."""
-    held = set.intersection(*(set(lake.days(table)) for table in DAILY_TABLES))
+def daily_tables(catalogue: Catalogue) -> tuple[str, ...]:
+    """What a night builds of a day, in this order: GROUND, and what stands on a set of features."""
+    own = tables.tables_of(catalogue)
+    return (*GROUND, own.user_features, own.merchant_features, own.feature_medians, own.training_set)
+
+
+def first_unbuilt(lake: Lake, days: Iterable[date], wanted: Iterable[str]) -> date | None:
+    """The first of `days`, ascending, that one of the `wanted` tables lacks; None when all are built."""
+    held = set.intersection(*(set(lake.days(table)) for table in wanted))
     return next((day for day in days if day not in held), None)
+
+
+@dataclass(frozen=True)
+class Unbuilt:
+    """Tables, and the days from the first that one of them lacks to the last."""
+
+    tables: tuple[str, ...]
+    days: tuple[date, ...]
+
+
+def unbuilt(lake: Lake, days: Sequence[date], catalogue: Catalogue = CATALOGUE) -> list[Unbuilt]:
+    """What is to be built so that the daily tables have all of `days`, ascending, one after the other; empty when they
+    have. What was built of later days while one was missing may be wrong, so it is built again.
+
+    Where only what stands on the set of features is missing, as it is of another set, nothing below is touched.
+    """
+    every = daily_tables(catalogue)
+    on_set = every[len(GROUND) :]
+    below, above = (first_unbuilt(lake, days, wanted) for wanted in (GROUND, on_set))
+    if below is None and above is None:
+        return []
+    if above is None or (below is not None and below <= above):
+        return [Unbuilt(every, tuple(day for day in days if below is not None and day >= below))]
+    parts = [] if below is None else [Unbuilt(GROUND, tuple(day for day in days if day >= below))]
+    return [*parts, Unbuilt(on_set, tuple(day for day in days if day >= above))]
 
 
 def _first_day(lake: Lake) -> date | None:

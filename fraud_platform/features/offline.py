@@ -5,7 +5,7 @@ feature's arithmetic, which is the same for every engine.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Protocol
 
@@ -31,6 +31,17 @@ class Written:
     day: date
     rows: int
     bytes: int
+    computed: tuple[str, ...] = ()
+    """Features whose columns were computed."""
+    reused: tuple[str, ...] = ()
+    """Features that were not, since their columns were stored already (`stored`)."""
+    seconds: float = 0.0
+    """How long it took; of days that one query computes, each an equal part."""
+
+
+def timed(written: Sequence[Written], seconds: float) -> list[Written]:
+    """Days that were written together, each with its part of the time."""
+    return [replace(each, seconds=seconds / len(written)) for each in written]
 
 
 class Engine(Protocol):
@@ -147,11 +158,15 @@ def with_day_before(lake: Lake, table: str, days: Sequence[date], rows: Callable
     return list(days)
 
 
+def rows_of_day(rows: pa.Table, day: date) -> pa.Table:
+    """The rows whose `date` is a day."""
+    return rows.filter(pc.equal(rows.column("date"), pa.scalar(day, pa.date32())))
+
+
 def write_days(lake: Lake, table: str, rows: pa.Table, days: Iterable[date], schema: pa.Schema) -> list[Written]:
     """Split `rows` on their `date` column and write one partition per day, empty ones too, with exactly `schema`."""
     written = []
-    dates = rows.column("date")
     for day in days:
-        part = rows.filter(pc.equal(dates, pa.scalar(day, pa.date32()))).select(schema.names).cast(schema)
+        part = rows_of_day(rows, day).select(schema.names).cast(schema)
         written.append(Written(day, part.num_rows, lake.write(table, day, part.combine_chunks())))
     return written

@@ -22,9 +22,8 @@ import pyarrow.parquet as pq
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import DAY
 from fraud_platform.features.in_force import Span
+from fraud_platform.features.stored import KEPT_FOR, note, noted
 from fraud_platform.lake import Lake, MissingPartition
-
-_KEPT_FOR = b"fraud.kept_for"
 
 
 class PrunedSnapshotError(RuntimeError):
@@ -62,15 +61,17 @@ def prune(lake: Lake, table: str, key: str, day: date, spans: Sequence[Span]) ->
     rows = lake.read(table, day)
     kept = rows.filter(pc.is_in(rows[key], value_set=wanted))
     digests = {each.isoformat(): _digest(keys) for each, keys in asked.items()}
-    said = {**(rows.schema.metadata or {}), _KEPT_FOR: json.dumps(digests, sort_keys=True).encode()}
+    said = {**(rows.schema.metadata or {}), KEPT_FOR: json.dumps(digests, sort_keys=True).encode()}
+    made_of = noted(lake, table, [day]).get(day)
     size = lake.write(table, day, kept.replace_schema_metadata(said).combine_chunks())
+    note(lake, table, day, made_of)
     return Pruned(table, day, (before[0], kept.num_rows), (before[1], size))
 
 
 def kept_for(lake: Lake, table: str, day: date) -> dict[date, str] | None:
     """Per raw day a digest of the keys that a pruned snapshot keeps; None of a whole one. Raises MissingPartition."""
     with lake.open(table, day) as file:
-        said = (pq.read_schema(file).metadata or {}).get(_KEPT_FOR)
+        said = (pq.read_schema(file).metadata or {}).get(KEPT_FOR)
     return None if said is None else {date.fromisoformat(each): text for each, text in json.loads(said).items()}
 
 

@@ -130,6 +130,13 @@ def _warm(out, row, medians, count, median, zero, minimum):  # type: ignore[no-u
 
 
 @njit(cache=True)
+def warm(out, rows, medians, plan, minimum):  # type: ignore[no-untyped-def]
+    """Fill one entity's batch values `out` after cold start, row by row, by a plan as `assemble` takes it."""
+    for n in range(len(rows)):
+        _warm(out[n], rows[n], medians[n], plan[0], plan[1], plan[2], minimum)
+
+
+@njit(cache=True)
 def _within(positions, width):  # type: ignore[no-untyped-def]
     """Whether all are positions of an array of so many."""
     inside = True

@@ -1,7 +1,9 @@
-"""Names of the feature tables in the lake. Tables whose values follow the catalogue carry its hash, so that a changed
-catalogue writes beside the old tables and never over them."""
+"""Names of the feature tables in the lake. Tables whose values follow a set of features carry its hash, so that another
+set writes beside them and never over them."""
 
-from fraud_platform.features.catalogue import CATALOGUE
+from dataclasses import dataclass
+
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue, Entity
 
 RAW_TRANSACTIONS = "raw_transactions"
 FRAUD_LABELS = "fraud_labels"
@@ -21,7 +23,29 @@ LABEL_TILES = f"label_tiles/v{TILES_VERSION}"
 USER_WINDOWS = f"user_windows/v{TILES_VERSION}"
 """What the next day's user snapshot begins with; the last two days' alone."""
 
-USER_FEATURES = f"user_features/{CATALOGUE.hash}"
-MERCHANT_FEATURES = f"merchant_features/{CATALOGUE.hash}"
-FEATURE_MEDIANS = f"feature_medians/{CATALOGUE.hash}"
-TRAINING_SET = f"training_set/{CATALOGUE.hash}"
+
+@dataclass(frozen=True)
+class SetTables:
+    """The tables of one set of features."""
+
+    user_features: str
+    merchant_features: str
+    feature_medians: str
+    training_set: str
+
+    def snapshots(self, entity: Entity) -> str:
+        """The table of an entity's snapshots."""
+        return self.user_features if entity == "user" else self.merchant_features
+
+
+def tables_of(catalogue: Catalogue) -> SetTables:
+    """The tables of a set of features."""
+    names = ("user_features", "merchant_features", "feature_medians", "training_set")
+    return SetTables(**{name: f"{name}/{catalogue.hash}" for name in names})
+
+
+_IN_FORCE = tables_of(CATALOGUE)
+USER_FEATURES = _IN_FORCE.user_features
+MERCHANT_FEATURES = _IN_FORCE.merchant_features
+FEATURE_MEDIANS = _IN_FORCE.feature_medians
+TRAINING_SET = _IN_FORCE.training_set

@@ -23,7 +23,7 @@ from fraud_platform.features.catalogue import (
     Entity,
     check_served,
 )
-from fraud_platform.features.request import Floats, assemble
+from fraud_platform.features.request import Floats, assemble, warm
 from fraud_platform.schema import Transaction
 
 Matrix = NDArray[np.float32]
@@ -97,6 +97,24 @@ class OnlineValues(Protocol):
     def last_effective_time(self) -> int | None: ...
 
 
+def warmed(catalogue: Catalogue, entity: Entity, rows: Matrix, medians: Matrix) -> Matrix:
+    """One entity's batch values after cold start, as vectors have them: float32 (n, features of the entity).
+
+    rows, medians: (n, features of the entity) in the set's order; NaN is null, and a whole row of an entity that is
+    missing.
+    """
+    out = np.empty_like(rows)
+    warm(out, rows, medians, _plan(catalogue, entity), MIN_TRANSACTIONS)
+    return out
+
+
+def _plan(catalogue: Catalogue, entity: Entity) -> _Plan:
+    features = catalogue.of(entity)
+    rules = np.array([feature.cold_start for feature in features])
+    count = features.index(catalogue.seen(entity))
+    return count, np.flatnonzero(rules == "median"), np.flatnonzero(rules == "zero")
+
+
 def _flag(value: bool | None) -> float:
     return math.nan if value is None else float(value)
 
@@ -109,17 +127,11 @@ class VectorBuilder:
         that `check_served` refuses."""
         check_served(catalogue)
         self.catalogue = catalogue
-        self._user, self._merchant = (self._plan(entity) for entity in ENTITIES)
+        self._user, self._merchant = (_plan(catalogue, entity) for entity in ENTITIES)
         self._no_user, self._no_merchant = (
             np.full(len(catalogue.of(entity)), np.nan, np.float32) for entity in ENTITIES
         )
         self._personal = np.array([catalogue.position[name] for name in _PERSONAL], np.intp)
-
-    def _plan(self, entity: Entity) -> _Plan:
-        features = self.catalogue.of(entity)
-        rules = np.array([feature.cold_start for feature in features])
-        count = features.index(self.catalogue.seen(entity))
-        return count, np.flatnonzero(rules == "median"), np.flatnonzero(rules == "zero")
 
     def build_all(self, columns: VectorColumns) -> Matrix:
         """The vectors, float32 of shape (n, features), C-contiguous; null is NaN. Raises ValueError for blocks of other

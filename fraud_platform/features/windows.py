@@ -1,19 +1,83 @@
 """Windows over day tiles: the batch features of every user and merchant at the end of a UTC day, as ibis expressions.
 
-What belongs here: window arithmetic. What does not: writing its result (`snapshots`), doing it again for one more day
-without every tile (`rolling`).
+What belongs here: window arithmetic, by what a feature says of itself. What does not: writing its result (`snapshots`),
+doing it again for one more day without every tile (`rolling`).
 
 Counts and sums are integers; averages, shares and deviations are one float64 division or square root of them, rounded
 once to float32.
 """
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
 import ibis
 
-from fraud_platform.features.catalogue import LABEL_DELAY_DAYS
+from fraud_platform.features.catalogue import Entity, Feature
 
 LONGEST_WINDOW = 90
-USER_SETS = {"merchants": 30, "countries": 90, "devices": 90}
-"""Sets of a user's tile and the days that their members count."""
+"""Days; whoever has no tile in them has no row."""
+KNOWN = {"known_countries": "countries", "known_devices": "devices"}
+"""Sets of a user that a snapshot holds whole, over LONGEST_WINDOW: each with its tiles' column."""
+
+_OPERANDS = {"count": 1, "sum": 1, "mean": 2, "std": 3, "max": 1, "share": 2, "distinct": 1, "fraud_rate": 3}
+"""The aggregates over day tiles, and how many columns each is made of."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """An integer over a window of tiles: a column's sum, or its largest value."""
+
+    table: str
+    column: str
+    days: int
+    delay: int
+    largest: bool
+
+    @property
+    def name(self) -> str:
+        """`txn_count_90`"""
+        return f"{self.column}_{self.days}" + (f"_delayed_{self.delay}" if self.delay else "")
+
+
+def totals_of(feature: Feature) -> tuple[Total, ...]:
+    """The totals that a feature is made of, in the order of its inputs; none of a `distinct`, which counts a set.
+
+    Raises ValueError for a feature that cannot be computed from day tiles.
+    """
+    if len(feature.inputs) != _OPERANDS.get(feature.aggregate):
+        raise ValueError(
+            f"{feature.name}: no {feature.aggregate} over day tiles is made of {', '.join(feature.inputs)}"
+        )
+    if not 0 < feature.days <= LONGEST_WINDOW:
+        raise ValueError(f"{feature.name}: a window is of 1 to {LONGEST_WINDOW} days, not of {feature.window}")
+    if feature.entity != "merchant" and (feature.aggregate == "fraud_rate" or feature.delay_days):
+        raise ValueError(
+            f"{feature.name}: label tiles, and windows that end before the snapshot, are of merchants alone"
+        )
+    if feature.aggregate == "distinct":
+        return ()
+    parts = [each.partition(".") for each in feature.inputs]
+    largest = feature.aggregate == "max"
+    return tuple(Total(table, column, feature.days, feature.delay_days, largest) for table, _, column in parts)
+
+
+def set_of(feature: Feature) -> str:
+    """The tiles' column whose members a `distinct` counts."""
+    return feature.inputs[0].partition(".")[2]
+
+
+def value_of(feature: Feature, totals: ibis.Table) -> ibis.Value:
+    """A feature as float32 from totals by their names; a `distinct` is no matter of totals."""
+    parts = [totals[total.name] for total in totals_of(feature)]
+    if feature.aggregate in ("mean", "share"):
+        return _ratio(*parts)
+    if feature.aggregate == "std":
+        total, squares, known = parts
+        return _deviation(known, total, squares)
+    if feature.aggregate == "fraud_rate":
+        count, frauds, unknown = parts
+        return _ratio(frauds.coalesce(0), count - unknown.coalesce(0))
+    return parts[0].cast("float32")
 
 
 def _per_snapshot(tiles: ibis.Table, days: ibis.Table, reach: int) -> ibis.Table:
@@ -23,8 +87,16 @@ def _per_snapshot(tiles: ibis.Table, days: ibis.Table, reach: int) -> ibis.Table
     return joined.mutate(age=joined.snapshot.delta(joined.date, unit="day").cast("int32"))
 
 
-def _total(column: ibis.Value, inside: ibis.Value) -> ibis.Value:
-    return column.sum(where=inside).coalesce(0).cast("int64")
+def summed(column: ibis.Value, inside: ibis.Value) -> ibis.Value:
+    """The sum of a tiles' column where a condition holds, in the column's own type; 0 where it never does."""
+    kind = column.type()
+    return column.sum(where=inside).coalesce(ibis.literal(0, kind)).cast(kind)
+
+
+def _total(rows: ibis.Table, age: ibis.Value, total: Total) -> ibis.Value:
+    inside = (age >= total.delay) & (age < total.delay + total.days) if total.delay else age < total.days
+    column = rows[total.column]
+    return column.max(where=inside) if total.largest else summed(column, inside)
 
 
 def _ratio(part: ibis.Value, whole: ibis.Value) -> ibis.Value:
@@ -69,108 +141,51 @@ def _join(left: ibis.Table, right: ibis.Table, key: str) -> ibis.Table:
     return left.left_join(right, [key, "snapshot"]).drop(f"{key}_right", "snapshot_right")
 
 
-def _windows(rows: ibis.Table, prefix: str) -> dict[str, ibis.Value]:
-    """Integer totals that the features of both entities are made of, named by window."""
-    totals: dict[str, ibis.Value] = {}
-    for window in (1, 7, 30, 90):
-        inside = rows.age < window
-        totals[f"n_{window}"] = _total(rows.txn_count, inside)
-        totals[f"known_{window}"] = _total(rows.amount_known, inside)
-        totals[f"sum_{window}"] = _total(rows.amount_sum, inside)
-        totals[f"squares_{window}"] = (
-            rows.amount_square_sum.sum(where=inside).coalesce(ibis.literal(0, "decimal(38, 0)")).cast("decimal(38, 0)")
+def reach(features: Iterable[Feature]) -> int:
+    """How many days of tiles a snapshot's features are made of, its own day among them."""
+    return max([LONGEST_WINDOW, *(feature.days + feature.delay_days for feature in features)])
+
+
+def window_features(
+    entity: Entity,
+    features: Sequence[Feature],
+    tiles: ibis.Table,
+    labels: ibis.Table | None,
+    days: ibis.Table,
+    *,
+    beside: bool,
+) -> ibis.Table:
+    """Some features of an entity's snapshots with its key and `snapshot`, for everyone with a tile in the
+    LONGEST_WINDOW to each of `days`.
+
+    tiles: the entity's rows with `date`, from `reach` − 1 days before the first day on. labels: LABEL_TILE rows of the
+    same days, whose `date` is the arrival day; a fraud rate counts what had arrived by the snapshot's day, no more,
+    over the payments that were not unknown then. days: one date column `snapshot`. beside: and what else a user's
+    snapshot holds, `last_seen_us` and KNOWN.
+    """
+    key = f"{entity}_id"
+    rows = _per_snapshot(tiles, days, reach(features))
+    wanted = {total.name: total for feature in features for total in totals_of(feature)}
+    of_labels = {name: total for name, total in wanted.items() if total.table == "label_tiles"}
+    sums = {name: _total(rows, rows.age, total) for name, total in wanted.items() if name not in of_labels}
+    aside = {"last_seen_us": rows.last_effective_time.max()} if beside else {}
+    totals = rows.group_by(key, "snapshot").agg(**sums, **aside, _newest=rows.age.min())
+    totals = totals.filter(totals._newest < LONGEST_WINDOW)
+    if of_labels and labels is not None:
+        arrived = labels.join(days, labels.date <= days.snapshot)
+        age = arrived.snapshot.delta(arrived.transaction_date, unit="day").cast("int32")
+        corrections = arrived.group_by(key, "snapshot").agg(
+            **{name: _total(arrived, age, total) for name, total in of_labels.items()}
         )
-        totals[f"max_{window}"] = rows.amount_max.max(where=inside)
-        totals[f"foreign_{window}"] = _total(rows.foreign_count, inside)
-        totals[f"foreign_known_{window}"] = _total(rows.foreign_known, inside)
-    return totals
-
-
-def user_values(totals: ibis.Table) -> dict[str, ibis.Value]:
-    """The user's features that are made of totals, and `last_seen_us`.
-
-    totals: n_1, n_7 …, known_7 … (amounts), sum_7 …, squares_30 …, max_30, max_90, foreign_90, foreign_known_90,
-    online, channel_known, night, last_seen_us: integers, squares as decimal(38, 0).
-    """
-    return {
-        **{f"user_txn_count_{w}d": totals[f"n_{w}"].cast("float32") for w in (1, 7, 30, 90)},
-        **{f"user_amount_avg_{w}d": _ratio(totals[f"sum_{w}"], totals[f"known_{w}"]) for w in (7, 30, 90)},
-        **{
-            f"user_amount_std_{w}d": _deviation(totals[f"known_{w}"], totals[f"sum_{w}"], totals[f"squares_{w}"])
-            for w in (30, 90)
-        },
-        **{f"user_amount_max_{w}d": totals[f"max_{w}"].cast("float32") for w in (30, 90)},
-        "user_foreign_share_90d": _ratio(totals.foreign_90, totals.foreign_known_90),
-        "user_online_share_30d": _ratio(totals.online, totals.channel_known),
-        "user_night_share_30d": _ratio(totals.night, totals.n_30),
-        "last_seen_us": totals.last_seen_us,
-    }
-
-
-def user_features(tiles: ibis.Table, days: ibis.Table) -> ibis.Table:
-    """USER_SNAPSHOT columns with `snapshot`, for every user with a transaction in the 90 days to each of `days`.
-
-    tiles: USER_TILE rows with `date`, from 89 days before the first day on. days: one date column `snapshot`.
-    """
-    rows = _per_snapshot(tiles, days, LONGEST_WINDOW)
-    recent = rows.age < 30
-    totals = rows.group_by("user_id", "snapshot").agg(
-        **_windows(rows, "user"),
-        online=_total(rows.online_count, recent),
-        channel_known=_total(rows.channel_known, recent),
-        night=_total(rows.night_count, recent),
-        last_seen_us=rows.last_effective_time.max(),
-    )
-    features = totals.select("user_id", "snapshot", **user_values(totals))
-    for column, window in USER_SETS.items():
-        name = f"user_{column}_{window}d"
-        members = _members(tiles, days, "user_id", column, window)
-        features = _join(features, _distinct_counts(members, "user_id", name), "user_id")
-        features = features.mutate(**{name: features[name].coalesce(ibis.literal(0, "float32"))})
-    for column, name in (("countries", "known_countries"), ("devices", "known_devices")):
-        members = _members(tiles, days, "user_id", column, LONGEST_WINDOW)
-        features = _join(features, _known(members, "user_id", name), "user_id")
-    return features
-
-
-def merchant_features(tiles: ibis.Table, labels: ibis.Table, days: ibis.Table) -> ibis.Table:
-    """MERCHANT_SNAPSHOT columns with `snapshot`, for every merchant with a transaction in the 90 days to each day.
-
-    tiles: MERCHANT_TILE rows with `date`, from 89 + LABEL_DELAY_DAYS days before the first day on. labels: LABEL_TILE
-    rows whose `date` is the arrival day; a fraud rate counts what had arrived by the snapshot's day, no more, over the
-    payments that were not unknown then.
-    """
-    rows = _per_snapshot(tiles, days, LONGEST_WINDOW + LABEL_DELAY_DAYS)
-    totals = rows.group_by("merchant_id", "snapshot").agg(
-        **_windows(rows, "merchant"),
-        **{f"delayed_n_{w}": _total(rows.txn_count, _delayed(rows.age, w)) for w in (7, 30, 90)},
-    )
-    totals = totals.filter(totals.n_90 > 0)
-    arrived = labels.join(days, labels.date <= days.snapshot)
-    age = arrived.snapshot.delta(arrived.transaction_date, unit="day").cast("int32")
-    frauds = arrived.group_by("merchant_id", "snapshot").agg(
-        **{f"frauds_{w}": _total(arrived.fraud_delta, _delayed(age, w)) for w in (7, 30, 90)},
-        **{f"unknown_{w}": _total(arrived.unknown_delta, _delayed(age, w)) for w in (7, 30, 90)},
-    )
-    totals = _join(totals, frauds, "merchant_id")
-    features = totals.select(
-        "merchant_id",
-        "snapshot",
-        **{f"merchant_txn_count_{w}d": totals[f"n_{w}"].cast("float32") for w in (1, 30, 90)},
-        merchant_amount_avg_30d=_ratio(totals.sum_30, totals.known_30),
-        merchant_amount_std_30d=_deviation(totals.known_30, totals.sum_30, totals.squares_30),
-        merchant_foreign_share_30d=_ratio(totals.foreign_30, totals.foreign_known_30),
-        **{
-            f"merchant_fraud_rate_{w}d": _ratio(
-                totals[f"frauds_{w}"].coalesce(0), totals[f"delayed_n_{w}"] - totals[f"unknown_{w}"].coalesce(0)
-            )
-            for w in (7, 30, 90)
-        },
-    )
-    users = _members(tiles, days, "merchant_id", "users", 30)
-    features = _join(features, _distinct_counts(users, "merchant_id", "merchant_users_30d"), "merchant_id")
-    return features.mutate(merchant_users_30d=features.merchant_users_30d.coalesce(ibis.literal(0, "float32")))
-
-
-def _delayed(age: ibis.Value, window: int) -> ibis.Value:
-    return (age >= LABEL_DELAY_DAYS) & (age < LABEL_DELAY_DAYS + window)
+        totals = _join(totals, corrections, key)
+    values = {one.name: value_of(one, totals) for one in features if one.aggregate != "distinct"}
+    found = totals.select(key, "snapshot", **values, **{name: totals[name] for name in aside})
+    for one in features:
+        if one.aggregate == "distinct":
+            members = _members(tiles, days, key, set_of(one), one.days)
+            found = _join(found, _distinct_counts(members, key, one.name), key)
+            found = found.mutate(**{one.name: found[one.name].coalesce(ibis.literal(0, "float32"))})
+    for name, column in KNOWN.items() if beside else ():
+        members = _members(tiles, days, key, column, LONGEST_WINDOW)
+        found = _join(found, _known(members, key, name), key)
+    return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import Catalogue
 from fraud_platform.model.data import Examples, Matrix
 from fraud_platform.model.kinds import Model
 
@@ -20,15 +20,16 @@ _SHOWN = 15
 
 @dataclass(frozen=True)
 class Attribution:
-    """SHAP values in log-odds before calibration, (n, 50), of the sampled vectors."""
+    """SHAP values in log-odds before calibration, (n, features), of the sampled vectors."""
 
     vectors: Matrix
     values: NDArray[np.float32]
+    catalogue: Catalogue
 
     def strongest(self) -> list[tuple[str, float]]:
         """Features by mean absolute SHAP value, the strongest first."""
         means = np.abs(self.values).mean(axis=0)
-        return [(CATALOGUE.names[index], float(means[index])) for index in np.argsort(-means, kind="stable")]
+        return [(self.catalogue.names[index], float(means[index])) for index in np.argsort(-means, kind="stable")]
 
 
 def attribute(model: Model, examples: Examples, seed: int) -> Attribution:
@@ -37,7 +38,8 @@ def attribute(model: Model, examples: Examples, seed: int) -> Attribution:
     frauds = random.permutation(np.flatnonzero(examples.is_fraud))[: SAMPLE // 2]
     goods = random.permutation(np.flatnonzero(~examples.is_fraud))[: SAMPLE - len(frauds)]
     vectors = examples.vectors[np.sort(np.concatenate([frauds, goods]))]
-    return Attribution(vectors, np.asarray(model.contributions(vectors)[:, :-1], np.float32))
+    values = np.asarray(model.contributions(vectors)[:, :-1], np.float32)
+    return Attribution(vectors, values, examples.catalogue)
 
 
 def summary_picture(attribution: Attribution, seed: int) -> bytes:
@@ -48,7 +50,8 @@ def summary_picture(attribution: Attribution, seed: int) -> bytes:
     import matplotlib.pyplot as plt
     import shap
 
-    explanation = shap.Explanation(attribution.values, data=attribution.vectors, feature_names=list(CATALOGUE.names))
+    names = list(attribution.catalogue.names)
+    explanation = shap.Explanation(attribution.values, data=attribution.vectors, feature_names=names)
     # shap spreads its points with numpy's global generator
     state = np.random.get_state()
     np.random.seed(seed % 2**32)

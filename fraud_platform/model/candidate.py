@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.model.bundle import Bundle
 from fraud_platform.model.calibration import Calibration
 from fraud_platform.model.evaluate import Evaluation
@@ -51,12 +51,14 @@ class Candidate:
 
     folder: Path
     record: CandidateRecord
+    catalogue: Catalogue
+    """The features that are computed here, of which its own are some."""
 
     @staticmethod
-    def load(folder: Path) -> "Candidate":
+    def load(folder: Path, catalogue: Catalogue = CATALOGUE) -> "Candidate":
         """Read a complete candidate. Raises FileNotFoundError."""
         record = msgspec.json.decode((folder / RECORD_FILE).read_bytes(), type=CandidateRecord)
-        return Candidate(folder, record)
+        return Candidate(folder, record, catalogue)
 
     @property
     def fingerprint(self) -> str:
@@ -66,7 +68,7 @@ class Candidate:
     @cached_property
     def bundle(self) -> Bundle:
         """The verified bundle. Raises BundleError."""
-        return Bundle.load(self.folder)
+        return Bundle.load(self.folder, self.catalogue)
 
     @cached_property
     def plots(self) -> dict[str, bytes]:
@@ -98,7 +100,9 @@ def candidates(home: Path) -> list[Path]:
     return [folder for folder in (home / "candidates").glob("[!.]*") if folder.is_dir()]
 
 
-def write_candidate(folder: Path, record: CandidateRecord, bundle: Bundle, plots: dict[str, bytes]) -> Candidate:
+def write_candidate(
+    folder: Path, record: CandidateRecord, bundle: Bundle, plots: dict[str, bytes], catalogue: Catalogue
+) -> Candidate:
     """Write a candidate aside and rename it into place; one that is there already was made of the same and stays."""
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -111,10 +115,10 @@ def write_candidate(folder: Path, record: CandidateRecord, bundle: Bundle, plots
             temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Candidate.load(folder)
+    return Candidate.load(folder, catalogue)
 
 
-def fingerprint(settings: Settings, split: Split, data: DataVersions) -> str:
+def fingerprint(settings: Settings, split: Split, data: DataVersions, catalogue: Catalogue) -> str:
     """16 hex digits over everything that decides the bundle and its figures; the same again need not be trained."""
     made_of = {
         "training_version": TRAINING_VERSION,
@@ -127,7 +131,7 @@ def fingerprint(settings: Settings, split: Split, data: DataVersions) -> str:
             settings.loss_alert,
             settings.alert_budget_share,
         ],
-        "catalogue": CATALOGUE.hash,
+        "catalogue": catalogue.hash,
         "thresholds": [settings.threshold, settings.review_threshold],
         "split": {name: str(value) for name, value in asdict(split).items()},
         "data": data,

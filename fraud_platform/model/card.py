@@ -8,7 +8,7 @@ from the candidate's record, the bundle, the verdict or the ledger.
 from collections.abc import Sequence
 from typing import Any
 
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.model import report
 from fraud_platform.model.bundle import Bundle, Scorer
 from fraud_platform.model.calibration import UNCALIBRATED
@@ -16,9 +16,12 @@ from fraud_platform.model.candidate import CandidateRecord
 from fraud_platform.model.gate import Verdict
 
 
-def card_markdown(record: CandidateRecord, bundle: Bundle, verdict: Verdict | None) -> str:
-    """The card of a registered bundle. verdict: None where it was not judged yet."""
-    gains = gain_shares(bundle)
+def card_markdown(
+    record: CandidateRecord, bundle: Bundle, verdict: Verdict | None, catalogue: Catalogue = CATALOGUE
+) -> str:
+    """The card of a registered bundle. verdict: None where it was not judged yet. catalogue: one that has its
+    features."""
+    gains = gain_shares(bundle, catalogue)
     parts = [
         f"# Model card: {bundle.model_name}/{bundle.version}",
         *_use(record, bundle),
@@ -31,7 +34,7 @@ def card_markdown(record: CandidateRecord, bundle: Bundle, verdict: Verdict | No
         *report.decisions(record.evaluation),
         *report.lost_stores(record.evaluation),
         *report.slices(record.evaluation),
-        *_features(record, gains),
+        *_features(record, gains, catalogue),
         *_limits(record, bundle, gains),
         *report.choices(record),
         *_fixed(record),
@@ -57,13 +60,13 @@ def standing_markdown(release: str, ledger: Sequence[dict[str, Any]]) -> str:
     return f"## In force\n\n{told}\n"
 
 
-def gain_shares(bundle: Bundle) -> dict[str, float] | None:
+def gain_shares(bundle: Bundle, catalogue: Catalogue = CATALOGUE) -> dict[str, float] | None:
     """Each feature's share of all that the trees' splits gain, 0 for one that no tree splits on; None without trees.
 
     Raises BundleError.
     """
-    gains = Scorer(bundle).model.gains()
-    return None if gains is None else {name: gains.get(name, 0.0) for name in CATALOGUE.names}
+    gains = Scorer(bundle, catalogue).model.gains()
+    return None if gains is None else {name: gains.get(name, 0.0) for name in bundle.features}
 
 
 def _use(record: CandidateRecord, bundle: Bundle) -> list[str]:
@@ -90,8 +93,8 @@ def _gate(verdict: Verdict | None) -> list[str]:
     return ["## Gate", f"It {outcome}, against {verdict.rival}, on {verdict.frauds:,} frauds.", reasons]
 
 
-def _features(record: CandidateRecord, gains: dict[str, float] | None) -> list[str]:
-    by_name = {feature.name: feature for feature in CATALOGUE.features}
+def _features(record: CandidateRecord, gains: dict[str, float] | None, catalogue: Catalogue) -> list[str]:
+    by_name = {feature.name: feature for feature in catalogue.features}
     shap = dict(record.features)
     first = shap if gains is None else gains
     rows = [

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fraud_platform.features import tables
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, ENTITIES, Catalogue
 from fraud_platform.features.gaps import refuse_gaps
 from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.features.labels import label_transactions, read_labels, resolve_labels
+from fraud_platform.features.tables import tables_of
 from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.model.served import decisions_version, refuse_skew, with_decisions
@@ -41,13 +42,15 @@ class Examples:
     """Labelled vectors in the order of the training set; transactions of unknown label are left out and counted."""
 
     vectors: Matrix
-    """(n, 50), C-contiguous, NaN for null."""
+    """(n, features), C-contiguous, NaN for null."""
     is_fraud: Bools
     days: NDArray[np.int32]
     """(n,), ascending: the partition's UTC day of each, in days since 1970."""
     unknown: int
     weights: NDArray[np.float64] | None = field(default=None, kw_only=True)
     """(n,): above 1 for payments let through to be measured, which stand for the blocked; None: all weigh 1."""
+    catalogue: Catalogue = field(default=CATALOGUE, kw_only=True)
+    """The features of the vectors."""
 
     def __len__(self) -> int:
         return len(self.is_fraud)
@@ -77,24 +80,29 @@ class Learnable(Protocol):
     def frauds(self) -> int:
         """How many are fraud."""
 
+    @property
+    def catalogue(self) -> Catalogue:
+        """The features of the vectors."""
+
     def __len__(self) -> int: ...
 
     def batches(self) -> Iterator[Matrix]:
-        """The vectors in the rows' order, (k, 50) each; every call begins at the first."""
+        """The vectors in the rows' order, (k, features) each; every call begins at the first."""
 
 
-def joined(first: Examples, second: Examples) -> Examples:
-    """The examples of both, in order."""
+def joined(parts: Sequence[Examples]) -> Examples:
+    """The examples of all parts, which are of one set of features, in order."""
     return Examples(
-        np.concatenate([first.vectors, second.vectors]),
-        np.concatenate([first.is_fraud, second.is_fraud]),
-        np.concatenate([first.days, second.days]),
-        first.unknown + second.unknown,
-        weights=stacked_weights([first, second]),
+        np.concatenate([part.vectors for part in parts]),
+        np.concatenate([part.is_fraud for part in parts]),
+        np.concatenate([part.days for part in parts]),
+        sum(part.unknown for part in parts),
+        weights=_stacked_weights(parts),
+        catalogue=parts[0].catalogue,
     )
 
 
-def stacked_weights(parts: Sequence[Examples]) -> NDArray[np.float64] | None:
+def _stacked_weights(parts: Sequence[Examples]) -> NDArray[np.float64] | None:
     """The weights of all parts in order, None where none has any."""
     if all(part.weights is None for part in parts):
         return None
@@ -118,14 +126,14 @@ class TrainingData:
     holdout: Holdout
 
 
-def find_split(lake: Lake, settings: Settings, now: datetime) -> Split:
+def find_split(lake: Lake, settings: Settings, now: datetime, catalogue: Catalogue = CATALOGUE) -> Split:
     """The split of the history that the lake holds before `now`'s day.
 
     The history ends where either the training set or the labels end: a day without its labels would look matured while
     nobody could have reported a fraud. Raises TrainingDataError.
     """
     ends = []
-    for table in (tables.TRAINING_SET, tables.FRAUD_LABELS):
+    for table in (tables_of(catalogue).training_set, tables.FRAUD_LABELS):
         days = [day for day in lake.days(table) if day < now.date()]
         if not days:
             raise TrainingDataError(f"{table} has no partition before {now.date()} under {lake.root}; build it first")
@@ -133,17 +141,29 @@ def find_split(lake: Lake, settings: Settings, now: datetime) -> Split:
     return plan_split(ends[0][0], min(end for _, end in ends), settings)
 
 
-def load_examples(lake: Lake, days: Sequence[date], resolved: pa.Table, cut: date, maturity_days: int) -> Examples:
+def load_examples(
+    lake: Lake,
+    days: Sequence[date],
+    resolved: pa.Table,
+    cut: date,
+    maturity_days: int,
+    catalogue: Catalogue = CATALOGUE,
+) -> Examples:
     """The examples of the partitions of `days` that exist. resolved: labels as of `cut`."""
-    return _load(lake, days, resolved, cut, maturity_days)[0]
+    return _load(lake, days, resolved, cut, maturity_days, catalogue)[0]
 
 
-Load = Callable[[Lake, Sequence[date], pa.Table, date, int], Examples]
+Load = Callable[[Lake, Sequence[date], pa.Table, date, int, Catalogue], Examples]
 """`load_examples`, or what stands in for it where the examples exceed memory (`stored.load_sample`)."""
 
 
 def load_training_data(
-    lake: Lake, split: Split, rules: LabelRules, accepted_skew_days: Sequence[date] = (), load: Load = load_examples
+    lake: Lake,
+    split: Split,
+    rules: LabelRules,
+    accepted_skew_days: Sequence[date] = (),
+    load: Load = load_examples,
+    catalogue: Catalogue = CATALOGUE,
 ) -> TrainingData:
     """Train, by `load`, and validation with the labels known at the training cut, holdout with those of the evaluation
     cut; which labels count, `rules` say.
@@ -152,11 +172,11 @@ def load_training_data(
     recomputed values differ, unless it is among `accepted_skew_days`; GapError for a day that was never built.
     """
     refuse_skew(lake, split.days, accepted_skew_days)
-    refuse_gaps(lake, tables.TRAINING_SET, split.days)
+    refuse_gaps(lake, tables_of(catalogue).training_set, split.days)
     known = labels_before(lake, split.training_cut, rules)
-    train = load(lake, split.train, known, split.training_cut, split.waited_days)
-    validation = load_examples(lake, split.validation, known, split.training_cut, split.waited_days)
-    holdout = load_holdout(lake, split, rules)
+    train = load(lake, split.train, known, split.training_cut, split.waited_days, catalogue)
+    validation = load_examples(lake, split.validation, known, split.training_cut, split.waited_days, catalogue)
+    holdout = load_holdout(lake, split, rules, catalogue)
     for name, examples, days in (("train", train, split.train), ("holdout", holdout, split.holdout)):
         if examples.frauds in (0, len(examples)):
             raise TrainingDataError(
@@ -166,11 +186,11 @@ def load_training_data(
     return TrainingData(train, validation, holdout)
 
 
-def load_holdout(lake: Lake, split: Split, rules: LabelRules) -> Holdout:
+def load_holdout(lake: Lake, split: Split, rules: LabelRules, catalogue: Catalogue = CATALOGUE) -> Holdout:
     """The holdout with the labels known at the evaluation cut."""
     labels = labels_before(lake, split.evaluation_cut, rules)
-    examples, known = _load(lake, split.holdout, labels, split.evaluation_cut, split.maturity_days)
-    context = lake.read_days(tables.TRAINING_SET, split.holdout, CONTEXT)
+    examples, known = _load(lake, split.holdout, labels, split.evaluation_cut, split.maturity_days, catalogue)
+    context = lake.read_days(tables_of(catalogue).training_set, split.holdout, CONTEXT)
     return Holdout(
         examples.vectors,
         examples.is_fraud,
@@ -178,17 +198,18 @@ def load_holdout(lake: Lake, split: Split, rules: LabelRules) -> Holdout:
         examples.unknown,
         pa.table({name: [] for name in CONTEXT}) if context is None else context.filter(pa.array(known)),
         weights=examples.weights,
+        catalogue=catalogue,
     )
 
 
 def _load(
-    lake: Lake, days: Sequence[date], resolved: pa.Table, cut: date, maturity_days: int
+    lake: Lake, days: Sequence[date], resolved: pa.Table, cut: date, maturity_days: int, catalogue: Catalogue
 ) -> tuple[Examples, Bools]:
     """The examples, and which rows of the partitions they are."""
-    known = find_known(lake, days, resolved, cut, maturity_days)
-    vectors, ordinals = read_vectors(lake, days, known.rows)
-    given = known.weights if (known.weights != 1).any() else None
-    return Examples(vectors, known.is_fraud, ordinals, int((~known.rows).sum()), weights=given), known.rows
+    known = find_known(lake, days, resolved, cut, maturity_days, catalogue)
+    vectors, ordinals = read_vectors(lake, days, known.rows, catalogue)
+    given, unknown = known.weights if (known.weights != 1).any() else None, int((~known.rows).sum())
+    return Examples(vectors, known.is_fraud, ordinals, unknown, weights=given, catalogue=catalogue), known.rows
 
 
 @dataclass(frozen=True)
@@ -203,9 +224,16 @@ class Known:
     """(m,)"""
 
 
-def find_known(lake: Lake, days: Sequence[date], resolved: pa.Table, cut: date, maturity_days: int) -> Known:
+def find_known(
+    lake: Lake,
+    days: Sequence[date],
+    resolved: pa.Table,
+    cut: date,
+    maturity_days: int,
+    catalogue: Catalogue = CATALOGUE,
+) -> Known:
     """Which rows of the partitions of `days` that exist are labelled, and how. resolved: labels as of `cut`."""
-    keys = lake.read_days(tables.TRAINING_SET, days, _KEYS)
+    keys = lake.read_days(tables_of(catalogue).training_set, days, _KEYS)
     if keys is None:
         return Known(np.empty(0, np.bool_), np.empty(0, np.bool_), np.empty(0))
     keys = with_decisions(lake, days, with_callers(lake, keys))
@@ -215,48 +243,54 @@ def find_known(lake: Lake, days: Sequence[date], resolved: pa.Table, cut: date, 
     return Known(known, labels[known], keys["weight"].to_numpy()[known])
 
 
-def read_vectors(lake: Lake, days: Sequence[date], known: Bools) -> tuple[Matrix, NDArray[np.int32]]:
+def read_vectors(
+    lake: Lake, days: Sequence[date], known: Bools, catalogue: Catalogue
+) -> tuple[Matrix, NDArray[np.int32]]:
     """Vectors and days, as in Examples, of those rows of the partitions of `days` that are `known`."""
     # one matrix filled day by day: neither pandas nor a second copy of everything
-    vectors = np.empty((int(known.sum()), len(CATALOGUE.names)), np.float32)
+    names, table = catalogue.names, tables_of(catalogue).training_set
+    vectors = np.empty((int(known.sum()), len(names)), np.float32)
     ordinals = np.empty(len(vectors), np.int32)
     read = filled = 0
     for day in tqdm(days, desc="training data", unit="day", disable=None, leave=False):
-        if not lake.exists(tables.TRAINING_SET, day):
+        if not lake.exists(table, day):
             continue
-        rows = lake.read(tables.TRAINING_SET, day, CATALOGUE.names)
+        rows = lake.read(table, day, names)
         kept = known[read : read + rows.num_rows]
         end = filled + int(kept.sum())
-        for index, name in enumerate(CATALOGUE.names):
+        for index, name in enumerate(names):
             vectors[filled:end, index] = rows.column(name).to_numpy(zero_copy_only=False)[kept]
         ordinals[filled:end] = (day - EPOCH).days
         read, filled = read + rows.num_rows, end
     return vectors, ordinals
 
 
-def newest_medians(lake: Lake, last_day: date) -> tuple[date, dict[str, list[float | None]]]:
+def newest_medians(
+    lake: Lake, last_day: date, catalogue: Catalogue = CATALOGUE
+) -> tuple[date, dict[str, list[float | None]]]:
     """The newest snapshot's cold-start medians up to `last_day`, in the catalogue's order, and its day.
 
     They travel with the model for when no snapshot can be read. Raises TrainingDataError.
     """
-    days = [day for day in lake.days(tables.FEATURE_MEDIANS) if day <= last_day]
+    table = tables_of(catalogue).feature_medians
+    days = [day for day in lake.days(table) if day <= last_day]
     if not days:
-        raise TrainingDataError(f"{tables.FEATURE_MEDIANS} has no partition up to {last_day} under {lake.root}")
-    rows = lake.read(tables.FEATURE_MEDIANS, days[-1]).to_pylist()
+        raise TrainingDataError(f"{table} has no partition up to {last_day} under {lake.root}")
+    rows = lake.read(table, days[-1]).to_pylist()
     medians = {row["feature"]: row["median"] for row in rows}
-    return days[-1], {
-        "user": [medians[feature.name] for feature in CATALOGUE.of("user")],
-        "merchant": [medians[feature.name] for feature in CATALOGUE.of("merchant")],
-    }
+    return days[-1], {entity: [medians[feature.name] for feature in catalogue.of(entity)] for entity in ENTITIES}
 
 
-def data_versions(lake: Lake, split: Split, medians_day: date, rules: LabelRules) -> dict[str, dict[str, str | int]]:
+def data_versions(
+    lake: Lake, split: Split, medians_day: date, rules: LabelRules, catalogue: Catalogue = CATALOGUE
+) -> dict[str, dict[str, str | int]]:
     """Per table that a training reads: first and last day, partitions, and a SHA-256 over the days and their files; of
     labels over `rules` as well, by which they count."""
+    own = tables_of(catalogue)
     used = {
-        tables.TRAINING_SET: split.days,
+        own.training_set: split.days,
         tables.FRAUD_LABELS: days_between(split.first_day, split.last_day),
-        tables.FEATURE_MEDIANS: [medians_day],
+        own.feature_medians: [medians_day],
     }
     versions: dict[str, dict[str, str | int]] = {}
     for table, days in used.items():
@@ -272,7 +306,7 @@ def data_versions(lake: Lake, split: Split, medians_day: date, rules: LabelRules
             "partitions": len(present),
             "sha256": digest.hexdigest(),
         }
-    decisions = decisions_version(lake, used[tables.TRAINING_SET])
+    decisions = decisions_version(lake, split.days)
     return versions if decisions is None else versions | {"inference_log": decisions}
 
 

@@ -12,6 +12,7 @@ validation examples carry those known at the split's training cut, when all of t
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.lake import Lake
 from fraud_platform.model.data import Examples, Load, labels_before, load_examples
@@ -58,7 +59,12 @@ def plan_folds(split: Split, count: int = FOLDS) -> list[Fold]:
 
 
 def load_folds(
-    lake: Lake, split: Split, rules: LabelRules, count: int = FOLDS, load: Load = load_examples
+    lake: Lake,
+    split: Split,
+    rules: LabelRules,
+    count: int = FOLDS,
+    load: Load = load_examples,
+    catalogue: Catalogue = CATALOGUE,
 ) -> list[FoldExamples]:
     """The folds' examples; folds with fewer than MIN_FRAUDS on either side are left out. load: the training side."""
     matured = labels_before(lake, split.training_cut, rules)
@@ -66,8 +72,8 @@ def load_folds(
     for fold in plan_folds(split, count):
         known = labels_before(lake, fold.cut, rules)
         examples = FoldExamples(
-            load(lake, fold.train, known, fold.cut, split.waited_days),
-            load_examples(lake, fold.validation, matured, split.training_cut, split.waited_days),
+            load(lake, fold.train, known, fold.cut, split.waited_days, catalogue),
+            load_examples(lake, fold.validation, matured, split.training_cut, split.waited_days, catalogue),
         )
         sides = (examples.train, examples.validation)
         if all(side.frauds >= MIN_FRAUDS and side.frauds < len(side) for side in sides):

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.degrade import degrade_some
 from fraud_platform.model.data import Examples, Learnable
 from fraud_platform.settings import Settings
@@ -34,9 +33,10 @@ def training_matrix(
     """
     import xgboost
 
-    named = {"feature_names": list(CATALOGUE.names)}
+    catalogue = examples.catalogue
+    named = {"feature_names": list(catalogue.names)}
     if isinstance(examples, Examples):
-        vectors = degrade_some(examples.vectors, settings.nulled_share, medians, settings.seed)
+        vectors = degrade_some(examples.vectors, settings.nulled_share, medians, settings.seed, catalogue)
         yield xgboost.QuantileDMatrix(vectors, examples.is_fraud, weight=weights, **named, **common)
         return
     place = settings.home / "training"
@@ -48,7 +48,7 @@ def training_matrix(
             for batch in examples.batches():
                 begin, end = end, end + len(batch)
                 given = None if weights is None else weights[begin:end]
-                data = degrade_some(batch, settings.nulled_share, medians, random)
+                data = degrade_some(batch, settings.nulled_share, medians, random, catalogue)
                 yield {"data": data, "label": examples.is_fraud[begin:end], "weight": given, **named}
 
         yield xgboost.ExtMemQuantileDMatrix(_batches(rows, f"{folder}/pages"), **common)

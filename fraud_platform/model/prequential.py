@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fraud_platform.features import tables
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.features.label_rules import label_rules
+from fraud_platform.features.tables import tables_of
 from fraud_platform.lake import Lake
 from fraud_platform.model.baseline import fit_baseline
 from fraud_platform.model.data import Examples, Holdout, joined, load_training_data, newest_medians
@@ -95,16 +97,18 @@ def plan_dates(first_day: date, last_day: date, windows: Windows) -> list[Split]
     return splits
 
 
-def evaluate_dates(lake: Lake, settings: Settings, windows: Windows) -> Iterator[Result]:
+def evaluate_dates(
+    lake: Lake, settings: Settings, windows: Windows, catalogue: Catalogue = CATALOGUE
+) -> Iterator[Result]:
     """Train and test every model on every date. Raises TrainingDataError."""
-    days = sorted(set(lake.days(tables.TRAINING_SET)) & set(lake.days(tables.FRAUD_LABELS)))
+    days = sorted(set(lake.days(tables_of(catalogue).training_set)) & set(lake.days(tables.FRAUD_LABELS)))
     if not days:
         raise TrainingDataError(f"there is no training set under {lake.root}")
     rules = label_rules(settings)
     splits = plan_dates(days[0], days[-1], windows)
     for split in tqdm(splits, desc="dates", unit="date", disable=None):
-        data = load_training_data(lake, split, rules, settings.accepted_skew_days)
-        learned_from = joined(data.train, data.validation)
+        data = load_training_data(lake, split, rules, settings.accepted_skew_days, catalogue=catalogue)
+        learned_from = joined([data.train, data.validation])
         scores = {model: score(data.holdout) for model, score in _fitted(lake, settings, split, learned_from)}
         for model in MODELS:
             yield _result(split, data.holdout, model, len(learned_from), scores, settings)
@@ -113,9 +117,10 @@ def evaluate_dates(lake: Lake, settings: Settings, windows: Windows) -> Iterator
 def _fitted(
     lake: Lake, settings: Settings, split: Split, learned_from: Examples
 ) -> Iterator[tuple[str, Callable[[Examples], Floats]]]:
-    _, medians = newest_medians(lake, split.last_day)
+    catalogue = learned_from.catalogue
+    _, medians = newest_medians(lake, split.last_day, catalogue)
     journal = settings.home / "search" / f"prequential-{split.training_cut}-{len(learned_from)}.journal"
-    found, _ = search(load_folds(lake, split, label_rules(settings)), settings, medians, journal)
+    found, _ = search(load_folds(lake, split, label_rules(settings), catalogue=catalogue), settings, medians, journal)
     grown = grow(learned_from, found.parameters, settings, medians, rounds=found.rounds, title=XGBOOST)
     yield XGBOOST, lambda examples: margins(grown, examples)
     regression = fit_baseline(learned_from, settings.seed)

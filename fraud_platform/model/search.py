@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fraud_platform.model.data import Examples, stacked_weights
+from fraud_platform.model.data import Examples, joined
 from fraud_platform.model.folds import FoldExamples
 from fraud_platform.model.ranking import average_precision
 from fraud_platform.model.train import (
@@ -104,7 +104,7 @@ def search(
         for index, fold in enumerate(folds)
     ]  # fmt: skip
     unseen = OutOfFold(
-        _stacked([fold.validation for fold in folds]),
+        joined([fold.validation for fold in folds]),
         np.concatenate([margins(model, fold.validation) for model, fold in zip(grown, folds, strict=True)]),
     )
     rounds = max(1, round(float(np.mean([model.rounds for model in grown]))))
@@ -206,16 +206,10 @@ def _thin(fold: FoldExamples, seed: int) -> tuple[FoldExamples, NDArray[np.float
 
 def _taken(examples: Examples, rows: NDArray[np.intp]) -> Examples:
     weights = None if examples.weights is None else examples.weights[rows]
-    return Examples(
-        examples.vectors[rows], examples.is_fraud[rows], examples.days[rows], examples.unknown, weights=weights
-    )
-
-
-def _stacked(parts: Sequence[Examples]) -> Examples:
-    return Examples(
-        np.concatenate([part.vectors for part in parts]),
-        np.concatenate([part.is_fraud for part in parts]),
-        np.concatenate([part.days for part in parts]),
-        sum(part.unknown for part in parts),
-        weights=stacked_weights(parts),
+    return replace(
+        examples,
+        vectors=examples.vectors[rows],
+        is_fraud=examples.is_fraud[rows],
+        days=examples.days[rows],
+        weights=weights,
     )

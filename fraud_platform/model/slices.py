@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fraud_platform.features import tables
-from fraud_platform.features.catalogue import CATALOGUE, MIN_TRANSACTIONS
+from fraud_platform.features.catalogue import MIN_TRANSACTIONS
 from fraud_platform.features.offline import open_engine
 from fraud_platform.lake import Lake
 from fraud_platform.model.costs import in_units
@@ -27,8 +27,6 @@ AGE_BANDS = (7, 30, 90)
 
 MOST_VALUES = 6
 """Countries and channels shown by name, the commonest; the rest is `other`."""
-
-_COUNT = CATALOGUE.names.index("user_txn_count_90d")
 
 Bools = NDArray[np.bool_]
 
@@ -55,7 +53,8 @@ def slices(holdout: Holdout, seen: NDArray[np.float64], settings: Settings) -> I
         yield from _values(dimension, holdout.context.column(dimension))
     yield from _bands("account age", holdout.days - seen, AGE_BANDS, "days")
     # a comparison with NaN is false: an unknown user is cold
-    cold = ~(holdout.vectors[:, _COUNT] >= MIN_TRANSACTIONS)
+    seen_of = holdout.catalogue.position[holdout.catalogue.seen("user").name]
+    cold = ~(holdout.vectors[:, seen_of] >= MIN_TRANSACTIONS)
     for name, rows in ((f"fewer than {MIN_TRANSACTIONS} payments in 90 days", cold), ("own habits known", ~cold)):
         if rows.any():
             yield "cold start", name, rows

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud_platform.decision.policy_record import policy_in_force
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.features.degrade import LEVELS, degrade
 from fraud_platform.features.label_rules import LabelRules, label_rules
 from fraud_platform.lake import Lake
@@ -63,8 +63,6 @@ from fraud_platform.model.stored import load_sample, store
 from fraud_platform.model.train import EXTERNAL, fixed_parameters, grow
 from fraud_platform.settings import Settings
 
-_AMOUNT = CATALOGUE.names.index("amount")
-
 
 @dataclass(frozen=True)
 class Promotion:
@@ -77,7 +75,7 @@ class Promotion:
     """Name of the release when it is the challenger now."""
 
 
-def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
+def train_candidate(lake: Lake, settings: Settings, now: datetime, catalogue: Catalogue = CATALOGUE) -> Candidate:
     """Train on the history before `now`'s day, measure on its holdout and write `<home>/candidates/<fingerprint>/`.
 
     Trees and logistic regression are fitted on the same rows, and the one that ranks the holdout better is the
@@ -86,25 +84,25 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
     """
     policy = policy_in_force(settings, now)
     settings = settings.model_copy(update={"threshold": policy.threshold, "review_threshold": policy.review_threshold})
-    split = find_split(lake, settings, now)
-    medians_day, medians = newest_medians(lake, split.last_day)
+    split = find_split(lake, settings, now, catalogue)
+    medians_day, medians = newest_medians(lake, split.last_day, catalogue)
     # first of all: what was trained before on days that have turned out skewed is not handed out again either
     refuse_skew(lake, split.days, settings.accepted_skew_days)
     rules = label_rules(settings)
-    versions = data_versions(lake, split, medians_day, rules)
-    name = fingerprint(settings, split, versions)
+    versions = data_versions(lake, split, medians_day, rules, catalogue)
+    name = fingerprint(settings, split, versions, catalogue)
     folder = candidate_folder(settings.home, name)
     if folder.exists():
-        return Candidate.load(folder)
+        return Candidate.load(folder, catalogue)
     external = settings.training_memory == EXTERNAL
     load: Load = partial(load_sample, seed=settings.seed) if external else load_examples
-    data = load_training_data(lake, split, rules, settings.accepted_skew_days, load)
+    data = load_training_data(lake, split, rules, settings.accepted_skew_days, load, catalogue)
     # before the holdout is touched: everything that is chosen is chosen on days before it
-    folds = load_folds(lake, split, rules, load=load)
+    folds = load_folds(lake, split, rules, load=load, catalogue=catalogue)
     found, unseen = search(folds, settings, medians, settings.home / "search" / f"{name}.journal")
-    loaded = joined(data.train, data.validation)
+    loaded = joined([data.train, data.validation])
     # grown on validation days too: the newest labels look most like tomorrow
-    learned_from = _stored(lake, split, rules) if external else loaded
+    learned_from = _stored(lake, split, rules, catalogue) if external else loaded
     grown = grow(learned_from, found.parameters, settings, medians, rounds=found.rounds)
     # fitted on as many days as the trees, or the gain would be partly the days'
     regression = fit_baseline(loaded, settings.seed)
@@ -118,9 +116,9 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
     bundle = Bundle(
         model_name=MODEL_NAME,
         version=UNREGISTERED,
-        catalogue_hash=CATALOGUE.hash,
-        features=CATALOGUE.names,
-        definitions=definitions_of(CATALOGUE),
+        catalogue_hash=catalogue.hash,
+        features=catalogue.names,
+        definitions=definitions_of(catalogue),
         medians=medians,
         calibration=calibration,
         kind=kind,
@@ -154,17 +152,17 @@ def train_candidate(lake: Lake, settings: Settings, now: datetime) -> Candidate:
         train_rows=len(learned_from),
         train_frauds=learned_from.frauds,
     )
-    return write_candidate(folder, record, bundle, pictures)
+    return write_candidate(folder, record, bundle, pictures, catalogue)
 
 
-def _stored(lake: Lake, split: Split, rules: LabelRules) -> Learnable:
+def _stored(lake: Lake, split: Split, rules: LabelRules, catalogue: Catalogue) -> Learnable:
     """Train and validation as `load_training_data` has them, left in the lake."""
     known, days = labels_before(lake, split.training_cut, rules), [*split.train, *split.validation]
-    return store(lake, days, known, split.training_cut, split.waited_days)
+    return store(lake, days, known, split.training_cut, split.waited_days, catalogue)
 
 
 def _margins(kind: KindName, payload: bytes, holdout: Holdout) -> NDArray[np.float64]:
-    return np.asarray(KINDS[kind].load(payload, CATALOGUE.names).margins(holdout.vectors), np.float64)
+    return np.asarray(KINDS[kind].load(payload, holdout.catalogue.names).margins(holdout.vectors), np.float64)
 
 
 def _unseen_by_regression(folds: Sequence[FoldExamples], seed: int) -> NDArray[np.float64]:
@@ -181,7 +179,8 @@ def _calibrated(unseen: OutOfFold) -> Calibration:
 
 
 def _choose(unseen: OutOfFold, calibration: Calibration, settings: Settings) -> CostChoice:
-    amounts = in_units(unseen.examples.vectors[:, _AMOUNT].astype(np.float64), settings)
+    column = unseen.examples.catalogue.position["amount"]
+    amounts = in_units(unseen.examples.vectors[:, column].astype(np.float64), settings)
     return choose_threshold(unseen.examples.is_fraud, calibration.probabilities(unseen.margins), amounts, settings)
 
 
@@ -197,11 +196,11 @@ def _measure(
 
     beside: the other kind and its scores of the holdout.
     """
-    scorer = Scorer(bundle)
+    scorer, catalogue = Scorer(bundle, holdout.catalogue), holdout.catalogue
     scores = Scores(
         candidate=scorer.score(holdout.vectors),
         other=beside[1],
-        levels={level: scorer.score(degrade(holdout.vectors, level, bundle.medians)) for level in LEVELS},
+        levels={level: scorer.score(degrade(holdout.vectors, level, bundle.medians, catalogue)) for level in LEVELS},
     )
     kinds = bundle.kind, beside[0]
     evaluation = evaluate(holdout, kinds, scores, choice, first_seen(lake, settings, holdout), settings)
@@ -238,7 +237,7 @@ def release_if_better(
     A verdict against another release than the one in force now is no verdict, and the candidate is judged again. who:
     person or job that asks, for the ledger.
     """
-    rival = _in_force(settings)[0]
+    rival = _in_force(settings, candidate.catalogue)[0]
     verdict = read_verdict(candidate.folder)
     if verdict is None or verdict.rival != rival:
         verdict = judge_candidate(lake, settings, candidate)
@@ -248,13 +247,13 @@ def release_if_better(
     if rival == f"{MODEL_NAME}-{registered.version}":
         return Promotion(passed, current_release(settings.home), None)
     why = "; ".join(passed.reasons)
-    if rival == CHANCE or _in_force(settings)[1] is None:
+    if rival == CHANCE or _in_force(settings, candidate.catalogue)[1] is None:
         return Promotion(passed, promote(settings, registered.version, who=who, why=why, now=now), None)
     routing = challenge(settings, registered.version, Reason(who=who, why=why), now)
     return Promotion(passed, None, routing.challenger)
 
 
-def _in_force(settings: Settings) -> tuple[str, Bundle | None, str | None]:
+def _in_force(settings: Settings, catalogue: Catalogue) -> tuple[str, Bundle | None, str | None]:
     """Name of the release in force, its bundle where this code can load it, and why it cannot."""
     try:
         release = current_release(settings.home)
@@ -263,14 +262,14 @@ def _in_force(settings: Settings) -> tuple[str, Bundle | None, str | None]:
     except BundleError as error:
         return CHANCE, None, str(error)
     try:
-        return release.name, Bundle.load(release), None
+        return release.name, Bundle.load(release, catalogue), None
     except BundleError as error:
         return release.name, None, str(error)
 
 
 def _judged(lake: Lake, settings: Settings, candidate: Candidate) -> Verdict:
     evaluation, split = candidate.record.evaluation, candidate.record.split
-    rival, champion, broken = _in_force(settings)
+    rival, champion, broken = _in_force(settings, candidate.catalogue)
     alone = judge(
         frauds=evaluation.frauds,
         min_frauds=settings.min_holdout_frauds,
@@ -287,13 +286,14 @@ def _judged(lake: Lake, settings: Settings, candidate: Candidate) -> Verdict:
     if champion_cut > split.training_cut.isoformat():
         reason = f"{rival} has a training cut of {champion_cut}, after the holdout's start, {split.training_cut}"
         return replace(alone, promote=False, reasons=[reason])
-    holdout = load_holdout(lake, split, label_rules(settings))
+    holdout = load_holdout(lake, split, label_rules(settings), candidate.catalogue)
     try:
-        rivals = Scorer(champion)
+        rivals = Scorer(champion, holdout.catalogue)
     except BundleError as error:
         # it decides by the set that it states, of which this code computes no holdout
         return replace(alone, reasons=[f"WARNING: not compared with {rival}: {error}", *alone.reasons])
-    scores, others = (scorer.score(holdout.vectors) for scorer in (Scorer(candidate.bundle), rivals))
+    own = Scorer(candidate.bundle, holdout.catalogue)
+    scores, others = (scorer.score(holdout.vectors) for scorer in (own, rivals))
     return judge(
         frauds=holdout.frauds,
         min_frauds=settings.min_holdout_frauds,

@@ -13,7 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fraud_platform.features import tables
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
+from fraud_platform.features.tables import tables_of
 from fraud_platform.lake import Lake
 from fraud_platform.model.data import EPOCH, Bools, Examples, Matrix, find_known, read_vectors
 
@@ -39,6 +40,7 @@ class StoredExamples:
     is_fraud: Bools
     weights: NDArray[np.float64] | None
     unknown: int
+    catalogue: Catalogue
     _lake: Lake
     _days: list[_Day]
 
@@ -62,7 +64,8 @@ class StoredExamples:
             yield self._read(waiting)
 
     def _read(self, days: Sequence[_Day]) -> Matrix:
-        return read_vectors(self._lake, [each.day for each in days], np.concatenate([each.known for each in days]))[0]
+        known = np.concatenate([each.known for each in days])
+        return read_vectors(self._lake, [each.day for each in days], known, self.catalogue)[0]
 
     def sample(self, goods: int, seed: int) -> Examples:
         """Every fraud and at most `goods` good ones, drawn at random and weighted to stand for all."""
@@ -78,26 +81,41 @@ class StoredExamples:
         stands_for = np.where(self.is_fraud, 1.0, given[good].sum() / max(given[drawn].sum(), 1.0)) * given
         weights = None if self.weights is None and len(drawn) == len(good) else stands_for[rows]
         return Examples(
-            np.concatenate(vectors), self.is_fraud[rows], np.concatenate(ordinals)[rows], self.unknown, weights=weights
-        )
+            np.concatenate(vectors), self.is_fraud[rows], np.concatenate(ordinals)[rows], self.unknown,
+            weights=weights, catalogue=self.catalogue,
+        )  # fmt: skip
 
 
-def store(lake: Lake, days: Sequence[date], resolved: pa.Table, cut: date, maturity_days: int) -> StoredExamples:
+def store(
+    lake: Lake,
+    days: Sequence[date],
+    resolved: pa.Table,
+    cut: date,
+    maturity_days: int,
+    catalogue: Catalogue = CATALOGUE,
+) -> StoredExamples:
     """The same examples as `data.load_examples` loads, left where they are."""
     found, held, unknown = [], [], 0
     for day in tqdm(days, desc="labels", unit="day", disable=None, leave=False):
-        if lake.exists(tables.TRAINING_SET, day):
-            known = find_known(lake, [day], resolved, cut, maturity_days)
+        if lake.exists(tables_of(catalogue).training_set, day):
+            known = find_known(lake, [day], resolved, cut, maturity_days, catalogue)
             found.append(known)
             held.append(_Day(day, known.rows))
             unknown += int((~known.rows).sum())
     is_fraud = np.concatenate([each.is_fraud for each in found] or [np.empty(0, np.bool_)])
     weights = np.concatenate([each.weights for each in found] or [np.empty(0)])
-    return StoredExamples(is_fraud, weights if (weights != 1).any() else None, unknown, lake, held)
+    return StoredExamples(is_fraud, weights if (weights != 1).any() else None, unknown, catalogue, lake, held)
 
 
 def load_sample(
-    lake: Lake, days: Sequence[date], resolved: pa.Table, cut: date, maturity_days: int, *, seed: int
+    lake: Lake,
+    days: Sequence[date],
+    resolved: pa.Table,
+    cut: date,
+    maturity_days: int,
+    catalogue: Catalogue = CATALOGUE,
+    *,
+    seed: int,
 ) -> Examples:
     """A sample of the examples that `data.load_examples` would load: all of them where they have no more good ones."""
-    return store(lake, days, resolved, cut, maturity_days).sample(SAMPLE_GOODS, seed)
+    return store(lake, days, resolved, cut, maturity_days, catalogue).sample(SAMPLE_GOODS, seed)

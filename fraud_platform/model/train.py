@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.model.data import Examples, Learnable
 from fraud_platform.model.matrix import training_matrix
 from fraud_platform.settings import Settings
@@ -102,7 +101,7 @@ def grow(
         if validation is not None:
             held_out = xgboost.QuantileDMatrix(
                 validation.vectors, validation.is_fraud, weight=validation.weights,
-                feature_names=list(CATALOGUE.names), ref=matrix, **common,
+                feature_names=list(validation.catalogue.names), ref=matrix, **common,
             )  # fmt: skip
             evals = [(held_out, "validation")]
             callbacks.append(xgboost.callback.EarlyStopping(rounds=PATIENCE_ROUNDS, metric_name="aucpr", maximize=True))

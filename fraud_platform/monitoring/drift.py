@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake
 from fraud_platform.monitoring.psi import Bins
@@ -78,7 +78,9 @@ class Served:
     rows: pa.Table
     """Columns received_at, score, decision, model_version, vector."""
     left_out: int
-    """Decisions that were degraded."""
+    """Decisions that were degraded, or made on other features."""
+    catalogue: Catalogue
+    """The features of the vectors."""
 
     @property
     def own(self) -> NDArray[np.bool_]:
@@ -89,9 +91,9 @@ class Served:
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """float32 (n, 50), NaN for null."""
+        """float32 (n, features), NaN for null."""
         flat: NDArray[np.float32] = self.rows.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(-1, len(CATALOGUE.names))
+        return flat.reshape(-1, len(self.catalogue.names))
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -99,39 +101,39 @@ class Served:
         return np.where(self.own, self.rows.column("score").to_numpy(), np.nan)
 
 
-def served(log: LogTable, day: date) -> Served:
+def served(log: LogTable, day: date, catalogue: Catalogue = CATALOGUE) -> Served:
     """A day's decisions that can be compared, and the release that made most of them.
 
     A feature that a lost store has defaulted, or a score of another model, says nothing about the world.
     """
     rows = log.read(day, _COLUMNS)
     whole = rows.filter(
-        pc.and_(pc.invert(rows.column("degraded")), pc.equal(rows.column("catalogue_hash"), CATALOGUE.hash))
+        pc.and_(pc.invert(rows.column("degraded")), pc.equal(rows.column("catalogue_hash"), catalogue.hash))
     )
     releases = Counter(whole.column("model_version").to_pylist())
     if not releases:
-        return Served(None, whole, rows.num_rows)
+        return Served(None, whole, rows.num_rows, catalogue)
     version = min(releases, key=lambda name: (-releases[name], name))
-    return Served(version.replace("/", "-"), whole, rows.num_rows - whole.num_rows)
+    return Served(version.replace("/", "-"), whole, rows.num_rows - whole.num_rows, catalogue)
 
 
-def write_feature_drift(lake: Lake, days: list[date]) -> None:
+def write_feature_drift(lake: Lake, days: list[date], catalogue: Catalogue = CATALOGUE) -> None:
     """`feature_drift` of each day; without rows where nothing was decided or the release has no reference."""
     for day in days:
-        compared = _with_reference(lake, day)
+        compared = _with_reference(lake, day, catalogue)
         lake.write(FEATURE_DRIFT, day, feature_drift(*compared) if compared else FEATURE_DRIFT_SCHEMA.empty_table())
 
 
-def write_score_drift(lake: Lake, days: list[date]) -> None:
+def write_score_drift(lake: Lake, days: list[date], catalogue: Catalogue = CATALOGUE) -> None:
     """`score_drift` of each day, as `write_feature_drift`."""
     for day in days:
-        compared = _with_reference(lake, day)
+        compared = _with_reference(lake, day, catalogue)
         lake.write(SCORE_DRIFT, day, score_drift(*compared) if compared else SCORE_DRIFT_SCHEMA.empty_table())
 
 
-def _with_reference(lake: Lake, day: date) -> tuple[Served, Reference] | None:
-    decisions = served(LogTable(lake), day)
-    reference = None if decisions.release is None else read_reference(lake, decisions.release)
+def _with_reference(lake: Lake, day: date, catalogue: Catalogue) -> tuple[Served, Reference] | None:
+    decisions = served(LogTable(lake), day, catalogue)
+    reference = None if decisions.release is None else read_reference(lake, decisions.release, catalogue)
     return None if reference is None else (decisions, reference)
 
 
@@ -140,7 +142,7 @@ def feature_drift(decisions: Served, reference: Reference) -> pa.Table:
     vectors = decisions.vectors
     rows = [
         _row(name, reference.features[name], vectors[:, index], reference.usual[name])
-        for index, name in enumerate(CATALOGUE.names)
+        for index, name in enumerate(decisions.catalogue.names)
         # a feature that is younger than the reference has nothing to be held against
         if name in reference.features
     ]

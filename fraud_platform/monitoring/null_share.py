@@ -21,7 +21,8 @@ from datetime import date, timedelta
 from itertools import pairwise
 
 from fraud_platform.features import tables
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
+from fraud_platform.features.tables import tables_of
 from fraud_platform.ingest.mapping import load_mapping
 from fraud_platform.lake import Lake
 from fraud_platform.quality import Finding, footer, null_counts
@@ -42,13 +43,13 @@ _FURTHER_BACK = [HISTORY_DAYS * n for n in range(1, 14)]
 _OPTIONAL = (
     "amount", "country", "user_country", "merchant_category", "channel", "device_id", "latitude", "longitude",
 )  # fmt: skip
-COLUMNS: Mapping[str, tuple[str, ...]] = {
-    tables.RAW_TRANSACTIONS: _OPTIONAL,
-    tables.TRAINING_SET: CATALOGUE.names,
-}
-"""The columns of each table that may be null, and whose nulls mean that something is not known. The training set stands
-for the snapshots too: in these a value is null of whoever did nothing lately, which is more of them as a history grows,
-and old ones are pruned."""
+
+
+def columns_of(catalogue: Catalogue) -> Mapping[str, tuple[str, ...]]:
+    """The columns of each table that may be null, and whose nulls mean that something is not known. The training set
+    stands for the snapshots too: in these a value is null of whoever did nothing lately, which is more of them as a
+    history grows, and old ones are pruned."""
+    return {tables.RAW_TRANSACTIONS: _OPTIONAL, tables_of(catalogue).training_set: catalogue.names}
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,18 @@ def mapped_columns(settings: Settings) -> frozenset[str]:
     return frozenset(given & set(_OPTIONAL))
 
 
-def null_shares(lake: Lake, table: str, days: Sequence[date], mapped: Collection[str] = ()) -> Finding:
+def null_shares(
+    lake: Lake,
+    table: str,
+    days: Sequence[date],
+    mapped: Collection[str] = (),
+    catalogue: Catalogue = CATALOGUE,
+) -> Finding:
     """No column of `table` is null more often on one of `days` than it usually is, nor null for NULL_DAYS.
 
-    mapped: columns that the source gives.
+    mapped: columns that the source gives. catalogue: the features that the table is of, where it is of any.
     """
-    seen, bad, compared = _Days(lake, table), {}, 0
+    seen, bad, compared, columns = _Days(lake, table), {}, 0, columns_of(catalogue)[table]
     for day in days:
         today = next(iter(seen.of([day])), None)
         if today is None:
@@ -106,10 +113,10 @@ def null_shares(lake: Lake, table: str, days: Sequence[date], mapped: Collection
         told = {}
         if today.rows >= LEAST_ROWS and len(history) >= LEAST_DAYS:
             compared += 1
-            told = {name: said for name in COLUMNS[table] if (said := _unusual(name, today, history))}
+            told = {name: said for name in columns if (said := _unusual(name, today, history))}
         week = seen.of(_back(day, range(NULL_DAYS)))
         if len(week) == NULL_DAYS:
-            gone = [name for name in COLUMNS[table] if not any(each.has_values(name) for each in week)]
+            gone = [name for name in columns if not any(each.has_values(name) for each in week)]
             earlier = seen.of(_back(day, [*range(NULL_DAYS, HISTORY_DAYS), *_FURTHER_BACK])) if gone else []
             for name in gone:
                 if name in mapped:

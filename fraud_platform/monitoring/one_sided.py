@@ -18,11 +18,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from fraud_platform.features import tables
-from fraud_platform.features.catalogue import LIVE_HISTORY
+from fraud_platform.features.catalogue import CATALOGUE, LIVE_HISTORY, Catalogue
 from fraud_platform.features.offline import conformed
 from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS
-from fraud_platform.features.training_set import TRAINING_ROW
+from fraud_platform.features.tables import tables_of
+from fraud_platform.features.training_set import training_schema
 from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.lake import Lake, days_between
@@ -66,7 +66,9 @@ class OneSided:
             self.times[where].append(row[f"{entity}_effective_time"])
 
 
-def find_one_sided(lake: Lake, day: date, epoch: str, attempts: Sequence[Row]) -> OneSided:
+def find_one_sided(
+    lake: Lake, day: date, epoch: str, attempts: Sequence[Row], catalogue: Catalogue = CATALOGUE
+) -> OneSided:
     """The attempts that matter to decisions of `day` in one epoch of velocity.
 
     attempts: `plain` rows of ATTEMPT, the decisions of the day, of the WINDOW_LOOKBACK_DAYS before it and of the day
@@ -75,7 +77,7 @@ def find_one_sided(lake: Lake, day: date, epoch: str, attempts: Sequence[Row]) -
     found, held = OneSided(), set()
     counted = {_key(row): row for row in attempts if row["epoch"] is not None}
     warmed = warmed_until(lake, epoch)
-    for row in _training_rows(lake, day):
+    for row in _training_rows(lake, day, catalogue):
         held.add(_key(row))
         served = counted.get(_key(row))
         if served is None:
@@ -103,14 +105,13 @@ def _key(row: Row) -> Key:
     return row["caller"], row["transaction_id"], row["received_at"]
 
 
-def _training_rows(lake: Lake, day: date) -> list[Row]:
+def _training_rows(lake: Lake, day: date, catalogue: Catalogue) -> list[Row]:
     days = days_between(day - timedelta(days=WINDOW_LOOKBACK_DAYS), day)
-    wanted = pa.schema([TRAINING_ROW.field(name) for name in [*_NAMED, *_COUNTED, "transaction_date", "region"]])
+    table, row_schema = tables_of(catalogue).training_set, training_schema(catalogue)
+    wanted = pa.schema([row_schema.field(name) for name in [*_NAMED, *_COUNTED, "transaction_date", "region"]])
     return [
         row
         for each in days
-        if lake.exists(tables.TRAINING_SET, each)
-        for row in plain(
-            with_callers(lake, conformed(lake.read(tables.TRAINING_SET, each), wanted)).select(wanted.names)
-        )
+        if lake.exists(table, each)
+        for row in plain(with_callers(lake, conformed(lake.read(table, each), wanted)).select(wanted.names))
     ]

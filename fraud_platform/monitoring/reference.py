@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud_platform.features import tables
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
+from fraud_platform.features.tables import tables_of
 from fraud_platform.lake import Lake, MissingPartition, days_between
 from fraud_platform.model.bundle import Bundle, Scorer
 from fraud_platform.monitoring.psi import Bins
@@ -48,22 +48,24 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
     usual_score: float
 
 
-def make_reference(lake: Lake, bundle: Bundle, seed: int) -> Reference:
-    """Draw the reference of a release from the training set. Raises MissingPartition when no day of it is left."""
+def make_reference(lake: Lake, bundle: Bundle, seed: int, catalogue: Catalogue = CATALOGUE) -> Reference:
+    """Draw the reference of a release from the training set of a set that has its features. Raises MissingPartition
+    when no day of it is left."""
     split = bundle.data["split"]
     first = date.fromisoformat(split.get("train", split["holdout"])[0])
     holdout, last = (date.fromisoformat(day) for day in split["holdout"])
-    days = sample_days(lake, days_between(first, last), seed)
+    days = sample_days(lake, days_between(first, last), seed, catalogue=catalogue)
     whole = np.concatenate(list(days.values()))
-    scorer = Scorer(bundle)
+    scorer = Scorer(bundle, catalogue)
     scores = {day: scorer.score(vectors) for day, vectors in days.items() if day >= holdout}
     if not scores:
-        raise MissingPartition(f"{tables.TRAINING_SET} has no day from {holdout} to {last} under {lake.root}")
-    features = {name: Bins.of(whole[:, index]) for index, name in enumerate(CATALOGUE.names)}
+        table = tables_of(catalogue).training_set
+        raise MissingPartition(f"{table} has no day from {holdout} to {last} under {lake.root}")
+    features = {name: Bins.of(whole[:, index]) for index, name in enumerate(catalogue.names)}
     score = Bins.of(np.concatenate(list(scores.values())))
     return Reference(
         release=bundle.name,
-        catalogue_hash=CATALOGUE.hash,
+        catalogue_hash=catalogue.hash,
         first_day=first,
         last_day=last,
         rows=len(whole),
@@ -87,44 +89,46 @@ def usual(bins: Bins, days: Sequence[NDArray[np.floating]]) -> float:
     return float(np.exp(max(found.max(), found.mean() + _FAR * found.std())))
 
 
-def ensure_reference(lake: Lake, release: Path, seed: int) -> Reference:
+def ensure_reference(lake: Lake, release: Path, seed: int, catalogue: Catalogue = CATALOGUE) -> Reference:
     """The reference of a release, drawn if it never was. Raises BundleError, MissingPartition."""
-    known = read_reference(lake, release.name)
+    known = read_reference(lake, release.name, catalogue)
     if known is None:
-        known = make_reference(lake, Bundle.load(release), seed)
+        known = make_reference(lake, Bundle.load(release, catalogue), seed, catalogue)
         lake.write_record(f"{_FOLDER}/{known.release}", msgspec.to_builtins(known))
     return known
 
 
-def read_reference(lake: Lake, release: str) -> Reference | None:
+def read_reference(lake: Lake, release: str, catalogue: Catalogue = CATALOGUE) -> Reference | None:
     """The reference that was drawn for a release; None without one, and where it is of other features. release: its
     name, `fraud-detector-7`."""
     record: dict[str, Any] | None = lake.read_record(f"{_FOLDER}/{release}")
     reference = None if record is None else msgspec.convert(record, Reference)
-    return reference if reference is not None and _is_known(reference) else None
+    return reference if reference is not None and _is_known(reference, catalogue) else None
 
 
-def _is_known(reference: Reference) -> bool:
+def _is_known(reference: Reference, catalogue: Catalogue) -> bool:
     """Whether its features are among ours, and mean what they meant."""
-    names = [name for name in CATALOGUE.names if name in reference.features]
-    return len(names) == len(reference.features) and reference.catalogue_hash in CATALOGUE.alike_of(names)
+    names = [name for name in catalogue.names if name in reference.features]
+    return len(names) == len(reference.features) and reference.catalogue_hash in catalogue.alike_of(names)
 
 
-def sample_days(lake: Lake, days: list[date], seed: int, most: int = _MOST_ROWS) -> dict[date, NDArray[np.float32]]:
-    """At most `most` vectors of the days that are there, float32 (n, 50), an equal share of each.
+def sample_days(
+    lake: Lake, days: list[date], seed: int, most: int = _MOST_ROWS, catalogue: Catalogue = CATALOGUE
+) -> dict[date, NDArray[np.float32]]:
+    """At most `most` vectors of the days that are there, float32 (n, features), an equal share of each.
 
     Raises MissingPartition when none of the days is left.
     """
     random = np.random.default_rng(seed)
-    found = {}
+    found, table = {}, tables_of(catalogue).training_set
     for day in days:
-        if not lake.exists(tables.TRAINING_SET, day):
+        if not lake.exists(table, day):
             continue
-        rows = lake.read(tables.TRAINING_SET, day, CATALOGUE.names)
+        rows = lake.read(table, day, catalogue.names)
         wanted = min(rows.num_rows, max(most // len(days), 1))
         taken = rows.take(np.sort(random.choice(rows.num_rows, wanted, replace=False)))
-        columns = [taken.column(name).to_numpy(zero_copy_only=False) for name in CATALOGUE.names]
+        columns = [taken.column(name).to_numpy(zero_copy_only=False) for name in catalogue.names]
         found[day] = np.column_stack(columns).astype(np.float32)
     if not found:
-        raise MissingPartition(f"{tables.TRAINING_SET} has none of the days {days[0]} to {days[-1]} under {lake.root}")
+        raise MissingPartition(f"{table} has none of the days {days[0]} to {days[-1]} under {lake.root}")
     return found

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.inference_log.table import LogTable
 from fraud_platform.lake import Lake, days_between
 from fraud_platform.model.bundle import Bundle, Scorer
@@ -25,24 +25,26 @@ DRIFT_REPORT = "drift_report"
 _TEST = "platform_psi"
 
 
-def write_drift_report(lake: Lake, release: Path, day: date, limit: float, seed: int) -> str | None:
+def write_drift_report(
+    lake: Lake, release: Path, day: date, limit: float, seed: int, catalogue: Catalogue = CATALOGUE
+) -> str | None:
     """Draw a day's report and keep it in the lake; returns its address, or None when there is nothing to draw.
 
     release: folder of the release that decided. limit: PSI above which a feature is shown as drifted.
     """
-    reference = read_reference(lake, release.name)
-    decisions = served(LogTable(lake), day)
+    reference = read_reference(lake, release.name, catalogue)
+    decisions = served(LogTable(lake), day, catalogue)
     if reference is None or decisions.release != release.name or not decisions.rows.num_rows:
         return None
-    bundle = Bundle.load(release)
-    days = sample_days(lake, days_between(reference.first_day, reference.last_day), seed, DRAWN_ROWS)
+    bundle = Bundle.load(release, catalogue)
+    days = sample_days(lake, days_between(reference.first_day, reference.last_day), seed, DRAWN_ROWS, catalogue)
     was = np.concatenate(list(days.values()))
     is_now, scores = decisions.vectors, decisions.scores
     chosen = np.random.default_rng(seed).permutation(len(scores))[:DRAWN_ROWS]
     rows = lake.read(FEATURE_DRIFT, day, ["name", "psi"]).to_pylist()
     page = _page(
-        _frame(was, Scorer(bundle).score(was)),
-        _frame(is_now[chosen], scores[chosen]),
+        _frame(was, Scorer(bundle, catalogue).score(was), catalogue),
+        _frame(is_now[chosen], scores[chosen], catalogue),
         {row["name"]: row["psi"] for row in rows if row["psi"] is not None},
         limit,
     )
@@ -51,8 +53,8 @@ def write_drift_report(lake: Lake, release: Path, day: date, limit: float, seed:
     return path
 
 
-def _frame(vectors: NDArray[np.float32], scores: NDArray[np.float64]) -> pd.DataFrame:
-    return pd.DataFrame(vectors, columns=list(CATALOGUE.names)).assign(**{SCORE: scores})
+def _frame(vectors: NDArray[np.float32], scores: NDArray[np.float64], catalogue: Catalogue) -> pd.DataFrame:
+    return pd.DataFrame(vectors, columns=list(catalogue.names)).assign(**{SCORE: scores})
 
 
 def _page(reference: pd.DataFrame, current: pd.DataFrame, psi: dict[str, float], limit: float) -> str:

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fraud_platform.features import tables
-from fraud_platform.features.catalogue import CATALOGUE, LIVE_HISTORY
+from fraud_platform.features.catalogue import CATALOGUE, LIVE_HISTORY, Catalogue
 from fraud_platform.features.sequence import WINDOW_LOOKBACK_DAYS
+from fraud_platform.features.tables import tables_of
 from fraud_platform.inference_log.callers import with_callers
 from fraud_platform.inference_log.record import DecisionRecord
 from fraud_platform.inference_log.table import LogTable
@@ -39,23 +39,23 @@ CAUSES = (
 )
 
 OfflineRow = tuple[tuple[str | None, str | None], np.ndarray]
-"""The user's and the merchant's snapshot, and the vector, float32 (50,)."""
+"""The user's and the merchant's snapshot, and the vector, float32 (features,)."""
 
 
-def write_skew(lake: Lake, days: list[date]) -> dict[date, dict[str, int]]:
+def write_skew(lake: Lake, days: list[date], catalogue: Catalogue = CATALOGUE) -> dict[date, dict[str, int]]:
     """The table for each day; returns how many of its decisions were left out, per cause of CAUSES."""
     left_out = {}
     for day in days:
-        table, causes = skew(lake, day)
+        table, causes = skew(lake, day, catalogue)
         lake.write(SKEW, day, table)
         left_out[day] = {cause: causes[cause] for cause in CAUSES}
     return left_out
 
 
-def skew(lake: Lake, day: date) -> tuple[pa.Table, Counter[str]]:
+def skew(lake: Lake, day: date, catalogue: Catalogue = CATALOGUE) -> tuple[pa.Table, Counter[str]]:
     """SKEW_SCHEMA with a row per feature, and the decisions that could not be compared."""
     causes: Counter[str] = Counter()
-    offline = OfflineDay(lake, day)
+    offline = OfflineDay(lake, day, catalogue=catalogue)
     served, expected, names = [], [], []
     for record in LogTable(lake).records(day):
         found = offline.of(record)
@@ -65,23 +65,25 @@ def skew(lake: Lake, day: date) -> tuple[pa.Table, Counter[str]]:
         served.append(record.values)
         expected.append(found)
         names.append(record.request.transaction_id)
-    return _compared(np.array(served), np.array(expected), names), causes
+    return _compared(np.array(served), np.array(expected), names, catalogue), causes
 
 
 class OfflineDay:
     """What the training set has for the decisions of a UTC day, and which of them it cannot be compared with: the one
     exclusion for everybody who compares."""
 
-    def __init__(self, lake: Lake, day: date, transaction_id: str | None = None) -> None:
+    def __init__(
+        self, lake: Lake, day: date, transaction_id: str | None = None, catalogue: Catalogue = CATALOGUE
+    ) -> None:
         """transaction_id: the only one that will be asked for, which spares reading the day."""
-        self._lake, self._day = lake, day
-        self._rows = offline_vectors(lake, day, transaction_id)
+        self._lake, self._day, self._catalogue = lake, day, catalogue
+        self._rows = offline_vectors(lake, day, transaction_id, catalogue)
         self._one_sided: dict[str, OneSided] = {}
 
     def of(self, record: DecisionRecord) -> np.ndarray | str:
-        """The vector that the decision's must equal, float32 (50,), or which of CAUSES forbids to compare."""
+        """The vector that the decision's must equal, float32 (features,), or which of CAUSES forbids to compare."""
         row = self._rows.get((record.caller, record.request.transaction_id, record.received_at))
-        cause = cause_of(record, row)
+        cause = cause_of(record, row, self._catalogue)
         if cause is not None or row is None:
             return cause or "not_in_training_set"
         if record.epoch is not None and self._beside(record.epoch).touches(record):
@@ -90,7 +92,7 @@ class OfflineDay:
 
     def _beside(self, epoch: str) -> OneSided:
         if epoch not in self._one_sided:
-            self._one_sided[epoch] = find_one_sided(self._lake, self._day, epoch, self._attempts)
+            self._one_sided[epoch] = find_one_sided(self._lake, self._day, epoch, self._attempts, self._catalogue)
         return self._one_sided[epoch]
 
     @cached_property
@@ -100,10 +102,10 @@ class OfflineDay:
         return plain(pa.concat_tables([log.read(each, ATTEMPT) for each in around]))
 
 
-def cause_of(record: DecisionRecord, row: OfflineRow | None) -> str | None:
+def cause_of(record: DecisionRecord, row: OfflineRow | None, catalogue: Catalogue = CATALOGUE) -> str | None:
     """Which of CAUSES, `one_sided_attempt` aside, keeps a decision from being held against its row of the training set;
     None where it must equal it."""
-    if record.catalogue_hash != CATALOGUE.hash:
+    if record.catalogue_hash != catalogue.hash:
         return "other_catalogue"
     if record.served_by.user_features != "redis" or record.served_by.merchant_features != "redis":
         return "degraded"
@@ -115,15 +117,18 @@ def cause_of(record: DecisionRecord, row: OfflineRow | None) -> str | None:
     return None if row[0] == (record.user_snapshot, record.merchant_snapshot) else "other_snapshot"
 
 
-def offline_vectors(lake: Lake, day: date, transaction_id: str | None = None) -> dict[Key, OfflineRow]:
+def offline_vectors(
+    lake: Lake, day: date, transaction_id: str | None = None, catalogue: Catalogue = CATALOGUE
+) -> dict[Key, OfflineRow]:
     """Snapshots and vector per transaction of the training set, or of those with one transaction_id, each caller's;
     nothing for a day that was not built."""
-    if not lake.exists(tables.TRAINING_SET, day):
+    table = tables_of(catalogue).training_set
+    if not lake.exists(table, day):
         return {}
-    columns = ["caller", "transaction_id", "received_at", "user_snapshot", "merchant_snapshot", *CATALOGUE.names]
+    columns = ["caller", "transaction_id", "received_at", "user_snapshot", "merchant_snapshot", *catalogue.names]
     wanted = None if transaction_id is None else pc.field("transaction_id") == transaction_id
-    rows = with_callers(lake, lake.read_file(lake.path(tables.TRAINING_SET, day), columns, wanted))
-    vectors = np.column_stack([rows.column(name).to_numpy(zero_copy_only=False) for name in CATALOGUE.names])
+    rows = with_callers(lake, lake.read_file(lake.path(table, day), columns, wanted))
+    vectors = np.column_stack([rows.column(name).to_numpy(zero_copy_only=False) for name in catalogue.names])
     snapshots = zip(
         *(pc.cast(rows.column(f"{entity}_snapshot"), pa.string()).to_pylist() for entity in ("user", "merchant")),
         strict=True,
@@ -140,12 +145,12 @@ def offline_vectors(lake: Lake, day: date, transaction_id: str | None = None) ->
     }
 
 
-def _compared(served: np.ndarray, expected: np.ndarray, names: list[str]) -> pa.Table:
+def _compared(served: np.ndarray, expected: np.ndarray, names: list[str], catalogue: Catalogue) -> pa.Table:
     if not names:
         return SKEW_SCHEMA.empty_table()
     same = (served.view(np.uint32) == expected.view(np.uint32)) | (np.isnan(served) & np.isnan(expected))
     rows = []
-    for index, feature in enumerate(CATALOGUE.names):
+    for index, feature in enumerate(catalogue.names):
         wrong = np.flatnonzero(~same[:, index])
         example = None
         if len(wrong):

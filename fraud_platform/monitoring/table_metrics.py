@@ -12,7 +12,8 @@ from typing import Any
 from prometheus_client.core import GaugeMetricFamily
 
 from fraud_platform.features import tables
-from fraud_platform.features.gaps import DAILY_TABLES
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
+from fraud_platform.features.gaps import daily_tables
 from fraud_platform.inference_log.table import TABLE as INFERENCE_LOG
 from fraud_platform.ingest.waiting import waiting_standing
 from fraud_platform.lake import Lake
@@ -24,15 +25,7 @@ from fraud_platform.monitoring.signals import baseline, outcomes, usual_false_po
 from fraud_platform.monitoring.skew import SKEW
 from fraud_platform.online.snapshot_record import end_of_day
 
-TABLES = (
-    *(table for table in DAILY_TABLES if table != tables.FX_RATES),
-    INFERENCE_LOG,
-    FEATURE_DRIFT,
-    SCORE_DRIFT,
-    SKEW,
-    FRESHNESS,
-    PERFORMANCE,
-)
+_WATCHING = (INFERENCE_LOG, FEATURE_DRIFT, SCORE_DRIFT, SKEW, FRESHNESS, PERFORMANCE)
 
 
 def gauge(name: str, meaning: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
@@ -51,9 +44,10 @@ def single(name: str, meaning: str, value: float | None) -> GaugeMetricFamily:
     return family
 
 
-def table_sizes(lake: Lake) -> Iterator[GaugeMetricFamily]:
+def table_sizes(lake: Lake, catalogue: Catalogue = CATALOGUE) -> Iterator[GaugeMetricFamily]:
     """Rows, bytes and age of each table's newest day."""
-    newest = {table: days[-1] for table in TABLES if (days := lake.days(table))}
+    shown = [*(table for table in daily_tables(catalogue) if table != tables.FX_RATES), *_WATCHING]
+    newest = {table: days[-1] for table in shown if (days := lake.days(table))}
     sizes = {table.split("/")[0]: lake.size(table, day) for table, day in newest.items()}
     ends = {table.split("/")[0]: end_of_day(day) / 1e6 for table, day in newest.items()}
     yield gauge("table_rows", "Rows of a table's newest day.", "table", {of: size[0] for of, size in sizes.items()})

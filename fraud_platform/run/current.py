@@ -10,7 +10,7 @@ from pathlib import Path
 from fraud_platform.dataset import OtherDatasetError, find_dataset
 from fraud_platform.features import tables
 from fraud_platform.features.catalogue import CATALOGUE
-from fraud_platform.features.gaps import first_unbuilt
+from fraud_platform.features.gaps import unbuilt
 from fraud_platform.lake import open_lake
 from fraud_platform.model.bundle import Bundle, BundleError, NoReleaseError, current_release, replace_file
 from fraud_platform.online.embedded_postgres import ensure_postgres
@@ -54,7 +54,7 @@ def is_current(settings: Settings, now: datetime) -> bool:
     day = dataset.last_complete_day(now)
     if json.loads(mark.read_bytes()) != _built(day):
         return False
-    complete = first_unbuilt(lake, dataset.days(now)) is None
+    complete = not unbuilt(lake, dataset.days(now))
     online = online_is_current(settings, day) and cold_is_loaded(settings)
     return complete and online and release_is_usable(settings)
 

@@ -2,23 +2,26 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from assets.bootstrap import PROCESS_TAG, close_dead_runs, unbuilt_days
+from assets.bootstrap import PROCESS_TAG, close_dead_runs, unbuilt
 from assets.definitions import build_definitions
 from assets.partitions import key_range_tags
 from assets.resources import Platform
-from assets.schedules import DAILY_ASSETS
+from assets.schedules import DAILY_ASSETS, assets_of, missing
 from fraud_platform import quality
 from fraud_platform.clock import move_clock
 from fraud_platform.dataset import UnfinishedDayError, fix_dataset
 from fraud_platform.features import tables
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
+from fraud_platform.features.gaps import GROUND, Unbuilt, daily_tables
 from fraud_platform.ingest.steps import ingest_labels, ingest_rates, ingest_transactions
 from fraud_platform.lake import day_of, open_lake
 from fraud_platform.settings import Settings
@@ -131,8 +134,8 @@ def test_a_range_of_days_is_one_run_with_every_check_and_row_counts(built: Built
         known = instance.get_materialized_partitions(dg.AssetKey(name))
         assert known == {day.isoformat() for day in days(1, 5)}, name
     evaluations = result.get_asset_check_evaluations()
-    history = {table: rules for table, rules in quality.RULES.items() if table.split("/")[0] in DAILY_ASSETS}
-    expected = {(table, rule) for table, rules in history.items() for rule, _ in rules.names}
+    history = daily_tables(CATALOGUE)
+    expected = {(table, rule) for table in history for rule, _ in quality.rules_of(table, CATALOGUE).names}
     others = ["quarantine", "decisions", "callers", "orphans", "completeness", "read_alike", "null_share", "null_share"]
     assert len(evaluations) == len(expected) + len(others)
     assert set(others) < {evaluation.check_name for evaluation in evaluations}
@@ -197,17 +200,52 @@ def test_the_nightly_schedule_asks_for_every_day_that_is_missing(
 def test_what_is_missing_in_the_lake_or_in_dagster_is_built_again(
     home: Settings, instance: dg.DagsterInstance, built: Built
 ) -> None:
-    assert unbuilt_days(Platform(home, NOW), instance) == days(1, 5)
+    every = daily_tables(CATALOGUE)
+    assert unbuilt(Platform(home, NOW), instance) == [Unbuilt(every, tuple(days(1, 5)))]
     platform = Platform(built.settings, NOW)
-    assert unbuilt_days(platform, built.instance) == []
+    assert unbuilt(platform, built.instance) == []
     # another Dagster knows nothing of days that the lake has
-    assert unbuilt_days(platform, instance) == days(1, 5)
+    assert unbuilt(platform, instance) == [Unbuilt(every, tuple(days(1, 5)))]
     path = Path(platform.lake.path(tables.TRAINING_SET, days(4, 4)[0]))
     away = path.rename(path.with_name("away"))
     try:
-        assert unbuilt_days(platform, built.instance) == days(4, 5)
+        assert unbuilt(platform, built.instance) == [Unbuilt(every[len(GROUND) :], tuple(days(4, 5)))]
     finally:
         away.rename(path)
+
+
+def test_a_feature_more_is_built_on_what_is_there(home: Settings, instance: dg.DagsterInstance, built: Built) -> None:
+    """Another set's tables are built beside the first's, of which they take all but the feature that is new."""
+    shutil.copytree(built.settings.lake, home.lake)
+    week = replace(CATALOGUE.features[11], name="user_merchants_7d", window="7d")
+    larger = Catalogue((*CATALOGUE.of("user"), week, *CATALOGUE.features[17:]))
+    lake, every = open_lake(home), daily_tables(larger)
+    [part] = missing(Platform(home, NOW, larger))
+    assert part == Unbuilt(every[len(GROUND) :], tuple(days(1, 5)))
+    job = build_definitions(home, NOW, larger).resolve_job_def("history")
+    selected = [dg.AssetKey(name) for name in assets_of(part.tables)]
+    result = job.execute_in_process(
+        instance=instance, tags=key_range_tags(part.days), asset_selection=selected, raise_on_error=False
+    )
+    assert result.success
+    assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()}["schema"]
+    said = {}
+    for name in ("user_features", "merchant_features", "training_set"):
+        [record] = instance.fetch_materializations(dg.AssetKey(name), limit=1).records
+        assert record.asset_materialization is not None
+        metadata = record.asset_materialization.metadata
+        said[name] = [metadata[key].value for key in ("features_computed", "computed", "features_reused")]
+    assert said == {
+        "user_features": [1, "user_merchants_7d", 17],
+        "merchant_features": [0, "", 10],
+        "training_set": [1, "user_merchants_7d", 50],
+    }
+    assert missing(Platform(home, NOW, larger)) == missing(Platform(home, NOW)) == []
+    own = tables.tables_of(larger)
+    for day in days(2, 5):
+        old, new = (lake.read(table, day) for table in (tables.TRAINING_SET, own.training_set))
+        assert new.select(old.column_names).equals(old)
+        assert new["user_merchants_7d"].null_count == 0
 
 
 def test_an_unfinished_day_is_refused_whoever_asks(

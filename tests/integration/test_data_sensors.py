@@ -12,7 +12,8 @@ from assets.resources import Platform
 from assets.sensing import FILES_TAG, RETRAIN_TAG
 from fraud_platform import schema
 from fraud_platform.features import tables
-from fraud_platform.features.gaps import DAILY_TABLES
+from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.gaps import daily_tables
 from fraud_platform.features.label_rules import DistrustFile, distrust, trust
 from fraud_platform.features.tiles import LABEL_TILE
 from fraud_platform.ingest.mapped_source import MappedSource
@@ -188,7 +189,7 @@ def built(settings: Settings) -> None:
     """The history as far as the files go, to whoever asks whether a day is there."""
     platform = Platform(settings, datetime.now(UTC))
     for day in platform.opened[0].days(platform.now):
-        for table in DAILY_TABLES:
+        for table in daily_tables(CATALOGUE):
             platform.lake.write(table, day, schema.RATES.empty_table())
 
 

@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 
 from assets import run_history
-from assets.bootstrap import unbuilt_days
+from assets.bootstrap import unbuilt
 from assets.job_runs import job_runs_of
 from assets.model import VERSION_TAG
 from assets.resources import Platform
@@ -168,7 +168,7 @@ def test_what_reads_the_record_reads_the_same_and_the_disk_has_its_space_back(
     def read() -> dict[str, Any]:
         assets = [dg.AssetKey(name) for name in DAILY_ASSETS]
         return {
-            "unbuilt": unbuilt_days(Platform(settings, NOW), instance),
+            "unbuilt": unbuilt(Platform(settings, NOW), instance),
             "partitions": {key: instance.get_materialized_partitions(key) for key in assets},
             "latest": {key: instance.get_latest_materialization_event(key) for key in assets},
             "jobs": job_runs_of(instance, ["history", "chatty", "training", "relabel"]),

@@ -23,7 +23,7 @@ from fraud_platform.features.catalogue import CATALOGUE, VALUES_VERSION
 from fraud_platform.history import build_history
 from fraud_platform.ingest.source import simulated_bank
 from fraud_platform.lake import Lake, days_between, open_lake
-from fraud_platform.monitoring.null_share import COLUMNS, null_shares
+from fraud_platform.monitoring.null_share import columns_of, null_shares
 from fraud_platform.settings import Settings
 from tests.feature_worlds import TODAY, crowded_world, write_world
 
@@ -101,7 +101,7 @@ def test_the_values_of_a_simulated_month_are_the_same(tmp_path: Path) -> None:
     found = values_digests(lake, MONTH)
     assert len(set(found.values())) == len(found), "no value stands for another, and none is null throughout"
     hold("simulated month", OF_VERSION | found)
-    for table in COLUMNS:
+    for table in columns_of(CATALOGUE):
         finding = null_shares(lake, table, HISTORY)
         assert (finding.passed, finding.facts["examples"]) == (True, {}), "no false alarm"
         assert finding.facts["days_compared"] > 60

@@ -216,7 +216,7 @@ def offline(rows: list[Row], found: dict[str, OnlineFeatures]) -> dict[str, dict
         columns[name] = columns[name].cast(schema.TIME)
     engine = ibis.duckdb.connect()
     table = engine.create_table("rows", pa.table(columns))
-    windows = training_set.velocity(table, date(2020, 1, 1))
+    windows = training_set.velocity(table, date(2020, 1, 1), CATALOGUE.of("velocity"))
     last = training_set._last(
         windows._live_last, ibis.null("int64"), windows.user_effective_time, windows.user_counted_since
     )

@@ -17,7 +17,7 @@ from fraud_platform import schema
 from fraud_platform.backtest.report import draw, figure_rows, notes
 from fraud_platform.backtest.rule import Rule, RuleError
 from fraud_platform.backtest.run import Backtest, NoTrafficError, backtest
-from fraud_platform.backtest.traffic import PAYMENTS, Traffic
+from fraud_platform.backtest.traffic import Traffic, payments_schema
 from fraud_platform.backtest.what import (
     NoSuchModelError,
     What,
@@ -42,6 +42,8 @@ NOW = datetime(2026, 3, 9, 12, tzinfo=UTC)
 """Labels are there up to the 8th, so the cut is the 9th: the days up to the 5th are matured."""
 COUNT = 10
 AMOUNT, AVERAGE = CATALOGUE.names.index("amount"), CATALOGUE.names.index("user_amount_avg_30d")
+
+PAYMENTS = payments_schema(CATALOGUE)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from fraud_platform.currency import Rates
 from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.reported import CLIENT_MODEL, parse_report, report_body, reported_record
 from fraud_platform.decision.request import InvalidRequest, MalformedBody, parse_payment, to_transaction
+from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.inference_log.record import decode_record, encode_record
 
 RECEIVED = 1_795_435_200_000_000
@@ -39,7 +40,7 @@ def body(**changes: Any) -> bytes:
 def test_the_record_says_what_the_client_did() -> None:
     report = parse_report(body(), "EUR")
     transaction = to_transaction(report.payment, RECEIVED, Rates("EUR", {}))
-    record = reported_record(report, "shop", transaction, Counted(), Policy(0.7, 0.4, 3), "")  # type: ignore[arg-type]
+    record = reported_record(report, "shop", transaction, Counted(), Policy(0.7, 0.4, 3), "", CATALOGUE)  # type: ignore[arg-type]
     assert decode_record(encode_record(record)) == record
     assert (record.decision_id, record.caller) == (REPORT["decision_id"], "shop")
     assert (record.decision, record.reason, record.score) == ("flag_for_review", "high_amount_fallback", None)

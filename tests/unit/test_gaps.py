@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fraud_platform.features import tables
-from fraud_platform.features.gaps import DAILY_TABLES, GapError, first_unbuilt, refuse_gaps
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
+from fraud_platform.features.gaps import GROUND, GapError, daily_tables, refuse_gaps, unbuilt
 from fraud_platform.features.in_force import spans
 from fraud_platform.features.label_rules import label_rules
 from fraud_platform.features.snapshots import write_merchant_features, write_user_features
@@ -109,7 +110,7 @@ def test_labels_of_a_payment_before_the_gap_are_not_counted_without_what_was_sai
 
 def test_before_the_history_begins_nothing_is_missing(home: Settings) -> None:
     lake = open_lake(home)
-    for table in DAILY_TABLES:
+    for table in daily_tables(CATALOGUE):
         refuse_gaps(lake, table, days_between(FIRST - timedelta(days=90), LAST))
 
 
@@ -122,12 +123,27 @@ def test_the_first_day_of_the_history_is_missed_as_any_other(home: Settings) -> 
 
 def test_a_history_is_built_again_from_the_first_gap_on(home: Settings) -> None:
     lake = open_lake(home)
-    assert first_unbuilt(lake, DAYS) is None
-    for table in DAILY_TABLES:
+    assert unbuilt(lake, DAYS) == []
+    for table in daily_tables(CATALOGUE):
         path = Path(lake.path(table, LOST))
         kept = path.rename(path.with_suffix(".kept"))
-        assert first_unbuilt(lake, DAYS) == LOST, table
+        [part] = unbuilt(lake, DAYS)
+        assert (part.days[0], part.days[-1]) == (LOST, DAYS[-1]), table
+        # what stands on a set of features is built alone where only that is missing
+        ground = table in GROUND
+        assert part.tables == (daily_tables(CATALOGUE) if ground else daily_tables(CATALOGUE)[len(GROUND) :])
         kept.rename(path)
     Path(lake.path(tables.LABEL_TILES, LOST)).unlink()
     build_history(home, lake, NOW)
-    assert first_unbuilt(lake, DAYS) is None
+    assert unbuilt(lake, DAYS) == []
+
+
+def test_another_set_is_built_on_the_same_ground(home: Settings) -> None:
+    lake = open_lake(home)
+    other = Catalogue(tuple(one for one in CATALOGUE.features if one.name != "user_devices_90d"))
+    [part] = unbuilt(lake, DAYS, other)
+    assert (part.tables, part.days) == (daily_tables(other)[len(GROUND) :], tuple(DAYS))
+    Path(lake.path(tables.LABEL_TILES, LAST)).unlink()
+    below, above = unbuilt(lake, DAYS, other)
+    assert (below.tables, below.days) == (GROUND, (LAST,))
+    assert above == part

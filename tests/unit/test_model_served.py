@@ -92,7 +92,7 @@ def test_what_was_let_through_weighs_for_those_that_were_not(lake: Lake, propens
     assert examples.weights is not None
     np.testing.assert_array_equal(examples.weights, expected)
     # and its weight stays with it on every way into a training
-    twice = joined(examples, replace(examples, weights=None))
+    twice = joined([examples, replace(examples, weights=None)])
     np.testing.assert_array_equal(twice.weights, [*expected, *np.ones(COUNT - 1)])
     np.testing.assert_array_equal(_taken(examples, np.array([3, 0])).weights, expected[[3, 0]])
     left = store(lake, [DAY - timedelta(days=1), DAY], labels_before(lake, CUT, LabelRules()), CUT, MATURITY)

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pytest
 
 from fraud_platform.features import tables
+from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.lake import Lake
 from fraud_platform.monitoring import null_share
-from fraud_platform.monitoring.null_share import COLUMNS, HISTORY_DAYS, LEAST_DAYS, NULL_DAYS, null_shares
+from fraud_platform.monitoring.null_share import HISTORY_DAYS, LEAST_DAYS, NULL_DAYS, columns_of, null_shares
 from fraud_platform.quality import Finding
 from fraud_platform.settings import Settings
 
@@ -19,6 +20,7 @@ RAW = tables.RAW_TRANSACTIONS
 DAY = date(2026, 3, 1)
 ROWS = 400
 Shares = Mapping[str, float]
+COLUMNS = columns_of(CATALOGUE)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Windows rolled from day to day are the windows over all tiles, bit for bit."""
 
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from fraud_platform.features import rolling, snapshots, tables
-from fraud_platform.features.rolling import USER_WINDOW, first_state
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
+from fraud_platform.features.rolling import Windows, first_state
 from fraud_platform.features.snapshots import write_user_features
 from fraud_platform.features.tiles import USER_TILE
 from fraud_platform.lake import Lake, days_between
@@ -17,6 +19,7 @@ from fraud_platform.settings import Settings
 
 FIRST = date(2026, 1, 1)
 DAYS = days_between(FIRST, FIRST + timedelta(days=129))
+NIGHT = ("user_tiles.night_count", "user_tiles.txn_count")
 
 
 def tiles_of(day: date, users: int = 40, missing: float = 0.1) -> pa.Table:
@@ -95,9 +98,9 @@ def test_every_rolled_day_is_that_of_all_tiles(
     expected = over_all_tiles(settings, lake, days)
     begun = []
 
-    def begin(tiles: ibis.Table, day: date) -> ibis.Table:
+    def begin(windows: Windows, tiles: ibis.Table, day: date) -> ibis.Table:
         begun.append(day)
-        return first_state(tiles, day)
+        return first_state(windows, tiles, day)
 
     monkeypatch.setattr(rolling, "first_state", begin)
     monkeypatch.setattr(snapshots, "CHUNK_ROWS", 0)
@@ -106,7 +109,7 @@ def test_every_rolled_day_is_that_of_all_tiles(
         assert snapshot_bytes(lake, day) == expected[day], day
     assert begun == days[:1]
     assert lake.days(tables.USER_WINDOWS) == days[-2:]
-    assert lake.read(tables.USER_WINDOWS, days[-1]).schema.equals(USER_WINDOW)
+    assert lake.read(tables.USER_WINDOWS, days[-1]).schema.equals(Windows(CATALOGUE.of("user"), beside=True).schema)
 
 
 @pytest.mark.parametrize("age", [1, 45, 90], ids=lambda age: f"{age} days ago")
@@ -130,9 +133,9 @@ def test_a_state_of_other_sums_is_not_gone_on_with(
 ) -> None:
     lake = lake_with_tiles(tmp_path, DAYS[-40:])
     monkeypatch.setattr(snapshots, "CHUNK_ROWS", 0)
-    with monkeypatch.context() as before:
-        before.setitem(rolling.TOTALS, "online", ("night_count", 30))
-        write_user_features(settings, lake, [DAYS[-2]])
+    nightly = replace(CATALOGUE.features[CATALOGUE.position["user_online_share_30d"]], inputs=NIGHT)
+    other = Catalogue(tuple(nightly if one.name == nightly.name else one for one in CATALOGUE.features))
+    write_user_features(settings, lake, [DAYS[-2]], other)
     write_user_features(settings, lake, [DAYS[-1]])
     rolled = snapshot_bytes(lake, DAYS[-1])
     monkeypatch.setattr(snapshots, "CHUNK_ROWS", 10**9)
