@@ -70,7 +70,8 @@ def pytest_collection() -> Generator[None, object, object]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with its folder's kind and run the longest first: processes share them by files, and a long one
-    that begins last leaves the others idle."""
+    that begins last leaves the others idle. Files with tests that run alone come last of their kind: such a test waits
+    until the others' tests are over, which are short by then."""
     order = list(reversed(KINDS))
 
     def kind(item: pytest.Item) -> str:
@@ -79,7 +80,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if kind(item) in KINDS:
             item.add_marker(kind(item))
-    items.sort(key=lambda item: order.index(kind(item)) if kind(item) in KINDS else 0)
+    alone = {item.path for item in items if item.get_closest_marker("alone") is not None}
+    items.sort(key=lambda item: (order.index(kind(item)) if kind(item) in KINDS else 0, item.path in alone))
 
 
 def _lock(run: int, name: str) -> Path:

@@ -186,6 +186,7 @@ async def test_many_payments_at_once_share_queries(reader: ColdStore) -> None:
         assert bits([None if np.isnan(v) else float(v) for v in features.user_row]) == bits(wanted)
 
 
+@pytest.mark.alone
 async def test_a_server_that_hangs_fails_reads_in_time_and_serves_again(cold: Cold) -> None:
     store = ColdStore(
         lambda: postgres_address(cold.settings),

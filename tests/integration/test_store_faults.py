@@ -124,6 +124,7 @@ async def counted(store: OnlineStore) -> float:
     return float(features.velocity[HOUR_COUNT]) - 1
 
 
+@pytest.mark.alone
 async def test_a_server_that_hangs_fails_a_read_at_its_deadline_and_loses_no_attempt(
     server: Server, store: OnlineStore
 ) -> None:
@@ -141,6 +142,7 @@ async def test_a_server_that_hangs_fails_a_read_at_its_deadline_and_loses_no_att
     assert await counted(store) == 6
 
 
+@pytest.mark.alone
 async def test_a_killed_server_fails_reads_at_once_and_attempts_of_the_outage_are_counted_when_it_is_back(
     server: Server, store: OnlineStore
 ) -> None:
@@ -284,6 +286,7 @@ async def test_more_attempts_than_are_kept_begin_a_new_epoch(
     assert (await read(store, "t-99")).epoch not in (None, "test")
 
 
+@pytest.mark.alone
 async def test_the_ladder_never_fails_and_leaves_a_dead_store_alone(server: Server, store: OnlineStore) -> None:
     failures: list[str] = []
     breaker = CircuitBreaker("redis", time.monotonic, pause=0.3)
