@@ -1,7 +1,7 @@
 """The policy as a running service follows it: what is in force at its start, and every change within a second.
 
-What belongs here: looking at the file. What does not: its form (`policy_record`), changing it (`policy_change`). A
-policy that cannot be read leaves the one before in force.
+What belongs here: looking at the file. What does not: its form (`policy_record`), changing it (`policy_change`),
+bringing it here from the control store (`policy_control`). A policy that cannot be read leaves the one before in force.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fraud_platform.control.store import ControlError
 from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.policy_change import begin_policy
 from fraud_platform.decision.policy_record import PolicyError, current_file, first_policy, kept_versions, read_policy
@@ -50,7 +51,11 @@ class PolicyFollower:
         """
         now = datetime.fromtimestamp(self._clock() / 1_000_000, UTC)
         try:
-            begin_policy(self._settings, now)
+            try:
+                begin_policy(self._settings, now)
+            except ControlError as error:
+                # this home's copy of what was in force decides
+                self._failed("control", error)
             policy = self._changed()
         except (PolicyError, OSError) as error:
             self._failed("policy", error)

@@ -166,11 +166,6 @@ def read_policy(home: Path, version: int | None = None) -> PolicyRecord | None:
     return record
 
 
-def policy_in_force(settings: "Settings", now: datetime) -> PolicyRecord:
-    """The policy in force, or the one that the settings would begin with. Raises PolicyError."""
-    return read_policy(settings.home) or first_policy(settings, now)
-
-
 def kept_versions(home: Path) -> list[int]:
     """Every version that is kept, ascending."""
     return sorted(int(path.stem) for path in folder(home).glob("*.json") if path.stem.isdigit())
