@@ -68,11 +68,12 @@ def settings_of_policy() -> "Settings":
     away, it is said so."""
     from fraud_platform.control.store import ControlError
     from fraud_platform.decision.policy_control import refresh
+    from fraud_platform.decision.policy_record import PolicyError
 
     settings = settings_of_home()
     try:
         refresh(settings)
-    except ControlError as error:
+    except (ControlError, PolicyError) as error:
         typer.secho(f"this home's copy of the policy is used: {error}", fg=typer.colors.RED, err=True)
     return settings
 

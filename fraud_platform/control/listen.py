@@ -7,15 +7,16 @@ What belongs here: when to look. What does not: what is done then (`decision.pol
 import threading
 import uuid
 from collections.abc import Callable
+from time import monotonic
 
-from fraud_platform.control.store import CHANNEL, ControlStore
+from fraud_platform.control.store import CHANNEL, FOLLOW_SECONDS, ControlStore
 
 POLL_SECONDS = 0.5
 """How soon a change is seen that nobody has notified of, as behind a pool of connections."""
 RETRY_SECONDS = 0.25
 """How soon a store that went away is tried again."""
-LOOK_SECONDS = 60.0
-"""How long one look may take: the first of a new home brings every version that ever was."""
+TELL_SECONDS = 10.0
+"""How often the same trouble is told."""
 _END_SECONDS = 1.0
 
 
@@ -23,8 +24,7 @@ class Listener(threading.Thread):
     """Calls `look` at once when something changes and twice a second at least, from its own thread.
 
     look: gets the store; may raise ControlError, OSError or whatever it meets. note: what the worker goes by, as JSON;
-    None: it tells the store nothing. failed: told of whatever went wrong, once until it is
-    mended.
+    None: it tells the store nothing. failed: told of whatever went wrong, of the same every ten seconds.
     """
 
     def __init__(
@@ -37,9 +37,10 @@ class Listener(threading.Thread):
         super().__init__(name="control", daemon=True)
         self._url = url
         self._look, self._note, self._failed = look, note, failed
-        self._name = uuid.uuid4().hex
+        self._worker = uuid.uuid4().hex
         self._ending = threading.Event()
         self._told: str | None = None
+        self._tell_at = 0.0
         self.answers = False
         """Whether the store answered when it was last asked."""
 
@@ -62,20 +63,20 @@ class Listener(threading.Thread):
         with store.answering():
             store.connection.execute(f"LISTEN {CHANNEL}")
         while not self._ending.is_set():
-            with store.answering(LOOK_SECONDS):
+            with store.answering(FOLLOW_SECONDS):
                 self._look(store)
                 if self._note is not None:
-                    store.tell(self._name, self._note())
+                    store.tell(self._worker, self._note())
             self._told, self.answers = None, True
             for _ in store.connection.notifies(timeout=POLL_SECONDS, stop_after=1):
                 pass
         if self._note is not None:
             with store.answering(_END_SECONDS):
-                store.leave(self._name)
+                store.leave(self._worker)
 
     def _fail(self, error: Exception) -> None:
         self.answers = False
-        said = f"{type(error).__name__}: {error}"
-        if said != self._told:
-            self._told = said
+        said, now = f"{type(error).__name__}: {error}", monotonic()
+        if said != self._told or now >= self._tell_at:
+            self._told, self._tell_at = said, now + TELL_SECONDS
             self._failed(error)

@@ -12,9 +12,10 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from psycopg import sql
 from sqlalchemy import create_engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from fraud_platform.control.store import ControlStore, errors_told
+from fraud_platform.control.store import ControlError, ControlStore, errors_told
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _GRANTS = (
@@ -38,9 +39,14 @@ def prepare(url: str, roles: tuple[str, ...] = ()) -> bool:
         new = _revision(url) != ScriptDirectory.from_config(config).get_current_head()
         if new:
             engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool)
-            with engine.begin() as connection:
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+            try:
+                with engine.begin() as connection:
+                    config.attributes["connection"] = connection
+                    command.upgrade(config, "head")
+            except DBAPIError as error:
+                raise ControlError(
+                    f"the control store's tables cannot be made: {error.orig}; its owner can, by `control join`"
+                ) from error
         with ControlStore.opened(url) as store, store.connection.transaction():
             for role in roles:
                 for grant in _GRANTS:

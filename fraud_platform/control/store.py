@@ -28,13 +28,16 @@ CHANNEL = "fraud_control"
 """What each change notifies."""
 ANSWER_SECONDS = 5.0
 """How long the store may take for one change, or one look at it."""
+FOLLOW_SECONDS = 60.0
+"""How long a home may take to follow: at first it gets every version that ever was."""
 GONE = timedelta(seconds=30)
 """How long after its last word a worker is taken for ended."""
 
 _CONNECT_SECONDS = 2
 _LOCK = 4_051_727_311
 """Any number that nothing else locks by."""
-_OPTIONS = "-c lock_timeout=4s -c idle_in_transaction_session_timeout=10s"
+_LIMITS = "SET LOCAL lock_timeout = '4s'; SET LOCAL idle_in_transaction_session_timeout = '10s'"
+"""Of a change: others wait for whoever holds the lock, and whoever is gone holds it no longer."""
 _LOST_MS = 5_000
 """After which a connection that answers nothing counts as lost, where it goes over a network."""
 
@@ -73,8 +76,9 @@ class ControlStore:
                 url,
                 autocommit=True,
                 connect_timeout=_CONNECT_SECONDS,
-                options=_OPTIONS,
                 application_name="fraud",
+                # a pool in between may hand each transaction another connection
+                prepare_threshold=None,
                 keepalives_idle=5,
                 tcp_user_timeout=_LOST_MS,
             ) as connection,
@@ -133,6 +137,7 @@ class ControlStore:
         """Hold the store's lock: nothing changes but by `add`, and what was added is in force at the end of this, all
         of it or, where anything is raised, nothing."""
         with self.answering(seconds), self.connection.transaction():
+            self.connection.execute(_LIMITS)
             self.connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             yield
 

@@ -127,8 +127,7 @@ def begin_policy(settings: Settings, now: datetime) -> PolicyRecord:
 
     Raises PolicyError, ControlError, OSError.
     """
-    record = read_policy(settings.home)
-    if record is not None and control_url(settings) is None:
+    if control_url(settings) is None and (record := read_policy(settings.home)) is not None:
         return record
     with holding(settings) as turn:
         return read_policy(settings.home) or _begun(settings, turn, now)

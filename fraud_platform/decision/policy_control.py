@@ -4,8 +4,8 @@ What belongs here: holding both for a change, bringing into a home what others h
 What does not: the store (`control.store`), what a change is (`policy_change`). A home that names no store is alone, and
 its own files are all there is.
 
-A change is made where the store has it. The files follow: the version, its line in the ledger, what is in force, and
-last how far this home has come, so that whoever is killed in between does it again.
+A change is made where the store has it. The files follow: the version, its line in the ledger, how far this home has
+come (`policy_copy`), and last what is in force. Whoever is killed in between does it again.
 """
 
 import logging
@@ -18,10 +18,18 @@ from typing import Any
 
 import msgspec
 
-from fraud_platform.control.store import ControlError, ControlStore, StoredChange, control_url, place_of
+from fraud_platform.control.store import (
+    FOLLOW_SECONDS,
+    ControlError,
+    ControlStore,
+    StoredChange,
+    control_url,
+    place_of,
+)
+from fraud_platform.decision.policy_copy import check_copy, is_as_said, note_file, note_reached, reached
 from fraud_platform.decision.policy_record import (
-    PolicyError,
     PolicyRecord,
+    current_file,
     first_policy,
     folder,
     keep,
@@ -30,7 +38,7 @@ from fraud_platform.decision.policy_record import (
     read_policy,
 )
 from fraud_platform.decision.workers import WorkerNote, note_of
-from fraud_platform.model.bundle import exclusive, replace_file
+from fraud_platform.model.bundle import exclusive
 from fraud_platform.model.ledger import Change, append_lines, line_of, read_ledger
 from fraud_platform.settings import Settings
 
@@ -39,14 +47,6 @@ logger = logging.getLogger(__name__)
 KIND = "policy"
 _GIVE_SECONDS = 600.0
 """How long a home may take to give all versions that it ever had."""
-
-
-class _Reached(msgspec.Struct, frozen=True):
-    """How far a home has followed."""
-
-    store: str
-    """Its `id`."""
-    seq: int
 
 
 class Turn:
@@ -80,7 +80,8 @@ def holding(settings: Settings) -> Iterator[Turn]:
             return
         with ControlStore.opened(url) as store:
             turn = Turn(home, store)
-            _catch_up(settings, store)
+            with store.answering(FOLLOW_SECONDS):
+                _catch_up(settings, store)
             with store.changing():
                 # what came meanwhile; nothing comes any more
                 _catch_up(settings, store)
@@ -90,7 +91,8 @@ def holding(settings: Settings) -> Iterator[Turn]:
 
 def follow(settings: Settings, store: ControlStore) -> None:
     """Bring into this home what others have changed. Raises ControlError, PolicyError, OSError."""
-    if _reached(settings.home) != _Reached(store.id, store.newest(KIND)):
+    noted = reached(settings.home)
+    if noted is None or (noted.store, noted.seq) != (store.id, store.newest(KIND)) or not is_as_said(settings.home):
         with exclusive(folder(settings.home) / ".lock"):
             _catch_up(settings, store)
 
@@ -99,7 +101,7 @@ def refresh(settings: Settings) -> None:
     """`follow` for whoever looks at the policy once. Raises ControlError, PolicyError, OSError."""
     url = control_url(settings)
     if url is not None:
-        with ControlStore.opened(url) as store, store.answering():
+        with ControlStore.opened(url) as store, store.answering(FOLLOW_SECONDS):
             follow(settings, store)
 
 
@@ -110,12 +112,14 @@ def policy_in_force(settings: Settings, now: datetime) -> PolicyRecord:
         refresh(settings)
     except ControlError as error:
         logger.warning("this home's copy of the policy is used: %s", error)
+        if current_file(settings.home).exists():
+            check_copy(settings.home)
     return read_policy(settings.home) or first_policy(settings, now)
 
 
 def forget(home: Path) -> None:
     """Have a home followed from the beginning, as after files of an earlier time were put back."""
-    _note(home).unlink(missing_ok=True)
+    note_file(home).unlink(missing_ok=True)
 
 
 def join(settings: Settings) -> list[str]:
@@ -128,13 +132,12 @@ def join(settings: Settings) -> list[str]:
     url = control_url(settings)
     if url is None:
         raise ControlError("FRAUD_CONTROL_URL names no control store: this home is alone")
-    with exclusive(folder(settings.home) / ".lock"), ControlStore.opened(url) as store:
-        said = _catch_up(settings, store)
-        last = store.last(KIND)
-        if last is not None and not _is_in_force(settings.home, _record(last)):
-            put_in_force(settings.home, _record(last))
-            said.append(f"policy {_record(last).version} of the control store is in force here again")
-        return said
+    with (
+        exclusive(folder(settings.home) / ".lock"),
+        ControlStore.opened(url) as store,
+        store.answering(_GIVE_SECONDS),
+    ):
+        return _catch_up(settings, store)
 
 
 @dataclass(frozen=True)
@@ -165,42 +168,41 @@ def standing(settings: Settings) -> Standing:
         )
 
 
-def _is_in_force(home: Path, record: PolicyRecord) -> bool:
-    try:
-        return read_policy(home) == record
-    except PolicyError:
-        return False
-
-
 def _catch_up(settings: Settings, store: ControlStore) -> list[str]:
     """Bring a home, whose lock is held, to where the store is; returns what was done, in sentences."""
     home, of_store = settings.home, store.id
-    said, reached = [], _reached(home)
-    if reached is not None and reached.store == of_store and reached.seq > store.newest(KIND):
+    said, noted = [], reached(home)
+    if noted is not None and noted.store == of_store and noted.seq > store.newest(KIND):
         raise ControlError(
-            f"the control store is behind this home, which has followed it to change {reached.seq}: it was restored "
-            f"from before. Restore it whole; or remove {_note(home)}, and what it lacks is given back by "
+            f"the control store is behind this home, which has followed it to change {noted.seq}: it was restored "
+            f"from before. Restore it whole; or remove {note_file(home)}, and what it lacks is given back by "
             "`fraud-platform control join`"
         )
-    if reached is None or reached.store != of_store:
+    if noted is None or noted.store != of_store:
         with store.changing(_GIVE_SECONDS):
             given = _give(settings, store)
         if given:
             said.append(f"the control store has {given} change(s) of the policy from this home now")
-        reached = _Reached(of_store, 0)
+        noted = None
     known = set(kept_versions(home))
-    missing = list(store.since(KIND, reached.seq))
+    missing = list(store.since(KIND, noted.seq if noted else 0))
     _bring(home, missing, of_store)
     new = len({_record(change).version for change in missing} - known)
     if new:
         said.append(f"this home has {new} version(s) of the policy from the control store now")
+    last = None if missing or is_as_said(home) else store.last(KIND)
+    if last is not None:
+        put_in_force(home, _record(last))
+        note_reached(home, of_store, last.seq, _record(last))
+        said.append(f"policy {_record(last).version} of the control store is in force here again")
     return said
 
 
 def _give(settings: Settings, store: ControlStore) -> int:
     """Give the store what it lacks of this home's policies; how many changes. Raises ControlError where they clash."""
     home = settings.home
-    theirs = {record.version: record for record in map(_record, store.since(KIND, 0))}
+    stored = list(store.since(KIND, 0))
+    theirs = {record.version: record for record in map(_record, stored)}
     ours = {version: read_policy(home, version) for version in kept_versions(home)}
     clashing = [version for version, record in ours.items() if record != theirs.get(version, record)]
     if clashing:
@@ -208,14 +210,18 @@ def _give(settings: Settings, store: ControlStore) -> int:
             f"policy {clashing[0]} of this home is not policy {clashing[0]} of the control store, and records of past "
             "decisions name it: name an empty store with FRAUD_CONTROL_URL, or begin another home with FRAUD_HOME"
         )
-    newest, last, given = max(theirs, default=0), None, 0
-    for line in read_ledger(home):
-        record = ours.get(line["to"]["version"]) if line["what"] == KIND else None
-        if record is not None and record.version > newest and record.version not in theirs:
+    told = {_told(change.line) for change in stored}
+    lines = [line for line in read_ledger(home) if line["what"] == KIND]
+    # what came after the last that both know
+    common = max((number for number, line in enumerate(lines) if _told(line) in told), default=-1)
+    last, given = None, 0
+    for line in lines[common + 1 :] if common >= 0 or not stored else []:
+        record = ours.get(line["to"]["version"])
+        if record is not None:
             _add(store, record, line)
             last, given = record, given + 1
     current = read_policy(home)
-    if current is not None and current != last and (given or not theirs):
+    if current is not None and current != last and (given or not stored):
         # announced by no line, or put back into force without one
         was = None if last is None else {"version": last.version}
         line = line_of(
@@ -235,33 +241,25 @@ def _give(settings: Settings, store: ControlStore) -> int:
 
 def _bring(home: Path, changes: Sequence[StoredChange], of_store: str) -> None:
     """Changes of the store into the files of a home, whose lock is held; the last of them is in force."""
+    if not changes:
+        noted = reached(home)
+        if noted is None or noted.store != of_store:
+            note_reached(home, of_store, 0, None)
+        return
     for change in changes:
         keep(home, _record(change))
     append_lines(home, [change.line for change in changes])
-    if changes:
-        put_in_force(home, _record(changes[-1]))
-    seq = changes[-1].seq if changes else 0
-    reached = _reached(home)
-    if reached is None or reached.store != of_store or seq > reached.seq:
-        _note(home).parent.mkdir(parents=True, exist_ok=True)
-        replace_file(_note(home), msgspec.json.encode(_Reached(of_store, seq)))
+    note_reached(home, of_store, changes[-1].seq, _record(changes[-1]))
+    put_in_force(home, _record(changes[-1]))
 
 
 def _add(store: ControlStore, record: PolicyRecord, line: dict[str, Any]) -> StoredChange:
     return store.add(KIND, msgspec.to_builtins(record), line, datetime.fromisoformat(line["at"]))
 
 
+def _told(line: dict[str, Any]) -> tuple[Any, Any]:
+    return line["to"]["version"], line["at"]
+
+
 def _record(change: StoredChange) -> PolicyRecord:
     return msgspec.convert(change.document, PolicyRecord)
-
-
-def _note(home: Path) -> Path:
-    return home / "control" / "policy.json"
-
-
-def _reached(home: Path) -> _Reached | None:
-    try:
-        return msgspec.json.decode(_note(home).read_bytes(), type=_Reached)
-    except (FileNotFoundError, msgspec.MsgspecError):
-        # it is followed from the beginning, which changes nothing that is here
-        return None

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fraud_platform.control.store import ControlError
+from fraud_platform.control.store import ControlError, control_url
 from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.policy_change import begin_policy
+from fraud_platform.decision.policy_copy import check_copy
 from fraud_platform.decision.policy_record import PolicyError, current_file, first_policy, kept_versions, read_policy
 from fraud_platform.settings import Settings
 
@@ -87,6 +88,8 @@ class PolicyFollower:
         state = _state(path)
         if state == self._seen:
             return None
+        if control_url(self._settings) is not None:
+            check_copy(self._settings.home)
         record = read_policy(self._settings.home)
         if record is None:
             raise PolicyError(f"{path} is gone; the policy read before stays in force")
@@ -94,7 +97,9 @@ class PolicyFollower:
         return record.compiled()
 
     def _newest_readable(self, now: datetime) -> Policy:
-        for version in reversed(kept_versions(self._settings.home)):
+        # of a control store's policy the one in force is signed, and no other
+        alone = control_url(self._settings) is None
+        for version in reversed(kept_versions(self._settings.home)) if alone else ():
             try:
                 record = read_policy(self._settings.home, version)
             except PolicyError as error:

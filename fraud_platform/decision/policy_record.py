@@ -181,8 +181,13 @@ def put_in_force(home: Path, record: PolicyRecord) -> None:
     _write(current_file(home), record)
 
 
+def policy_bytes(record: PolicyRecord) -> bytes:
+    """A version as its file holds it."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2)
+
+
 def _write(path: Path, record: PolicyRecord) -> None:
     from fraud_platform.model.bundle import replace_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, msgspec.json.format(msgspec.json.encode(record), indent=2))
+    replace_file(path, policy_bytes(record))

@@ -175,6 +175,10 @@ def _searches(
             yield "Redis, by a plain search", list(witness.redis(client)), partial(_said, _ELSE)
         with psycopg.connect(ensure_postgres(settings)) as connection:
             yield "PostgreSQL, by a plain search", list(witness.postgres(connection)), partial(_said, _ELSE)
+        if (url := control_url(settings)) is not None:
+            with psycopg.connect(url) as connection:
+                seen = list(witness.postgres(connection, schema="fraud_control"))
+            yield "control store, by a plain search", seen, partial(_said, _ELSE)
     given = {folder.absolute() for folder in backups}
     for folder in sorted(given | {folder for folder in made_backups(root) if folder.exists()}):
         advice = "delete this backup and make another" if folder in given else f"run this with --backup {folder}"

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from fraud_platform.control.store import ControlError, control_url
 from fraud_platform.decision.policy_control import join
+from fraud_platform.decision.policy_record import PolicyError
 from fraud_platform.model.registry_moved import follow_home
 from fraud_platform.online.embedded_postgres import PostgresUnavailableError, ensure_postgres, postgres_pid
 from fraud_platform.online.embedded_redis import RedisUnavailableError, ensure_redis, redis_pid
@@ -128,7 +129,7 @@ def _join_control(settings: Settings, console: Console) -> None:
             console.print("The control store's tables are up to date now.")
         for said in join(settings):
             console.print(Text(f"{said[0].upper()}{said[1:]}."))
-    except ControlError as error:
+    except (ControlError, PolicyError) as error:
         console.print(Text(f"Without the control store: {error}", style="red"))
 
 

@@ -18,8 +18,10 @@ from control_kit import StoreServer, shared, store_server
 from fraud_platform.control.listen import Listener
 from fraud_platform.control.schema import prepare
 from fraud_platform.control.store import ControlError, ControlStore, StoredChange
+from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.policy_change import PolicyConflictError, begin_policy, change_policy, parse_change
 from fraud_platform.decision.policy_control import follow, join, policy_in_force, refresh, standing
+from fraud_platform.decision.policy_follow import PolicyFollower
 from fraud_platform.decision.policy_record import PolicyRecord, current_file, folder, kept_versions, read_policy
 from fraud_platform.erasure.names import Names
 from fraud_platform.erasure.policies import count_words, take_off
@@ -83,6 +85,14 @@ def test_a_database_without_a_store_says_what_makes_one(server: StoreServer, tmp
     assert not current_file(tmp_path).exists()
 
 
+def test_whoever_may_not_make_tables_is_told_so(server: StoreServer) -> None:
+    url = server.database()
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute("CREATE ROLE stranger LOGIN")
+    with pytest.raises(ControlError, match="permission denied"):
+        prepare(url.replace("postgres@", "stranger@"))
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -142,6 +152,31 @@ def test_two_homes_begin_with_one_policy_and_each_has_what_the_other_changes(hom
     before = files(one.home)
     refresh(one)
     assert files(one.home) == before
+
+
+def test_a_long_history_comes_whole_and_in_order(server: StoreServer) -> None:
+    url = server.store()
+    with ControlStore.opened(url) as store:
+        with store.changing():
+            for number in range(1, 251):
+                store.add("even" if number % 2 == 0 else "odd", {"number": number, "why": f"{number}"}, {}, NOW)
+        assert [(change.seq, change.document["why"]) for change in store.since("odd", 3)] == [
+            (number, f"{number}") for number in range(5, 251, 2)
+        ]
+        assert len(list(store.since("even", 0))) == 125
+        assert (store.newest("odd"), store.newest("even"), store.newest("none")) == (249, 250, 0)
+
+
+def add_and_fail(store: ControlStore) -> None:
+    store.add("policy", {}, {}, NOW)
+    store.connection.execute("INSERT INTO fraud_control.store VALUES (false)")
+
+
+def test_a_change_that_fails_leaves_nothing(server: StoreServer) -> None:
+    with ControlStore.opened(server.store()) as store:
+        with pytest.raises(psycopg.errors.CheckViolation), store.changing():
+            add_and_fail(store)
+        assert store.newest("policy") == 0
 
 
 def test_changes_of_many_at_once_come_in_one_order_that_every_ledger_shows(homes: tuple[Settings, Settings]) -> None:
@@ -217,7 +252,7 @@ def test_a_home_that_was_killed_between_store_and_files_is_completed(
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    for number, function in enumerate(("keep", "append_lines", "put_in_force", "replace_file")):
+    for number, function in enumerate(("keep", "append_lines", "note_reached", "put_in_force")):
         with monkeypatch.context() as patched:
             patched.setattr(f"fraud_platform.decision.policy_control.{function}", killed)
             with pytest.raises(KeyboardInterrupt):
@@ -302,12 +337,42 @@ def test_a_store_that_was_restored_from_before_is_noticed(homes: tuple[Settings,
     assert policy_in_force(one, NOW).threshold == 0.6
 
 
-def test_a_copy_that_was_damaged_is_mended(homes: tuple[Settings, Settings]) -> None:
+@pytest.mark.parametrize("how", ["cut off", "by hand", "of before", "gone", "another key"])
+def test_a_copy_that_is_not_what_the_store_said_decides_nothing_and_is_put_back(
+    homes: tuple[Settings, Settings], how: str
+) -> None:
     one, _ = homes
     made = change(one, threshold=0.6)
-    current_file(one.home).write_bytes(b"{")
-    assert join(one) == ["policy 2 of the control store is in force here again"]
-    assert read_policy(one.home) == made
+    path, good = current_file(one.home), current_file(one.home).read_bytes()
+    if how == "gone":
+        path.unlink()
+    elif how == "another key":
+        (one.home / "control" / "key").write_bytes(b"0" * 32)
+    else:
+        first = (folder(one.home) / "1.json").read_bytes()
+        changed = {"cut off": good[:40], "by hand": good.replace(b"0.6,", b"0.9,"), "of before": first}[how]
+        assert changed != good
+        path.write_bytes(changed)
+    away = one.model_copy(update={"control_url": shared(one.home, "postgresql://127.0.0.1:1/none").control_url})
+    assert begun(away).version == 0, "the settings' numbers, by which a service is not ready"
+    assert begun(one) == made.compiled()
+    assert path.read_bytes() == good
+    assert begun(away) == made.compiled()
+    assert join(one) == []
+
+
+def begun(settings: Settings) -> Policy:
+    """What a worker that starts decides by."""
+    return PolicyFollower(settings, lambda _: None, lambda *_: None, lambda: 1_000_000).begin()
+
+
+def test_a_home_s_key_is_for_its_user_alone_and_no_two_homes_have_one(homes: tuple[Settings, Settings]) -> None:
+    for settings in homes:
+        begin_policy(settings, NOW)
+    keys = [settings.home / "control" / "key" for settings in homes]
+    assert [path.stat().st_mode & 0o777 for path in keys] == [0o600, 0o600]
+    assert len({path.read_bytes() for path in keys}) == 2
+    assert [len(path.read_bytes()) for path in keys] == [32, 32]
 
 
 class Follower:
@@ -361,6 +426,10 @@ def test_a_follower_is_told_at_once_polls_where_nobody_tells_and_survives_the_st
         server.start()
         version = change(one, threshold=0.62).version
         assert follower.seconds_to(version) < 3
+        good = current_file(two.home).read_bytes()
+        current_file(two.home).write_bytes(good.replace(b"0.62", b"0.92"))
+        time.sleep(1.5)
+        assert current_file(two.home).read_bytes() == good, "what somebody has written by hand is put back"
         with server.paused():
             time.sleep(1)
             assert policy_in_force(two, NOW).version == version, "the copy is read while the store hangs"
