@@ -168,7 +168,7 @@ def _write(lake: Lake, day: date, vectors: NDArray[np.float32], reference: Refer
     made = ["fraud-detector/1"] * len(vectors)
     columns = {"vector": pa.ListArray.from_arrays(offsets, flat), "score": _score(vectors), "model_version": made}
     rows = pa.table(columns)
-    lake.write(FEATURE_DRIFT, day, feature_drift(Served(_OLD, rows, 0), reference))
+    lake.write(FEATURE_DRIFT, day, feature_drift(Served(_OLD, rows, 0, CATALOGUE), reference))
 
 
 # --- canary: who comes into force

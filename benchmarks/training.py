@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud_platform.features import tables
+from fraud_platform.features.catalogue import Catalogue
 from fraud_platform.features.label_rules import label_rules
 from fraud_platform.lake import open_lake
 from fraud_platform.model.baseline import fit_baseline
@@ -44,6 +45,11 @@ class Enlarged:
     def frauds(self) -> int:
         """How many of the rows are fraud."""
         return int(self.is_fraud.sum())
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The features of the vectors."""
+        return self.home.catalogue
 
     def batches(self) -> Iterator[Matrix]:
         """BATCH_ROWS rows each, as the lake's days are read."""

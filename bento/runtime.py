@@ -22,6 +22,8 @@ from bento.metrics import PrometheusMeter
 from bento.traces import TracedMeter, Tracer
 from fraud_platform.channels import words
 from fraud_platform.clock import clock_of
+from fraud_platform.control.listen import Listener
+from fraud_platform.control.store import ControlStore, control_url, place_of
 from fraud_platform.decision import workers
 from fraud_platform.decision.access import is_loopback, open_access
 from fraud_platform.decision.answer import Answer
@@ -37,8 +39,10 @@ from fraud_platform.decision.feedback import FeedbackDesk
 from fraud_platform.decision.identity import Decisions
 from fraud_platform.decision.making import DecisionMaker
 from fraud_platform.decision.policy import Policy
+from fraud_platform.decision.policy_change import begin_policy
+from fraud_platform.decision.policy_control import follow
 from fraud_platform.decision.policy_desk import PolicyDesk
-from fraud_platform.decision.policy_follow import PolicyFollower
+from fraud_platform.decision.policy_follow import NOT_KEPT, PolicyFollower
 from fraud_platform.decision.policy_then import PolicyBook
 from fraud_platform.decision.problem import unauthorized
 from fraud_platform.decision.rates import LakeRates
@@ -85,6 +89,8 @@ RATES_SECONDS = 600
 STANDING_SECONDS = 0.2
 VERSIONS_SECONDS = 5.0
 KEYS_SECONDS = 1.0
+TAKE_SECONDS = 5.0
+"""How long the listener waits for the event loop to take a policy."""
 MEMORY_SECONDS = 1.0
 """How often Redis is asked what it has forgotten: so long may payments be decided by velocity that is too low."""
 SPOOL_RECORDS = 200
@@ -216,6 +222,7 @@ class Runtime:
             builder=builder,
         )
         self._policies = PolicyFollower(settings, self._take_policy, self._faults.report, clock)
+        self._settings, self._loop = settings, asyncio.get_running_loop()
         self.engine = DecisionEngine(
             features=features,
             decisions=decisions,
@@ -294,7 +301,8 @@ class Runtime:
             self._keep_versions(),
             self._keep_memory_watched(),
         )
-        self._tasks = [asyncio.get_running_loop().create_task(each) for each in work]
+        self._tasks = [self._loop.create_task(each) for each in work]
+        self._control = self._listener()
         self._opening, self._opened_by = self._tasks[:2], time.monotonic() + OPENING_SECONDS
         gc.collect()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -383,8 +391,12 @@ class Runtime:
             "ok": all(breaker.state == "closed" for breaker in self._breakers),
             **{breaker.name: breaker.state for breaker in self._breakers},
         }
-        degraded = [name for name, check in checks.items() if not check["ok"]]
         ready = all(opening.done() for opening in self._opening) or time.monotonic() > self._opened_by
+        if self._control is not None:
+            checks["control"] = {"ok": self._control.answers}
+            # neither the store nor a copy of what it said: nobody knows what people have set
+            ready = ready and policy.version != NOT_KEPT
+        degraded = [name for name, check in checks.items() if not check["ok"]]
         body = msgspec.json.encode({"ready": ready, "degraded": degraded, "warnings": self._warnings, "checks": checks})
         return Answer(200 if ready else 503, body)
 
@@ -408,6 +420,34 @@ class Runtime:
     def _take_policy(self, policy: Policy) -> None:
         self._decide_by(policy)
         self._announce()
+
+    def _listener(self) -> Listener | None:
+        """What follows the control store, running; None where none is named."""
+        url = control_url(self._settings)
+        if url is None:
+            return None
+        listener = Listener(
+            url,
+            self._follow_control,
+            lambda: msgspec.json.encode(msgspec.structs.replace(self._note(), home=place_of(self._settings))),
+            self._control_failed,
+        )
+        listener.start()
+        return listener
+
+    def _control_failed(self, error: Exception) -> None:
+        """In the listener's thread."""
+        self._loop.call_soon_threadsafe(self._faults.report, "control", error)
+
+    def _follow_control(self, store: ControlStore) -> None:
+        """Take what was changed in other homes, and return when this worker decides by it. In the listener's thread."""
+        if self.engine.policy.version == NOT_KEPT:
+            # neither was there at the start
+            begin_policy(self._settings, datetime.fromtimestamp(self._clock() / 1_000_000, UTC))
+        else:
+            follow(self._settings, store)
+        # also where another worker of this home has brought it
+        asyncio.run_coroutine_threadsafe(self._policies.look(), self._loop).result(TAKE_SECONDS)
 
     async def _keep_keys_fresh(self) -> None:
         """Take changed keys also while nobody asks, and say so: whoever revoked one waits for that."""
@@ -548,8 +588,8 @@ class Runtime:
         """The release that scores beside the champion."""
         return self.engine.challenger.model.release if self.engine.challenger else None
 
-    def _announce(self) -> None:
-        note = workers.WorkerNote(
+    def _note(self) -> workers.WorkerNote:
+        return workers.WorkerNote(
             pid=os.getpid(),
             model_version=self._release or None,
             asked=self._asked,
@@ -559,8 +599,10 @@ class Runtime:
             keys=self._access.seen,
             started=self._started,
         )
+
+    def _announce(self) -> None:
         try:
-            workers.announce(self._home, note)
+            workers.announce(self._home, self._note())
         except OSError as failed:
             self._faults.report("announce", failed)
 
@@ -569,6 +611,8 @@ class Runtime:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._control is not None:
+            await asyncio.to_thread(self._control.end)
         workers.leave(self._home, os.getpid())
         await asyncio.to_thread(self._explainer.close)
         await asyncio.to_thread(self._reports.close)

@@ -72,6 +72,10 @@ class Settings(BaseSettings):
     postgres_url: SecretStr | None = Field(
         None, description="PostgreSQL of the cold store, which serves while Redis cannot; unset: an embedded server."
     )
+    control_url: SecretStr | None = Field(
+        None,
+        description="PostgreSQL of the control store, which homes share the policy by; unset: this home is alone.",
+    )
     kafka_bootstrap: str | None = Field(
         None, description="Kafka brokers (host:port,…) of the inference log; unset: a stream in Redis."
     )

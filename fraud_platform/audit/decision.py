@@ -95,7 +95,7 @@ class DecisionReplay:
         try:
             refuse_newer("the record", record.schema_version, SCHEMA_VERSION)
         except NewerVersionError as error:
-            return Replayed(record, [], notes, not_kept=str(error), training_set="of a later version")
+            return Replayed(record, [], notes, self._catalogue, not_kept=str(error), training_set="of a later version")
         checks = list(self._request(record))
         not_kept = None
         try:

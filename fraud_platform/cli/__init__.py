@@ -9,6 +9,7 @@ import typer
 from fraud_platform.cli import (
     backtest,
     capacity,
+    control,
     data,
     erasure,
     gateway,
@@ -46,6 +47,7 @@ for commands in (
 app.add_typer(release.app, name="release")
 app.add_typer(region.app, name="region")
 app.add_typer(policy.app, name="policy")
+app.add_typer(control.app, name="control")
 app.add_typer(keys.app, name="keys")
 app.add_typer(labels.app, name="labels")
 app.add_typer(inference_log.app, name="inference-log")

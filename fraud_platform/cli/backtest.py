@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fraud_platform.cli.screen import now, print_table, refused, settings_of_home
+from fraud_platform.cli.screen import now, print_table, refused, settings_of_policy
 
 if TYPE_CHECKING:
     from fraud_platform.backtest.run import Backtest
@@ -61,7 +61,7 @@ def backtest(
     from fraud_platform.lake import open_lake
     from fraud_platform.model.bundle import BundleError
 
-    current = settings_of_home()
+    current = settings_of_policy()
     lake = open_lake(current)
     try:
         standing = in_force(current.home)

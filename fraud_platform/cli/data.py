@@ -19,6 +19,7 @@ from fraud_platform.cli.screen import (
     refused,
     settings_of_environment,
     settings_of_home,
+    settings_of_policy,
 )
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def replay(
 
 def _settings_of(region: str | None) -> "Settings":
     """This home's settings, as that region's."""
-    current = settings_of_home()
+    current = settings_of_policy()
     return current if region is None else current.model_copy(update={"region": region})
 
 
@@ -252,7 +253,7 @@ def _replay_decision(identifier: str, caller: str | None, vector: bool, as_json:
     from fraud_platform.lake import open_lake
     from fraud_platform.monitoring.skew import OfflineDay
 
-    current = settings_of_home()
+    current = settings_of_policy()
     lake = open_lake(current)
     try:
         record = the_decision(current.home, LogTable(lake), identifier, caller)

@@ -33,6 +33,7 @@ def erase(
     The exit code is 0 when nothing names the user any more: after the erasure all that is kept is searched once more,
     by other means. Run again after a kill, it goes on.
     """
+    from fraud_platform.control.store import ControlError
     from fraud_platform.decision.policy_record import PolicyError
     from fraud_platform.erasure.erase import OUT_OF_REACH, look
     from fraud_platform.erasure.erase import erase as run
@@ -47,8 +48,8 @@ def erase(
         raise refused("--user: give the user's own identifier, not a pseudonym")
     current, backups = settings_of_home(), backup or []
     failures = (
-        *(RedisUnavailableError, PostgresUnavailableError, PolicyError, BundleError, BackupError, OSError),
-        NewerVersionError,
+        *(RedisUnavailableError, PostgresUnavailableError, PolicyError, ControlError),
+        *(BundleError, BackupError, NewerVersionError, OSError),
     )
     pseudonym, after = None, None
     try:

@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fraud_platform.cli.confirm import WAIT, WAIT_SECONDS, confirm
-from fraud_platform.cli.screen import JSON, by_hand, console, now, print_json, print_table, refused, settings_of_home
+from fraud_platform.cli.confirm import NOT_CONFIRMED, WAIT, WAIT_SECONDS, confirm
+from fraud_platform.cli.screen import (
+    JSON,
+    by_hand,
+    console,
+    now,
+    print_json,
+    print_table,
+    refused,
+    settings_of_home,
+    settings_of_policy,
+)
 
 if TYPE_CHECKING:
     from fraud_platform.decision.policy_record import Entry, PolicyRecord
@@ -86,7 +96,7 @@ def policy_show(
 
     from fraud_platform.decision.policy_record import PolicyError, first_policy, read_policy
 
-    current = settings_of_home()
+    current = settings_of_policy()
     try:
         record = read_policy(current.home, version)
     except PolicyError as error:
@@ -194,12 +204,12 @@ def policy_listed(kind: KIND, value: VALUE, as_json: JSON = False) -> None:
     import msgspec
 
     from fraud_platform.decision.policy_listed import find_listed
-    from fraud_platform.decision.policy_record import PolicyError, policy_in_force
+    from fraud_platform.decision.policy_record import PolicyError, first_policy, read_policy
     from fraud_platform.identifiers import canonical
 
-    current, at = settings_of_home(), now()
+    current, at = settings_of_policy(), now()
     try:
-        record = policy_in_force(current, at)
+        record = read_policy(current.home) or first_policy(current, at)
     except PolicyError as error:
         raise refused(str(error)) from error
     found = find_listed(current.home, record, kind.value, value, at)
@@ -241,7 +251,7 @@ def policy_history(as_json: JSON = False) -> None:
     """Every change: when, who, what from and to, why."""
     from fraud_platform.model.ledger import read_ledger
 
-    lines = [line for line in read_ledger(settings_of_home().home) if line["what"] == "policy"]
+    lines = [line for line in read_ledger(settings_of_policy().home) if line["what"] == "policy"]
     if as_json:
         told = [{name: line[name] for name in ("at", "who", "why", "from", "to")} for line in lines]
         print_json([{"version": line["to"]["version"], **line, "change": _difference(line)} for line in told])
@@ -257,9 +267,12 @@ def _change(why: str, expected_version: int | None, wait: float, as_json: bool, 
     """Make a change and wait until every worker decides by it."""
     import msgspec
 
+    from fraud_platform.control.store import ControlError
     from fraud_platform.decision.policy_change import PolicyConflictError, change_policy, parse_change
-    from fraud_platform.decision.policy_record import PolicyError, policy_in_force
+    from fraud_platform.decision.policy_control import policy_in_force
+    from fraud_platform.decision.policy_record import PolicyError
     from fraud_platform.decision.request import InvalidRequest
+    from fraud_platform.decision.workers import of_other_homes
     from fraud_platform.model.following import FollowingError
 
     asked = {"why": why, "expected_version": expected_version, **fields}
@@ -268,18 +281,23 @@ def _change(why: str, expected_version: int | None, wait: float, as_json: bool, 
         change = parse_change(msgspec.json.encode({name: value for name, value in asked.items() if value is not None}))
         before = policy_in_force(current, now()).version
         record = change_policy(current, change, by_hand(), now())
-    except (InvalidRequest, PolicyConflictError, PolicyError, FollowingError) as error:
+    except (InvalidRequest, PolicyConflictError, PolicyError, FollowingError, ControlError) as error:
         raise refused(str(error)) from error
     changed = record.version != before
     if not changed:
         typer.echo(f"nothing to change: policy {record.version} already says so", err=True)
-    confirm(
-        current.home,
-        f"policy {record.version}",
-        lambda worker: worker.policy == record.version,
-        wait,
-        told={"version": record.version, "changed": changed} if as_json else None,
-    )
+    try:
+        confirm(
+            current.home,
+            f"policy {record.version}",
+            lambda worker: worker.policy == record.version,
+            wait,
+            told={"version": record.version, "changed": changed} if as_json else None,
+            elsewhere=lambda: of_other_homes(current),
+        )
+    except ControlError as error:
+        said = f"policy {record.version} is kept; whether every worker follows is not known: {error}"
+        raise refused(said, NOT_CONFIRMED) from error
 
 
 def _entries(record: "PolicyRecord", which: Which) -> "tuple[Entry, ...]":

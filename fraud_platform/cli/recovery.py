@@ -17,6 +17,7 @@ from fraud_platform.cli.screen import (
     say_home,
     settings_of_environment,
     settings_of_home,
+    settings_of_policy,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def backup(
     from fraud_platform.recovery.backup import BackupError
     from fraud_platform.recovery.backup import backup as run
 
-    current = settings_of_home()
+    current = settings_of_policy()
     try:
         kept = run(current, folder, now())
     except (BackupError, OSError) as error:

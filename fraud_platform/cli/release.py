@@ -71,7 +71,8 @@ def release_status(
 
 def _what_differs(current: "Settings", champion: str | None) -> str | None:
     """The policy decides; a champion measured at other thresholds proposes its own."""
-    from fraud_platform.decision.policy_record import PolicyError, policy_in_force
+    from fraud_platform.decision.policy_control import policy_in_force
+    from fraud_platform.decision.policy_record import PolicyError
     from fraud_platform.model.bundle import Bundle, BundleError, release_folder
 
     if champion is None:

@@ -63,6 +63,21 @@ def settings_of_server() -> "Settings":
     return say_home(settings)
 
 
+def settings_of_policy() -> "Settings":
+    """The settings of a home whose copy of the policy is as the control store has it, where one is named; where that is
+    away, it is said so."""
+    from fraud_platform.control.store import ControlError
+    from fraud_platform.decision.policy_control import refresh
+    from fraud_platform.decision.policy_record import PolicyError
+
+    settings = settings_of_home()
+    try:
+        refresh(settings)
+    except (ControlError, PolicyError) as error:
+        typer.secho(f"this home's copy of the policy is used: {error}", fg=typer.colors.RED, err=True)
+    return settings
+
+
 def say_home(settings: "Settings") -> "Settings":
     """Say on stderr which home the settings name."""
     typer.echo(f"home {settings.home.absolute()}", err=True)

@@ -1,7 +1,8 @@
 """Changes of the policy: each is checked, gets the next version, a line in the ledger, and is then put into force.
 
 What belongs here: what may be asked for and what comes of it. What does not: who may ask (`access`), HTTP
-(`policy_desk`). Nothing but the home is needed, so a kill switch works while everything else is away.
+(`policy_desk`). Nothing but the home is needed, and the control store where one is named, so a kill switch works while
+everything else is away.
 """
 
 from datetime import UTC, datetime
@@ -10,8 +11,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from fraud_platform.control.store import control_url
 from fraud_platform.currency import is_country
 from fraud_platform.decision.policy import KillSwitch, Kind
+from fraud_platform.decision.policy_control import Turn, holding
 from fraud_platform.decision.policy_record import (
     MOST_ENTRIES,
     Entry,
@@ -23,17 +26,14 @@ from fraud_platform.decision.policy_record import (
     Why,
     entry_key,
     first_policy,
-    folder,
     keep,
     kept_versions,
-    put_in_force,
     read_policy,
 )
 from fraud_platform.decision.request import InvalidRequest, decode_json, identity
 from fraud_platform.identifiers import Matching
-from fraud_platform.model.bundle import exclusive
 from fraud_platform.model.following import read_followed, refuse_following
-from fraud_platform.model.ledger import Change, append_change
+from fraud_platform.model.ledger import Change
 from fraud_platform.settings import Settings
 
 _MANY = Meta(max_length=1_000)
@@ -123,17 +123,19 @@ def parse_change(body: bytes) -> PolicyChange:
 
 
 def begin_policy(settings: Settings, now: datetime) -> PolicyRecord:
-    """The policy in force; version 1, made from the settings, where there is none yet. Raises PolicyError, OSError."""
-    record = read_policy(settings.home)
-    if record is not None:
+    """The policy in force; version 1, made from the settings, where there is none yet.
+
+    Raises PolicyError, ControlError, OSError.
+    """
+    if control_url(settings) is None and (record := read_policy(settings.home)) is not None:
         return record
-    with exclusive(folder(settings.home) / ".lock"):
-        return read_policy(settings.home) or _begun(settings, now)
+    with holding(settings) as turn:
+        return read_policy(settings.home) or _begun(settings, turn, now)
 
 
-def _begun(settings: Settings, now: datetime) -> PolicyRecord:
+def _begun(settings: Settings, turn: Turn, now: datetime) -> PolicyRecord:
     first = first_policy(settings, now, version=_next_version(settings))
-    _put(settings, None, first, who="first use", why="made from the settings", now=now)
+    _put(turn, None, first, who="first use", why="made from the settings", now=now)
     return first
 
 
@@ -141,11 +143,11 @@ def change_policy(settings: Settings, change: PolicyChange, who: str, now: datet
     """Make a change; returns what is in force then, which is the version before where nothing differs.
 
     Concurrent changes are made one after the other. Killed at any moment, the old version or the new one is in force.
-    now: with a time zone. Raises InvalidRequest naming the field, PolicyConflictError, PolicyError, OSError, and in a
-    region that follows the first FollowingError for anything but the kill switch.
+    now: with a time zone. Raises InvalidRequest naming the field, PolicyConflictError, PolicyError, ControlError,
+    OSError, and in a region that follows the first FollowingError for anything but the kill switch.
     """
-    with exclusive(folder(settings.home) / ".lock"):
-        before = read_policy(settings.home) or _begun(settings, now)
+    with holding(settings) as turn:
+        before = read_policy(settings.home) or _begun(settings, turn, now)
         if change.expected_version not in (None, before.version):
             raise PolicyConflictError(
                 f"the policy is at version {before.version}, not {change.expected_version}: look at it and ask again"
@@ -155,14 +157,14 @@ def change_policy(settings: Settings, change: PolicyChange, who: str, now: datet
         if _differing(before, after):
             if after.version == before.version:
                 after = msgspec.structs.replace(after, version=_next_version(settings, before.version), since=now)
-            _put(settings, before, after, who, change.why, now)
+            _put(turn, before, after, who, change.why, now)
         return after
 
 
 def take_policy(settings: Settings, record: PolicyRecord, who: str, why: str, now: datetime) -> bool:
     """Put the first region's policy into force; False where it is already, or where this region has turned its own
     kill switch on: then it is kept, and comes into force when that is turned off."""
-    with exclusive(folder(settings.home) / ".lock"):
+    with holding(settings) as turn:
         try:
             before = read_policy(settings.home)
         except PolicyError:
@@ -174,7 +176,7 @@ def take_policy(settings: Settings, record: PolicyRecord, who: str, why: str, no
             if record.version not in kept_versions(settings.home):
                 keep(settings.home, record)
             return False
-        _put(settings, before, record, who, why, now)
+        _put(turn, before, record, who, why, now)
         return True
 
 
@@ -204,16 +206,11 @@ def _next_version(settings: Settings, standing: int = 0) -> int:
     return 1 + max(standing, *kept_versions(settings.home), OWN_VERSIONS if follows else 0)
 
 
-def _put(
-    settings: Settings, before: PolicyRecord | None, after: PolicyRecord, who: str, why: str, now: datetime
-) -> None:
-    """The ledger before what is in force: no change is ever made unannounced."""
-    keep(settings.home, after)
+def _put(turn: Turn, before: PolicyRecord | None, after: PolicyRecord, who: str, why: str, now: datetime) -> None:
     names = [*_SCALARS, "block_list", "allow_list"] if before is None else _differing(before, after)
     was = None if before is None else {"version": before.version, **_told(before, after, names)}
     to = {"version": after.version, **_told(after, before, names)}
-    append_change(settings.home, Change(at=now, who=who, why=why, what="policy", was=was, to=to))
-    put_in_force(settings.home, after)
+    turn.put(after, Change(at=now, who=who, why=why, what="policy", was=was, to=to))
 
 
 def _differing(before: PolicyRecord, after: PolicyRecord) -> list[str]:

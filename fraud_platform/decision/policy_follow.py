@@ -1,7 +1,7 @@
 """The policy as a running service follows it: what is in force at its start, and every change within a second.
 
-What belongs here: looking at the file. What does not: its form (`policy_record`), changing it (`policy_change`). A
-policy that cannot be read leaves the one before in force.
+What belongs here: looking at the file. What does not: its form (`policy_record`), changing it (`policy_change`),
+bringing it here from the control store (`policy_control`). A policy that cannot be read leaves the one before in force.
 """
 
 import asyncio
@@ -9,8 +9,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fraud_platform.control.store import ControlError, control_url
 from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.policy_change import begin_policy
+from fraud_platform.decision.policy_copy import check_copy
 from fraud_platform.decision.policy_record import PolicyError, current_file, first_policy, kept_versions, read_policy
 from fraud_platform.settings import Settings
 
@@ -50,7 +52,11 @@ class PolicyFollower:
         """
         now = datetime.fromtimestamp(self._clock() / 1_000_000, UTC)
         try:
-            begin_policy(self._settings, now)
+            try:
+                begin_policy(self._settings, now)
+            except ControlError as error:
+                # this home's copy of what was in force decides
+                self._failed("control", error)
             policy = self._changed()
         except (PolicyError, OSError) as error:
             self._failed("policy", error)
@@ -82,6 +88,8 @@ class PolicyFollower:
         state = _state(path)
         if state == self._seen:
             return None
+        if control_url(self._settings) is not None:
+            check_copy(self._settings.home)
         record = read_policy(self._settings.home)
         if record is None:
             raise PolicyError(f"{path} is gone; the policy read before stays in force")
@@ -89,7 +97,9 @@ class PolicyFollower:
         return record.compiled()
 
     def _newest_readable(self, now: datetime) -> Policy:
-        for version in reversed(kept_versions(self._settings.home)):
+        # of a control store's policy the one in force is signed, and no other
+        alone = control_url(self._settings) is None
+        for version in reversed(kept_versions(self._settings.home)) if alone else ():
             try:
                 record = read_policy(self._settings.home, version)
             except PolicyError as error:

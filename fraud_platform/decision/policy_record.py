@@ -167,11 +167,6 @@ def read_policy(home: Path, version: int | None = None) -> PolicyRecord | None:
     return record
 
 
-def policy_in_force(settings: "Settings", now: datetime) -> PolicyRecord:
-    """The policy in force, or the one that the settings would begin with. Raises PolicyError."""
-    return read_policy(settings.home) or first_policy(settings, now)
-
-
 def kept_versions(home: Path) -> list[int]:
     """Every version that is kept, ascending."""
     return sorted(int(path.stem) for path in folder(home).glob("*.json") if path.stem.isdigit())
@@ -187,8 +182,13 @@ def put_in_force(home: Path, record: PolicyRecord) -> None:
     _write(current_file(home), record)
 
 
+def policy_bytes(record: PolicyRecord) -> bytes:
+    """A version as its file holds it."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2)
+
+
 def _write(path: Path, record: PolicyRecord) -> None:
     from fraud_platform.model.bundle import replace_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, msgspec.json.format(msgspec.json.encode(record), indent=2))
+    replace_file(path, policy_bytes(record))

@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from fraud_platform.control.store import ControlStore, control_url, place_of
+from fraud_platform.settings import Settings
+
 _POLL_SECONDS = 0.05
 
 
@@ -35,10 +38,12 @@ class WorkerNote(msgspec.Struct, frozen=True, kw_only=True):
     """State of the file of API keys that it goes by, as `KeyFile.state` has it; None while there is none."""
     started: str | None = None
     """`process_start` of the worker."""
+    home: str | None = None
+    """How its home is called in the control store (`control.store.place_of`); None: it is this home."""
 
 
 class Confirmed(NamedTuple):
-    """How far a change is in force in the workers of a home on this machine."""
+    """How far a change is in force in a home's workers on this machine, and in those of homes that share it."""
 
     following: list[WorkerNote]
     late: list[WorkerNote]
@@ -63,7 +68,8 @@ class ReloadAnswer(msgspec.Struct, frozen=True):
     workers: list[WorkerAnswer]
 
 
-_decode = msgspec.json.Decoder(WorkerNote).decode
+note_of = msgspec.json.Decoder(WorkerNote).decode
+"""A note of its JSON."""
 
 
 def _request(home: Path) -> Path:
@@ -109,7 +115,7 @@ def present(home: Path) -> list[WorkerNote]:
     notes = []
     for path in (home / "workers").glob("*.json"):
         try:
-            note = _decode(path.read_bytes())
+            note = note_of(path.read_bytes())
         except FileNotFoundError:
             continue
         if _lives(note):
@@ -145,16 +151,32 @@ def _lives(note: WorkerNote) -> bool:
         return False
 
 
-def confirm(home: Path, follows: Callable[[WorkerNote], bool], seconds: float) -> Confirmed:
-    """Wait at most `seconds` until every worker has said in its note that it follows a change."""
+def confirm(
+    home: Path,
+    follows: Callable[[WorkerNote], bool],
+    seconds: float,
+    elsewhere: Callable[[], list[WorkerNote]] = list,
+) -> Confirmed:
+    """Wait at most `seconds` until every worker has said in its note that it follows a change. elsewhere: notes of
+    workers of other homes."""
     began = monotonic()
     while True:
-        notes = present(home)
+        notes = present(home) + elsewhere()
         late = [note for note in notes if not follows(note)]
         waited = monotonic() - began
         if not late or waited >= seconds:
             return Confirmed([note for note in notes if note not in late], late, waited)
         sleep(_POLL_SECONDS)
+
+
+def of_other_homes(settings: Settings) -> list[WorkerNote]:
+    """Notes of workers of homes that share the control store; none where none is named. Raises ControlError."""
+    url = control_url(settings)
+    if url is None:
+        return []
+    with ControlStore.opened(url) as store, store.answering():
+        notes = [note_of(payload) for payload in store.workers()]
+    return [note for note in notes if note.home != place_of(settings)]
 
 
 async def reload_all(home: Path, seconds: float) -> ReloadAnswer:

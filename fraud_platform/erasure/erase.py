@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 
+from fraud_platform.control.store import control_url
 from fraud_platform.erasure import backups as kept
 from fraud_platform.erasure import files, home, policies, postgres, redis_keys
 from fraud_platform.erasure.names import SHORTEST, Names
@@ -44,6 +45,7 @@ OUT_OF_REACH = (
     "backups that were moved or copied, until they are deleted: name them with --backup where they lie",
     "freed pages and the write-ahead log of PostgreSQL: the next load replaces the table, the server its log",
     "a trained model: it holds trees, and no rows",
+    "other homes that share the control store, which hold copies of the policies before: erase the user there too",
 )
 DELETED, CUT, BLANKED, SHOWN = "deleted", "cut once the lake has it", "written over", "told only"
 ANONYMISED, RENAMED = "made the pseudonym's; device and location gone", "made the pseudonym's"
@@ -101,7 +103,7 @@ def look(settings: Settings, user: str, *, backups: Sequence[Path] = (), plainly
     """Read every store for a user. backups: folders that the home does not know of, or that were altered.
 
     plainly: also search all that is kept for the person's identifiers, by means that nothing here shares; without, only
-    where no erasure takes anything out. Raises RedisUnavailableError, PostgresUnavailableError.
+    where no erasure takes anything out. Raises RedisUnavailableError, PostgresUnavailableError, ControlError.
     """
     root, user = settings.home, canonical(user)
     pseudonym = pseudonym_of(root, user)
@@ -122,6 +124,8 @@ def look(settings: Settings, user: str, *, backups: Sequence[Path] = (), plainly
         stores.append(Store("PostgreSQL", postgres.count_rows(connection, names), DELETED))
     stores.append(Store("spool", home.count_spooled(root, names), CUT))
     stores.append(Store("policy", policies.count_lists(root, names), LISTED))
+    if control_url(settings) is not None:
+        stores.append(Store("control store", policies.count_words(settings, names), RENAMED))
     stores.append(Store("ledger", policies.count_lines(root, names), RENAMED))
     commented = sum(1 for _ in home.comments(root, found.payments, names))
     stores.append(Store("comments of feedback", commented, BLANKED))
@@ -171,6 +175,10 @@ def _searches(
             yield "Redis, by a plain search", list(witness.redis(client)), partial(_said, _ELSE)
         with psycopg.connect(ensure_postgres(settings)) as connection:
             yield "PostgreSQL, by a plain search", list(witness.postgres(connection)), partial(_said, _ELSE)
+        if (url := control_url(settings)) is not None:
+            with psycopg.connect(url) as connection:
+                seen = list(witness.postgres(connection, schema="fraud_control"))
+            yield "control store, by a plain search", seen, partial(_said, _ELSE)
     given = {folder.absolute() for folder in backups}
     for folder in sorted(given | {folder for folder in made_backups(root) if folder.exists()}):
         advice = "delete this backup and make another" if folder in given else f"run this with --backup {folder}"
@@ -188,8 +196,8 @@ def _said(advice: str, _: Sighting) -> str:
 def erase(settings: Settings, user: str, *, who: str, now: datetime, backups: Sequence[Path] = ()) -> Erasure:
     """Take a user out of everything, and out of these backups. now: with a time zone.
 
-    Raises RedisUnavailableError, PostgresUnavailableError, PolicyError, BundleError, BackupError, OSError; what was
-    done until then stays done.
+    Raises RedisUnavailableError, PostgresUnavailableError, PolicyError, ControlError, BundleError, BackupError,
+    OSError; what was done until then stays done.
     """
     before = look(settings, user, backups=backups, plainly=False)
     names = before.names

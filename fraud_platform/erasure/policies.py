@@ -13,7 +13,9 @@ from typing import Any
 
 import msgspec
 
+from fraud_platform.control.store import ControlStore, control_url
 from fraud_platform.decision.policy_change import Delisting, PolicyChange, change_policy
+from fraud_platform.decision.policy_control import refresh
 from fraud_platform.decision.policy_record import Entry, PolicyRecord, folder, read_policy
 from fraud_platform.erasure.names import Names
 from fraud_platform.erasure.rows import Pseudonyms
@@ -45,6 +47,37 @@ def lists_alike(home: Path, names: Names) -> bool:
     )
 
 
+def count_words(settings: Settings, names: Names) -> int:
+    """Words of the control store that do; 0 where none is named. Raises ControlError."""
+    return len(_renamed_words(settings, names, {}))
+
+
+def rename_words(settings: Settings, names: Names, pseudonyms: Pseudonyms) -> None:
+    """Put the pseudonyms into the words of the control store, where one is named: all that its history says of people.
+    Raises ControlError."""
+    texts = _renamed_words(settings, names, pseudonyms)
+    url = control_url(settings)
+    if texts and url is not None:
+        with ControlStore.opened(url) as store:
+            store.rename(texts)
+
+
+def _renamed_words(settings: Settings, names: Names, pseudonyms: Pseudonyms) -> dict[int, str]:
+    """By its number, what stands in the place of each of the store's words that name the person."""
+    url = control_url(settings)
+    if url is None:
+        return {}
+    texts = {}
+    with ControlStore.opened(url) as store:
+        for number, words in store.every_word():
+            # as entries of lists and reasons are renamed wherever else they stand
+            field = {"why": words.text} if words.place == "why" else {"kind": words.place, "value": words.text}
+            after = _renamed(field, names, pseudonyms)
+            if after != field:
+                texts[number] = after["why" if words.place == "why" else "value"]
+    return texts
+
+
 def rename(home: Path, names: Names, pseudonyms: Pseudonyms, who: str, now: datetime) -> None:
     """Put the pseudonyms into every version and line; a line that is altered says who did it, and when."""
     with exclusive(folder(home) / ".lock"):
@@ -69,8 +102,11 @@ def rename_file(path: Path, names: Names, pseudonyms: Pseudonyms) -> None:
 def take_off(settings: Settings, names: Names, pseudonyms: Pseudonyms, who: str, now: datetime) -> None:
     """Rename the person everywhere, and change the policy to one that does not list them. now: with a time zone.
 
-    Raises PolicyError, BundleError, OSError. Renamed first: the line of the change must not name the person either.
+    Raises PolicyError, ControlError, BundleError, OSError. Renamed first: the line of the change must not name the
+    person either.
     """
+    refresh(settings)
+    rename_words(settings, names, pseudonyms)
     rename(settings.home, names, pseudonyms, who, now)
     if read_followed(settings.home) is not None:
         return  # what is in force comes from the first region, where the person is taken off it
@@ -87,6 +123,8 @@ def take_off(settings: Settings, names: Names, pseudonyms: Pseudonyms, who: str,
         )
         change = PolicyChange(why="a user is erased", block_list_remove=block, allow_list_remove=allow)
         change_policy(settings, change, who, now)
+        # what another home has changed meanwhile
+        rename_words(settings, names, pseudonyms)
     lake = open_lake(settings)
     if lake.document(RECORD) is not None:
         Publisher(settings, lake).step(now)

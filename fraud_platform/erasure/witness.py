@@ -128,11 +128,13 @@ class Witness:
                 for key, value in zip(keys, values, strict=True):
                     yield from self._cells(f"Redis, key {key!r}", (key, value))
 
-    def postgres(self, connection: psycopg.Connection) -> Iterator[Sighting]:
-        """Every row of every table, and what the planner noted of them."""
+    def postgres(self, connection: psycopg.Connection, *, schema: str = "%") -> Iterator[Sighting]:
+        """Every row of every table, and what the planner noted of them. schema: which alone, as LIKE has it."""
         listed = connection.execute(
             "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-            "WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1, 2"
+            "WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema') "
+            "AND n.nspname LIKE %s ORDER BY 1, 2",
+            (schema,),
         ).fetchall()
         for schema, table in listed:
             query = sql.SQL("COPY (SELECT * FROM {}) TO STDOUT (FORMAT BINARY)").format(sql.Identifier(schema, table))
@@ -140,8 +142,11 @@ class Witness:
                 # to its end: a copy that is broken off fails the connection
                 found = list(self._pieces(f"PostgreSQL, table {table}", _joined(bytes(row) for row in rows)))
             yield from found
-        noted = "SELECT tablename, concat_ws(' ', most_common_vals::text, histogram_bounds::text) FROM pg_stats"
-        for table, values in connection.execute(noted):
+        noted = (
+            "SELECT tablename, concat_ws(' ', most_common_vals::text, histogram_bounds::text) FROM pg_stats "
+            "WHERE schemaname LIKE %s"
+        )
+        for table, values in connection.execute(noted, (schema,)):
             samples = [bytes.fromhex(one) for one in re.findall(r"\\x((?:[0-9a-f]{2})+)", values)]
             yield from self._cells(f"PostgreSQL, the planner's samples of {table}", (values, *samples))
 

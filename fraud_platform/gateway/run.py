@@ -3,19 +3,26 @@
 What belongs here: starting and ending both. What does not: the servers behind them (`make run`, `make serve`).
 """
 
+import logging
 import os
 import subprocess
 import sys
 from datetime import datetime
+from functools import partial
 
+from fraud_platform.control.listen import Listener
+from fraud_platform.control.store import control_url
 from fraud_platform.decision.api_keys import keys_path, read_keys
-from fraud_platform.decision.policy_record import PolicyRecord, policy_in_force
+from fraud_platform.decision.policy_control import follow, policy_in_force
+from fraud_platform.decision.policy_record import PolicyRecord
 from fraud_platform.gateway import nginx
 from fraud_platform.gateway.certificate import make_certificate
 from fraud_platform.gateway.config import COLOURS, GatewayError, certificate_files, folder, needs_keys, render, servers
 from fraud_platform.gateway.switch import weights_in_force
 from fraud_platform.run.signals import stop_event
 from fraud_platform.settings import Settings
+
+logger = logging.getLogger("fraud_platform.gateway")
 
 LOOK_SECONDS = 0.5
 
@@ -61,6 +68,7 @@ def run(settings: Settings, now: datetime) -> None:
     A rules process that dies is started again; when nginx dies, this ends.
     """
     prepare(settings, now)
+    control = _listener(settings)
     with stop_event() as stop:
         rules = _start_rules(settings, now)
         server = nginx.start(folder(settings))
@@ -75,6 +83,23 @@ def run(settings: Settings, now: datetime) -> None:
                 nginx.stop(server)
             rules.terminate()
             rules.wait(10)
+            if control is not None:
+                control.end()
+
+
+def _listener(settings: Settings) -> Listener | None:
+    """What brings the policy of the control store to the process of the rules, running; None where none is named."""
+    url = control_url(settings)
+    if url is None:
+        return None
+    listener = Listener(
+        url,
+        partial(follow, settings),
+        None,
+        lambda error: logger.error("the rules go by this home's copy of the policy: %s", error),
+    )
+    listener.start()
+    return listener
 
 
 def _start_rules(settings: Settings, now: datetime) -> "subprocess.Popen[bytes]":

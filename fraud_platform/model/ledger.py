@@ -6,7 +6,7 @@ What belongs here: the file `<home>/releases/ledger.jsonl`. What does not: chang
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -81,17 +81,40 @@ def append_change(home: Path, change: Change) -> bool:
             before = champions[-1] if champions else None
         if before == change.to:
             return False
-        entry = asdict(change) | {"at": change.at.isoformat(), "from": before}
-        del entry["was"]
-        path = ledger_file(home)
-        with path.open("ab") as file:
-            cut_off = path.read_bytes().rpartition(b"\n")[2]
-            if cut_off:
-                file.truncate(file.tell() - len(cut_off))
-            file.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _append(home, line_of(change, before))
     return True
+
+
+def line_of(change: Change, before: Any) -> dict[str, Any]:
+    """The line of a change, as JSON. before: what `to` replaces."""
+    line = asdict(change) | {"at": change.at.isoformat(), "from": before}
+    del line["was"]
+    return line
+
+
+def append_lines(home: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Append lines of the policy that `line_of` made, here or in another home; those that stand here already are left
+    out, also where they were altered since."""
+
+    def known(line: dict[str, Any]) -> tuple[Any, ...]:
+        return (line["from"] or {}).get("version"), line["to"]["version"], line["at"]
+
+    with exclusive(releases(home) / ".ledger.lock"):
+        there = {known(line) for line in read_ledger(home) if line["what"] == "policy"}
+        for line in lines:
+            if known(line) not in there:
+                _append(home, line)
+
+
+def _append(home: Path, line: dict[str, Any]) -> None:
+    path = ledger_file(home)
+    with path.open("ab") as file:
+        cut_off = path.read_bytes().rpartition(b"\n")[2]
+        if cut_off:
+            file.truncate(file.tell() - len(cut_off))
+        file.write(json.dumps(line, sort_keys=True).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def alter_ledger(home: Path, altered: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from fraud_platform.decision.policy_record import policy_in_force
+from fraud_platform.decision.policy_control import policy_in_force
 from fraud_platform.features.label_rules import label_rules
 from fraud_platform.lake import Lake
 from fraud_platform.model.arms import Evidence, gather

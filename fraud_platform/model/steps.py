@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud_platform.decision.policy_record import policy_in_force
+from fraud_platform.decision.policy_control import policy_in_force
 from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.features.degrade import LEVELS, degrade
 from fraud_platform.features.label_rules import LabelRules, label_rules

@@ -21,6 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from fraud_platform.decision.policy_control import forget
 from fraud_platform.homes import begin_home
 from fraud_platform.lake import Lake
 from fraud_platform.model.bundle import exclusive, releases, replace_file
@@ -127,6 +128,8 @@ def restore(settings: Settings, folder: Path, *, overwrite: bool = False, dry_ru
             for name in put:
                 part, _, rest = name.partition("/")
                 _put(lake, home, part, rest, folder / name)
+        # what is here now is of an earlier time than this home had followed the control store to
+        forget(home)
     return put
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from fraud_platform.lake import Lake
 from fraud_platform.settings import Settings
 
-LEFT_BEHIND = ("redis", "postgres", "dagster", "run", "log", "evaluate", "imports")
+LEFT_BEHIND = ("redis", "postgres", "control", "dagster", "run", "log", "evaluate", "imports")
 """Folders of the home that the copy does without, or makes itself."""
 PORTS = ("dagster_port", "service_port", "mlflow_port", "log_port")
 
@@ -39,7 +39,8 @@ def copied(settings: Settings, folder: Path) -> Settings:
             shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("*.lock"))
     ports = {name: _free_port() for name in PORTS}
     own: dict[str, Any] = {"home": folder, "lake_url": None, "redis_url": None, "postgres_url": None}
-    return settings.model_copy(update=own | ports | {"kafka_bootstrap": None, "api_key": None})
+    own |= {"control_url": None, "kafka_bootstrap": None, "api_key": None}
+    return settings.model_copy(update=own | ports)
 
 
 def _link(source: str, target: str) -> None:

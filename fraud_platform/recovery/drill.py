@@ -106,6 +106,7 @@ class _World:
                 "redis_url": redis_address(self.settings),
                 "postgres_url": None if postgres is None else SecretStr(postgres),
                 "kafka_bootstrap": "",
+                "control_url": SecretStr(""),
             }
         )
 

@@ -12,6 +12,9 @@ import httpx
 from rich.console import Console
 from rich.text import Text
 
+from fraud_platform.control.store import ControlError, control_url
+from fraud_platform.decision.policy_control import join
+from fraud_platform.decision.policy_record import PolicyError
 from fraud_platform.model.registry_moved import follow_home
 from fraud_platform.online.embedded_postgres import PostgresUnavailableError, ensure_postgres, postgres_pid
 from fraud_platform.online.embedded_redis import RedisUnavailableError, ensure_redis, redis_pid
@@ -84,6 +87,7 @@ def _run(
             console.print(Text(mended))
         redis_url = ensure_redis(settings)
         ensure_postgres(settings)
+        _join_control(settings, console)
     except (PortInUseError, RedisUnavailableError, PostgresUnavailableError) as error:
         console.print(Text(f"Cannot start: {error}.", style="red"))
         return 1
@@ -118,6 +122,22 @@ def _run(
                 f"Redis keeps running at {redis_url}, PostgreSQL beside it; `fraud-platform down` stops both."
             )
     return 0
+
+
+def _join_control(settings: Settings, console: Console) -> None:
+    """Take part in the control store, where one is named; while it is away, by this home's copy of what it said."""
+    url = control_url(settings)
+    if url is None:
+        return
+    from fraud_platform.control.schema import prepare
+
+    try:
+        if prepare(url):
+            console.print("The control store's tables are up to date now.")
+        for said in join(settings):
+            console.print(Text(f"{said[0].upper()}{said[1:]}."))
+    except (ControlError, PolicyError) as error:
+        console.print(Text(f"Without the control store: {error}", style="red"))
 
 
 def _keep_stores(settings: Settings, console: Console) -> None:

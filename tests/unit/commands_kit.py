@@ -76,6 +76,8 @@ def arguments(name: str, folder: Path) -> tuple[str, ...]:
         "policy kill-switch": ("rules_only", *WHY),
         "policy listed": ("user", "u-1"),
         "policy history": (),
+        "control join": (),
+        "control status": (),
         "keys add": ("shop", "--scope", "decide"),
         "keys list": (),
         "keys open": WHY,

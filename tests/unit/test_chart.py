@@ -38,6 +38,7 @@ HELM = shutil.which("helm")
 OPTIONS = ["--namespace", "fraud", "--kube-version", "1.30.0"]
 SET = [f"--set={value}" for value in VALUES]
 WORKLOADS = {"Deployment", "StatefulSet"}
+DAGSTER = ("dagster-code", "dagster-webserver", "dagster-daemon")
 
 Document = dict[str, Any]
 
@@ -89,6 +90,28 @@ def test_without_an_image_it_is_said_which_one_is_missing() -> None:
     assert "fraud-platform package" in done.stderr
 
 
+@pytest.mark.skipif(HELM is None, reason="helm is not on PATH: `make test-chart` fetches it and renders the chart")
+def test_with_a_control_store_no_deciding_pod_shares_a_volume_and_each_part_has_its_own_role() -> None:
+    control = ["--set=control.enabled=true", "--set=network.stores.control.to[0].ipBlock.cidr=10.9.0.5/32"]
+    rendered = list(yaml.safe_load_all(helm("template", "fraud", str(CHART), *OPTIONS, *SET, *control)))
+    named: dict[str, str] = {}
+    for name, pod in pods([document for document in rendered if document]):
+        if name in ("fraud-decision", "fraud-gateway"):
+            assert not [volume for volume in pod["spec"]["volumes"] if "persistentVolumeClaim" in volume], name
+        for container in pod["spec"]["containers"]:
+            for variable in container["env"]:
+                if variable["name"] == "FRAUD_CONTROL_URL":
+                    named[f"{name}/{container['name']}"] = variable["valueFrom"]["secretKeyRef"]["name"]
+    assert named == {
+        "fraud-decision/decision": "fraud-addresses",
+        "fraud-gateway/gateway": "fraud-gateway-control",
+        **{f"fraud-{part}/{part}": "fraud-addresses" for part in DAGSTER},
+    }
+    (out,) = [each["spec"]["egress"] for each in rendered if each and each["metadata"]["name"] == "fraud-gateway"
+              and each["kind"] == "NetworkPolicy"]  # fmt: skip
+    assert [rule["to"] for rule in out][1:] == [[{"ipBlock": {"cidr": "10.9.0.5/32"}}]]
+
+
 def test_the_golden_file_is_of_this_chart() -> None:
     assert GOLDEN.read_text().splitlines()[0] == f"# chart {digest()}", "UPDATE_GOLDEN=yes make test-chart"
 
@@ -98,7 +121,7 @@ def test_the_platform_s_parts_are_there(documents: list[Document]) -> None:
         f"fraud-{part}"
         for part in (
             *("gateway", "decision", "consume", "measure", "mlflow"),
-            *("dagster-code", "dagster-webserver", "dagster-daemon"),
+            *DAGSTER,
         )
     }
 

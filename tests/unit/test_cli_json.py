@@ -36,6 +36,8 @@ SAYS_ONE_SENTENCE = {
 """Servers, and changes whose exit code says all that there is to say."""
 SHOWN_ELSEWHERE = {
     "backtest": "tests/unit/test_backtest.py",
+    "control join": "tests/integration/test_control_service.py",
+    "control status": "tests/integration/test_control_service.py",
     "erase": "tests/integration/test_erase.py",
     "inference-log status": "tests/integration/test_inference_log.py",
     "reload": "tests/unit/test_decision_workers.py",

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from fraud_platform.decision import policy_change
+from fraud_platform.decision import policy_change, policy_control
 from fraud_platform.decision.policy import Policy
 from fraud_platform.decision.policy_change import PolicyConflictError, begin_policy, change_policy, parse_change
+from fraud_platform.decision.policy_control import policy_in_force
 from fraud_platform.decision.policy_desk import PolicyDesk
 from fraud_platform.decision.policy_follow import PolicyFollower
 from fraud_platform.decision.policy_record import (
@@ -21,7 +22,6 @@ from fraud_platform.decision.policy_record import (
     PolicyRecord,
     current_file,
     kept_versions,
-    policy_in_force,
     read_policy,
 )
 from fraud_platform.decision.problem import Problem
@@ -224,7 +224,7 @@ def test_a_change_that_is_killed_leaves_the_old_version_and_its_number_is_not_us
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(policy_change, "put_in_force", killed)
+        patched.setattr(policy_control, "put_in_force", killed)
         with pytest.raises(KeyboardInterrupt):
             change(settings, threshold=0.5)
     assert policy_in_force(settings, NOW).threshold == 0.7

@@ -91,6 +91,14 @@ securityContext:
 {{ include "fraud.settings" . }}
 {{- end }}
 
+{{/* The control store, for the part that reads or changes the policy: (list . "secret") */}}
+{{- define "fraud.control" -}}
+{{- if (index . 0).Values.control.enabled -}}
+- name: FRAUD_CONTROL_URL
+  valueFrom: { secretKeyRef: { name: {{ index . 1 }}, key: FRAUD_CONTROL_URL } }
+{{- end }}
+{{- end }}
+
 {{- define "fraud.platformVolumes" -}}
 - name: home
   persistentVolumeClaim: { claimName: {{ .Release.Name }}-home }
