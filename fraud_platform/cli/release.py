@@ -117,7 +117,7 @@ def _show(costs: list["ViewCost"]) -> None:
         if cost.snapshot is None:
             takes = "this platform has no snapshot with its features, so that nothing is loaded from here"
         else:
-            takes = f"{cost.rows:,} rows take some {cost.redis_bytes / 1e6:,.1f} MB more in Redis with each load"
+            takes = f"{cost.rows:,} rows, which take some {cost.redis_bytes / 1e6:,.1f} MB more in Redis"
         there = "none is there yet" if cost.in_force is None else f"that of {cost.in_force} is there"
         console().print(f"{cost.view}, for set {cost.set_hash}: {takes}; {there}")
 

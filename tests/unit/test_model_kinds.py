@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from fraud_platform.decision.serving_model import serving_model
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.lake import Lake
 from fraud_platform.model.baseline import fit_baseline
 from fraud_platform.model.bundle import Bundle, BundleError, Scorer, current_release, publish
@@ -24,6 +25,7 @@ from fraud_platform.model.steps import judge_candidate, train_candidate
 from fraud_platform.model.ubjson import ModelFileError
 from fraud_platform.settings import Settings
 from tests import model_kit as kit
+from tests.integration.service_kit import small_model
 
 WIDTH = len(CATALOGUE.names)
 
@@ -216,6 +218,19 @@ def test_where_the_truth_is_a_sum_logistic_regression_is_the_candidate_and_passe
     verdict = judge_candidate(lake, settings, candidate)
     assert verdict.promote, verdict.reasons
     assert verdict.reasons[0].startswith("logistic regression is taken")
+
+    # a champion that decides by features that are not computed here is compared on live payments alone
+    later = replace(CATALOGUE.features[CATALOGUE.position["user_merchants_30d"]], name="user_merchants_7d", window="7d")
+    wider = Catalogue((*CATALOGUE.of("user"), later, *CATALOGUE.features[len(CATALOGUE.of("user")) :]))
+    data = {"split": {"training_cut": "2020-01-01"}}
+    _, champion = small_model(version=1, seed=1, deciding=later.name, catalogue=wider, data=data)
+    champion.write(settings.home / "wider")
+    publish(settings.home, settings.home / "wider")
+    verdict = judge_candidate(lake, settings, candidate)
+    assert verdict.promote, verdict.reasons
+    assert verdict.reasons[0].startswith("WARNING: not compared with fraud-detector-1")
+    assert "['user_merchants_7d']" in verdict.reasons[0]
+    shutil.rmtree(settings.home / "releases")
 
 
 def test_where_nothing_predicts_a_candidate_is_made_and_refused(tmp_path: Path) -> None:
