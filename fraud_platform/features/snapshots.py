@@ -109,7 +109,7 @@ def _write(settings: Settings, lake: Lake, days: Sequence[date], entity: Entity,
     table, schema = tables_of(catalogue).snapshots(entity), snapshot_schema(entity, catalogue)
     features, seen = catalogue.of(entity), catalogue.seen(entity)
     # noted first: a tile that is written again from here on makes these snapshots ones that nobody takes columns of
-    bases = _bases(lake, entity, days)
+    bases = _bases(lake, entity, days, features)
     stored = StoredColumns(lake, table, days)
     hashes = {feature.name: catalogue.hashes[feature.name] for feature in features}
     found = {day: stored.find(day, bases[day], hashes) for day in days}
@@ -124,9 +124,9 @@ def _write(settings: Settings, lake: Lake, days: Sequence[date], entity: Entity,
         return (*whom, *wanted)
 
     written: list[Written] = []
-    for wanted, group in groupby(days, missing):
+    for (whole, wanted), group in groupby(days, lambda day: (found[day] is None, missing(day))):
         for chunk in chunks(lake, _TILES[entity][0], list(group), CHUNK_ROWS, f"{entity}_features"):
-            began, whole = perf_counter(), found[chunk[0]] is None
+            began = perf_counter()
             computed = _computed(settings, lake, chunk, entity, wanted, whole=whole) if wanted else None
             for day in chunk:
                 part = None if computed is None else rows_of_day(computed, day)
@@ -155,9 +155,11 @@ def _beside(entity: Entity) -> list[str]:
     return [f"{entity}_id", *(field.name for field in _BESIDE[entity])]
 
 
-def _bases(lake: Lake, entity: Entity, days: Sequence[date]) -> dict[date, str]:
-    """What the snapshot of each day is made of: the tiles as far back as any feature may look."""
-    back = LONGEST_WINDOW + (LABEL_DELAY_DAYS if entity == "merchant" else 0) - 1
+def _bases(lake: Lake, entity: Entity, days: Sequence[date], features: Sequence[Feature]) -> dict[date, str]:
+    """What the snapshot of each day is made of: the tiles as far back as any feature looks, and as far as those with
+    the usual delay may, so that sets agree."""
+    usual = LONGEST_WINDOW + (LABEL_DELAY_DAYS if entity == "merchant" else 0)
+    back = max(usual, reach(features)) - 1
     read = days_between(min(days) - timedelta(days=back), max(days))
     below = [_TILES[entity][0], *([tables.LABEL_TILES] if entity == "merchant" else [])]
     versions = [lake.versions(table, read) for table in below]
