@@ -158,7 +158,8 @@ def already_decided(earlier: EarlierDecision) -> Problem:
 
 
 def contradicts_policy(earlier: EarlierDecision) -> Problem:
-    """A report that is more lenient than the policy that was in force; the policy's decision stands."""
+    """A report that is more lenient than the policy that was in force, or the block list of now; the policy's decision
+    stands."""
     return Problem(
         409,
         CONTRADICTS_POLICY,

@@ -4,8 +4,8 @@ What belongs here: which reports stand, and what becomes of the others. What doe
 (`reported`), which of two decisions stands that a service made (`standing`).
 
 A report says what a caller was told, so the log keeps it in any case. It becomes the decision only on a payment that
-nobody has decided, and only where the policy that was in force would not have been stricter; else it is kept as
-superseded by the decision that stands.
+nobody has decided, and only where the policy that was in force would not have been stricter and no block list means the
+payment now; else it is kept as superseded by the decision that stands.
 """
 
 import asyncio
@@ -115,8 +115,13 @@ class ReportDesk:
         raise refusal(earlier_decision(standing))
 
     async def _owed(self, report: Report, transaction: Transaction) -> Policy | None:
-        """The policy that whoever decided should have decided by, where every one that it can have known then is
-        stricter than the report; None where the report may stand."""
+        """The policy that the report may not stand against, None where it may: the one in force, where its block list
+        means the payment now; else the one that whoever decided should have decided by, where every one that it can
+        have known then is stricter than the report."""
+        # `decided_at` is what the reporter says: with a time before the entry, or after its end, it would lift it
+        decision, reason = self._maker.decided_by(self._policy(), report.payment, transaction, transaction.received_at)
+        if reason == "block_list" and decision != report.decision:
+            return self._policy()
         first, last = report.decided_at_us - FOLLOWS_WITHIN_US, report.decided_at_us + FOLLOWS_WITHIN_US
         loop = asyncio.get_running_loop()
         policies = await loop.run_in_executor(self._thread, self._past.between, first, last)

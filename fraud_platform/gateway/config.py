@@ -119,21 +119,21 @@ def _address(host: str, port: int) -> str:
 
 
 def _problems(settings: Settings) -> str:
-    """The problem documents of nginx's own errors, one named location each."""
+    """The problem documents of nginx's own errors, one location each, which callers do not reach."""
     documents: dict[str, Problem] = {
-        "bad_request": bad_request("HTTPS with a sound request line and headers below 8 KiB is needed"),
-        "not_found": not_found("no such route"),
-        "too_large": Problem(
+        "= /bad_request": bad_request("HTTPS with a sound request line and headers below 8 KiB is needed"),
+        "@not_found": not_found("no such route"),
+        "@too_large": Problem(
             413, "body-too-large", "The body is too large", f"at most {MAX_BODY} bytes are read, {MAX_BATCH} of a batch"
         ),
-        "rate_limited": rate_limited(f"at most {settings.gateway_rate} requests a second; try again in a second"),
-        "unavailable": unavailable(),
+        "@rate_limited": rate_limited(f"at most {settings.gateway_rate} requests a second; try again in a second"),
+        "@unavailable": unavailable(),
     }
     kind = CONTENT_TYPE.decode()
     return _indented(
         [
-            f"location @{name} {{ default_type {kind}; return {problem.status} '{problem.body().decode()}'; }}"
-            for name, problem in documents.items()
+            f"location {place} {{ internal; default_type {kind}; return {one.status} '{one.body().decode()}'; }}"
+            for place, one in documents.items()
         ]
     )
 

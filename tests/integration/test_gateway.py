@@ -206,6 +206,32 @@ def test_what_anybody_makes_up_is_not_written_into_the_log(gateway: kit.Gateway)
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "CONNECT elsewhere:443 HTTP/1.1",
+        "OPTIONS * HTTP/1.1",
+        "PRI * HTTP/2.0",
+        "zq94 /v1/predict HTTP/1.1",
+        "GET /\0zq95 HTTP/1.1",
+        "GET /zq96 HTTP/zq",
+        "GET /zq97/../.. HTTP/1.1",
+        "zq98",
+        f"GET /{'x' * 9_000} HTTP/1.1",
+    ],
+)
+def test_a_request_line_that_cannot_be_read_is_a_bad_request_and_not_in_the_log(
+    gateway: kit.Gateway, line: str
+) -> None:
+    [found] = kit.pipelined(gateway.settings, [f"{line}\r\nhost: localhost\r\n\r\n".encode()])
+    head, _, told = found.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in head
+    assert json.loads(told)["type"] == "urn:fraud-platform:problem:bad-request"
+    assert "zq9" not in (gateway.folder / "error.log").read_text()
+    problem(gateway.http.get("/bad_request"), 404, "not-found")
+
+
+@pytest.mark.parametrize(
     ("path", "limit"), [("/v1/predict", 65_536), ("/v1/explain", 65_536), ("/v1/predict/batch", 524_288)]
 )
 def test_a_body_over_the_limit_is_refused(gateway: kit.Gateway, path: str, limit: int) -> None:

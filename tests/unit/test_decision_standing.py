@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fraud_platform.decision.capacity import Capacity
 from fraud_platform.decision.engine import DecisionEngine
 from fraud_platform.decision.identity import AT_RISK_US
 from fraud_platform.decision.policy import FOREVER, STRICTNESS, Listed, Policy
+from fraud_platform.decision.policy_record import Entry, PolicyRecord, keep
 from fraud_platform.decision.standing import replaces, standing_of
 from fraud_platform.inference_log.record import DecisionRecord, ServedBy, decode_record, encode_record
 from tests.engine_kit import NOW, PAYMENT, World, body
@@ -169,10 +171,6 @@ async def test_a_report_more_lenient_than_the_policy_was_does_not_stand(
 
 
 async def test_a_report_is_held_against_the_policy_of_its_time(world: World) -> None:
-    from datetime import UTC, datetime, timedelta
-
-    from fraud_platform.decision.policy_record import Entry, PolicyRecord, keep
-
     noon = datetime(2026, 11, 23, 12, tzinfo=UTC)
     plain = {"threshold": 0.7, "review_threshold": 0.4, "rule_high_amount": 10_000, "rule_cross_country_amount": 1_000}
     listed = (Entry(kind="user", value="u-1", until=None, why="fraud"),)
@@ -188,6 +186,26 @@ async def test_a_report_is_held_against_the_policy_of_its_time(world: World) -> 
         statuses[at] = (await world.report(engine, report)).status
     # five seconds are given to whoever follows the policy
     assert statuses == {"02:59": 200, "10:59": 200, "11:00:03": 200, "11:15": 409, "11:30:04": 200, "11:45": 200}
+
+
+@pytest.mark.parametrize("at", ["09:00:00", "11:59:50", "12:04:00"])
+async def test_a_report_of_another_time_does_not_lift_a_list_that_is_in_force(world: World, at: str) -> None:
+    noon = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    plain = {"threshold": 0.7, "review_threshold": 0.4, "rule_high_amount": 10_000, "rule_cross_country_amount": 1_000}
+    keep(world.home, PolicyRecord(version=1, since=noon - timedelta(hours=9), **plain))  # type: ignore[arg-type]
+    until = noon + timedelta(minutes=3)
+    listed = PolicyRecord(
+        version=2, since=noon - timedelta(seconds=1),
+        block_list=(Entry(kind="user", value="u-1", until=until, why="fraud"),), **plain,  # type: ignore[arg-type]
+    )  # fmt: skip
+    keep(world.home, listed)
+    world.policy = listed.compiled()
+    engine = world.engine(0.1)
+    answer = await world.report(engine, a_report(decided_at=f"2026-11-23T{at}Z"))
+    problem = json.loads(answer.body)
+    assert (answer.status, problem["type"].rpartition(":")[2]) == (409, "contradicts-policy")
+    assert problem["earlier"]["reason"] == "block_list"
+    assert await decided(engine) == "block"
 
 
 @pytest.mark.parametrize(
