@@ -62,7 +62,7 @@ def base_checkout(base: str, folder: Path) -> Iterator[Checkout]:
         if (ROOT / ".env").exists():
             # settings of one side alone would be what is compared
             shutil.copy(ROOT / ".env", folder / ".env")
-        same = (folder / _LOCK).read_bytes() == (ROOT / _LOCK).read_bytes()
+        same = _pins(folder / _LOCK) == _pins(ROOT / _LOCK)
         if not same:
             print(f"{_LOCK} of {base} is another: it gets an environment of its own (a minute)", flush=True)
             subprocess.run(["make", "setup"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
@@ -72,6 +72,11 @@ def base_checkout(base: str, folder: Path) -> Iterator[Checkout]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         _git("worktree", "prune")
+
+
+def _pins(lock: Path) -> list[str]:
+    """The packages of a lock, without its comments, which tell who wants each."""
+    return [line for line in lock.read_text().splitlines() if not line.lstrip().startswith("#")]
 
 
 def _git(*words: str) -> str:

@@ -39,7 +39,7 @@ EACH = 6
 """Payments of a stage: two of each user."""
 BATCH = [*range(len(CATALOGUE.of("user")) + len(CATALOGUE.of("merchant")))]
 
-pytestmark = pytest.mark.timeout(900 if LONG else 300)
+pytestmark = pytest.mark.timeout(1_200 if LONG else 600)
 
 
 class Course:
