@@ -16,8 +16,6 @@ from fraud_platform.scenario.story import shipped
 
 ROOT = Path(__file__).parents[2]
 SHORT, SHORT_ONES = ("bad-model", "outage"), "the-short-ones"
-SHORT_HISTORY = 40
-"""Days before the short ones: enough for a first model, and no more."""
 ALL = bool(os.environ.get("FRAUD_TEST_SCENARIOS"))
 
 pytestmark = pytest.mark.timeout(3_600 if ALL else 900)
@@ -32,7 +30,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def joined(names: Sequence[str], path: Path) -> None:
     """Write one scenario in which everything happens that happens in these, and all of it is expected.
 
-    They begin with the same bank, here of a shorter history, and last as many days.
+    They begin with the same bank and last as many days.
     """
     one, *others = [yaml.safe_load(shipped()[name].read_text()) for name in names]
     for other in others:
@@ -40,7 +38,6 @@ def joined(names: Sequence[str], path: Path) -> None:
         one["settings"] |= other["settings"]
         one["story"] += other["story"]
         one["expect"] += [sentence for sentence in other["expect"] if sentence not in one["expect"]]
-    one["bank"]["history_days"] = SHORT_HISTORY
     path.write_text(yaml.safe_dump(one))
 
 
