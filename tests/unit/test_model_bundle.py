@@ -177,7 +177,7 @@ def test_a_name_with_a_path_writes_nothing_outside_the_home(folder: Path, tmp_pa
 def test_a_pointer_that_names_a_path_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
     publish(tmp_path, folder)
     (tmp_path / "releases" / "current.json").write_text(json.dumps({"release": name}))
-    with pytest.raises(BundleError, match="no name of a release"):
+    with pytest.raises(BundleError, match="not the name of a release"):
         current_release(tmp_path)
 
 

@@ -103,11 +103,11 @@ def test_who_was_rolled_back_does_not_return_by_itself(home: Path, second: Path)
 
 
 def test_an_earlier_release_can_be_put_back(home: Path, second: Path) -> None:
-    with pytest.raises(ReleaseError, match="no release was in force before"):
+    with pytest.raises(ReleaseError, match="no earlier release to return to"):
         champion_before(home)
     challenge(home, second, WHY, NOW)
     return_to(home, NEW, WHY, NOW)
-    with pytest.raises(ReleaseError, match="champion already"):
+    with pytest.raises(ReleaseError, match="already the champion"):
         return_to(home, NEW, WHY, NOW)
     return_to(home, OLD, WHY, NOW)
     assert read_routing(home).release == OLD

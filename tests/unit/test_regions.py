@@ -170,7 +170,7 @@ def test_a_region_that_follows_changes_its_kill_switch_alone(regions: Regions) -
         return_to(regions.west.home, "fraud-detector-1", REASON, NOW)
     with pytest.raises(FollowingError, match="the first region"):
         Publisher(regions.west, regions.lake)
-    with pytest.raises(FollowingError, match="follows nobody"):
+    with pytest.raises(FollowingError, match="follows no other"):
         Follower(regions.first, regions.lake, lambda: 0, regions.said.append)
     for region in ("", "east"):
         with pytest.raises(FollowingError, match="the home of the region west"):
