@@ -277,6 +277,6 @@ def test_the_command_line_makes_lists_and_revokes(tmp_path: Path) -> None:
     )
     door.later()
     assert door.answers(f"Bearer {token[0]}") == 401
-    assert "holds no key" in run(tmp_path, "keys", "revoke", "nothing", code=1)
+    assert "has no key" in run(tmp_path, "keys", "revoke", "nothing", code=1)
     assert "not a name for a caller" in run(tmp_path, "keys", "add", "a:b", "--scope", "decide", code=1)
     run(tmp_path, "keys", "add", "shop", "--scope", "everything", code=2)

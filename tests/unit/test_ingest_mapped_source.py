@@ -482,5 +482,5 @@ def test_a_mapping_says_what_its_words_of_channel_mean(tmp_path):
     known = Settings(home=tmp_path / "home", channel_synonyms={"fax": "moto"})
     assert check_mapping(mapping, known).channels_unknown == {}
     mapping.write_text(mapping.read_text().replace("K9: atm", "K9: cash"))
-    with pytest.raises(MappingError, match="'cash' is no channel"):
+    with pytest.raises(MappingError, match="'cash' is not a channel"):
         MappedSource.open(mapping, settings)

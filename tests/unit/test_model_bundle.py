@@ -410,7 +410,7 @@ def test_an_older_release_can_come_back_into_force(bundle: Bundle, folder: Path,
 def test_a_release_is_never_rewritten(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
     publish(tmp_path, folder)
     replace(bundle, threshold=0.9).write(tmp_path / "other")
-    with pytest.raises(BundleError, match="never rewritten"):
+    with pytest.raises(BundleError, match="never overwritten"):
         publish(tmp_path, tmp_path / "other")
     assert Bundle.load(current_release(tmp_path)) == bundle
 

@@ -96,7 +96,7 @@ def test_who_was_rolled_back_does_not_return_by_itself(home: Path, second: Path)
         challenge(home, second, WHY, NOW)
     assert challenge(home, second, WHY, NOW, again=True).challenger == NEW
     for change in (lambda: ramp(home, "fraud-detector-9", 0.1, WHY, NOW), lambda: roll_back(home, "x", WHY, NOW)):
-        with pytest.raises(ReleaseError, match="not the challenger any more"):
+        with pytest.raises(ReleaseError, match="no longer the challenger"):
             change()
     with pytest.raises(ReleaseError, match=r"in \(0, 1\]"):
         ramp(home, NEW, 0.0, WHY, NOW)

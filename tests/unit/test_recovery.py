@@ -69,7 +69,7 @@ def test_a_backup_that_was_altered_or_cut_short_puts_back_nothing(home: Settings
     altered = tmp_path / "kept" / "lake-records" / "dataset.json"
     whole = altered.read_bytes()
     altered.write_text("{}")
-    with pytest.raises(BackupError, match=r"dataset\.json is not what was kept"):
+    with pytest.raises(BackupError, match=r"dataset\.json differs from what was backed up"):
         restore(home, tmp_path / "kept")
     altered.unlink()
     with pytest.raises(BackupError, match=r"lacks lake-records/dataset\.json"):

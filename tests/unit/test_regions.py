@@ -132,7 +132,7 @@ def test_a_damaged_model_holds_no_kill_switch_back(regions: Regions) -> None:
 def test_a_release_of_the_same_name_and_another_content_is_refused(regions: Regions) -> None:
     publish_small_model(regions.first.home, version=1, seed=1)
     publish_small_model(regions.west.home, version=1, seed=9)
-    assert "another release" in regions.follow()[0]
+    assert "differs from the first region" in regions.follow()[0]
     assert read_followed(regions.west.home).problem  # type: ignore[union-attr]
 
 
