@@ -23,7 +23,7 @@ from fraud_platform.online.snapshot_load import load_cold
     group_name="online",
     kinds={"feast", "postgres"},
     owners=OWNERS,
-    description="The newest snapshot of both packed views in PostgreSQL by Feast: what serves while Redis is away.",
+    description="The newest snapshot of both packed views in PostgreSQL, by Feast; it serves while Redis is away.",
     deps=[
         *(
             dg.AssetDep(name, partition_mapping=dg.LastPartitionMapping())

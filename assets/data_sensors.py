@@ -37,7 +37,7 @@ def matured_labels_retrain(training: Any) -> dg.SensorDefinition:
         job=training,
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Enough frauds that matured since the champion's data start a training.",
+        description="Starts a training when enough frauds have matured since the champion's data.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         settings = Settings()
@@ -77,7 +77,7 @@ def new_files(history: Any) -> dg.SensorDefinition:
         job=history,
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Files of a mapped history that appeared or changed have their days built, and all days after.",
+        description="Builds the days of files that appeared or changed in a mapped history, and all days after them.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         settings = Settings()
@@ -139,7 +139,7 @@ def changed_label_rules(relabel: Any, outcomes_job: Any) -> dg.SensorDefinition:
         jobs=[relabel, outcomes_job],
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Labels that are distrusted, or trusted again, have what stands on them built anew.",
+        description="Rebuilds what depends on labels that were distrusted or trusted again.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         settings = Settings()

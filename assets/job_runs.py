@@ -39,7 +39,7 @@ def job_runs_sensor(jobs: list[str]) -> dg.SensorDefinition:
         name="job_runs",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Writes down when each job last went well and last failed; the metrics are made from it.",
+        description="Records when each job last succeeded and last failed; metrics are made from it.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         found = job_runs_of(context.instance, jobs)

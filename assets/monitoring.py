@@ -164,7 +164,7 @@ def monitoring_assets(decision_days: dg.PartitionsDefinition, maturity_days: int
             table=SKEW,
             group=GROUP,
             kinds=KINDS,
-            description="Values that were scored against those that training uses for the same payments: bit for bit.",
+            description="Scored values against those that training uses for the same payments, bit for bit.",
             partitions=decision_days,
             deps=["inference_log", dg.AssetDep("training_set", partition_mapping=looking_ahead(0))],
             write=lambda platform, days: write_skew(platform.lake, days, platform.catalogue),

@@ -27,7 +27,7 @@ from fraud_platform.online.warm import warm_velocity
     group_name="online",
     kinds={"feast", "redis"},
     owners=OWNERS,
-    description="The newest snapshot of both packed views in Redis by Feast; in force from its record on.",
+    description="The newest snapshot of both packed views in Redis, by Feast; its record puts it into force.",
     deps=[
         dg.AssetDep(name, partition_mapping=dg.LastPartitionMapping())
         for name in ("user_features", "merchant_features", "feature_medians")
@@ -72,7 +72,7 @@ def online_features(
     group_name="online",
     kinds={"redis"},
     owners=OWNERS,
-    description="Velocity of the last days in Redis. Written when Redis holds none; live payments keep it up to date.",
+    description="Velocity of the last days in Redis; written when there is none, then kept up to date by payments.",
     deps=[dg.AssetDep("raw_transactions", partition_mapping=dg.LastPartitionMapping())],
 )
 def online_velocity(

@@ -15,7 +15,7 @@ from assets.resources import Platform
     kinds={"bentoml"},
     owners=OWNERS,
     deps=[champion_model],
-    description="The release in force as a Bento: code, model and the lock's own packages, to serve alone.",
+    description="The release in force as a Bento that serves by itself: code, model and the locked packages.",
 )
 def champion_bento(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
     """Build it, unless the very same was built before; without a release there is nothing to ship."""
@@ -38,7 +38,7 @@ def champion_bento(platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult
     kinds={"docker"},
     owners=OWNERS,
     deps=[champion_bento],
-    description="An image of the service with that Bento, its bill of materials beside it, where one can be built.",
+    description="An image of the service with that Bento and a bill of materials, if an image can be built here.",
 )
 def fraud_image(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> dg.MaterializeResult[None]:
     """Build it with docker, podman or buildah; where none works, say so."""

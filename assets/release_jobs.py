@@ -63,13 +63,13 @@ def roll_back_challenger() -> None:
     _roll_back()
 
 
-@dg.job(name="promote_challenger", description="Make the challenger the champion now, whatever is not shown yet.")
+@dg.job(name="promote_challenger", description="Make the challenger the champion now, whatever is not proven yet.")
 def promote_challenger() -> None:
     """`_promote` as a job."""
     _promote()
 
 
-@dg.job(name="return_to_champion_before", description="Put the release before the present one into force again.")
+@dg.job(name="return_to_champion_before", description="Put the previous release into force again.")
 def return_to_champion_before() -> None:
     """`_return` as a job."""
     _return()

@@ -26,7 +26,7 @@ def forget_old_decisions(context: dg.OpExecutionContext, platform: dg.ResourcePa
     context.log.info(f"deleted {len(days)} day(s) of decisions: {', '.join(map(str, days)) or 'none'}")
 
 
-@dg.op(description="Reduce snapshots that are long out of force to the rows that payments asked for.")
+@dg.op(description="Reduce snapshots that were replaced long ago to the rows that payments asked for.")
 def prune_old_snapshots(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Both views' snapshots."""
     now_us = int(platform.now.timestamp() * 1_000_000)
@@ -44,7 +44,7 @@ def forget_old_views(context: dg.OpExecutionContext, platform: dg.ResourceParam[
         context.log.info(f"{view.name} of set {view.set_hash}: nobody needs it; Feast's registry has forgotten it")
 
 
-@dg.op(description="Delete Dagster's old runs, but for what something still needs of them.")
+@dg.op(description="Delete Dagster's old runs, except what is still needed.")
 def forget_old_dagster_runs(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """By the machine's clock, which scenarios do not move: Dagster records runs by it."""
     context.log.info(str(forget_old_runs(context.instance, platform.settings, datetime.now(UTC))))

@@ -147,8 +147,8 @@ def _size(folder: Path) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Say what would go, or let it go. Exit code 3 where there is no Dagster."""
-    parser = argparse.ArgumentParser(prog="python -m assets.run_history", description="Let go of Dagster's old runs.")
-    parser.add_argument("--yes", action="store_true", help="do it; without, only say what would go")
+    parser = argparse.ArgumentParser(prog="python -m assets.run_history", description="Delete Dagster's old runs.")
+    parser.add_argument("--yes", action="store_true", help="do it; without it, only show what would be deleted")
     yes = parser.parse_args(arguments).yes
     settings = Settings()
     home = (settings.home / "dagster").absolute()

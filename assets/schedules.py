@@ -50,7 +50,7 @@ def jobs(partitions: dg.PartitionsDefinition, decision_days: dg.PartitionsDefini
         ),
         "relabel": dg.define_asset_job(
             "relabel", dg.AssetSelection.assets(*LABEL_ASSETS, "online_features"), partitions_def=partitions,
-            description="What stands on labels, made anew where other labels count: from label tiles to Redis.",
+            description="What depends on labels, rebuilt when other labels count: from label tiles to Redis.",
         ),
         "decisions": dg.define_asset_job(
             "decisions", dg.AssetSelection.assets(inference_log.TABLE), partitions_def=decision_days,
@@ -72,7 +72,7 @@ def jobs(partitions: dg.PartitionsDefinition, decision_days: dg.PartitionsDefini
         ),
         "packaging": dg.define_asset_job(
             "packaging", dg.AssetSelection.assets(*PACKAGING_ASSETS),
-            description="The release in force as a Bento, and as an image where one can be built.",
+            description="The release in force as a Bento and, if one can be built here, as an image.",
         ),
         "training": dg.define_asset_job(
             "training", dg.AssetSelection.assets(*MODEL_ASSETS, *COLD_ASSETS),
@@ -135,7 +135,7 @@ def schedules(resolved: dict[str, Any]) -> list[dg.ScheduleDefinition]:
         cron_schedule="20 0 * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Yesterday's decisions; what came late for earlier days is merged with them.",
+        description="Yesterday's decisions, together with late ones of earlier days.",
     )
     def decisions(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         yesterday = context.scheduled_execution_time.astimezone(UTC).date() - timedelta(days=1)

@@ -40,13 +40,13 @@ def sensors(resolved: dict[str, Any]) -> list[dg.SensorDefinition]:
     training = resolved["training"]
     return [
         _retrains("drift_retrains", FEATURE_DRIFT, drift_signals, training,
-                  "A feature above its limit on a new day of feature_drift starts a training."),
+                  "Starts a training when a feature is above its limit on a new day of feature_drift."),
         _retrains("performance_retrains", PERFORMANCE, performance_signals, training,
-                  "A fraud rate out of its band on a new day of performance starts a training."),
+                  "Starts a training when a fraud rate is outside its band on a new day of performance."),
         _alerts("drift_alerts", FEATURE_DRIFT, drift_signals,
-                "Tells people of features and scores above their limit."),
+                "Sends an alert for features and scores above their limit."),
         _alerts("performance_alerts", PERFORMANCE, performance_signals,
-                "Tells people of fraud rates and false positives out of their bands."),
+                "Sends an alert for fraud rates and false positives outside their bands."),
         _packages_the_champion(resolved["packaging"]),
         matured_labels_retrain(training),
         new_files(resolved["history"]),
@@ -114,7 +114,7 @@ def _alerts(name: str, asset: str, signals_of: Signals, description: str) -> dg.
     name="rollout",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Shadow, canary, champion: takes the step that the evidence allows; harm takes it out at once.",
+    description="Moves a challenger from shadow to canary to champion by evidence; harm takes it out at once.",
 )
 def rollout(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """One look at the challenger."""
@@ -136,7 +136,7 @@ def rollout(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     name="log_lag_alerts",
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Tells people when more decisions than FRAUD_LOG_LAG_ALERT wait in the broker.",
+    description="Sends an alert when more decisions than FRAUD_LOG_LAG_ALERT wait in the broker.",
 )
 def log_lag_alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Ask the broker how far the lake is behind."""
@@ -158,7 +158,7 @@ def _packages_the_champion(packaging: Any) -> dg.SensorDefinition:
         job=packaging,
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Packages each release that came into force, however it did.",
+        description="Packages each release that comes into force, by whatever way.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         try:
@@ -176,7 +176,7 @@ def _packages_the_champion(packaging: Any) -> dg.SensorDefinition:
 @dg.run_failure_sensor(
     name="failed_run_alerts",
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Tells people of each job whose run has failed.",
+    description="Sends an alert for each job whose run has failed.",
 )
 def failed_run_alerts(context: dg.RunFailureSensorContext) -> None:
     """One alert per job, however many of its runs fail."""
@@ -194,7 +194,7 @@ def failed_run_alerts(context: dg.RunFailureSensorContext) -> None:
     run_status=dg.DagsterRunStatus.SUCCESS,
     name="warned_run_alerts",
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Tells people of each warning of a run that says what to do.",
+    description="Sends an alert for each warning of a run that says what to do.",
 )
 def warned_run_alerts(context: dg.RunStatusSensorContext) -> None:
     """One alert per check and asset, however many runs warn. Drift and performance have sensors of their own."""

@@ -46,9 +46,9 @@ class Door:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         host = headers.get(b"host", b"")
         if not self._hosts.knows(host):
-            return "this server does not know its name in Host: add it to FRAUD_ALLOWED_HOSTS"
+            return "the Host header does not name this server: add the name to FRAUD_ALLOWED_HOSTS"
         if not self._hosts.welcomes(headers.get(b"origin", b""), host):
-            return "pages of another origin are not answered"
+            return "requests from pages of another origin are refused"
         if scope["type"] == "http" and scope["path"].rstrip("/").endswith("/graphql"):
             # what a link, an image or a form can send needs no Origin everywhere; Dagster's own pages send JSON
             if scope["method"] == "POST":

@@ -186,7 +186,7 @@ def reached(server: tuple[str, int | None] | None) -> str:
 def check_page(host: bytes, origin: bytes, decider: Decider) -> None:
     """Raises Problem for what a browser sends for a page of somebody else."""
     if not decider.admits(host, origin):
-        raise foreign_page("the Origin, or the Host, is not this service's: see FRAUD_ALLOWED_HOSTS")
+        raise foreign_page("the Host or Origin header does not name this service: see FRAUD_ALLOWED_HOSTS")
 
 
 def check_headers(headers: list[tuple[bytes, bytes]], limit: int, decider: Decider) -> bytes | None:
@@ -210,7 +210,7 @@ def check_headers(headers: list[tuple[bytes, bytes]], limit: int, decider: Decid
         elif name == b"content-type":
             media_type = value.partition(b";")[0].strip().lower()
         elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise unsupported_media("compressed bodies are not read")
+            raise unsupported_media("compressed bodies are not accepted")
         elif name == b"content-length":
             if not value.isdigit():
                 raise malformed("Content-Length is not a number")
@@ -218,7 +218,7 @@ def check_headers(headers: list[tuple[bytes, bytes]], limit: int, decider: Decid
                 raise too_large(limit)
     check_page(host, origin, decider)
     if media_type != b"application/json":
-        raise unsupported_media("Content-Type has to be application/json")
+        raise unsupported_media("Content-Type must be application/json")
     # also where there is none: a connection's requests share a context
     begin_request(request_id)
     TRACE_PARENT.set(trace_parent)

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from fraud_platform import VERSION
 from fraud_platform.decision.answer import ExplainAnswer, PredictAnswer
 from fraud_platform.decision.batch import BatchAnswer, BatchRequest
 from fraud_platform.decision.explain import DecisionReference
@@ -23,6 +24,13 @@ from fraud_platform.decision.workers import ReloadAnswer
 Json = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
+
+_INFO = {
+    "title": "Fraud decisions",
+    "version": VERSION,
+    "description": "Decides payments, explains decisions and takes labels. A valid payment always gets a decision; "
+    "`served_by` says what it stands on.",
+}
 
 _ALWAYS = {
     400: "The body is not JSON.",
@@ -160,8 +168,9 @@ def _reference(kind: type) -> Json:
 
 
 def document(base: Json) -> bytes:
-    """BentoML's document (`Service.openapi_spec.asdict()`) with the contract's routes described exactly; JSON."""
-    spec: Json = msgspec.json.decode(msgspec.json.encode(base))
+    """BentoML's document (`Service.openapi_spec.asdict()`) under the service's own title, with the contract's routes
+    described exactly; JSON."""
+    spec: Json = msgspec.json.decode(msgspec.json.encode(base)) | {"info": _INFO}
     # BentoML's own schemas are of its own errors and tasks, which no route here answers with
     spec["components"]["schemas"] = components()
     problems = {"application/problem+json": {"schema": _reference(ProblemDocument)}}

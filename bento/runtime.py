@@ -311,7 +311,7 @@ class Runtime:
     def caller(self, authorization: bytes | None, scope: Scope, reached: str) -> str:
         """Who asks. reached: the address of this machine that the request came to. Raises Problem 401, 403."""
         if not self._access.required and not is_loopback(reached):
-            raise unauthorized("this service has no keys yet, and answers without keys on loopback alone")
+            raise unauthorized("this service has no API keys yet and answers without keys on loopback only")
         return self._access.check(authorization, scope)
 
     def admits(self, host: bytes, origin: bytes) -> bool:

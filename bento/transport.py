@@ -134,7 +134,7 @@ class PaymentProtocol(HttpToolsProtocol):
                 error.__context__, HttpParserInvalidURLError | UnicodeDecodeError
             ):
                 current_decider().failed("transport", error)
-            self._refuse(bad_request("this is no sound HTTP/1.1"))
+            self._refuse(bad_request("this is not valid HTTP/1.1"))
             return
         if self._parts is not None and not self.transport.is_closing():
             self._pass_on()

@@ -34,7 +34,7 @@ def words(synonyms: Mapping[str, str]) -> Mapping[str, str]:
     more = {_plain(word): channel for word, channel in synonyms.items()}
     for word, channel in more.items():
         if channel not in CHANNELS:
-            raise ValueError(f"{word!r}: {channel!r} is no channel; there are {', '.join(CHANNELS)}")
+            raise ValueError(f"{word!r}: {channel!r} is not a channel; the channels are {', '.join(CHANNELS)}")
         if not word or WORDS.get(word, channel) != channel:
             raise ValueError(f"{word!r} cannot mean {channel}: {'it is empty' if not word else f'it is {WORDS[word]}'}")
     return {**WORDS, **more}

@@ -63,14 +63,14 @@ def _check(connection: duckdb.DuckDBPyConnection, text: str, columns: Sequence[s
     for part in _walk(node["select_list"]):
         kind = part.get("class")
         if kind == "LAMBDA" and part["syntax_type"] != "SINGLE_ARROW":  # the arrow also reads a field of JSON
-            raise ExpressionError(f"{text!r} has a lambda; an expression speaks of one row and its columns alone")
+            raise ExpressionError(f"{text!r} has a lambda; an expression may use only the columns of one row")
         if kind is not None and kind not in _ALLOWED:
             named = _NAMED.get(kind, kind.lower())
-            raise ExpressionError(f"{text!r} has {named}; an expression speaks of one row and its columns alone")
+            raise ExpressionError(f"{text!r} has {named}; an expression may use only the columns of one row")
         if kind == "COLUMN_REF" and part["column_names"][0].lower() not in known:
             name = ".".join(part["column_names"])
             raise ExpressionError(
-                f"there is no column {name}; there are {', '.join(columns)} (text stands in single quotes)"
+                f"there is no column {name}; there are {', '.join(columns)} (put text in single quotes)"
             )
         if kind == "FUNCTION" and not _is_pure(connection, part["function_name"].lower(), callers):
             raise ExpressionError(

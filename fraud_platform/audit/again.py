@@ -51,7 +51,7 @@ class DecidingModels:
             except Problem as problem:
                 raise NotKeptError(f"{problem}{_because(problem)}") from problem
             except BundleError as error:
-                raise NotKeptError(f"{record.model_version} cannot serve any more: {error}") from error
+                raise NotKeptError(f"{record.model_version} can no longer serve: {error}") from error
         return self._kept[key]
 
     def beside(self, record: DecisionRecord) -> ServingModel:

@@ -34,7 +34,7 @@ class Rule:
             raise RuleError(str(error)) from error
         dtype = self._answer(columns.empty_table()).schema.field("hit").type
         if not pa.types.is_boolean(dtype):
-            raise RuleError(f"a rule is true or false of a payment; {text!r} gives {dtype}")
+            raise RuleError(f"a rule must be true or false for a payment; {text!r} gives {dtype}")
 
     def hits(self, payments: pa.Table) -> tuple[Bools, Bools]:
         """Which payments the rule hits, and which it cannot tell of, because a value that it asks for is null.

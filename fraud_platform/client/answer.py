@@ -65,7 +65,7 @@ def text_of(payment: Mapping[str, Any], field: str) -> str:
     """A payment's required text. Raises ValueError."""
     value = payment.get(field)
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{field}: a text is needed, got {value!r}")
+        raise ValueError(f"{field}: must be a text, got {value!r}")
     return value
 
 
@@ -88,8 +88,8 @@ def amount_of(payment: Mapping[str, Any]) -> Decimal:
     """A payment's amount in units of its currency. Raises ValueError."""
     value = payment.get("amount")
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        raise ValueError(f"amount: a number is needed, got {type(value).__name__}")
+        raise ValueError(f"amount: must be a number, got {type(value).__name__}")
     amount = value if isinstance(value, Decimal) else Decimal(str(value))
     if not amount.is_finite() or amount < 0:
-        raise ValueError("amount: a finite number of at least 0 is needed")
+        raise ValueError("amount: must be a finite number, 0 or more")
     return amount

@@ -154,16 +154,16 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
             f"{path} is not a file of API keys: {error}; {LATER}, else restore it, or delete it and add keys"
         ) from error
     if len({key.id for key in keys}) != len(keys):
-        raise KeysError(f"{path} has two keys of one id; restore it, or delete it and add keys")
+        raise KeysError(f"{path} has two keys with the same id; restore the file, or delete it and add keys again")
     return keys
 
 
 def add_key(path: Path, caller: str, scopes: Sequence[Scope], now: datetime) -> tuple[str, ApiKey]:
     """Make a key; returns it, for the only time, and what is kept of it. Raises KeysError."""
     if not CALLER.fullmatch(caller):
-        raise KeysError(f"{caller!r} is no name for a caller: 1 to 64 letters, digits, dots, dashes, underscores")
+        raise KeysError(f"{caller!r} is not a name for a caller: 1 to 64 letters, digits, dots, dashes, underscores")
     if not scopes:
-        raise KeysError(f"a key needs at least one scope of {', '.join(SCOPES)}")
+        raise KeysError(f"a key needs at least one of the scopes {', '.join(SCOPES)}")
     with _locked(path):
         keys = read_keys(path)
         taken = {key.id for key in keys}
@@ -184,7 +184,7 @@ def revoke_key(path: Path, key_id: str, now: datetime) -> ApiKey:
         keys = read_keys(path)
         found = next((key for key in keys if key.id == key_id), None)
         if found is None:
-            raise KeysError(f"{path} holds no key {key_id!r}: `fraud-platform keys list` shows them")
+            raise KeysError(f"{path} has no key {key_id!r}: `fraud-platform keys list` shows all keys")
         revoked = found if found.revoked_at else msgspec.structs.replace(found, revoked_at=now)
         _write(path, tuple(revoked if key is found else key for key in keys))
     return revoked

@@ -134,7 +134,7 @@ class FeedbackDesk:
         sqlite3.Error if it could not be kept."""
         seconds = self._quota.take(caller)
         if seconds:
-            raise rate_limited(f"at most {self._per_minute} labels a minute are taken of one caller", ceil(seconds))
+            raise rate_limited(f"one caller may send at most {self._per_minute} labels a minute", ceil(seconds))
         request = decode_json(_decode, body)
         transaction_id = identity("transaction_id", request.transaction_id)
         if request.comment is not None and _PERSONAL.search(request.comment):
@@ -147,7 +147,7 @@ class FeedbackDesk:
         decided = await self._decided_on(caller, transaction_id, given)
         paid = decided or given
         if paid is None:
-            raise unknown_transaction("no decision of yours on it is kept; send its transaction_date as well")
+            raise unknown_transaction("we keep no decision of yours on this payment; send its transaction_date as well")
         label = FeedbackLabel(
             feedback_id=uuid.uuid4().hex,
             caller=caller,
@@ -184,8 +184,8 @@ class FeedbackDesk:
         waiting = self._index.waiting(label.caller, label.day - timedelta(days=self._waiting_days))
         if waiting >= self._most_waiting:
             raise rate_limited(
-                f"{waiting} labels of yours wait for payments that nobody knows, and no more are taken; the nightly "
-                "run takes up those whose payments have come",
+                f"{waiting} labels of yours wait for payments that are not known yet, and no more are accepted; the "
+                "nightly run takes up those whose payments have come",
                 WAITING_RETRY_SECONDS,
             )
 

@@ -18,7 +18,7 @@ def note_opening(home: Path, who: str, why: str, now: datetime) -> None:
     """Say that everybody on this machine may ask again, though keys were made here. Raises KeysError while keys are
     kept: a file that is there is obeyed."""
     if read_keys(keys_path(home)):
-        raise KeysError(f"{keys_path(home)} holds keys: revoke those that count, and move the file away first")
+        raise KeysError(f"{keys_path(home)} holds keys: revoke those in force and move the file away first")
     to = {"id": "", "caller": DEFAULT_CALLER, "scopes": [], "state": OPENED}
     with exclusive(releases(home) / ".promotion.lock"):
         append_change(home, Change(at=now, who=who, why=why, what="key", to=to))

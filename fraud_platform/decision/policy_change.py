@@ -118,7 +118,7 @@ def parse_change(body: bytes) -> PolicyChange:
     """The change in a JSON body. Raises MalformedBody, InvalidRequest."""
     change = decode_json(_decode, body)
     if not any(getattr(change, name) not in (None, ()) for name in change.__struct_fields__ if name not in _NO_CHANGE):
-        raise InvalidRequest(None, "asks for no change: name at least one field beside `why`")
+        raise InvalidRequest(None, "asks for no change: give at least one field besides `why`")
     return change
 
 
@@ -150,7 +150,7 @@ def change_policy(settings: Settings, change: PolicyChange, who: str, now: datet
         before = read_policy(settings.home) or _begun(settings, turn, now)
         if change.expected_version not in (None, before.version):
             raise PolicyConflictError(
-                f"the policy is at version {before.version}, not {change.expected_version}: look at it and ask again"
+                f"the policy is at version {before.version}, not {change.expected_version}: look at it and try again"
             )
         followed = read_followed(settings.home) is not None
         after = _switched(settings, before, change, now) if followed else _changed(before, change, now)
@@ -248,7 +248,7 @@ def _changed(before: PolicyRecord, change: PolicyChange, now: datetime) -> Polic
             if entry_key(listing.kind, listing.value, after.list_matching) in held:
                 raise InvalidRequest(
                     f"{name}_add[{position}].value",
-                    f"{listing.kind} {listing.value} is on the other list; take it off there first",
+                    f"{listing.kind} {listing.value} is on the other list; remove it there first",
                 )
     return after
 
@@ -282,5 +282,5 @@ def _list(
         until = None if new.until is None else new.until.astimezone(UTC)
         entries[key(new)] = Entry(kind=new.kind, value=value, until=until, why=change.why)
     if len(entries) > MOST_ENTRIES:
-        raise InvalidRequest(f"{name}_add", f"the list would hold {len(entries)} entries, of at most {MOST_ENTRIES}")
+        raise InvalidRequest(f"{name}_add", f"the list would have {len(entries)} entries, at most {MOST_ENTRIES} fit")
     return tuple(entries.values())

@@ -88,7 +88,7 @@ def forbidden(detail: str) -> Problem:
 
 def foreign_page(detail: str) -> Problem:
     """A web page of somebody else, or one that came by a name which is not this machine's."""
-    return Problem(403, "foreign-page", "Web pages of others are not answered", detail)
+    return Problem(403, "foreign-page", "Requests from other web pages are refused", detail)
 
 
 def not_found(detail: str) -> Problem:
@@ -124,7 +124,7 @@ def timed_out(detail: str) -> Problem:
 def conflict(detail: str, field: str, earlier: EarlierDecision | None) -> Problem:
     """The transaction_id was decided for another payment, which differs in a field; earlier: None while it is being
     decided."""
-    return Problem(409, "transaction-conflict", "The transaction_id is taken", detail, field, earlier)
+    return Problem(409, "transaction-conflict", "The transaction_id is already in use", detail, field, earlier)
 
 
 ALREADY_DECIDED = "already-decided"
@@ -163,7 +163,7 @@ def contradicts_policy(earlier: EarlierDecision) -> Problem:
     return Problem(
         409,
         CONTRADICTS_POLICY,
-        "The policy in force then is stricter",
+        "The policy in force at that time is stricter",
         "the log keeps the report as superseded by the policy's decision",
         "decision",
         earlier,
@@ -177,7 +177,7 @@ def policy_conflict(detail: str) -> Problem:
 
 def followed_policy(detail: str) -> Problem:
     """The policy is the first region's to change."""
-    return Problem(409, "followed-policy", "The policy is changed in the first region", detail)
+    return Problem(409, "followed-policy", "The policy can be changed in the first region only", detail)
 
 
 def too_large(limit: int) -> Problem:

@@ -105,7 +105,7 @@ def _checked(request: ReportRequest | GatewayReportRequest, base_currency: str) 
     except InvalidRequest as error:
         raise InvalidRequest(f"payment.{error.field}" if error.field else "payment", error.detail) from None
     if request.decision != DECISION_OF[request.reason]:
-        raise InvalidRequest("reason", f"is no reason for {request.decision}")
+        raise InvalidRequest("reason", f"is not a reason for {request.decision}")
     return Report(request.decision_id, request.decided_at, request.decision, request.reason, request.cause, payment)
 
 

@@ -95,12 +95,12 @@ class Tokens:
             ends, begins = _moment(claims, "exp") + LEEWAY_SECONDS, _moment(claims, "nbf") - LEEWAY_SECONDS
         # a header or claims nested without end cost a recursion, and need no signature
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
-            raise unauthorized(f"the token is not good: {error}") from None
+            raise unauthorized(f"the token is not valid: {error}") from None
         caller, scope = str(claims["sub"]), claims.get("scope", "")
         if not CALLER.fullmatch(caller):
-            raise unauthorized("the token's `sub` is no name for a caller")
+            raise unauthorized("the token's `sub` is not a name for a caller")
         if begins > self._now():
-            raise unauthorized("the token is not good yet")
+            raise unauthorized("the token is not valid yet")
         words = scope.split() if isinstance(scope, str) else []
         return caller, frozenset(words) & frozenset(SCOPES), ends
 
@@ -125,7 +125,7 @@ def _read(path: Path) -> dict[str, jwt.PyJWK]:
             raise ValueError(f"more than {_MOST_KEY_BYTES:,} bytes")
         found = [jwt.PyJWK.from_dict(entry) for entry in json.loads(payload)["keys"]]
     except (ValueError, KeyError, TypeError, RecursionError, jwt.PyJWTError) as error:
-        raise TokensError(f"{path} is no JWKS: {error}") from error
+        raise TokensError(f"{path} is not a JWKS: {error}") from error
     keys: dict[str, jwt.PyJWK] = {}
     for key in found:
         if key.algorithm_name not in ALGORITHMS or not isinstance(key.key_id, str) or not key.key_id:
@@ -159,8 +159,8 @@ def _moment(claims: dict[str, Any], name: str) -> float:
     """A claim in seconds since 1970, 0 where it is absent. Raises ValueError for what is no moment."""
     value = claims.get(name, 0)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"`{name}` is no number")
+        raise ValueError(f"`{name}` is not a number")
     # an integer too large for a float is no moment either
     if not (isinstance(value, int) and abs(value) < 2**53) and not (isinstance(value, float) and math.isfinite(value)):
-        raise ValueError(f"`{name}` is no moment")
+        raise ValueError(f"`{name}` is not a point in time")
     return float(value)

@@ -48,7 +48,7 @@ def take_out(
     if not manifest.get(ALTERING):
         for name in touched:
             if name in manifest["files"] and _sha256(folder / name) != manifest["files"][name]:
-                raise BackupError(f"{folder / name} is not what was kept; make another backup and delete this one")
+                raise BackupError(f"{folder / name} was altered after the backup; make another one and delete this one")
     _write(folder, manifest | {ALTERING: True})
     policies.rename(copy, names, pseudonyms, who, now)
     for path in sorted((folder / RECORDS).rglob("*.json")):

@@ -210,7 +210,7 @@ def distrust(
 ) -> DistrustEvent:
     """An event that distrusts labels, for `DistrustRecord.append`. Raises ValueError where nothing says which."""
     if source is None and caller is None and since is None:
-        raise ValueError("which labels? give at least one of source, caller and since")
+        raise ValueError("say which labels: give at least one of source, caller and since")
     if since is not None and until is not None and since >= until:
         raise ValueError("until must be after since")
     return DistrustEvent(
@@ -231,7 +231,7 @@ def trust(record: DistrustRecord, identifier: str, *, who: str, why: str, now: d
     standing = in_force(record.events())
     if identifier not in {one.id for one in standing}:
         there = ", ".join(one.id for one in standing) or "none"
-        raise UnknownDistrustError(f"no distrust {identifier} is in force; there are: {there}")
+        raise UnknownDistrustError(f"no distrust {identifier} is in force; in force are: {there}")
     return DistrustEvent(what="trust", id=identifier, at=now, who=who, why=why)
 
 

@@ -103,7 +103,7 @@ def _lines(settings: Settings, colour: Colour, weight: int) -> list[str]:
     """A server that fails three times in two seconds is left alone for as long."""
     found = servers(settings, colour)
     if not found:
-        raise GatewayError(f"no server is {colour}: set FRAUD_GATEWAY_{colour.upper()}")
+        raise GatewayError(f"there is no {colour} server: set FRAUD_GATEWAY_{colour.upper()}")
     return [f"server {address} weight={weight} max_fails=3 fail_timeout=2s;  # {colour}" for address in found]
 
 

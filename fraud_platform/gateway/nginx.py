@@ -44,7 +44,7 @@ def put(folder: Path, text: str) -> None:
     candidate.write_text(text)
     done = subprocess.run([*command(folder, CANDIDATE), "-t"], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise GatewayError(f"nginx refuses the configuration {candidate}: {_last_words(folder, done.stderr)}")
+        raise GatewayError(f"nginx rejects the configuration {candidate}: {_last_words(folder, done.stderr)}")
     candidate.replace(folder / CONFIGURATION)
 
 
@@ -75,11 +75,11 @@ def reload(folder: Path) -> None:
     """
     process = master(folder)
     if process is None:
-        raise GatewayError(f"no nginx runs in {folder}: `fraud-platform gateway start` starts it")
+        raise GatewayError(f"nginx is not running in {folder}: start it with `fraud-platform gateway start`")
     old = set(process.children())
     process.send_signal(signal.SIGHUP)
     if not _wait(lambda: any(child not in old for child in process.children()), RELOAD_SECONDS):
-        raise GatewayError(f"nginx did not take its configuration: {_last_words(folder, '')}")
+        raise GatewayError(f"nginx did not load its configuration: {_last_words(folder, '')}")
     if not _wait(lambda: not any(_works(worker) for worker in old), DRAIN_SECONDS + 2):
         raise GatewayError(f"old workers of nginx did not end within {DRAIN_SECONDS} s; see {folder / 'error.log'}")
 

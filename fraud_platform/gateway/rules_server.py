@@ -131,7 +131,7 @@ class RulesServer:
                 answer = self.decide if path == "/v1/predict" else self.decide_batch
                 status, body = 200, answer(content, caller)
             else:
-                raise not_found("here the rules decide payments, and nothing else is answered")
+                raise not_found("the service is down: payments are decided by the rules, and nothing else is answered")
         except Problem as problem:
             status, body = problem.status, problem.body()
         kind = JSON if status == HTTPStatus.OK else CONTENT_TYPE
@@ -143,7 +143,7 @@ class RulesServer:
         """As the service does: once keys exist, any name will do. Raises Problem."""
         known = self._access.required or self._hosts.knows(host)
         if not (known and self._hosts.welcomes(origin, host)):
-            raise foreign_page("the Origin, or the Host, is not this server's: see FRAUD_ALLOWED_HOSTS")
+            raise foreign_page("the Host or Origin header does not name this server: see FRAUD_ALLOWED_HOSTS")
 
     def decide(self, body: bytes, caller: str) -> bytes:
         """The answer to a payment, kept for the report before it is returned. Raises Problem.

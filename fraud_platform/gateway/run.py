@@ -52,11 +52,11 @@ def prepare(settings: Settings, now: datetime) -> None:
     """Certificate and configuration, tested. Raises GatewayError, KeysError."""
     if needs_keys(settings) and settings.jwt_keys is None and not read_keys(keys_path(settings.home)):
         raise GatewayError(
-            f"a gateway on {settings.gateway_host} is reached from elsewhere, and nobody has a key yet: "
+            f"a gateway on {settings.gateway_host} can be reached from other machines, and there is no API key yet: "
             "`fraud-platform keys add` makes one"
         )
     if nginx.master(folder(settings)) is not None:
-        raise GatewayError(f"a gateway of {settings.home} runs already")
+        raise GatewayError(f"a gateway of {settings.home} is already running")
     if settings.gateway_certificate is None:
         make_certificate(*certificate_files(settings), now)
     nginx.put(folder(settings), render(settings, weights_in_force(settings)))

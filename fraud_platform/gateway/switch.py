@@ -41,7 +41,7 @@ def switch(settings: Settings, colour: Colour, reason: Reason, now: datetime) ->
 def split(settings: Settings, colour: Colour, percent: int, reason: Reason, now: datetime) -> None:
     """Give a colour `percent` of the payments, each by lot, and the other the rest. Raises GatewayError."""
     if not 0 < percent < 100:
-        raise GatewayError(f"a split gives a colour 1 to 99 per cent, got {percent}; `switch` gives it all")
+        raise GatewayError(f"a split gives a colour 1 to 99 per cent, got {percent}; use `switch` for all")
     other = _other(colour)
     _change(settings, {colour: percent, other: 100 - percent}, reason, now)
 
@@ -59,7 +59,7 @@ def roll_back(settings: Settings, reason: Reason, now: datetime) -> dict[Colour,
     """Return to the weights before the last change, and say them. Raises GatewayError where there was none."""
     changes = [entry for entry in read_ledger(settings.home) if entry["what"] == "gateway"]
     if not changes:
-        raise GatewayError("the gateway's weights were never changed")
+        raise GatewayError("there is nothing to undo: the gateway's weights were never changed")
     before = cast(dict[Colour, int], changes[-1]["from"])
     _change(settings, before, reason, now)
     return before
@@ -97,7 +97,7 @@ def _change(settings: Settings, weights: Weights, reason: Reason, now: datetime)
         if weights == before:
             return
         if nginx.master(where) is None:
-            raise GatewayError(f"no gateway of {settings.home} runs: `fraud-platform gateway start` starts it")
+            raise GatewayError(f"no gateway of {settings.home} runs: start it with `fraud-platform gateway start`")
         _check_ready(settings, weights, before)
         nginx.put(where, render(settings, weights))
         try:

@@ -57,7 +57,7 @@ def load_rates(connection: duckdb.DuckDBPyConnection, path: str) -> ImportedRate
     found: dict[str, tuple[list[date], list[int]]] = defaultdict(lambda: ([], []))
     for day_text, currency, rate_text, day, rate_e9 in rows:
         if day is None or rate_e9 is None or rate_e9 <= 0:
-            raise MappingError(f"rates: {path} holds {day_text}, {currency}, {rate_text}, which is no rate")
+            raise MappingError(f"rates: {path} holds {day_text}, {currency}, {rate_text}, which is not a rate")
         try:
             exponent(currency)
         except UnknownCurrency as error:

@@ -98,7 +98,7 @@ class LabelMapping(_Strict):
         told = [str(value).strip().lower() for values in lists.values() for value in values]
         twice = sorted({value for value in told if told.count(value) > 1})
         if twice:
-            raise ValueError(f"{twice[0]!r} stands more than once in {', '.join(lists)}")
+            raise ValueError(f"{twice[0]!r} appears more than once in {', '.join(lists)}")
         return self
 
     @model_validator(mode="after")
@@ -138,7 +138,7 @@ def _known_currency(code: str) -> str:
 def _known_channels(meanings: dict[str, str]) -> dict[str, str]:
     for word, channel in meanings.items():
         if channel not in CHANNELS:
-            raise ValueError(f"{word!r}: {channel!r} is no channel; there are {', '.join(CHANNELS)}")
+            raise ValueError(f"{word!r}: {channel!r} is not a channel; the channels are {', '.join(CHANNELS)}")
     return meanings
 
 

@@ -118,7 +118,7 @@ def _refuse_nothing(reports: Sequence[IngestReport], first_day: date, last_day: 
         told = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(5))
         raise NothingImportedError(
             f"none of the {reasons.total()} rows of {first_day} to {last_day} could be imported, all are quarantined: "
-            f"{told}. `fraud-platform ingest --check` shows the rows; mend the mapping or the files"
+            f"{told}. `fraud-platform ingest --check` shows the rows; correct the mapping or the files"
         )
 
 

@@ -78,7 +78,7 @@ def _read(name: str, column: str, dtype: str, mapping: Mapping) -> tuple[str, st
     if numeric or (dtype == "VARCHAR" and mapping.epoch_unit is not None):
         return _LOCAL, _of_number(column, mapping.epoch_unit or "s")
     if dtype != "VARCHAR":
-        raise MappingError(f"{name} is a {dtype}, which is no time: give an expression that makes it one")
+        raise MappingError(f"{name} is a {dtype}, which is not a time: give an expression that converts it")
     text = f"trim({column})"
     if mapping.time_format is not None:
         zoned = "%z" in mapping.time_format or "%Z" in mapping.time_format

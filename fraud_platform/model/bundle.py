@@ -290,7 +290,7 @@ def releases(home: Path) -> Path:
 def release_folder(home: Path, name: str) -> Path:
     """Folder of a release by its name, such as fraud-detector-7. Raises BundleError where that is no name."""
     if _RELEASE.fullmatch(name) is None:
-        raise BundleError(f"{name!r:.80} is no name of a release: fraud-detector-7 is one")
+        raise BundleError(f"{name!r:.80} is not the name of a release, such as fraud-detector-7")
     return releases(home) / name
 
 
@@ -304,7 +304,7 @@ def current_release(home: Path) -> Path:
     document = _document(pointer, _read(pointer))
     name = document.get("release")
     if not isinstance(name, str):
-        raise BundleError(f"{pointer} names no release")
+        raise BundleError(f"{pointer} does not name a release")
     folder = release_folder(home, name)
     if not folder.is_dir():
         raise BundleError(f"{pointer} names {name}, which is not under {releases(home)}")
@@ -335,7 +335,7 @@ def install(home: Path, bundle_dir: Path) -> Path:
             shutil.rmtree(left_behind)
         if release.exists():
             if Bundle.load(release) != bundle:
-                raise BundleError(f"{release} exists with another content; a release is never rewritten")
+                raise BundleError(f"{release} already exists with other content; a release is never overwritten")
             seal(release)
         else:
             temporary = root / f".{bundle.name}.{uuid.uuid4().hex}.tmp"

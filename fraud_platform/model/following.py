@@ -52,11 +52,11 @@ def check_region(home: Path, region: str) -> None:
     followed = read_followed(home)
     if followed is not None and followed.region != region:
         raise FollowingError(
-            f"{home} is the home of the region {followed.region}, FRAUD_REGION names {region or 'none'}: set it so"
+            f"{home} is the home of the region {followed.region}, FRAUD_REGION names {region or 'none'}: correct it"
         )
 
 
 def refuse_following(home: Path, what: str) -> None:
     """Raise FollowingError in a home that follows. what: the end of the sentence "the first region …"."""
     if _note(home).exists():
-        raise FollowingError(f"this home follows the first region, which {what}: do it there, and it is followed here")
+        raise FollowingError(f"this home follows the first region, which {what}: do it there, and this region follows")

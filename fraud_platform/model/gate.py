@@ -79,7 +79,7 @@ def passed_verdict(candidate: Path, in_force: str) -> Verdict:
     """The verdict that allows a promotion over the release now in force (CHANCE for none). Raises NoVerdictError."""
     verdict = read_verdict(candidate)
     if verdict is None:
-        raise NoVerdictError(f"{candidate.name} was not judged; materialize registered_model first")
+        raise NoVerdictError(f"{candidate.name} has not been judged; materialize registered_model first")
     if verdict.rival != in_force:
         raise NoVerdictError(
             f"{candidate.name} was judged against {verdict.rival}, and {in_force} is in force; judge it again"

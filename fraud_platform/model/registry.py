@@ -104,7 +104,7 @@ def log_and_register(settings: Settings, candidate: Candidate, dagster_run_id: s
     """Log a candidate into the active MLflow run, or one of its own, and register it as a new version.
 
     A candidate whose fingerprint has a version is not registered again. The version gets the alias `candidate`, unless
-    it is the champion already.
+    it is already the champion.
     """
     client = open_client(settings)
     with exclusive(_database(settings).parent / "register.lock"):

@@ -50,7 +50,7 @@ def challenge(home: Path, bundle_dir: Path, reason: Reason, now: datetime, *, ag
     name = Bundle.load(bundle_dir).name
     with _changing(home) as routing:
         if name == routing.release:
-            raise ReleaseError(f"{name} is the champion already")
+            raise ReleaseError(f"{name} is already the champion")
         if name == routing.challenger:
             return routing
         if not again and name in rolled_back(home):
@@ -85,7 +85,7 @@ def return_to(home: Path, release: str, reason: Reason, now: datetime) -> Routin
     ReleaseError."""
     with _changing(home) as routing:
         if release == routing.release:
-            raise ReleaseError(f"{release} is the champion already")
+            raise ReleaseError(f"{release} is already the champion")
         Bundle.load(release_folder(home, release))
         changed = Routing(release=release, since=_microseconds(now))
         _change(home, routing, changed, reason, now)
@@ -143,7 +143,7 @@ def champion_before(home: Path) -> str:
                     f"release challenge {number}` brings it back beside the champion"
                 )
             return before
-    raise ReleaseError("no release was in force before the one that is")
+    raise ReleaseError("there is no earlier release to return to")
 
 
 def rolled_back(home: Path) -> set[str]:
@@ -160,7 +160,7 @@ def _with_challenger(
 ) -> Routing:
     with _changing(home) as routing:
         if routing.challenger != challenger:
-            raise ReleaseError(f"{challenger} is not the challenger any more, {routing.challenger or 'nobody'} is")
+            raise ReleaseError(f"{challenger} is no longer the challenger; {routing.challenger or 'nobody'} is")
         changed = change(routing)
         _change(home, routing, changed, reason, now)
         return changed

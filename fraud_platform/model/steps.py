@@ -281,7 +281,7 @@ def _judged(lake: Lake, settings: Settings, candidate: Candidate) -> Verdict:
         # a champion that this code cannot load cannot decide either
         return alone if broken is None else replace(alone, reasons=[f"WARNING: {broken}", *alone.reasons])
     if champion.data.get("fingerprint") == candidate.fingerprint:
-        return replace(alone, promote=True, reasons=["is the champion already"])
+        return replace(alone, promote=True, reasons=["is already the champion"])
     champion_cut = champion.data["split"]["training_cut"]
     if champion_cut > split.training_cut.isoformat():
         reason = f"{rival} has a training cut of {champion_cut}, after the holdout's start, {split.training_cut}"

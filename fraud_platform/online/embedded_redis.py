@@ -264,7 +264,7 @@ def _terminate(process: psutil.Process) -> None:
     deadline = time.monotonic() + STOP_SECONDS
     while _runs(process.pid):
         if time.monotonic() > deadline:
-            raise RedisUnavailableError(f"the embedded Redis (process {process.pid}) does not end; see its log")
+            raise RedisUnavailableError(f"the embedded Redis (process {process.pid}) does not stop; see its log")
         time.sleep(0.02)
 
 

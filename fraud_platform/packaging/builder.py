@@ -65,7 +65,7 @@ def find_builder() -> Builder:
             return Builder(name)
         complaint = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
         tried.append(f"{name} does not work ({complaint[-1]})")
-    raise BuilderError(f"no builder of images works here: {'; '.join(tried)}")
+    raise BuilderError(f"no image builder works here: {'; '.join(tried)}")
 
 
 def _run(command: list[str]) -> str:

@@ -59,10 +59,10 @@ class Kept:
 def backup(settings: Settings, folder: Path, now: datetime) -> Kept:
     """Keep this home's state in a new folder. Raises BackupError, OSError."""
     if folder.exists():
-        raise BackupError(f"{folder} exists; name a folder that does not, each backup being one of its own")
+        raise BackupError(f"{folder} already exists; name a new folder for each backup")
     home = settings.home.absolute()
     if folder.absolute().is_relative_to(home):
-        raise BackupError(f"{folder} lies in the home: what destroys the one takes the other")
+        raise BackupError(f"{folder} lies inside the home and would be lost with it; choose a folder elsewhere")
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True, mode=0o700)
@@ -117,7 +117,7 @@ def restore(settings: Settings, folder: Path, *, overwrite: bool = False, dry_ru
     for name, sha256 in sorted(manifest["files"].items()):
         content = (folder / name).read_bytes()
         if hashlib.sha256(content).hexdigest() != sha256:
-            raise BackupError(f"{folder / name} is not what was kept; nothing was put back")
+            raise BackupError(f"{folder / name} differs from what was backed up; nothing was restored")
         part, _, rest = name.partition("/")
         present = lake.document(rest) if part == RECORDS else _content(home / rest)
         if present is None or (overwrite and present != content):
@@ -138,14 +138,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError) as error:
-        raise BackupError(f"{folder} is no complete backup: it has no readable {MANIFEST}") from error
+        raise BackupError(f"{folder} is not a complete backup: it has no readable {MANIFEST}") from error
     try:
         refuse_newer(f"the backup {folder}", manifest.get("form", 1), FORM)
     except NewerVersionError as error:
-        raise BackupError(f"{error}; nothing was put back") from error
+        raise BackupError(f"{error}; nothing was restored") from error
     missing = [name for name in manifest["files"] if not (folder / name).is_file()]
     if missing:
-        raise BackupError(f"{folder} lacks {missing[0]} and {len(missing) - 1} more file(s); nothing was put back")
+        raise BackupError(f"{folder} lacks {missing[0]} and {len(missing) - 1} more file(s); nothing was restored")
     return manifest
 
 

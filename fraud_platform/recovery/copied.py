@@ -28,7 +28,7 @@ def copied(settings: Settings, folder: Path) -> Settings:
     home = settings.home.absolute()
     lake = Lake(settings.lake)
     if not lake.is_local:
-        raise DrillError("the lake is no folder of this machine: drill on a copy of it")
+        raise DrillError("the lake is not a folder on this machine: drill on a copy of it")
     if folder.exists():
         raise DrillError(f"{folder} exists; name a folder that does not")
     source = Path(settings.lake)

@@ -66,7 +66,7 @@ class Follower:
         Raises FollowingError where the settings name no region, or another one than this home's.
         """
         if not settings.region:
-            raise FollowingError("the first region follows nobody: set FRAUD_REGION")
+            raise FollowingError("this is the first region, which follows no other: set FRAUD_REGION")
         check_region(settings.home, settings.region)
         self._settings = settings
         self._lake = lake
@@ -160,7 +160,7 @@ class Follower:
         # the card is for people, and one that is there is left alone
         wanted, found = ({name: each.get(name) for name in DECIDING} for each in (expected, hashes(folder)))
         if wanted != found:
-            raise BundleError(f"{folder} is another release than the first region's {name}; move it away")
+            raise BundleError(f"{folder} differs from the first region's release {name}; move it away")
         self._verified[name] = expected
 
     def _copy(self, name: str, expected: dict[str, str]) -> None:

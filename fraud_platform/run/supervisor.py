@@ -137,7 +137,7 @@ class Supervisor:
         while self.build.running:
             self.stop.sleep(0.2)
         if self.build.exit_code:
-            raise StartError(f"the build failed (exit code {self.build.exit_code})", "What it said stands above.")
+            raise StartError(f"the build failed (exit code {self.build.exit_code})", "See its output above.")
         self.built = True
 
     def _follow_build(self, before: str | None) -> None:

@@ -92,5 +92,5 @@ def read_story(path: Path) -> Story:
         raise StoryError(f"{path}: {error}") from error
     late = [event.sentence for event in events if event.day > story.days]
     if late:
-        raise StoryError(f"{path}: {late[0]!r} lies behind the last day, {story.days}")
+        raise StoryError(f"{path}: {late[0]!r} is after the last day, {story.days}")
     return story

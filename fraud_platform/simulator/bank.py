@@ -125,7 +125,7 @@ class SimulatedBank:
 
     def _check(self, day: date) -> None:
         if day < self._first_day:
-            raise ValueError(f"{day} lies before {self._first_day}, the first day of the simulated bank")
+            raise ValueError(f"{day} is before {self._first_day}, the first day of the simulated bank")
 
     def _world(self, ordinal: int) -> World:
         since = max(day for day in self._behaviours if day.toordinal() <= ordinal)

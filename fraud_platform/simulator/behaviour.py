@@ -61,5 +61,5 @@ def behaviour_of(given: Mapping[str, float]) -> Behaviour:
     known = {field.name for field in fields(Behaviour)}
     unknown = sorted(given.keys() - known)
     if unknown:
-        raise ValueError(f"{unknown[0]} is no behaviour; there are: {', '.join(sorted(known))}")
+        raise ValueError(f"{unknown[0]} is not a behaviour; known are: {', '.join(sorted(known))}")
     return Behaviour(**given)

@@ -408,7 +408,7 @@ def test_a_backup_whose_erasure_was_killed_is_refused_until_another_has_complete
 
     # a file that somebody else has altered is not made good by an erasure
     (kept / "home" / "policy" / "1.json").write_text("{}")
-    with pytest.raises(BackupError, match=r"1\.json is not what was kept"):
+    with pytest.raises(BackupError, match=r"1\.json was altered after the backup"):
         erasing.kept.take_out(*taken_out(world, kept))
 
 

@@ -498,5 +498,5 @@ def test_without_a_running_gateway_nothing_is_changed(tmp_path: Path) -> None:
 
 
 def test_a_gateway_that_is_reached_from_elsewhere_needs_keys_first(tmp_path: Path) -> None:
-    with pytest.raises(GatewayError, match="nobody has a key yet"):
+    with pytest.raises(GatewayError, match="there is no API key yet"):
         prepare(Settings(home=tmp_path, gateway_host="0.0.0.0", gateway_port=free_port()), NOW)

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -450,6 +451,11 @@ def test_keys_close_the_door_and_say_what_is_allowed(service: Service) -> None:
 
 def test_openapi_describes_the_routes_with_their_schemas_and_problems(service: Service) -> None:
     document = service.http.get("/docs.json").json()
+    pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    (version,) = re.findall(r'^version = "(.+)"', pyproject, re.MULTILINE)
+    assert document["info"] == {
+        "title": "Fraud decisions", "version": version, "description": document["info"]["description"],
+    }  # fmt: skip
     operation = document["paths"]["/v1/predict"]["post"]
     schemas = document["components"]["schemas"]
     assert operation["requestBody"]["content"]["application/json"]["schema"] == ref("PaymentRequest")

@@ -200,7 +200,7 @@ def test_fallback_rules_flag_by_the_limits_of_the_settings(world: World) -> None
     ("text", "said"),
     [
         ("amuont > 5", "there is no column amuont; there are transaction_id, user_id"),
-        ('country = "DE"', "text stands in single quotes"),
+        ('country = "DE"', "put text in single quotes"),
         ("traffic.amount > 5", "there is no column traffic.amount"),
         ("amount", "true or false"),
         ("amount > (", "cannot be read"),

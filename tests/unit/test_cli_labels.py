@@ -137,7 +137,7 @@ def test_since_and_until_bound_what_is_meant(said: Any, lake: Lake, tmp_path: Pa
 
 
 def test_what_cannot_be_meant_is_refused(said: Any, lake: Lake, tmp_path: Path) -> None:
-    assert "which labels?" in said("distrust", "--why", "all of them", code=1)
+    assert "say which labels" in said("distrust", "--why", "all of them", code=1)
     assert "until must be after since" in said(
         "distrust", "--since", "2026-11-22", "--until", "2026-11-22", "--why", "no", code=1
     )

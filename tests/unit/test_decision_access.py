@@ -204,7 +204,7 @@ def test_two_keys_of_one_id_stop_the_start(tmp_path: Path) -> None:
     document = json.loads(keys_path(tmp_path).read_text())
     document["keys"] *= 2
     keys_path(tmp_path).write_text(json.dumps(document))
-    with pytest.raises(KeysError, match="two keys of one id"):
+    with pytest.raises(KeysError, match="two keys with the same id"):
         Door(tmp_path)
 
 
@@ -227,7 +227,7 @@ def test_the_disk_holds_no_key_and_nobody_else_may_read_it(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["a:b", "", "a b", "-a", "x" * 65, "a/b", "é"])
 def test_a_caller_s_name_can_stand_in_a_key_of_redis_and_in_a_log(tmp_path: Path, name: str) -> None:
-    with pytest.raises(KeysError, match="no name for a caller"):
+    with pytest.raises(KeysError, match="not a name for a caller"):
         add_key(keys_path(tmp_path), name, ("decide",), NOW)
 
 
@@ -277,6 +277,6 @@ def test_the_command_line_makes_lists_and_revokes(tmp_path: Path) -> None:
     )
     door.later()
     assert door.answers(f"Bearer {token[0]}") == 401
-    assert "holds no key" in run(tmp_path, "keys", "revoke", "nothing", code=1)
-    assert "no name for a caller" in run(tmp_path, "keys", "add", "a:b", "--scope", "decide", code=1)
+    assert "has no key" in run(tmp_path, "keys", "revoke", "nothing", code=1)
+    assert "not a name for a caller" in run(tmp_path, "keys", "add", "a:b", "--scope", "decide", code=1)
     run(tmp_path, "keys", "add", "shop", "--scope", "everything", code=2)

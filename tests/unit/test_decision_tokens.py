@@ -88,32 +88,32 @@ def test_a_good_token_names_caller_and_scopes(tokens: Tokens) -> None:
         ({"aud": "another"}, "[Aa]udience"),
         ({"exp": NOW - 31}, "expired"),
         ({"exp": ...}, "exp"),
-        ({"exp": "soon"}, "not good"),
-        ({"exp": float("nan")}, "`exp` is no moment"),
-        ({"exp": float("inf")}, "`exp` is no moment"),
-        ({"exp": 10**400}, "`exp` is no moment"),
-        ({"exp": "Infinity"}, "`exp` is no number"),
-        ({"exp": True}, "`exp` is no number"),
-        ({"nbf": float("nan")}, "`nbf` is no moment"),
-        ({"nbf": float("-inf")}, "`nbf` is no moment"),
-        ({"nbf": "now"}, "`nbf` is no number"),
+        ({"exp": "soon"}, "not valid"),
+        ({"exp": float("nan")}, "`exp` is not a point in time"),
+        ({"exp": float("inf")}, "`exp` is not a point in time"),
+        ({"exp": 10**400}, "`exp` is not a point in time"),
+        ({"exp": "Infinity"}, "`exp` is not a number"),
+        ({"exp": True}, "`exp` is not a number"),
+        ({"nbf": float("nan")}, "`nbf` is not a point in time"),
+        ({"nbf": float("-inf")}, "`nbf` is not a point in time"),
+        ({"nbf": "now"}, "`nbf` is not a number"),
         ({"sub": ...}, "sub"),
-        ({"sub": "../x"}, "no name for a caller"),
-        ({"nbf": NOW + 31}, "not good yet"),
+        ({"sub": "../x"}, "not a name for a caller"),
+        ({"nbf": NOW + 31}, "not valid yet"),
         ({"kid": "unknown"}, "none of the issuer's keys"),
         ({"kid": None}, "none of the issuer's keys"),
         ({"secret": ec.generate_private_key(ec.SECP256R1())}, "[Ss]ignature"),
         # a key of another kind under this name: the algorithm is the key's, whatever the token says
-        ({"secret": RSA, "alg": "RS256"}, "not good"),
-        ({"secret": "shared-secret-of-32-bytes-or-more!", "alg": "HS256"}, "not good"),
-        ({"secret": None, "alg": "none"}, "not good"),
+        ({"secret": RSA, "alg": "RS256"}, "not valid"),
+        ({"secret": "shared-secret-of-32-bytes-or-more!", "alg": "HS256"}, "not valid"),
+        ({"secret": None, "alg": "none"}, "not valid"),
     ],
 )
-def test_a_token_that_is_not_good_lets_nobody_in(tokens: Tokens, changes: dict[str, Any], why: str) -> None:
+def test_a_token_that_is_not_valid_lets_nobody_in(tokens: Tokens, changes: dict[str, Any], why: str) -> None:
     refused(tokens, token(**changes), why)
 
 
-def test_what_is_no_token_lets_nobody_in(tokens: Tokens) -> None:
+def test_what_is_not_a_token_lets_nobody_in(tokens: Tokens) -> None:
     for text in (b"a.b.c", b"..", b"\xff.\xff.\xff", b"x" * 5_000):
         refused(tokens, text, "token")
     body = token().split(b".")
@@ -123,15 +123,15 @@ def test_what_is_no_token_lets_nobody_in(tokens: Tokens) -> None:
 def test_a_header_or_claims_nested_without_end_are_refused(tokens: Tokens) -> None:
     head, claims, signature = token().split(b".")
     deep = base64.urlsafe_b64encode(b'{"kid": ' + b"[" * 1_400).rstrip(b"=")
-    refused(tokens, b".".join([deep, claims, signature]), "not good")
+    refused(tokens, b".".join([deep, claims, signature]), "not valid")
     deep = base64.urlsafe_b64encode(b'{"alg": "ES256", "kid": "e", "x": ' + b"[" * 1_000 + b"]" * 1_000 + b"}").rstrip(
         b"="
     )
-    refused(tokens, b".".join([deep, claims, signature]), "not good")
+    refused(tokens, b".".join([deep, claims, signature]), "not valid")
     # signed, so that the claims are read
     signed = head + b"." + base64.urlsafe_b64encode(b'{"exp": ' + b"[" * 1_400 + b"]" * 1_400 + b"}").rstrip(b"=")
     algorithm = ECAlgorithm(ECAlgorithm.SHA256)
-    refused(tokens, signed + b"." + base64.urlsafe_b64encode(algorithm.sign(signed, EC)).rstrip(b"="), "not good")
+    refused(tokens, signed + b"." + base64.urlsafe_b64encode(algorithm.sign(signed, EC)).rstrip(b"="), "not valid")
 
 
 def test_a_token_that_was_good_ends(tokens: Tokens, clock: Clock) -> None:
@@ -151,7 +151,7 @@ def test_a_key_that_is_taken_back_ends_its_tokens_and_an_unreadable_file_changes
     keys.write_text("no JSON")
     clock.now += 1.1
     tokens.check(text)
-    assert "is no JWKS" in str(faults[-1])
+    assert "is not a JWKS" in str(faults[-1])
     keys.write_text(json.dumps({"keys": [jwk(RSA, "r", "RS256")]}))
     clock.now += 1.1
     refused(tokens, text, "none of the issuer's keys")
@@ -185,7 +185,7 @@ def test_a_key_that_nobody_should_trust_stops_the_start(tmp_path: Path, listed: 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"keys": ' + "[" * 100_000, " " * 1_100_000], ids=range(3))
 def test_a_file_that_is_too_deep_or_too_large_stops_the_start(tmp_path: Path, text: str) -> None:
     (tmp_path / "keys.json").write_text(text)
-    with pytest.raises(TokensError, match="is no JWKS"):
+    with pytest.raises(TokensError, match="is not a JWKS"):
         Tokens(tmp_path / "keys.json", ISSUER, AUDIENCE, failed=lambda _: None)
 
 

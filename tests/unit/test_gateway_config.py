@@ -75,7 +75,7 @@ def test_an_ipv6_address_is_written_in_brackets() -> None:
 
 
 def test_half_a_certificate_and_half_an_issuer_are_refused() -> None:
-    with pytest.raises(ValueError, match="set together"):
+    with pytest.raises(ValueError, match="set gateway_certificate and gateway_certificate_key together"):
         Settings(gateway_certificate=Path("a.pem"))
     with pytest.raises(ValueError, match="needs jwt_issuer and jwt_audience"):
         Settings(jwt_keys=Path("keys.json"), jwt_issuer="https://idp.example")

@@ -242,9 +242,9 @@ def test_nested_json_lines_with_rates_late_rows_and_dated_labels(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("2014-05-01,USD,zero", "2014-05-01, USD, zero, which is no rate"),
-        ("2014-05-01,USD,0", "which is no rate"),
-        ("soon,USD,1", "soon, USD, 1, which is no rate"),
+        ("2014-05-01,USD,zero", "2014-05-01, USD, zero, which is not a rate"),
+        ("2014-05-01,USD,0", "which is not a rate"),
+        ("soon,USD,1", "soon, USD, 1, which is not a rate"),
         ("2014-05-01,DOLLAR,1", "'DOLLAR' is not an ISO 4217"),
         ("2014-05-01,USD,1\n2014-05-01,USD,2", "more than one rate of USD on 2014-05-01"),
     ],
@@ -482,5 +482,5 @@ def test_a_mapping_says_what_its_words_of_channel_mean(tmp_path):
     known = Settings(home=tmp_path / "home", channel_synonyms={"fax": "moto"})
     assert check_mapping(mapping, known).channels_unknown == {}
     mapping.write_text(mapping.read_text().replace("K9: atm", "K9: cash"))
-    with pytest.raises(MappingError, match="'cash' is no channel"):
+    with pytest.raises(MappingError, match="'cash' is not a channel"):
         MappedSource.open(mapping, settings)

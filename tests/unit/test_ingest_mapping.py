@@ -97,7 +97,7 @@ def test_a_missing_file_is_named(tmp_path):
         ),
         (("total", "CAST(total || 'x' AS DOUBLE)"), r"expression failed on a row; TRY_CAST"),
         (("moment\n", "epoch(moment::TIMESTAMP)\n"), r"timestamp is a number \(DOUBLE\): set epoch_unit"),
-        (("moment\n", "list_value(moment)\n"), r"timestamp is a VARCHAR\[\], which is no time"),
+        (("moment\n", "list_value(moment)\n"), r"timestamp is a VARCHAR\[\], which is not a time"),
         (("moment\n", "customer\n"), r"none of 1 rows has a readable time"),
     ],
 )

@@ -129,7 +129,7 @@ def test_times_that_a_change_of_clocks_moved_are_counted_per_column(tmp_path):
 
 @pytest.mark.parametrize("stored", [pa.array([3_600], pa.time32("s")), pa.array([b"2023-01-01"]), pa.array([[1]])])
 def test_what_is_no_time_is_refused_with_its_type(tmp_path, stored):
-    with pytest.raises(MappingError, match=r"timestamp is a .*, which is no time"):
+    with pytest.raises(MappingError, match=r"timestamp is a .*, which is not a time"):
         opened(tmp_path, MAPPING, when_=stored).first_day()
 
 

@@ -161,7 +161,7 @@ def test_a_card_goes_with_its_release_and_the_command_prints_it(
     (tmp_path / "made" / CARD_FILE).write_text("another")
     assert (install(tmp_path / "home", tmp_path / "made") / CARD_FILE).read_text() == card
     replace(bundle, threshold=0.95).write(tmp_path / "other")
-    with pytest.raises(BundleError, match="never rewritten"):
+    with pytest.raises(BundleError, match="never overwritten"):
         install(tmp_path / "home", tmp_path / "other")
     begin_home(tmp_path / "home")
     printed = CliRunner().invoke(app, ["card", "7"], env={"FRAUD_HOME": str(tmp_path / "home")})

@@ -76,7 +76,7 @@ def test_with_too_few_frauds_nothing_is_promoted_not_even_a_first_model(against_
 
 
 def test_only_a_passed_verdict_against_what_is_in_force_lets_a_candidate_through(tmp_path: Path) -> None:
-    with pytest.raises(NoVerdictError, match="was not judged"):
+    with pytest.raises(NoVerdictError, match="has not been judged"):
         passed_verdict(tmp_path, CHANCE)
     passed = judged(comparison(BETTER))
     write_verdict(tmp_path, passed)

@@ -186,7 +186,7 @@ def test_a_later_backup_is_not_put_back(tmp_path: Path) -> None:
     elsewhere = Settings(home=tmp_path / "elsewhere")
     manifest = tmp_path / "kept" / MANIFEST
     change_json(manifest, form=2, files={"of": "another shape"})
-    with pytest.raises(BackupError, match=f"the backup .* is of form 2, .* {USE}; nothing was put back"):
+    with pytest.raises(BackupError, match=f"the backup .* is of form 2, .* {USE}; nothing was restored"):
         restore(elsewhere, tmp_path / "kept")
     assert not elsewhere.home.exists()
 

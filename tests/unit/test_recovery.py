@@ -69,20 +69,20 @@ def test_a_backup_that_was_altered_or_cut_short_puts_back_nothing(home: Settings
     altered = tmp_path / "kept" / "lake-records" / "dataset.json"
     whole = altered.read_bytes()
     altered.write_text("{}")
-    with pytest.raises(BackupError, match=r"dataset\.json is not what was kept"):
+    with pytest.raises(BackupError, match=r"dataset\.json differs from what was backed up"):
         restore(home, tmp_path / "kept")
     altered.unlink()
     with pytest.raises(BackupError, match=r"lacks lake-records/dataset\.json"):
         restore(home, tmp_path / "kept")
     altered.write_bytes(whole)
     (tmp_path / "kept" / "manifest.json").unlink()
-    with pytest.raises(BackupError, match="no complete backup"):
+    with pytest.raises(BackupError, match="not a complete backup"):
         restore(home, tmp_path / "kept")
     assert read_ledger(home.home) == []
 
 
 def test_a_backup_goes_to_a_folder_of_its_own_outside_the_home(home: Settings, tmp_path: Path) -> None:
-    with pytest.raises(BackupError, match="lies in the home"):
+    with pytest.raises(BackupError, match="lies inside the home"):
         backup(home, home.home / "kept", NOW)
     (tmp_path / "there").mkdir()
     with pytest.raises(BackupError, match="exists"):

@@ -132,7 +132,7 @@ def test_a_damaged_model_holds_no_kill_switch_back(regions: Regions) -> None:
 def test_a_release_of_the_same_name_and_another_content_is_refused(regions: Regions) -> None:
     publish_small_model(regions.first.home, version=1, seed=1)
     publish_small_model(regions.west.home, version=1, seed=9)
-    assert "another release" in regions.follow()[0]
+    assert "differs from the first region" in regions.follow()[0]
     assert read_followed(regions.west.home).problem  # type: ignore[union-attr]
 
 
@@ -170,7 +170,7 @@ def test_a_region_that_follows_changes_its_kill_switch_alone(regions: Regions) -
         return_to(regions.west.home, "fraud-detector-1", REASON, NOW)
     with pytest.raises(FollowingError, match="the first region"):
         Publisher(regions.west, regions.lake)
-    with pytest.raises(FollowingError, match="follows nobody"):
+    with pytest.raises(FollowingError, match="follows no other"):
         Follower(regions.first, regions.lake, lambda: 0, regions.said.append)
     for region in ("", "east"):
         with pytest.raises(FollowingError, match="the home of the region west"):

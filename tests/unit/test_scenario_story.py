@@ -99,7 +99,7 @@ def test_a_sentence_that_nobody_understands_is_refused_with_those_that_are(tmp_p
         read_event("on day 3 pigs fly")
     for wrong, said in (
         (STORY.replace("no training is started", "all is well"), "all is well"),
-        (STORY.replace("on day 3", "on day 4"), "behind the last day"),
+        (STORY.replace("on day 3", "on day 4"), "after the last day"),
         (STORY.replace("days: 3", "weeks: 3"), "weeks"),
         ("{", "story.yaml"),
     ):
@@ -109,5 +109,5 @@ def test_a_sentence_that_nobody_understands_is_refused_with_those_that_are(tmp_p
 
 
 def test_an_unknown_behaviour_is_named() -> None:
-    with pytest.raises(ValueError, match=r"amount_scall.*is no behaviour; there are: account_takeover"):
+    with pytest.raises(ValueError, match=r"amount_scall.*is not a behaviour; known are: account_takeover"):
         behaviour_of({"amount_scall": 2})
