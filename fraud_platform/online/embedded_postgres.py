@@ -150,7 +150,10 @@ def _comes_up(folder: Path) -> bool:
     takes longer."""
     deadline = time.monotonic() + START_SECONDS
     while _process(folder) is not None and time.monotonic() < deadline:
-        lines = (folder / "postmaster.pid").read_text().splitlines()
+        try:
+            lines = (folder / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:  # it is ending
+            return False
         if lines[7:] and lines[7].strip() == "ready":
             return True
         time.sleep(0.05)
