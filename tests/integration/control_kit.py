@@ -16,7 +16,7 @@ import psycopg
 from pydantic import SecretStr
 
 from fraud_platform.control.schema import prepare
-from fraud_platform.online.embedded_postgres import ensure_postgres, postgres_pid, stop_postgres
+from fraud_platform.online.embedded_postgres import ensure_postgres, postgres_pid
 from fraud_platform.settings import Settings
 
 
@@ -73,11 +73,13 @@ class StoreServer:
 @contextmanager
 def store_server(home: Path) -> Iterator[StoreServer]:
     """A server of its own under a home."""
-    settings = Settings(home=home)
+    server = StoreServer(Settings(home=home), ensure_postgres(Settings(home=home)))
     try:
-        yield StoreServer(settings, ensure_postgres(settings))
+        yield server
     finally:
-        stop_postgres(settings)
+        # nobody needs its data: an orderly end would write a hundred megabytes of them first
+        if postgres_pid(server.settings) is not None:
+            server.kill()
 
 
 def shared(home: Path, url: str) -> Settings:
