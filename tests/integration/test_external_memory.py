@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fraud_platform.features.catalogue import CATALOGUE
 from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.lake import Lake
 from fraud_platform.model import stored
@@ -146,7 +147,7 @@ def test_boosting_on_many_batches_is_noise_apart_at_most(tmp_path: Path, monkeyp
             yield from np.array_split(whole.vectors, 7)
 
     whole, unseen = drawn(60_000), drawn(20_000)
-    parts = Parts(whole.is_fraud, None, 0, Lake(str(tmp_path)), [])
+    parts = Parts(whole.is_fraud, None, 0, CATALOGUE, Lake(str(tmp_path)), [])
     reached = [
         average_precision(
             unseen.is_fraud,
