@@ -112,7 +112,7 @@ def stronger(candidate: Candidate, settings: Settings, name: str) -> Candidate:
     model = bytes(grown.booster.save_raw("ubj"))
     bundle = replace(candidate.bundle, model=model, model_sha256=hashlib.sha256(model).hexdigest())
     folder = candidate.folder.with_name(name)
-    return write_candidate(folder, replace(candidate.record, fingerprint=name), bundle, candidate.plots)
+    return write_candidate(folder, replace(candidate.record, fingerprint=name), bundle, candidate.plots, CATALOGUE)
 
 
 def test_a_first_candidate_becomes_champion_and_a_better_one_challenger(mine: Settings) -> None:
@@ -203,6 +203,7 @@ def test_a_first_candidate_becomes_champion_and_a_better_one_challenger(mine: Se
         replace(candidate.record, fingerprint="equal"),
         candidate.bundle,
         candidate.plots,
+        CATALOGUE,
     )
     second = register_candidate(mine, equal)
     refused = release_if_better(lake_of(mine), mine, equal, second, who="weekly", now=kit.NOW)
@@ -266,7 +267,11 @@ def test_a_promotion_killed_at_any_step_is_completed_with_its_own_reason(
     ]
     for number, (owner, name) in enumerate(steps):
         successor = write_candidate(
-            candidate.folder.with_name(name), replace(candidate.record, fingerprint=name), candidate.bundle, {}
+            candidate.folder.with_name(name),
+            replace(candidate.record, fingerprint=name),
+            candidate.bundle,
+            {},
+            CATALOGUE,
         )
         version = register_candidate(mine, successor).version
 
@@ -523,5 +528,4 @@ def replace_fingerprint(candidate: Candidate) -> Candidate:
     """The same candidate as another training would have named it."""
     return write_candidate(
         candidate.folder.with_name("another"), replace(candidate.record, fingerprint="another"), candidate.bundle,
-        candidate.plots,
-    )  # fmt: skip
+        candidate.plots, CATALOGUE)  # fmt: skip
