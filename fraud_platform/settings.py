@@ -146,6 +146,12 @@ class Settings(BaseSettings):
     gateway_address_rate: int = Field(
         5_000, ge=1, description="Requests per second allowed for one address, whatever keys it uses."
     )
+    gateway_address_connections: int = Field(
+        4_096,
+        ge=1,
+        le=65_535,
+        description="Requests of one address that may be under way at once, those half sent among them.",
+    )
     gateway_timeout_ms: int = Field(
         200, ge=1, description="Milliseconds that the gateway waits for a decision before it tries the next server."
     )

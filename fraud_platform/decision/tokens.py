@@ -21,9 +21,13 @@ from fraud_platform.decision.problem import unauthorized
 ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
 """Signatures by a private key alone: with a shared secret, whoever checks tokens could make them too."""
 LEEWAY_SECONDS = 30
+LONGEST_DAYS = 366
+"""How far ahead `exp` may lie: far beyond any token that an issuer means, and short of for ever."""
 LONGEST = 4_096
 """Bytes of a token."""
 SHORTEST_RSA_BITS = 2_048
+_SMALL_FACTORS = math.factorial(1_000)
+"""Every number up to 1,000 divides it."""
 LOOK_SECONDS = 1.0
 _MOST_KEY_BYTES = 1024 * 1024
 _REMEMBERED = 1_024
@@ -99,6 +103,8 @@ class Tokens:
         caller, scope = str(claims["sub"]), claims.get("scope", "")
         if not CALLER.fullmatch(caller):
             raise unauthorized("the token's `sub` is not a name for a caller")
+        if ends - LEEWAY_SECONDS > self._now() + LONGEST_DAYS * 86_400:
+            raise unauthorized(f"the token's `exp` is more than {LONGEST_DAYS} days ahead")
         if begins > self._now():
             raise unauthorized("the token is not valid yet")
         words = scope.split() if isinstance(scope, str) else []
@@ -123,11 +129,14 @@ def _read(path: Path) -> dict[str, jwt.PyJWK]:
             payload = file.read(_MOST_KEY_BYTES + 1)
         if len(payload) > _MOST_KEY_BYTES:
             raise ValueError(f"more than {_MOST_KEY_BYTES:,} bytes")
-        found = [jwt.PyJWK.from_dict(entry) for entry in json.loads(payload)["keys"]]
+        listed = json.loads(payload, object_pairs_hook=_names_once)["keys"]
+        if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+            raise ValueError("`keys` is not a list of objects")
+        found = [(jwt.PyJWK.from_dict(entry), entry.get("key_ops", ["verify"])) for entry in listed]
     except (ValueError, KeyError, TypeError, RecursionError, jwt.PyJWTError) as error:
         raise TokensError(f"{path} is not a JWKS: {error}") from error
     keys: dict[str, jwt.PyJWK] = {}
-    for key in found:
+    for key, operations in found:
         if key.algorithm_name not in ALGORITHMS or not isinstance(key.key_id, str) or not key.key_id:
             raise TokensError(
                 f"{path}: a key needs a `kid` and one of {', '.join(ALGORITHMS)}, got {key.algorithm_name}"
@@ -137,8 +146,22 @@ def _read(path: Path) -> dict[str, jwt.PyJWK]:
         weakness = _weakness(key)
         if weakness:
             raise TokensError(f"{path}: the key {key.key_id} {weakness}")
+        if key.public_key_use not in (None, "sig") or not (isinstance(operations, list) and "verify" in operations):
+            raise TokensError(
+                f"{path}: the key {key.key_id} is not for signatures (`use`, `key_ops`): leave it out of the file"
+            )
         keys[key.key_id] = key
     return keys
+
+
+def _names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises ValueError for a name that stands twice: one reader takes the first, another the last."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"`{name}` stands twice in one object")
+        found[name] = value
+    return found
 
 
 def _weakness(key: jwt.PyJWK) -> str | None:
@@ -147,6 +170,8 @@ def _weakness(key: jwt.PyJWK) -> str | None:
     if isinstance(public, rsa.RSAPublicKey):
         if public.key_size < SHORTEST_RSA_BITS:
             return f"is RSA of {public.key_size} bits; {SHORTEST_RSA_BITS} is the least"
+        if math.gcd(public.public_numbers().n, _SMALL_FACTORS) > 1:
+            return "has a modulus that is no product of two large primes"
         return None
     if isinstance(public, ec.EllipticCurvePublicKey):
         return None if public.curve.name == "secp256r1" else f"is on the curve {public.curve.name}; ES256 is on P-256"

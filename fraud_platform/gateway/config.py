@@ -32,6 +32,9 @@ MAX_BODY = 64 * 1024
 MAX_BATCH = 512 * 1024
 """Bytes of a body; a test holds them against the service's own limits."""
 
+CONNECTIONS = 8_192
+"""Connections of one of nginx's processes, those to the servers behind among them."""
+
 DRAIN_SECONDS = 10
 SLOW_SECONDS = 5
 """How long an explanation, a label, a report or a batch may take; the service's own limit is below."""
@@ -74,6 +77,10 @@ def render(settings: Settings, weights: Weights) -> str:
     values = {
         "folder": folder(settings),
         "workers": settings.gateway_workers or "auto",
+        "connections": CONNECTIONS,
+        "address_connections": settings.gateway_address_connections,
+        # a batch is eight times as long as a payment, and lies in memory while it comes
+        "address_batches": max(1, settings.gateway_address_connections // (MAX_BATCH // MAX_BODY)),
         "access_log": settings.gateway_access_log or folder(settings) / "access.log",
         "address": _address(settings.gateway_host, settings.gateway_port),
         "certificate": certificate,
@@ -126,7 +133,10 @@ def _problems(settings: Settings) -> str:
         "@too_large": Problem(
             413, "body-too-large", "The body is too large", f"at most {MAX_BODY} bytes are read, {MAX_BATCH} of a batch"
         ),
-        "@rate_limited": rate_limited(f"at most {settings.gateway_rate} requests a second; try again in a second"),
+        "@rate_limited": rate_limited(
+            f"at most {settings.gateway_rate} requests a second, and of an address "
+            f"{settings.gateway_address_connections} at once, an eighth of them batches; try again in a second"
+        ),
         "@unavailable": unavailable(),
     }
     kind = CONTENT_TYPE.decode()

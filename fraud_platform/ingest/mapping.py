@@ -200,6 +200,11 @@ def load_mapping(path: Path) -> Mapping:
         raise MappingError(f"mapping file {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise MappingError(f"mapping file {path} is not YAML: {error}") from error
+    except RecursionError as error:
+        raise MappingError(f"mapping file {path} is nested too deeply") from error
+    # what PyYAML raises for a 30th of February, a number without end, or a tag that its value does not fit
+    except (ValueError, LookupError, AttributeError) as error:
+        raise MappingError(f"mapping file {path} holds a value that cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise MappingError(f"mapping file {path} holds no keys")
     document.setdefault("name", _default_name(path))

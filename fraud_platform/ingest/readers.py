@@ -18,6 +18,9 @@ SOURCE = "__source"
 
 _REJECTS = "__rejects"
 _MAX_LINE = 16 * 1024 * 1024
+_SCHEMES = ("file", "memory", "s3")
+"""Of addresses that are read, `file` being a path's. Others read what nobody expects: an archive, a file by the way of
+another, a web host."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,16 @@ def find_files(paths: list[str], key: str = "path") -> Files:
     filesystems: list[fsspec.AbstractFileSystem] = []
     for path in paths:
         address = expand(path, key)
+        # fsspec's own way to say that one address is read through another
+        if fsspec.utils.get_protocol(address) not in _SCHEMES or "::" in address:
+            raise MappingError(
+                f"{key}: {address} is at an address that is not read here: give a path, file://…, s3://… or memory://…"
+            )
         try:
             fs, inside = fsspec.core.url_to_fs(address)
             found = sorted(fs.glob(inside)) if fsspec.utils.get_protocol(address) and _has_magic(inside) else [inside]
             missing = not found or not all(fs.exists(entry) for entry in found)
-        except (ValueError, ImportError, OSError) as error:
+        except Exception as error:  # what a store's library raises is of no one kind, credentials first
             raise MappingError(f"{key}: cannot read {address}: {error}") from error
         if missing:
             raise MappingError(f"{key}: no file at {address}")

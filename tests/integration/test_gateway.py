@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 from fraud_platform.decision.answer import PredictAnswer
 from fraud_platform.decision.api_keys import add_key, keys_path
 from fraud_platform.gateway import nginx, switch
-from fraud_platform.gateway.config import GatewayError
+from fraud_platform.gateway.config import CONNECTIONS, GatewayError, certificate_files
 from fraud_platform.gateway.run import prepare
 from fraud_platform.model.ledger import read_ledger
 from fraud_platform.model.release import Reason
@@ -334,6 +335,112 @@ def test_whoever_is_limited_by_address_takes_no_room_of_keys(colours: Settings) 
         statuses = [answer[9:12] for answer in kit.pipelined(gateway.settings, requests)]
     assert statuses[0] == b"200"
     assert statuses.count(b"429") > 100
+
+
+class Slow:
+    """Requests of one address whose bodies come byte by byte."""
+
+    def __init__(self, settings: Settings, address: str) -> None:
+        self._settings, self._address = settings, address
+        self.open: list[ssl.SSLSocket] = []
+
+    def begin(self, count: int, path: str) -> None:
+        context = ssl.create_default_context(cafile=str(certificate_files(self._settings)[0]))
+        for _ in range(count):
+            plain = socket.create_connection(
+                ("127.0.0.1", self._settings.gateway_port), timeout=10, source_address=(self._address, 0)
+            )
+            tls = context.wrap_socket(plain, server_hostname="localhost")
+            tls.sendall(f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 60000\r\n\r\n{{".encode())
+            tls.setblocking(False)
+            self.open.append(tls)
+
+    def go_on(self, seconds: float) -> list[bytes]:
+        """A byte of every body each 0.3 s; what was answered meanwhile. What nginx ended is no longer open."""
+        told, ends = [], time.monotonic() + seconds
+        while self.open and time.monotonic() < ends:
+            for tls in list(self.open):
+                try:
+                    with suppress(ssl.SSLWantReadError):
+                        answer = tls.recv(65_536)
+                        if not answer:
+                            raise ConnectionResetError
+                        told.append(answer)
+                    tls.sendall(b" ")
+                except OSError:
+                    self.open.remove(tls)
+                    tls.close()
+            time.sleep(0.3)
+        return told
+
+    def answers(self, count: int) -> set[bytes]:
+        """The status lines' beginnings of so many answers, once they are there."""
+        told: list[bytes] = []
+
+        def are_there() -> bool:
+            told.extend(self.go_on(0.1))
+            return len(told) == count
+
+        kit.until(are_there, lambda: f"{len(told)} of {count}")
+        return {answer[:13] for answer in told}
+
+    def __enter__(self) -> "Slow":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for tls in self.open:
+            tls.close()
+
+
+def payment_from(gateway: kit.Gateway, address: str) -> int:
+    """The status of a payment that comes from this address."""
+    context = ssl.create_default_context(cafile=str(certificate_files(gateway.settings)[0]))
+    transport = httpx.HTTPTransport(verify=context, local_address=address)
+    with httpx.Client(transport=transport, base_url=gateway.http.base_url) as http:
+        return http.post("/v1/predict", json=kit.payment()).status_code
+
+
+def test_slow_bodies_of_one_address_hold_no_more_than_its_connections(colours: Settings) -> None:
+    """There are 128 connections in all, of which an address may hold 16, and 2 with batches."""
+
+    def few(text: str) -> str:
+        # on a busy machine a byte may be late, which is not what is tested
+        changes = {f"worker_connections {CONNECTIONS};": "worker_connections 128;",
+                   "client_body_timeout 1s;": "client_body_timeout 10s;",
+                   "lingering_timeout 1s;": "lingering_timeout 10s;"}  # fmt: skip
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        return text
+
+    limits = {"home": colours.home / "slow", "gateway_port": free_port(), "gateway_address_connections": 16}
+    settings = colours.model_copy(update={**limits, "gateway_workers": 1})
+    with kit.running_gateway(settings, few) as gateway, Slow(settings, "127.0.0.1") as slow:
+        slow.begin(16, "/v1/predict")
+        assert slow.go_on(1) == []
+        refused = gateway.http.post("/v1/predict", json=kit.payment())
+        problem(refused, 429, "rate-limited")
+        assert "of an address 16 at once" in refused.json()["detail"]
+        assert refused.headers["retry-after"] == "1"
+        slow.begin(60, "/v1/predict")
+        assert slow.answers(60) == {b"HTTP/1.1 429 "}
+        assert payment_from(gateway, "127.0.0.2") == 200
+        # those that were refused are not kept for what else they send
+        kit.until(lambda: slow.go_on(0.3) == [] and len(slow.open) == 16, lambda: str(len(slow.open)), 15)
+        slow.open.pop().close()
+        kit.until(lambda: payment_from(gateway, "127.0.0.1") == 200, lambda: "the place is not given back")
+        with Slow(settings, "127.0.0.3") as batches:
+            batches.begin(3, "/v1/predict/batch")
+            assert batches.answers(1) == {b"HTTP/1.1 429 "}
+            assert payment_from(gateway, "127.0.0.3") == 200
+
+
+def test_a_slow_body_that_nobody_reads_ends_its_connection(gateway: kit.Gateway) -> None:
+    with Slow(gateway.settings, "127.0.0.1") as slow:
+        slow.begin(1, "/livez")
+        slow.begin(1, "/nowhere")
+        assert slow.answers(2) == {b"HTTP/1.1 200 ", b"HTTP/1.1 404 "}
+        kit.until(lambda: slow.go_on(0.3) == [] and not slow.open, lambda: "they are kept", 15)
 
 
 def test_a_server_that_is_killed_costs_no_caller_anything(gateway: kit.Gateway, key: str) -> None:

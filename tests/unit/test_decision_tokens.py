@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from jwt.utils import to_base64url_uint
 
 from fraud_platform.decision.access import open_access
 from fraud_platform.decision.api_keys import add_key, keys_path, revoke_key
@@ -35,9 +37,14 @@ class Clock:
         return self.now
 
 
-def jwk(secret: Any, kid: str, alg: str) -> dict[str, Any]:
+def jwk(secret: Any, kid: str, alg: str, **changes: Any) -> dict[str, Any]:
     kind = RSAAlgorithm if isinstance(secret, rsa.RSAPrivateKey) else ECAlgorithm
-    return {**kind.to_jwk(secret.public_key(), as_dict=True), "kid": kid, "alg": alg}
+    return {**kind.to_jwk(secret.public_key(), as_dict=True), "kid": kid, "alg": alg, **changes}
+
+
+def modulus(change: Callable[[int], int]) -> str:
+    """The good key's modulus, changed, as a JWKS has it."""
+    return to_base64url_uint(change(RSA.public_key().public_numbers().n)).decode()
 
 
 @pytest.fixture
@@ -79,6 +86,7 @@ def test_a_good_token_names_caller_and_scopes(tokens: Tokens) -> None:
     assert tokens.check(token()) == expected
     assert tokens.check(token(RSA, "RS256", "r", aud=["other", AUDIENCE])) == expected
     assert tokens.check(token(scope=...)) == ("shop", frozenset())
+    assert tokens.check(token(exp=NOW + 366 * 86_400)) == expected
 
 
 @pytest.mark.parametrize(
@@ -92,6 +100,11 @@ def test_a_good_token_names_caller_and_scopes(tokens: Tokens) -> None:
         ({"exp": float("nan")}, "`exp` is not a point in time"),
         ({"exp": float("inf")}, "`exp` is not a point in time"),
         ({"exp": 10**400}, "`exp` is not a point in time"),
+        ({"exp": 1e308}, "`exp` is more than 366 days ahead"),
+        ({"exp": 2**53 - 1}, "`exp` is more than 366 days ahead"),
+        ({"exp": NOW + 366 * 86_400 + 1}, "`exp` is more than 366 days ahead"),
+        # as an issuer that counts milliseconds writes it
+        ({"exp": (NOW + 300) * 1_000}, "`exp` is more than 366 days ahead"),
         ({"exp": "Infinity"}, "`exp` is not a number"),
         ({"exp": True}, "`exp` is not a number"),
         ({"nbf": float("nan")}, "`nbf` is not a point in time"),
@@ -173,6 +186,12 @@ def test_shared_secrets_are_no_keys(tmp_path: Path) -> None:
         ([{**jwk(ec.generate_private_key(ec.SECP521R1()), "e", "ES256")}], "curve|no JWKS"),
         ([{**RSAAlgorithm.to_jwk(RSA, as_dict=True), "kid": "r", "alg": "RS256"}], "is a private key"),
         ([{**jwk(RSA, "r", "RS256"), "kid": ["r"]}], "needs a `kid`"),
+        ([jwk(RSA, "r", "RS256", use="enc")], "the key r is not for signatures"),
+        ([jwk(EC, "e", "ES256", use=["sig"])], "the key e is not for signatures"),
+        ([jwk(RSA, "r", "RS256", key_ops=["encrypt", "wrapKey"])], "the key r is not for signatures"),
+        ([jwk(RSA, "r", "RS256", key_ops="verify")], "the key r is not for signatures"),
+        ([jwk(RSA, "r", "RS256", n=modulus(lambda n: n - 1))], "the key r has a modulus that is no product of two"),
+        ([jwk(RSA, "r", "RS256", n=modulus(lambda n: n * 997))], "the key r has a modulus that is no product of two"),
     ],
 )  # fmt: skip
 def test_a_key_that_nobody_should_trust_stops_the_start(tmp_path: Path, listed: list[dict[str, Any]], why: str) -> None:
@@ -180,6 +199,33 @@ def test_a_key_that_nobody_should_trust_stops_the_start(tmp_path: Path, listed: 
     path.write_text(json.dumps({"keys": listed}))
     with pytest.raises(TokensError, match=why):
         Tokens(path, ISSUER, AUDIENCE, failed=lambda _: None)
+
+
+def test_a_key_for_signatures_may_say_so(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps({"keys": [jwk(RSA, "r", "PS256", use="sig", key_ops=["verify", "sign"])]}))
+    Tokens(path, ISSUER, AUDIENCE, failed=lambda _: None, now=Clock()).check(token(RSA, "PS256", "r"))
+
+
+def test_what_is_no_list_of_keys_stops_the_start_and_changes_nothing_later(
+    tokens: Tokens, keys: Path, clock: Clock, faults: list[Exception]
+) -> None:
+    for text in ('{"keys": [5]}', '{"keys": "abc"}', '{"keys": [[]]}', '{"keys": {"e": 1}}'):
+        keys.write_text(text)
+        with pytest.raises(TokensError, match="is not a JWKS: `keys` is not a list of objects"):
+            Tokens(keys, ISSUER, AUDIENCE, failed=lambda _: None)
+        clock.now += 1.1
+        tokens.check(token())
+        assert isinstance(faults.pop(), TokensError)
+
+
+@pytest.mark.parametrize("name", ["keys", "kid", "x"])
+def test_a_name_that_stands_twice_in_the_file_stops_the_start(tmp_path: Path, name: str) -> None:
+    """Who reads the file, and who reads it after, would take different keys from it."""
+    listed = json.dumps({"keys": [jwk(EC, "e", "ES256")]})
+    (tmp_path / "keys.json").write_text(listed.replace(f'"{name}":', f'"{name}": [], "{name}":'))
+    with pytest.raises(TokensError, match=f"is not a JWKS: `{name}` stands twice in one object"):
+        Tokens(tmp_path / "keys.json", ISSUER, AUDIENCE, failed=lambda _: None)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"keys": ' + "[" * 100_000, " " * 1_100_000], ids=range(3))

@@ -1,9 +1,12 @@
 """Mapping files: what is accepted, and what the messages say where something does not fit."""
 
+import os
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from s3fs import S3FileSystem
 
 from fraud_platform.ingest import normalize
 from fraud_platform.ingest.check import check_mapping
@@ -70,6 +73,13 @@ def test_ids_time_and_amount_are_enough(tmp_path):
         (MINIMAL + "epoch_unit: minutes\n", r"epoch_unit: .*'s', 'ms', 'us' or 'ns'"),
         ("- a\n- b\n", r"holds no keys"),
         ("a: [", r"is not YAML"),
+        pytest.param("path: " + "[" * 5_000, r"shop\.yaml is nested too deeply", id="deep"),
+        pytest.param("path: " + "{a: " * 5_000, r"shop\.yaml is nested too deeply", id="deep keys"),
+        ("first_day: 2020-02-30", r"shop\.yaml holds a value that cannot be read: day is out of range"),
+        pytest.param("path: " + "1" * 5_000, r"shop\.yaml holds a value that cannot be read", id="long number"),
+        ("path: !!timestamp soon", r"shop\.yaml holds a value that cannot be read"),
+        ("path: !!int ''", r"shop\.yaml holds a value that cannot be read"),
+        ("path: !!bool maybe", r"shop\.yaml holds a value that cannot be read"),
     ],
 )
 def test_a_file_that_does_not_fit_says_where_and_why(tmp_path, text, message):
@@ -90,7 +100,12 @@ def test_a_missing_file_is_named(tmp_path):
         (("{path}", "${SHOP_EXPORT}"), r"path: the environment variable SHOP_EXPORT is not set"),
         (("{path}", "/nowhere/*.csv"), r"path: no file at /nowhere"),
         (("{path}", "shop.xlsx"), r"no file at shop.xlsx"),
-        (("{path}", "nosuch://bucket/a.csv"), r"path: cannot read nosuch"),
+        (("{path}", "nosuch://bucket/a.csv"), r"path: nosuch://bucket/a.csv is at an address that is not read here"),
+        (("{path}", "zip://inside.csv::/etc/passwd"), r"path: zip://.* is at an address that is not read here"),
+        (("{path}", "memory://a.csv::/etc/passwd"), r"path: memory://.* is at an address that is not read here"),
+        (("{path}", "simplecache::/etc/passwd"), r"path: simplecache::.* is at an address that is not read here"),
+        (("{path}", "reference://"), r"path: reference:// is at an address that is not read here"),
+        (("{path}", "http://127.0.0.1:1/a.csv"), r"path: http://.* give a path, file://…, s3://… or memory://…"),
         (
             ("moment\n", "moment\nlabel: {column: \"'maybe'\", arrives_after_days: 1}\n"),
             r"values 'maybe' \(100.0% of the rows\): list those that mean",
@@ -108,6 +123,27 @@ def test_a_mapping_that_its_data_does_not_bear_out_says_why(tmp_path, monkeypatc
         source.first_day()
     assert not list((tmp_path / "var").rglob("*.parquet"))
     assert not list((tmp_path / "var").rglob("*.tmp"))
+
+
+@pytest.fixture
+def nobody_s_s3(tmp_path, monkeypatch):
+    """A machine without credentials, be they in its environment, in a file or of its cloud."""
+    for name in os.environ:
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    S3FileSystem.clear_instance_cache()
+    yield
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("address", ["s3://nobody/a.csv", "s3://nobody/*.csv"])
+@pytest.mark.usefixtures("nobody_s_s3")
+def test_an_object_store_without_credentials_is_named(tmp_path, address):
+    with pytest.raises(MappingError, match=rf"path: cannot read {re.escape(address)}: .*credentials"):
+        opened(tmp_path, MINIMAL.replace("{path}", address)).first_day()
 
 
 @pytest.mark.parametrize(
@@ -193,6 +229,12 @@ def test_what_a_check_let_through_would_still_find_every_file_but_the_mapped_one
 def test_another_currency_without_rates_says_what_to_set(tmp_path):
     with pytest.raises(MappingError, match="set FRAUD_BASE_CURRENCY=USD"):
         opened(tmp_path, MINIMAL.replace("EUR", "USD"))
+
+
+def test_rates_are_read_from_the_same_addresses_as_rows(tmp_path):
+    source = opened(tmp_path, MINIMAL + "rates: zip://rates.csv::/etc/passwd\n")
+    with pytest.raises(MappingError, match=r"^rates: zip://.* is at an address that is not read here"):
+        source.rates(source.first_day())
 
 
 def test_an_ending_that_names_no_format_needs_one(tmp_path):
