@@ -17,7 +17,7 @@ Matching = Literal["exact", "case", "look_alikes"]
 """How a list of the policy compares identifiers: by the rule alone; without regard to case; by what looks alike."""
 MATCHINGS: Final = get_args(Matching)
 
-_INVISIBLE: Final = re.compile(
+INVISIBLE: Final = re.compile(
     "[\x80-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
@@ -49,7 +49,7 @@ def canonical(identifier: str) -> str:
     """
     if identifier.isascii():
         return identifier.strip()
-    return unicodedata.normalize("NFC", _INVISIBLE.sub("", identifier)).strip()
+    return unicodedata.normalize("NFC", INVISIBLE.sub("", identifier)).strip()
 
 
 def match_key(identifier: str, matching: Matching) -> str:

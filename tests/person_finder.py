@@ -13,9 +13,11 @@ import html
 import io
 import json
 import lzma
+import re
 import sqlite3
 import struct
 import tempfile
+import unicodedata
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -175,11 +177,14 @@ class Finder:
                 yield from self._value(place, item)
 
     def _seen(self, place: str, what: str, content: bytes) -> Iterator[Sighting]:
-        for decoy in self._decoys:
-            content = content.replace(decoy, b"\0")
-        for needle, written in self._needles.items():
-            if needle in content:
-                yield Sighting(place, f"{what}, {written}")
+        visible = _visible(content)
+        for read, form in ((what, content), *([(f"{what} without what is invisible", visible)] * (visible != content))):
+            without = form
+            for decoy in self._decoys:
+                without = without.replace(decoy, b"\0")
+            for needle, written in self._needles.items():
+                if needle in without:
+                    yield Sighting(place, f"{read}, {written}")
 
 
 def _msgpack(content: bytes) -> Any:
@@ -240,6 +245,20 @@ def _numbers(digits: str) -> dict[bytes, str]:
         for exponent in (f"{len(digits) - 1}", f"+{len(digits) - 1}", f"+{len(digits) - 1:02}"):
             found[f"{mantissa}{sign}{exponent}".encode()] = "in scientific notation"
     return found
+
+
+_INVISIBLE = "\u00ad\u034f\u200b\u200c\u200d\u200e\u2060\ufe0f\ufeff"
+_UNSEEN = re.compile("|".join(rf"{one}|\\+u{ord(one):04x}|{quote(one)}" for one in _INVISIBLE).encode(), re.IGNORECASE)
+
+
+def _visible(content: bytes) -> bytes:
+    """What people see of it: without some invisible characters, letters and their marks in one."""
+    seen = _UNSEEN.sub(b"", content)
+    return (
+        seen
+        if seen.isascii()
+        else unicodedata.normalize("NFC", seen.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+    )
 
 
 def _integer(number: int) -> dict[bytes, str]:

@@ -84,6 +84,30 @@ def _maybe(column: pa.ChunkedArray, names: Names) -> Bools:
     if names.scientific is not None:
         hits = pc.match_substring_regex(column, names.scientific)
         found |= pc.fill_null(hits, False).to_numpy(zero_copy_only=False)
+    if binary:
+        hits = pc.match_substring_regex(column, names.hint)
+        found |= pc.fill_null(hits, False).to_numpy(zero_copy_only=False)
+        return found
+    begin = 0
+    for chunk in column.chunks:
+        odd = np.flatnonzero(_odd(chunk))
+        if len(odd):
+            hits = pc.match_substring_regex(chunk.take(pa.array(odd)), names.hint)
+            found[begin + odd] |= hits.to_numpy(zero_copy_only=False)
+        begin += len(chunk)
+    return found
+
+
+def _odd(texts: pa.Array) -> Bools:
+    """Which texts may stand otherwise than the rule of identity reads them; in most columns none does."""
+    held = texts.buffers()[2]
+    together = b"" if held is None else held.to_pybytes()
+    if together.isascii() and b"\\" not in together and b"%" not in together:
+        return np.zeros(len(texts), bool)
+    odd = pc.invert(pc.string_is_ascii(texts))
+    for mark in ("\\", "%"):
+        odd = pc.or_(odd, pc.match_substring(texts, mark))
+    found: Bools = pc.fill_null(odd, False).to_numpy(zero_copy_only=False)
     return found
 
 

@@ -3,18 +3,21 @@
 What belongs here: telling an identifier from a longer one that holds it. What does not: where to look (`mentions`),
 how devices and spellings are found (`person`). An identifier that a float once held, `12345.0` or `1.2345e4`, is
 another spelling of 12345; above 2^53 floats merge identifiers, so there it is none. What the rule of identity
-(`identifiers`) takes for the same is one too: rows of before the rule hold identifiers as they were sent.
+(`identifiers`) takes for the same is one too, as a value and within a text: rows of before the rule, and lines that are
+no rows, hold identifiers as they were sent. A text is searched as it stands and, where it differs, as the rule reads it
+(`normalised`).
 """
 
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
 from urllib.parse import quote, quote_plus
 
+from fraud_platform.erasure.normalised import may_differ, normalised
 from fraud_platform.identifiers import canonical
 
 SHORTEST = 5
@@ -32,6 +35,17 @@ _BEGIN = r"(?:(?<![\w-])|(?<=\\[nrtbf])|(?<=\\u[0-9a-fA-F]{4})|(?<=%[0-9A-Fa-f]{
 _END = r"(?![\w-])"
 # 12.42 is not 42, nor is the minute of 10:42
 _NUMBER_BEGIN, _NUMBER_END = r"(?<![0-9][.:/])", r"(?!\.[0-9])(?![:/][0-9])"
+
+_LONGEST_HINT = 24
+# what may stand within an identifier that is the same without it or composed with it: whatever is not ASCII, escaped or
+# not; what is ASCII is left to the identifier, so that a search is in no doubt where one of them ends
+_BETWEEN = (
+    r"(?:[^\x00-\x7f]|%[89a-fA-F][0-9a-fA-F]"
+    r"|\\{1,16}u(?:00[89a-fA-F]|0[1-9a-fA-F][0-9a-fA-F]|[1-9a-fA-F][0-9a-fA-F]{2})[0-9a-fA-F])*"
+)
+# what stands as itself in every way to write it: not what formats double or escape, nor the three ASCII characters
+# that another one is the same as (the Kelvin sign is K, the Greek question mark a semicolon)
+_KEPT = re.compile(r"[^\x00-\x20\"/\\K;`\x7f-\U0010ffff]+")
 
 
 def plain(identifier: str) -> str:
@@ -66,27 +80,33 @@ class Names:
         """Devices that a text names when it holds them."""
         return sorted(one for one in self.devices if len(one) >= _TELLING or any(char.isdigit() for char in one))
 
-    def spans(self, text: str) -> Iterator[tuple[int, int]]:
+    def spans(self, text: str) -> list[tuple[int, int]]:
         """Where the person stands in a text, as identifiers of their own: first character and the one behind."""
-        for match in self._pattern.finditer(text):
-            yield match.span()
+        return self._sought.spans(text)
 
     def in_text(self, text: str) -> bool:
         """Whether a text names the person."""
-        return self._pattern.search(text) is not None
+        return bool(self._sought.spans(text))
 
     def in_prose(self, text: str) -> bool:
         """Whether what people write names the user; there a short number is a number."""
-        return len(self.user) >= SHORTEST and self._user.search(text) is not None
+        return len(self.user) >= SHORTEST and bool(self._user.spans(text))
 
     def redacted(self, text: str, put: str) -> str:
         """Prose with something else in the person's place."""
-        return self._prose.sub(lambda _: put, text)
+        for first, behind in reversed(self._prose.spans(text)):
+            text = text[:first] + put + text[behind:]
+        return text
 
     def in_bytes(self, value: bytes) -> bool:
-        """Whether bytes of no known form name the user: as a text of their own, or behind its length in MessagePack."""
+        """Whether bytes of no known form name the user: as a text of their own, in UTF-8 or UTF-16, or as it stands
+        behind its length in MessagePack."""
         if self.in_text(value.decode(errors="replace")):
             return True
+        if b"\0" in value:
+            wide = (value[start:].decode(form, "replace") for start in (0, 1) for form in ("utf-16-le", "utf-16-be"))
+            if any(map(self.in_text, wide)):
+                return True
         encoded = [user.encode() for user in self.users]
         return any(bytes([0xA0 | len(user)]) + user in value for user in encoded if len(user) < 32) or any(
             bytes([0xD9, len(user)]) + user in value for user in encoded if len(user) < 256
@@ -110,28 +130,96 @@ class Names:
         return rf"{mantissa}[eE]\+?0*{len(digits) - 1}"
 
     @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        return self._compiled([self.user, *self.telling_devices])
+    def hint(self) -> str:
+        """A pattern, of RE2 too, that each text holds in which the rule finds the person though none of `cores` stands
+        there; others may hold it as well. Over bytes it takes each for a character."""
+        names = [plain(self.user), *map(canonical, self.telling_devices)]
+        if self.scientific is not None:
+            first, rest = names[0][0], names[0][1:].rstrip("0")
+            names.append(f"{first}.{rest}" if rest else first)
+        return "|".join(_hint(name) for name in names if name)
 
     @cached_property
-    def _user(self) -> re.Pattern[str]:
-        return self._compiled([self.user])
+    def _sought(self) -> "_Sought":
+        return self._seek([self.user, *self.telling_devices])
 
     @cached_property
-    def _prose(self) -> re.Pattern[str]:
-        return self._compiled([name for name in (self.user, *self.telling_devices) if len(name) >= SHORTEST])
+    def _user(self) -> "_Sought":
+        return self._seek([self.user])
 
-    def _compiled(self, names: Iterable[str]) -> re.Pattern[str]:
+    @cached_property
+    def _prose(self) -> "_Sought":
+        return self._seek([name for name in (self.user, *self.telling_devices) if len(name) >= SHORTEST])
+
+    def _seek(self, names: Sequence[str]) -> "_Sought":
+        # a longer way to write it first: an escaped one may hold a shorter one
+        written = self._compiled({name: sorted(_forms(name), key=len, reverse=True) for name in names})
+        # of what cannot be seen no text is searched for
+        read = self._compiled({name: _read(name) for name in names if canonical(name)})
+        return _Sought(written, read, re.compile(self.hint))
+
+    def _compiled(self, forms: dict[str, list[str]]) -> re.Pattern[str]:
         parts = []
-        for name in names:
-            # a longer way to write it first: an escaped one may hold a shorter one
-            forms = sorted(_forms(name), key=len, reverse=True)
-            parts.append(f"{_BEGIN}(?:{'|'.join(map(re.escape, forms))}){_END}")
+        for name, ways in forms.items():
+            parts.append(f"{_BEGIN}(?:{'|'.join(map(re.escape, ways))}){_END}")
             if name == self.user and self.scientific is not None:
                 digits = rf"(?:{plain(name)}(?:\.0*)?|{self.scientific})"
                 parts[-1] = f"{_BEGIN}{_NUMBER_BEGIN}{digits}{_END}{_NUMBER_END}"
         # of no names nothing is found
         return re.compile("|".join(parts) or r"(?!)")
+
+
+@dataclass(frozen=True)
+class _Sought:
+    """What is looked for in texts: as formats write it, and in a text as the rule reads it; a hint of the latter."""
+
+    written: re.Pattern[str]
+    read: re.Pattern[str]
+    hint: re.Pattern[str]
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """In order, none within another."""
+        found = [match.span() for match in self.written.finditer(text)]
+        if not may_differ(text) or self.hint.search(text) is None:
+            return found
+        reading = normalised(text)
+        found += [
+            reading.span(*match.span())
+            for match in self.read.finditer(reading.text)
+            if not reading.goes_on(match.end())
+        ]
+        return _joined(found)
+
+
+def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans in order, those that share a character as one."""
+    found: list[tuple[int, int]] = []
+    for first, behind in sorted(spans):
+        if found and first < found[-1][1]:
+            found[-1] = (found[-1][0], max(behind, found[-1][1]))
+        else:
+            found.append((first, behind))
+    return found
+
+
+def _read(name: str) -> list[str]:
+    """A name as `normalised` gives it in any text; a form's white space is a plus there."""
+    read = normalised(canonical(name)).text
+    return [read, read.replace(" ", "+")]
+
+
+def _hint(name: str) -> str:
+    """A pattern of the longest part of a name that stands in ASCII however it is written, whatever stands between."""
+    part = max(_KEPT.findall(name), key=len, default="")[:_LONGEST_HINT]
+    return _BETWEEN.join(_ascii(char) for char in part)
+
+
+def _ascii(char: str) -> str:
+    """A character as it stands, and escaped for JSON or a URL."""
+    code = f"{ord(char):02x}"
+    digits = "".join(f"[{digit}{digit.upper()}]" if digit.isalpha() else digit for digit in code)
+    # so many backslashes escape five times over; a search for any number would take the square of a long run of them
+    return rf"(?:\x{code}|\\{{1,16}}u00{digits}|%{digits})"
 
 
 def _forms(name: str) -> set[str]:

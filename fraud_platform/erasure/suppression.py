@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import unicodedata
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import date
@@ -29,7 +30,9 @@ from numpy.typing import NDArray
 
 from fraud_platform.erasure.mentions import owned, texts_of
 from fraud_platform.erasure.names import Names, plain
+from fraud_platform.erasure.normalised import may_differ, normalised
 from fraud_platform.erasure.rows import anonymised
+from fraud_platform.identifiers import canonical
 from fraud_platform.ingest.source import Source
 from fraud_platform.model.bundle import exclusive
 from fraud_platform.versions import LATER
@@ -64,7 +67,9 @@ class Suppression(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def pseudonym(self, identifier: str) -> str:
         """The name that stands in the place of a user or device."""
-        return PREFIX + hmac.digest(bytes.fromhex(self.key), identifier.encode(), "sha256").hex()[:_DIGITS]
+        # a rejected row may hold half of a character, which is no one's name
+        name = identifier.encode(errors="surrogatepass")
+        return PREFIX + hmac.digest(bytes.fromhex(self.key), name, "sha256").hex()[:_DIGITS]
 
 
 def suppression_path(home: Path) -> Path:
@@ -103,7 +108,8 @@ def suppress(home: Path, names: Names, now: int) -> dict[str, str]:
     with exclusive(path.with_suffix(".lock")):
         record = read_suppression(home) or Suppression(key=secrets.token_hex(32))
         known = {entry.pseudonym: entry for entry in record.erased}
-        devices = {record.pseudonym(device) for device in names.devices}
+        # as rows of before the rule of identity have it, and as an import brings it
+        devices = {record.pseudonym(form) for device in names.devices for form in (device, canonical(device))}
         for user in names.users:
             pseudonym = record.pseudonym(user)
             before = known.pop(pseudonym).devices if pseudonym in known else ()
@@ -191,7 +197,8 @@ def _identifiers(row: str) -> set[str]:
     for text in texts_of(row):
         # a line that is no JSON may have been some
         unescaped = _ESCAPED.sub(lambda match: chr(int(match[1], 16)) if match[1] else " ", text)
-        for form in {text, unescaped, unquote(text), unquote_plus(text)}:
+        visible = unicodedata.normalize("NFC", normalised(text).text) if may_differ(text) else text
+        for form in {text, unescaped, unquote(text), unquote_plus(text), visible}:
             found.add(form)
             words = [match.span() for match in _WORD.finditer(form)]
             for first, (begin, _) in enumerate(words):

@@ -1,7 +1,8 @@
 """A plain look at everything after an erasure: whether a person's identifiers stand anywhere, whatever a store means.
 
 What belongs here: reading bytes, cells, keys and values, and finding texts in them. What does not: anything of what
-takes a person out (`names`, `mentions`, `rows`): what both overlooked would be called gone. All
+takes a person out (`names`, `mentions`, `rows`): what both overlooked would be called gone. The rule of identity
+(`identifiers`) alone is one for both: bytes beyond ASCII are looked at as they stand and as the rule has them. All
 that is kept is read once more: half a million rows of Parquet, 80 MB of other files, 40,000 keys of Redis or 100,000
 rows of PostgreSQL a second, measured on one core.
 
@@ -25,6 +26,7 @@ from io import BytesIO
 from json import dumps
 from pathlib import Path
 from typing import IO, Any
+from unicodedata import category
 from urllib.parse import quote
 
 import psycopg
@@ -33,6 +35,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from psycopg import sql
 
+from fraud_platform.identifiers import canonical
 from fraud_platform.lake import Lake
 from fraud_platform.online.layout import varint
 from fraud_platform.online.shards import RedisClient, scan
@@ -78,6 +81,8 @@ class Witness:
         self._short_numbers = {
             form for form in self._texts if form.replace(b".", b"").isdigit() and len(form) < CERTAIN_DIGITS
         }
+        self._canonical = {form for text in map(canonical, long) for form in _quoted(text) | _floats(text) if form}
+        self._parts = {_longest_part(text) for text in self._canonical}
         self.alike = alike
         """Whether something else, such as a merchant met so far, bears an identifier of the person's."""
         self._binary = [form for key in self._keys.to_pylist() for form in (struct.pack("<q", key), varint(key))]
@@ -124,7 +129,7 @@ class Witness:
                 values = pipe.execute(raise_on_error=False)
             # nearly all of them name nobody of that name
             together = b"\0".join(cell for cell in _flat([keys, values]) if isinstance(cell, bytes))
-            if any(form in together for form in (*self._texts, *self._binary)):
+            if any(form in together for form in (*self._texts, *self._binary)) or self._may_read(together) is not None:
                 for key, value in zip(keys, values, strict=True):
                     yield from self._cells(f"Redis, key {key!r}", (key, value))
 
@@ -217,6 +222,8 @@ class Witness:
         maybe = pa.repeat(False, len(values))
         for form in (*self._texts, *(self._binary if pa.types.is_binary(kind) else ())):
             maybe = pc.or_(maybe, pc.fill_null(pc.match_substring(binary, form), False))
+        if self._may_read(b"\0".join(_unlike_ascii(values, binary))) is not None:
+            maybe = pc.fill_null(pc.is_valid(binary), False)
         inside = [self._found(one.as_py()) is not None for one in binary.filter(maybe)]
         maybe = pc.replace_with_mask(maybe, maybe, pa.array(inside, pa.bool_()))
         return int(pc.sum(pc.or_(pc.fill_null(found, False), maybe)).as_py() or 0)
@@ -263,7 +270,29 @@ class Witness:
                 found = form not in self._short_numbers or bool(found)
                 if found:
                     return True
-        return True if any(form in data for form in self._binary) else found
+        if any(form in data for form in self._binary):
+            return True
+        return found if (plain := self._may_read(data)) is None else self._read(plain, found, first, last)
+
+    def _may_read(self, data: bytes) -> bytes | None:
+        """The bytes without escapes, where the rule of identity may see an identifier that does not stand there."""
+        plain = _BACKSLASHED.sub(_unescaped, _PERCENT.sub(_octets, data))
+        if plain.isascii() and plain == data:
+            return None
+        visible = plain.translate(None, _NOT_ASCII)
+        return plain if any(part in visible for part in self._parts) else None
+
+    def _read(self, data: bytes, found: bool | None, first: bool, last: bool) -> bool | None:
+        """`_found` of bytes as the rule reads them. found: what is known of them."""
+        # between two characters that it leaves, or it would take white space off the ends
+        text = canonical(f"\0{data.decode(errors='surrogateescape')}\0")[1:-1]
+        for form in self._canonical:
+            if _stands_in(text, form, first, last):
+                certain = not form.replace(".", "").isdigit() or len(form) >= CERTAIN_DIGITS
+                found = certain or bool(found)
+                if found:
+                    return True
+        return found
 
 
 _SMALL, _CERTAIN = 10 ** (SHORTEST - 1), 10 ** (CERTAIN_DIGITS - 1)
@@ -313,17 +342,89 @@ def _written(text: str) -> set[bytes]:
     """The ways to write a text; a number also as a float with an exponent. Each holds the others' boundaries."""
     ascii_only = dumps(text)[1:-1]
     found = {text, ascii_only, dumps(text, ensure_ascii=False)[1:-1], dumps(ascii_only)[1:-1], quote(text, safe="")}
-    if text.isascii() and text.isdigit() and text[0] != "0":
-        mantissa = f"{Decimal(text):e}".lower().split("e")[0]
-        shortest = mantissa.rstrip("0").rstrip(".")
-        exponent = len(text) - 1
-        found |= {
-            f"{part}{sign}{power}"
-            for part in (mantissa, shortest)
-            for sign in "eE"
-            for power in (str(exponent), f"+{exponent}", f"+{exponent:02}")
-        }
+    found |= _floats(text)
     return {form.encode(errors="replace") for form in found} | {text.encode("utf-16-le"), text.encode("utf-16-be")}
+
+
+def _quoted(text: str) -> set[str]:
+    """A text as formats quote it, its letters as they are."""
+    once = dumps(text, ensure_ascii=False)[1:-1]
+    return {text, once, dumps(once, ensure_ascii=False)[1:-1], text.replace('"', '""'), text.replace(" ", "+")}
+
+
+def _floats(text: str) -> set[str]:
+    """A number as a float with an exponent; none of what is no number."""
+    if not (text.isascii() and text.isdigit() and text[0] != "0"):
+        return set()
+    mantissa = f"{Decimal(text):e}".lower().split("e")[0]
+    shortest = mantissa.rstrip("0").rstrip(".")
+    exponent = len(text) - 1
+    return {
+        f"{part}{sign}{power}"
+        for part in (mantissa, shortest)
+        for sign in "eE"
+        for power in (str(exponent), f"+{exponent}", f"+{exponent:02}")
+    }
+
+
+_NOT_ASCII = bytes(range(0x80, 0x100))
+# one pattern each, which begins with what it looks for: so a search skips what lies between
+_PERCENT = re.compile(rb"%[0-9a-fA-F]{2}(?:%[0-9a-fA-F]{2})*")
+_BACKSLASHED = re.compile(rb"\\(\\{0,15})u([dD][89abAB][0-9a-fA-F]{2}\\+u[dD][c-fC-F][0-9a-fA-F]{2}|[0-9a-fA-F]{4})")
+
+
+def _octets(match: re.Match[bytes]) -> bytes:
+    """What a URL's escapes stand for."""
+    return bytes.fromhex(match[0].replace(b"%", b"").decode())
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    """What an escape of JSON stands for, in UTF-8, behind what backslashes are not the escape's own."""
+    strokes, units = match.groups()
+    char = bytes.fromhex(re.sub(rb"\\+u", b"", units).decode()).decode("utf-16-be", errors="replace")
+    count = 1 + len(strokes)
+    # 1, 2 or 4 of them escape it, once or more often
+    others = 0 if count in (1, 2, 4) else count - (1 if count % 2 else 2)
+    return b"\\" * others + char.encode()
+
+
+def _longest_part(text: str) -> bytes:
+    """What of an identifier stands in any text that the rule reads as it, once all but ASCII is taken out there."""
+    # the rule takes the Kelvin sign for K, and two marks of Greek for these
+    return max(re.split(r"[^\x00-\x7f]|[K;`]", text), key=len).encode()
+
+
+def _unlike_ascii(values: pa.Array, binary: pa.Array) -> list[bytes]:
+    """The cells that the rule of identity may read otherwise; of bytes all."""
+    cells = binary.drop_null()
+    if pa.types.is_binary(values.type):
+        return list(cells.to_pylist())
+    odd = pc.invert(pc.string_is_ascii(values.drop_null()))
+    for mark in (b"\\u", b"%"):
+        odd = pc.or_(odd, pc.match_substring(cells, mark))
+    return list(cells.filter(odd).to_pylist())
+
+
+def _stands_in(text: str, form: str, first: bool, last: bool) -> bool:
+    """`_stands` of a text that the rule has read: letters of every script are of a word here, and so are marks."""
+    number = form[0].isdigit() and form[-1].isdigit()
+    at = text.find(form)
+    while at >= 0:
+        before, behind = text[max(0, at - _AROUND) : at], text[at + len(form) : at + len(form) + _AROUND]
+        if (first or len(before) == _AROUND) and (last or len(behind) == _AROUND):
+            begins = not before or not _is_word(before[-1]) or re.search(r"\\[nrtbf]$", before) is not None
+            ends = not behind or not (_is_word(behind[0]) or category(behind[0]).startswith("M"))
+            part = number and (
+                re.search(r"[0-9][.:/]$", before) or re.match(r"[:/][0-9]|\.0*[1-9]", behind)
+            )  # of another number, or of a time
+            if begins and ends and not part:
+                return True
+        at = text.find(form, at + 1)
+    return False
+
+
+def _is_word(char: str) -> bool:
+    return char.isalnum() or char in "_-"
 
 
 def _joined(rows: Iterable[bytes]) -> Iterator[bytes]:

@@ -74,6 +74,10 @@ CSV = """id,customer,shop,amount,at,country,device,fraud
 13,phone-of-one,cut
 14,70411235,s-1,5,2026-11-22T11:00:00Z,DE,,0,one field too many: 70411234
 15,70411235,s-1,5,2026-11-22T11:30:00Z,DE,,0
+16,704\u200b11234,s-1,much,2026-11-21T10:00:00Z,DE,,0
+17,70\u200b4\u20601\u200d1\u00ad2\ufeff34,cut
+18,70411235,s-1,5,2026-11-22T11:00:00Z,DE,,0,one field too many: 7.04\u200b11234e7
+19,704\u200b112340,cut
 """
 CSV_MAPPING = """
 path: {path}
@@ -90,6 +94,8 @@ LINES = [
     '{"id": "j4", "customer": "704112340", "amount": "3", "at": "2026-1',
     '{"id": "j5", "customer": "70411235", "amount": "x", "at": "2026-11-11T08:00:00Z", "memo": "for 70411234, thanks"}',
     '{"id": "j6", "customer": "70411235", "amount": "x", "at": "2026-11-11T08:00:00Z", "memo": "for 704112340"}',
+    '{"id": "j7", "customer": "7041\\u200b1234", "amount": "3", "at": "2026-1',
+    '{"id": "j8", "customer": "70411235", "amount": "x", "at": "2026-11-11T08:00:00Z", "memo": "7041\u200b1234"}',
 ]
 JSON_MAPPING = """
 path: {path}
