@@ -76,6 +76,11 @@ class Forest:
         splits = np.flatnonzero(children >= 0)
         left, right = children + shift, stacked("right_children", np.int32) + shift
         self._depths = _depths(roots, left, right, splits, np.repeat(np.arange(len(trees)), counts))
+        self._width = int(learner["learner_model_param"]["num_feature"])
+        seen = stacked("split_indices", np.int64)[splits]
+        if ((seen < 0) | (seen >= min(self._width, np.iinfo(np.uint16).max))).any():
+            # the walk checks no bounds
+            raise ForestError(f"a tree splits on a feature beyond the {self._width} that there are")
         # every node behind its parent: roots first, then the two children of each split
         place = np.full(len(left), -1, np.int32)
         place[roots] = np.arange(len(roots))
@@ -90,11 +95,10 @@ class Forest:
         self._nodes["threshold"] = np.nan
         at = place[splits]
         self._nodes["left"][at] = place[left[splits]]
-        self._nodes["feature"][at] = stacked("split_indices", np.uint16)[splits]
+        self._nodes["feature"][at] = seen
         self._nodes["threshold"][at] = self._value[at]
         self._nodes["null_right"][at] = ~stacked("default_left", np.bool_)[splits]
         self._base = np.float32(_base_margin(learner))
-        self._width = int(learner["learner_model_param"]["num_feature"])
 
     def margins(self, vectors: Matrix) -> NDArray[np.float32]:
         """Raw output in log-odds, float32 (n,), of vectors float32 (n, features), NaN for null."""

@@ -93,11 +93,12 @@ def _json(document: Bom) -> str:
 
 
 def _licence(metadata: Message) -> str:
-    expression = metadata["License-Expression"]
+    # by `get`: with importlib_metadata installed, what is absent is a KeyError
+    expression = metadata.get("License-Expression")
     if expression:
         return str(expression)
     classified = [str(line).rpartition(" :: ")[2] for line in metadata.get_all("Classifier", ()) if _CLASSIFIER in line]
-    named = str(metadata["License"] or "").strip()
+    named = str(metadata.get("License") or "").strip()
     if classified:
         return " AND ".join(sorted(set(classified)))
     return named.splitlines()[0][:_LONGEST] if named else _UNKNOWN

@@ -233,5 +233,5 @@ def test_a_value_that_no_list_names_is_not_cleared_without_a_word(tmp_path, valu
 
 def test_a_value_stands_in_one_list(tmp_path):
     (tmp_path / "m.yaml").write_text(MAPPING.replace("[fine]", "[fine, Stolen]"))
-    with pytest.raises(MappingError, match="'stolen' stands more than once in fraud_values, cleared_values, unknown"):
+    with pytest.raises(MappingError, match="'stolen' appears more than once in fraud_values, cleared_values, unknown"):
         load_mapping(tmp_path / "m.yaml")

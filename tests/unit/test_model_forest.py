@@ -63,6 +63,22 @@ def test_a_walk_that_is_wrong_is_refused() -> None:
         forest.verify(model)
 
 
+def test_a_split_on_a_feature_that_there_is_not_is_refused() -> None:
+    document = json.loads(bytes(booster().save_raw("json")))
+    tree = next(t for t in document["learner"]["gradient_booster"]["model"]["trees"] if t["left_children"][0] >= 0)
+    for beyond in (7_000_000, 70_000, 60_000, -1):
+        tree["split_indices"][0] = beyond
+        with pytest.raises(ForestError, match="beyond"):
+            Forest(_Saved(json.dumps(document).encode()))
+
+
+class _Saved:
+    """What is read of a booster."""
+
+    def __init__(self, payload: bytes) -> None:
+        self.save_raw = lambda _: payload
+
+
 def test_another_models_trees_are_refused() -> None:
     with pytest.raises(ForestError, match="differ"):
         Forest(booster(seed=1)).verify(booster(seed=2))

@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from fraud_platform.decision.policy_change import PolicyChange, change_policy
 from fraud_platform.features import tables
-from fraud_platform.features.catalogue import CATALOGUE
+from fraud_platform.features.catalogue import CATALOGUE, Catalogue
 from fraud_platform.features.label_rules import LabelRules
 from fraud_platform.lake import Lake
 from fraud_platform.model import steps
@@ -170,12 +170,13 @@ def test_changed_labels_windows_thresholds_and_seed_each_make_another_candidate(
     known = {candidate.fingerprint}
     stricter = trained_settings.model_copy(update={"threshold": 0.6})
     labels = {**record.data, "fraud_labels": {**record.data["fraud_labels"], "sha256": "0"}}
-    known.add(steps.fingerprint(stricter, record.split, record.data))
-    known.add(steps.fingerprint(trained_settings.model_copy(update={"seed": 7}), record.split, record.data))
-    known.add(steps.fingerprint(trained_settings, record.split, labels))
-    known.add(steps.fingerprint(trained_settings, replace(record.split, holdout_days=4), record.data))
-    assert len(known) == 5
-    assert steps.fingerprint(trained_settings, record.split, record.data) == candidate.fingerprint
+    known.add(steps.fingerprint(stricter, record.split, record.data, CATALOGUE))
+    known.add(steps.fingerprint(trained_settings.model_copy(update={"seed": 7}), record.split, record.data, CATALOGUE))
+    known.add(steps.fingerprint(trained_settings, record.split, labels, CATALOGUE))
+    known.add(steps.fingerprint(trained_settings, replace(record.split, holdout_days=4), record.data, CATALOGUE))
+    known.add(steps.fingerprint(trained_settings, record.split, record.data, Catalogue(CATALOGUE.features[:-1])))
+    assert len(known) == 6
+    assert steps.fingerprint(trained_settings, record.split, record.data, CATALOGUE) == candidate.fingerprint
 
 
 def test_late_labels_leave_the_model_as_it_was(candidate: Candidate, tmp_path: Path) -> None:

@@ -362,7 +362,7 @@ def test_a_command_shows_what_is_stored_of_the_features(home: Path, monkeypatch:
         own.training_set: (1, 1, 50, []),
         beside.training_set: (1, 1, 49, ["user_merchants_30d"]),
     }
-    screen = CliRunner().invoke(app, ["features", "--stored"])
+    screen = CliRunner().invoke(app, ["features", "--stored"], env={"COLUMNS": "200", "NO_COLOR": "1"})
     assert (screen.exit_code, "16 of 17" in screen.stdout) == (0, True)
 
 
