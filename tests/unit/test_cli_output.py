@@ -95,9 +95,11 @@ def test_ctrl_c_is_no_error_of_the_program(environment: dict[str, str]) -> None:
             [*COMMAND, "reload", "--url", address], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True,
         )  # fmt: skip
-        silent.accept()
-        process.send_signal(signal.SIGINT)
-        said, error = process.communicate(timeout=30)
+        # held: a connection that is closed would be answered before the signal comes
+        connection, _ = silent.accept()
+        with connection:
+            process.send_signal(signal.SIGINT)
+            said, error = process.communicate(timeout=30)
     assert (process.returncode, said, error.strip()) == (130, "", "")
 
 
