@@ -26,6 +26,7 @@ RATE_SCALE = 10**9
 _INT64_MAX = 2**63 - 1
 _MAX_DIGITS = 64
 _PLAIN_LENGTH = 16
+"""Characters that hold any amount up to MAX_MINOR without zeros in front; a longer text takes the long way."""
 
 # ISO 4217:2015, list one (published by SIX Group, the maintenance agency): exponents other than 2.
 _EXPONENTS = {
